@@ -1,0 +1,1 @@
+"""One interface, several captioners. No Ray."""

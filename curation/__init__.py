@@ -1,0 +1,1 @@
+"""From sources to shards. `pipeline` is the only module here that imports Ray."""

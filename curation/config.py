@@ -1,0 +1,290 @@
+"""The one typed configuration: read from YAML, changed by dotted overrides, checked before any work.
+
+A scorer's parameters are the fields of its own dataclass in `filters/`, so they are declared once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    ValidationError,
+    model_validator,
+)
+
+from curation.shots import DetectorName
+from filters import SCORERS
+from filters.base import measure_key
+from filters.rules import Rule
+
+
+class ConfigError(ValueError):
+    """A wrong configuration; the message names the key, the value and what would be right."""
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Shots(_Section):
+    """Shot detection. `threshold` null is the detector's own default."""
+
+    detector: DetectorName = "adaptive"
+    threshold: float | None = None
+    min_scene_seconds: float = Field(0.6, ge=0)
+    exact: bool = False
+    max_scene_seconds: float = Field(60.0, gt=0)
+
+
+class Spans(_Section):
+    """Candidate clips within a scene."""
+
+    min_seconds: float = Field(3.0, gt=0)
+    max_seconds: float = Field(10.0, gt=0)
+    trim_seconds: float = Field(0.2, ge=0)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Spans:
+        if self.max_seconds < self.min_seconds:
+            raise ValueError(f"max_seconds {self.max_seconds:g} is below min_seconds {self.min_seconds:g}")
+        return self
+
+
+class Cut(_Section):
+    """How accepted spans are encoded: H.264, yuv420p, constant frame rate, no audio."""
+
+    crf: int = Field(18, ge=0, le=51)
+    preset: Literal[
+        "ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow"
+    ] = "veryfast"
+    gop_frames: int = Field(12, ge=1)
+    max_side: int | None = Field(None, ge=16)  # pixels: the longer side is reduced to this
+    fps: float | None = Field(None, gt=0)  # null: the clip's own rate
+
+
+class Captions(_Section):
+    """`sidecar`: text beside the source, or the list's `caption_column`. `none`: captions are null."""
+
+    captioner: Literal["sidecar", "none"] = "sidecar"
+    caption_column: str = "caption"
+
+
+class Shards(_Section):
+    """Sizes of the Parquet files that training reads."""
+
+    target_mb: float = Field(512, gt=0)
+    row_group_mb: float = Field(48, gt=0)
+    seed: int = 0
+
+
+class Run(_Section):
+    """How a build runs. Nothing here changes a result, so it is no part of the configuration's hash."""
+
+    measure_cpus: float = Field(1.0, gt=0)  # CPUs that one measuring worker takes
+    decoder_threads: int = Field(1, ge=1)
+    measure_workers: int | None = Field(None, ge=1)  # null: as many as there are CPUs for
+    model_workers: int = Field(1, ge=1)  # actors per model-backed scorer
+    model_cpus: float = Field(1.0, gt=0)
+    model_gpus: float | None = Field(None, ge=0)  # null: 1 where the cluster has a GPU
+    model_batch_clips: int = Field(8, ge=1)
+    cut_cpus: float = Field(1.0, gt=0)
+    deadline_seconds: float = Field(60.0, gt=0)  # per source, before its length counts
+    deadline_per_second: float = Field(4.0, ge=0)  # more for each second of its declared duration
+    child_memory_mb: int = Field(4096, ge=512)
+    object_store_mb: int = Field(512, ge=128)  # of a local Ray
+    ray_address: str | None = None  # null: the job's or the environment's cluster, else a local one
+
+
+def _rule(value: Any) -> Rule:
+    if isinstance(value, Rule):
+        return value
+    if not isinstance(value, Mapping):
+        raise ValueError(f"expected min and/or max, got {value!r}")
+    unknown = set(value) - {"min", "max"}
+    if unknown:
+        raise ValueError(f"unknown {sorted(unknown)}: a rule has min and/or max")
+    return Rule(**{k: None if v is None else float(v) for k, v in value.items()})
+
+
+def _rules(value: Any) -> Any:
+    """Drops rules that an override set to null, or both of whose bounds it did."""
+    if not isinstance(value, Mapping):
+        return value
+    return {
+        column: rule
+        for column, rule in value.items()
+        if isinstance(rule, Rule) or (rule and any(bound is not None for bound in rule.values()))
+    }
+
+
+def _scorers(value: Any) -> dict[str, Any]:
+    if not isinstance(value, Mapping):
+        raise ValueError(f"expected measure: parameters, got {value!r}")
+    made: dict[str, Any] = {}
+    for name, params in value.items():
+        if name not in SCORERS:
+            raise ValueError(f"unknown measure {name!r}: there are {', '.join(SCORERS)}")
+        if params is None:
+            continue
+        if dataclasses.is_dataclass(params):
+            made[name] = params
+            continue
+        known = {f.name for f in dataclasses.fields(SCORERS[name])}
+        unknown = sorted(set(params) - known)
+        if unknown:
+            raise ValueError(
+                f"unknown key {name}.{unknown[0]}: {name} has {', '.join(sorted(known)) or 'no parameters'}"
+            )
+        made[name] = SCORERS[name](**params)
+    # The order of the table, not of the file: it decides the order of columns and of the cascade.
+    return {name: made[name] for name in SCORERS if name in made}
+
+
+_Rule = Annotated[Any, BeforeValidator(_rule), PlainSerializer(dataclasses.asdict)]
+_Scorers = Annotated[
+    dict[str, Any],
+    BeforeValidator(_scorers),
+    PlainSerializer(lambda made: {name: dataclasses.asdict(s) for name, s in made.items()}),
+]
+
+
+class Config(_Section):
+    """Everything that decides what a build produces, and (in `run`) how it runs."""
+
+    shots: Shots = Shots()
+    spans: Spans = Spans()
+    filters: _Scorers = Field(default_factory=dict, validate_default=True)
+    rules: Annotated[dict[str, _Rule], BeforeValidator(_rules)] = Field(default_factory=dict)
+    score_all: bool = False
+    cut: Cut = Cut()
+    captions: Captions = Captions()
+    shards: Shards = Shards()
+    run: Run = Run()
+
+    @model_validator(mode="after")
+    def _rules_have_columns(self) -> Config:
+        columns = {c.name for s in self.filters.values() for c in s.columns}
+        for column in self.rules:
+            if column not in columns:
+                raise ValueError(
+                    f"rules.{column}: no configured filter makes this column; there are "
+                    f"{', '.join(sorted(columns)) or 'none'}"
+                )
+        return self
+
+    @property
+    def local_scorers(self) -> dict[str, Any]:
+        """Those that run beside the decoder."""
+        return {name: s for name, s in self.filters.items() if not s.uses_model}
+
+    @property
+    def model_scorers(self) -> dict[str, Any]:
+        """Those that run in Ray actors, in batches."""
+        return {name: s for name, s in self.filters.items() if s.uses_model}
+
+    def measure_keys(self) -> dict[str, str]:
+        return {name: measure_key(s) for name, s in self.filters.items()}
+
+    def spans_hash(self) -> str:
+        """What decides which clips there are: a source measured under another one is measured again."""
+        return _hash({"shots": self.shots.model_dump(), "spans": self.spans.model_dump()})
+
+    def cut_hash(self) -> str:
+        return _hash(self.cut.model_dump())
+
+    def hash(self) -> str:
+        """Of everything but `run`."""
+        return _hash(self.model_dump(exclude={"run"}))
+
+
+def _hash(value: Any) -> str:
+    text = json.dumps(value, sort_keys=True, default=str)
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def load_config(text: str, overrides: Sequence[str] = ()) -> Config:
+    """A configuration from YAML text and `key=value` overrides. Raises `ConfigError`."""
+    try:
+        data = yaml.safe_load(text) or {}
+    except yaml.YAMLError as error:
+        raise ConfigError(f"not valid YAML: {error}") from error
+    if not isinstance(data, dict):
+        raise ConfigError("the file must hold a mapping of sections")
+    apply_overrides(data, overrides)
+    return validated(data)
+
+
+def apply_overrides(data: dict[str, Any], overrides: Sequence[str]) -> None:
+    """Set dotted keys in plain data, in place. Raises `ConfigError`."""
+    for override in overrides:
+        _apply(data, override)
+
+
+def validated(data: Any) -> Config:
+    """A configuration from plain data. Raises `ConfigError`."""
+    try:
+        return Config.model_validate(data)
+    except ValidationError as error:
+        raise ConfigError("\n".join(_explain(dict(e)) for e in error.errors())) from error
+
+
+def read_config_file(path: Path, overrides: Sequence[str] = ()) -> Config:
+    try:
+        text = path.read_text()
+    except OSError as error:
+        raise ConfigError(f"cannot read the configuration {path}: {error.strerror}") from error
+    try:
+        return load_config(text, overrides)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
+
+
+def _apply(data: dict[str, Any], override: str) -> None:
+    """Set one dotted key. A rule's column has a dot of its own: rules.motion.speed.min."""
+    key, equals, text = override.partition("=")
+    path = key.strip().split(".")
+    if not equals or not all(path):
+        raise ConfigError(f"--set {override}: write key=value, such as rules.motion.speed.min=0.02")
+    if path[0] == "rules":
+        if len(path) not in (3, 4) or (len(path) == 4 and path[3] not in ("min", "max")):
+            raise ConfigError(
+                f"--set {override}: a rule is set as rules.<column>.min or .max, and removed by "
+                "rules.<column>=null"
+            )
+        path = ["rules", f"{path[1]}.{path[2]}", *path[3:]]
+    value = yaml.safe_load(text)
+    here = data
+    for part in path[:-1]:
+        if here.get(part) is None:
+            here[part] = {}
+        here = here[part]
+        if not isinstance(here, dict):
+            raise ConfigError(f"--set {override}: {part} is a value, not a section")
+    here[path[-1]] = value
+
+
+def _explain(error: dict[str, Any]) -> str:
+    key = ".".join(str(part) for part in error["loc"])
+    message = str(error["msg"]).removeprefix("Value error, ")
+    if error["type"] == "extra_forbidden":
+        *parents, name = (str(part) for part in error["loc"])
+        section: Any = Config
+        for part in parents:
+            section = section.model_fields[part].annotation
+        return f"unknown key {key}: there are {', '.join(sorted(section.model_fields))} (not {name})"
+    if not key:
+        return message
+    given = error.get("input")
+    shown = f" (got {given!r})" if not isinstance(given, dict | BaseModel) else ""
+    return f"{key}: {message}{shown}"

@@ -1,0 +1,302 @@
+"""The dataset on disk: its layout, its schemas, and whole-file commits. The contract that others read.
+
+Every table is a folder of Parquet parts, or one file. A file appears whole or not at all: it is written
+aside under a name that starts with `_` and renamed (on an object store, one put). A part of `clips` counts
+only when the part of `sources` with the same name is there.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import posixpath
+import uuid
+from collections.abc import Iterable, Iterator, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, cast
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from filters import SCORERS
+
+SCHEMA_VERSION = 1
+SCORE_COLUMNS: tuple[str, ...] = tuple(
+    column.name for scorer in SCORERS.values() for column in scorer.columns
+)
+_SCORES = [pa.field(name, pa.float64()) for name in SCORE_COLUMNS]
+
+SOURCES = pa.schema(
+    [
+        ("source_id", pa.string()),
+        ("uri", pa.string()),
+        ("fingerprint", pa.string()),
+        ("mtime_or_etag", pa.string()),
+        ("duplicate_of", pa.string()),
+        ("bytes", pa.int64()),
+        ("container", pa.string()),
+        ("codec", pa.string()),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+        ("fps", pa.float64()),
+        ("is_vfr", pa.bool_()),
+        ("duration_s", pa.float64()),
+        ("frames", pa.int64()),
+        ("status", pa.string()),
+        ("stage", pa.string()),
+        ("error", pa.string()),
+        ("message", pa.string()),
+        ("clips", pa.int32()),
+        ("seconds", pa.float64()),
+        ("config_hash", pa.string()),
+        ("extra", pa.string()),
+    ]
+)
+CLIPS = pa.schema(
+    [
+        pa.field("clip_id", pa.string()),
+        pa.field("source_id", pa.string()),
+        pa.field("uri", pa.string()),
+        pa.field("start_s", pa.float64()),
+        pa.field("end_s", pa.float64()),
+        pa.field("frames", pa.int32()),
+        pa.field("fps", pa.float64()),
+        pa.field("width", pa.int32()),
+        pa.field("height", pa.int32()),
+        *_SCORES,
+        pa.field("embedding", pa.list_(pa.float16())),
+        pa.field("thumbnail", pa.binary()),
+        pa.field("keys", pa.map_(pa.string(), pa.string())),
+    ]
+)
+CAPTIONS = pa.schema(
+    [
+        ("clip_id", pa.string()),
+        ("captioner", pa.string()),
+        ("kind", pa.string()),
+        ("text", pa.string()),
+        ("model", pa.string()),
+        ("revision", pa.string()),
+        ("prompt_version", pa.string()),
+        ("key", pa.string()),
+    ]
+)
+FAILURES = pa.schema(
+    [
+        ("clip_id", pa.string()),
+        ("stage", pa.string()),
+        ("error", pa.string()),
+        ("message", pa.string()),
+        ("key", pa.string()),
+    ]
+)
+VERDICTS = pa.schema(
+    [
+        ("clip_id", pa.string()),
+        ("status", pa.string()),
+        ("reason", pa.string()),
+        ("value", pa.float64()),
+        ("message", pa.string()),
+    ]
+)
+_CAPTION = pa.struct(
+    [(name, pa.string()) for name in ("text", "captioner", "kind", "model", "revision", "prompt_version")]
+)
+SHARDS = pa.schema(
+    [
+        pa.field("clip_id", pa.string()),
+        pa.field("video", pa.struct([("bytes", pa.binary()), ("path", pa.string())])),
+        pa.field("caption", pa.string()),
+        pa.field("captions", pa.list_(_CAPTION)),
+        pa.field("width", pa.int32()),
+        pa.field("height", pa.int32()),
+        pa.field("fps", pa.float64()),
+        pa.field("frames", pa.int32()),
+        pa.field("duration_s", pa.float64()),
+        *_SCORES,
+        pa.field("source_id", pa.string()),
+        pa.field("uri", pa.string()),
+        pa.field("start_s", pa.float64()),
+        pa.field("end_s", pa.float64()),
+        pa.field("extra", pa.string()),
+        pa.field("config_hash", pa.string()),
+    ]
+)
+TABLES = {"sources": SOURCES, "clips": CLIPS, "captions": CAPTIONS, "failures": FAILURES, "shards": SHARDS}
+
+
+def reelmill_version() -> str:
+    try:
+        return version("reelmill")
+    except PackageNotFoundError:  # run from a checkout that was not installed, as a Ray job is
+        return "unknown"
+
+
+class DatasetError(ValueError):
+    """The folder is not a dataset, or not one that this version can use."""
+
+
+class Dataset:
+    """A dataset at a local path or an fsspec address. Knows names and files, not what is in them."""
+
+    def __init__(self, location: str):
+        self.location = location.rstrip("/")
+        self._fs, self._root = fsspec.url_to_fs(self.location)
+        self._is_local = "file" in (self._fs.protocol if isinstance(self._fs.protocol, tuple) else ())
+
+    def path(self, name: str) -> str:
+        return posixpath.join(self._root, name)
+
+    def address(self, name: str) -> str:
+        """What a user, or another library, can open."""
+        return self.path(name) if self._is_local else self._fs.unstrip_protocol(self.path(name))
+
+    def exists(self, name: str = "dataset.json") -> bool:
+        return bool(self._fs.exists(self.path(name)))
+
+    def check_writable(self) -> None:
+        """Raises `DatasetError` when the folder holds something else than a dataset."""
+        if self.exists():
+            self.manifest()
+            return
+        if self._fs.exists(self._root):
+            if not self._fs.isdir(self._root):
+                raise DatasetError(f"{self.location} is a file; --out names a folder")
+            if self._fs.ls(self._root, detail=False):
+                raise DatasetError(
+                    f"{self.location} holds something else (it is not empty and has no dataset.json): "
+                    "name a new or empty folder with --out"
+                )
+
+    def manifest(self) -> dict[str, Any]:
+        """The content of dataset.json. Raises `DatasetError`."""
+        if not self.exists():
+            raise DatasetError(
+                f"{self.location} is not a dataset (it has no dataset.json): reelmill build makes one"
+            )
+        try:
+            manifest = json.loads(self.read("dataset.json"))
+            schema_version = manifest["schema_version"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise DatasetError(f"{self.location}/dataset.json cannot be read: {error}") from error
+        if schema_version != SCHEMA_VERSION:
+            raise DatasetError(
+                f"{self.location} has schema version {schema_version}, this reelmill writes "
+                f"{SCHEMA_VERSION}: build into a new folder"
+            )
+        return cast(dict[str, Any], manifest)
+
+    def read(self, name: str) -> bytes:
+        return cast(bytes, self._fs.cat_file(self.path(name)))
+
+    def write(self, name: str, data: bytes) -> None:
+        """Put a whole file; readers see the old one or the new one."""
+        with self.writing(name) as file:
+            file.write(data)
+
+    def writing(self, name: str) -> _Whole:
+        """A binary file that appears under `name` when the block ends without an error."""
+        return _Whole(self, name)
+
+    def remove(self, name: str) -> None:
+        if self.exists(name):
+            self._fs.rm_file(self.path(name))
+
+    def parts(self, table: str) -> list[str]:
+        """Names of the finished files of a table, sorted, without folder and suffix."""
+        folder = self.path(table)
+        self._fs.invalidate_cache()
+        if not self._fs.exists(folder):
+            return []
+        names = (posixpath.basename(p) for p in self._fs.ls(folder, detail=False))
+        return sorted(n.removesuffix(".parquet") for n in names if n.endswith(".parquet") and n[0] != "_")
+
+    def unfinished(self) -> list[str]:
+        """Names of leftovers of writes that a kill cut short."""
+        found = []
+        for folder in ("", *TABLES):
+            if self._fs.exists(self.path(folder)):
+                for p in self._fs.ls(self.path(folder), detail=False):
+                    if posixpath.basename(p).startswith("_tmp-"):
+                        found.append(posixpath.join(folder, posixpath.basename(p)))
+        return found
+
+    def clean(self) -> int:
+        """Remove leftovers: unfinished files, and parts of clips that were never committed."""
+        leftovers = self.unfinished()
+        committed = set(self.parts("sources"))
+        leftovers += [f"clips/{p}.parquet" for p in self.parts("clips") if p not in committed]
+        for name in leftovers:
+            self.remove(name)
+        return len(leftovers)
+
+    def write_table(self, name: str, rows: Sequence[dict[str, Any]], schema: pa.Schema) -> None:
+        with self.writing(name) as file:
+            pq.write_table(pa.Table.from_pylist(list(rows), schema=schema), file, compression="zstd")
+
+    def open_part(self, table: str, part: str) -> pq.ParquetFile:
+        return pq.ParquetFile(self._fs.open(self.path(f"{table}/{part}.parquet"), "rb"))
+
+    def read_part(self, table: str, part: str, columns: Sequence[str] | None = None) -> pa.Table:
+        with self._fs.open(self.path(f"{table}/{part}.parquet"), "rb") as file:
+            return pq.read_table(file, columns=list(columns) if columns else None)
+
+    def tables(self, table: str, columns: Sequence[str] | None = None) -> Iterator[tuple[str, pa.Table]]:
+        """(part, its rows) in order of parts; of clips only what is committed."""
+        committed = set(self.parts("sources")) if table == "clips" else None
+        for part in self.parts(table):
+            if committed is None or part in committed:
+                yield part, self.read_part(table, part, columns)
+
+    def rows(self, table: str, columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
+        for _, content in self.tables(table, columns):
+            for batch in content.to_batches(max_chunksize=1000):
+                yield from cast(list[dict[str, Any]], batch.to_pylist())
+
+    def verdicts(self) -> Iterator[dict[str, Any]]:
+        if self.exists("verdicts.parquet"):
+            table = pq.read_table(io.BytesIO(self.read("verdicts.parquet")))
+            for batch in table.to_batches(max_chunksize=1000):
+                yield from cast(list[dict[str, Any]], batch.to_pylist())
+
+
+class _Whole:
+    """Write aside, then rename; on an object store a put is whole by itself."""
+
+    def __init__(self, dataset: Dataset, name: str):
+        self._fs = dataset._fs
+        self._target = dataset.path(name)
+        folder, base = posixpath.split(self._target)
+        self._aside = posixpath.join(folder, f"_tmp-{uuid.uuid4().hex[:8]}-{base}")
+        self._local = dataset._is_local
+        if self._local:
+            self._fs.makedirs(folder, exist_ok=True)
+
+    def __enter__(self) -> Any:
+        self._file = self._fs.open(self._aside if self._local else self._target, "wb")
+        return self._file
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self._file.close()
+            if self._local:
+                os.replace(self._aside, self._target)
+            return
+        if self._local:
+            self._file.close()
+            os.unlink(self._aside)
+        elif hasattr(self._file, "discard"):
+            self._file.discard()  # fsspec's way to give up an upload
+
+
+def commit_part(
+    dataset: Dataset, part: str, sources: Iterable[dict[str, Any]], clips: Iterable[dict[str, Any]]
+) -> None:
+    """Commit one part: its clips, then its sources. Rows are in a fixed order whatever order they came in."""
+    ordered = sorted(clips, key=lambda c: (c["source_id"], c["start_s"]))
+    dataset.write_table(f"clips/{part}.parquet", ordered, CLIPS)
+    dataset.write_table(
+        f"sources/{part}.parquet", sorted(sources, key=lambda s: cast(str, s["uri"])), SOURCES
+    )

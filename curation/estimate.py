@@ -1,0 +1,81 @@
+"""`--dry-run`: what a build would do, and an estimate of its time and size from a sample of the sources."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import time
+from collections.abc import Iterator, Sequence
+
+from curation.build import describe, find_work
+from curation.child import Child, SourceFailed
+from curation.config import Config
+from curation.dataset import Dataset
+from curation.shards import estimated_bytes
+from curation.sources import Source
+
+_SAMPLE = 16  # sources that are probed
+_MEASURED = 3  # of them, that are measured to time it
+_MEASURE_SECONDS = 20.0
+
+
+def estimate(dataset: Dataset, listed: Sequence[Source], config: Config) -> Iterator[str]:
+    """Lines to print. Reads the sources; writes nothing."""
+    todo = find_work(dataset, listed, config)
+    yield from describe(todo, listed)
+    sources = [s for group in todo.parts.values() for s in group]
+    if not sources:
+        return
+    step = max(1, len(sources) // _SAMPLE)
+    sample = sources[::step][:_SAMPLE]
+    seconds: list[float] = []
+    sizes: list[float] = []
+    unreadable = 0
+    with Child(config.run.child_memory_mb) as child:
+        for source in sample:
+            try:
+                (message,) = child.request({"op": "probe", "uri": source.uri}, config.run.deadline_seconds)
+            except SourceFailed:
+                unreadable += 1
+                continue
+            info = message.head
+            duration = info["declared_duration_s"] or 0.0
+            seconds.append(duration)
+            clip = {"width": info["width"], "height": info["height"], "fps": info["fps"]}
+            sizes.append(estimated_bytes({**clip, "start_s": 0.0, "end_s": duration}, config))
+        if unreadable:
+            yield f"{unreadable} of {len(sample)} sampled sources could not be read and would be recorded as failed"
+        if not seconds:
+            return
+        scale = (len(sources) - len(sources) * unreadable / len(sample)) / len(seconds)
+        total = sum(seconds) * scale
+        yield f"about {total / 3600:.2f} h of video (from {len(seconds)} of {len(sources)} sources)"
+        speed = _speed(child, sample, config)
+    if speed:
+        workers = os.cpu_count() or 1
+        yield (
+            f"measuring: about {total / speed / workers / 60:.1f} min on {workers} CPUs "
+            f"({speed:.1f}x real time each, model-backed filters not counted)"
+        )
+    yield f"shards: at most about {sum(sizes) * scale / 1e9:.2f} GB, if every second were accepted"
+
+
+def _speed(child: Child, sample: Sequence[Source], config: Config) -> float | None:
+    """Seconds of video measured per second, the median of a few sources."""
+    plain = config.model_dump(mode="json")
+    speeds = []
+    for source in sample[:_MEASURED]:
+        began = time.monotonic()
+        seen = 0.0
+        request = {"op": "measure", "uri": source.uri, "source_id": source.source_id, "config": plain}
+        try:
+            for message in child.request(request, config.run.deadline_seconds):
+                if message.head["kind"] == "clip":
+                    seen = max(seen, message.head["end_s"])
+                if time.monotonic() - began > _MEASURE_SECONDS:
+                    break  # a long source: what was seen so far is enough (the child is replaced)
+        except SourceFailed:
+            continue
+        if seen:
+            speeds.append(seen / (time.monotonic() - began))
+    return statistics.median(speeds) if speeds else None

@@ -1,0 +1,94 @@
+"""Progress of long work: a live line on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Any
+
+from rich.console import Console
+
+_PLAIN_SECONDS = 10.0
+
+
+class Progress:
+    """Counts and rates of the phase at hand, to standard error."""
+
+    def __init__(self, console: Console | None = None):
+        self._console = console or Console(stderr=True, highlight=False)
+        self._live = self._console.is_terminal and sys.stderr.isatty()
+        self._status = self._console.status("") if self._live else None
+        self._phase = ""
+        self._began = 0.0
+        self._shown = 0.0
+        self.failed_sources: list[dict[str, Any]] = []
+
+    def start_measure(self, todo: int, done: int) -> None:
+        self._total, self._sources, self._clips, self._seconds, self._failed = todo, 0, 0, 0.0, 0
+        before = f" ({done} done before)" if done else ""
+        self._start("measure", f"measure: {todo} sources{before}")
+
+    def start_cut(self, clips: int) -> None:
+        self._total, self._cut, self._bytes, self._seconds, self._failed = clips, 0, 0, 0.0, 0
+        self._start("cut", f"cut: {clips} accepted clips")
+
+    def clip(self) -> None:
+        self._clips += 1
+        self._show()
+
+    def source(self, row: dict[str, Any]) -> None:
+        self._sources += 1
+        self._seconds += row.get("duration_s") or 0.0
+        if row["status"] == "failed":
+            self._failed += 1
+            self.failed_sources.append(row)
+            self._console.print(
+                f"failed: {row['uri']}: {row['stage']}: {row['error']}: {row['message']}", markup=False
+            )
+        self._show(last=self._sources == self._total)
+
+    def shard(self, rows: int, failed: int, size: int, seconds: float) -> None:
+        self._cut += rows
+        self._failed += failed
+        self._bytes += size
+        self._seconds += seconds
+        self._show(last=self._cut + self._failed == self._total)
+
+    def say(self, text: str) -> None:
+        self._stop()
+        self._console.print(text, markup=False)
+
+    def close(self) -> None:
+        self._stop()
+
+    def _start(self, phase: str, text: str) -> None:
+        self._stop()
+        self._phase = phase
+        self._began = self._shown = time.monotonic()
+        self._console.print(text, markup=False)
+        if self._status is not None:
+            self._status.start()
+
+    def _stop(self) -> None:
+        if self._status is not None:
+            self._status.stop()
+
+    def _line(self) -> str:
+        elapsed = max(time.monotonic() - self._began, 1e-3)
+        failed = f", {self._failed} failed" if self._failed else ""
+        rate = f"{self._seconds / elapsed:.1f}x real time"
+        if self._phase == "measure":
+            done = f"{self._sources}/{self._total} sources{failed}, {self._clips} clips"
+            return f"measure: {done}, {self._seconds / 60:.1f} min of video, {rate}"
+        done = f"{self._cut}/{self._total} clips{failed}, {self._bytes / 1e6:.1f} MB"
+        return f"cut: {done}, {rate}"
+
+    def _show(self, *, last: bool = False) -> None:
+        now = time.monotonic()
+        if self._status is not None:
+            self._status.update(self._line())
+            if last:
+                self._console.print(self._line(), markup=False)
+        elif last or now - self._shown >= _PLAIN_SECONDS:
+            self._shown = now
+            self._console.print(self._line(), markup=False)

@@ -1,0 +1,196 @@
+"""Keeping the frames that scorers may ask for, while a source is decoded once.
+
+A clip's bounds are known only after its frames have gone by. So frames are kept on time grids, small or
+compressed, until their scene is closed; `uniform(n)` then takes the nearest. Pairs are kept as they are.
+Nothing older than the open scene is kept, and a scene is closed after `max_scene_seconds` at the latest:
+memory does not grow with the length of the source.
+"""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+import cv2
+import numpy as np
+
+from curation.spans import Span
+from curation.video import Frame, VideoInfo
+from filters.base import Pair, Sampling
+
+JPEG_QUALITY = 92
+THUMBNAIL = Sampling("uniform", n=1, long_side=256)
+THUMBNAIL_QUALITY = 80
+T = TypeVar("T")
+_MAX_PAIR_SECONDS = 1.0  # after a longer gap the next frame shows another moment, not a motion
+
+
+def grid_step_seconds(n: int, min_seconds: float) -> float:
+    """The largest step, up to 1 s, that gives the shortest wanted clip `n` frames."""
+    return float(np.clip(min_seconds / max(n, 1), 0.04, 1.0))
+
+
+def nearest(times_s: Sequence[float], span: Span, n: int) -> list[int]:
+    """Indices of the kept frames inside `span` nearest to the middles of its `n` equal parts, no doubles."""
+    lo = bisect.bisect_left(times_s, span.start_s)
+    hi = bisect.bisect_left(times_s, span.end_s) if span.end_s > span.start_s else lo + 1
+    picks: list[int] = []
+    for k in range(n):
+        wanted = span.start_s + span.duration_s * (k + 0.5) / n
+        i = min(range(lo, min(hi, len(times_s))), key=lambda j: abs(times_s[j] - wanted), default=None)
+        if i is not None and i not in picks:
+            picks.append(i)
+    return picks
+
+
+class _Grid(Generic[T]):
+    """Things kept at the first frame at or after each point of a time grid."""
+
+    def __init__(self, step_s: float):
+        self._step_s = step_s
+        self._next_s: float | None = None
+        self.times: list[float] = []
+        self.kept: list[T] = []
+
+    def is_due(self, time_s: float) -> bool:
+        return self._next_s is None or time_s >= self._next_s - 1e-6
+
+    def keep(self, time_s: float, thing: T) -> None:
+        # The grid is fixed to the first frame's time; a gap in the source skips its points.
+        begun = time_s if self._next_s is None else self._next_s
+        self._next_s = begun + (int((time_s - begun + 1e-6) / self._step_s) + 1) * self._step_s
+        self.times.append(time_s)
+        self.kept.append(thing)
+
+    def pick(self, span: Span, n: int) -> list[T]:
+        return [self.kept[i] for i in nearest(self.times, span, n)]
+
+    def forget(self, before_s: float) -> None:
+        n = bisect.bisect_left(self.times, before_s)
+        del self.times[:n], self.kept[:n]
+
+
+@dataclass(frozen=True)
+class _OpenPair:
+    time_s: float
+    image: np.ndarray
+
+
+class _Pairs:
+    """Pairs of grey frames: one begins at every point of the grid, and ends `step_s` later.
+
+    Sources run at any rate, so the second frame is the one nearest to `step_s` after the first: the first
+    frame that comes within half a frame of it, or later.
+    """
+
+    def __init__(self, sampling: Sampling, size: tuple[int, int]):
+        self._step_s = sampling.step_s
+        self._grid: _Grid[None] = _Grid(1 / sampling.per_second)
+        self.size = size
+        self._open: list[_OpenPair] = []
+        self._last_s: float | None = None
+        self._kept: list[tuple[float, float, Pair]] = []
+
+    def is_due(self, time_s: float) -> bool:
+        return self._grid.is_due(time_s) or any(self._ends(p, time_s) for p in self._open)
+
+    def _ends(self, pair: _OpenPair, time_s: float) -> bool:
+        gap = time_s - self._last_s if self._last_s is not None else 0.0
+        return time_s > pair.time_s and time_s >= pair.time_s + self._step_s - gap / 2 - 1e-6
+
+    def keep(self, time_s: float, image: np.ndarray) -> None:
+        for pair in [p for p in self._open if self._ends(p, time_s)]:
+            dt_s = time_s - pair.time_s
+            if dt_s <= _MAX_PAIR_SECONDS:
+                self._kept.append((pair.time_s, time_s, Pair(pair.image, image, dt_s)))
+            self._open.remove(pair)
+        if self._grid.is_due(time_s):
+            self._grid.keep(time_s, None)
+            self._open.append(_OpenPair(time_s, image))
+
+    def passed(self, time_s: float) -> None:
+        self._last_s = time_s
+
+    def inside(self, span: Span) -> list[Pair]:
+        return [pair for a, b, pair in self._kept if a >= span.start_s and b < span.end_s]
+
+    def forget(self, before_s: float) -> None:
+        self._kept = [k for k in self._kept if k[0] >= before_s]
+        self._grid.forget(before_s)
+
+
+class Keeper:
+    """Takes every decoded frame once (`offer`) and hands out what was asked for.
+
+    `local` are the samplings of scorers that run beside the decoder: raw small pictures. `remote` are those
+    of model-backed scorers: JPEG, at the largest size that any of them wants, for whoever runs the model.
+    """
+
+    def __init__(
+        self, info: VideoInfo, local: Mapping[str, Sampling], remote: Sequence[Sampling], min_seconds: float
+    ):
+        size = (info.width, info.height)
+        self._pairs = {n: _Pairs(s, s.size(*size)) for n, s in local.items() if s.kind == "pairs"}
+        self._raw: dict[str, _Grid[np.ndarray]] = {}
+        self._wants: dict[str, tuple[str, tuple[int, int]]] = {}  # scorer -> colour and size
+        for name, s in local.items():
+            if s.kind == "uniform":
+                self._raw[name] = _Grid(grid_step_seconds(s.n, min_seconds))
+                self._wants[name] = (s.color, s.size(*size))
+        most = max((s.n for s in remote), default=1)
+        self._jpegs: _Grid[bytes] = _Grid(grid_step_seconds(most, min_seconds))
+        self._jpeg_size = max((s.size(*size) for s in remote if s.kind == "uniform"), default=None)
+        self._thumbnails: _Grid[bytes] = _Grid(grid_step_seconds(1, min_seconds))
+        self._thumbnail_size = THUMBNAIL.size(*size)
+
+    def offer(self, frame: Frame) -> None:
+        time_s = frame.time_s
+        self._keep_small(frame)
+        if self._jpeg_size is not None and self._jpegs.is_due(time_s):
+            self._jpegs.keep(time_s, frame.jpeg(*self._jpeg_size, JPEG_QUALITY))
+        if self._thumbnails.is_due(time_s):
+            self._thumbnails.keep(time_s, frame.jpeg(*self._thumbnail_size, THUMBNAIL_QUALITY))
+        for pairs in self._pairs.values():
+            pairs.passed(time_s)
+
+    def _keep_small(self, frame: Frame) -> None:
+        """Raw pictures; averaging over a large frame costs the most, so smaller ones come from the largest."""
+        takers = [(self._wants[n], grid) for n, grid in self._raw.items() if grid.is_due(frame.time_s)]
+        due: list[tuple[tuple[str, tuple[int, int]], _Grid[np.ndarray] | _Pairs]] = [
+            *takers,
+            *((("gray", p.size), p) for p in self._pairs.values() if p.is_due(frame.time_s)),
+        ]
+        largest: dict[str, np.ndarray] = {}
+        for (color, size), taker in sorted(due, key=lambda d: d[0][1], reverse=True):
+            if color in largest:
+                image = cv2.resize(largest[color], size, interpolation=cv2.INTER_AREA)
+            else:
+                image = frame.gray(*size) if color == "gray" else frame.rgb(*size)
+                largest[color] = image
+            taker.keep(frame.time_s, image)
+
+    def images(self, name: str, span: Span, n: int) -> list[np.ndarray]:
+        """Pictures for the local scorer `name`."""
+        return self._raw[name].pick(span, n)
+
+    def pairs(self, name: str, span: Span) -> list[Pair]:
+        """Pairs that lie wholly inside `span`, for the local scorer `name`."""
+        return self._pairs[name].inside(span)
+
+    def jpegs(self, span: Span, counts: Iterable[int]) -> list[tuple[float, bytes]]:
+        """The union of what model-backed scorers want: (time in seconds, JPEG), in order of time."""
+        times = self._jpegs.times
+        wanted = sorted({i for n in counts for i in nearest(times, span, n)})
+        return [(times[i], self._jpegs.kept[i]) for i in wanted]
+
+    def thumbnail(self, span: Span) -> bytes | None:
+        """A JPEG of the middle of `span`, if a frame of it was kept."""
+        return next(iter(self._thumbnails.pick(span, 1)), None)
+
+    def forget(self, before_s: float) -> None:
+        """Drop what is older than `before_s`."""
+        grids: list[_Grid[Any] | _Pairs] = [self._jpegs, self._thumbnails]
+        for kept in (*grids, *self._raw.values(), *self._pairs.values()):
+            kept.forget(before_s)

@@ -1,0 +1,69 @@
+"""Verdicts: a pure function of scores, failures and rules, over the whole dataset in seconds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from curation.dataset import SCORE_COLUMNS, VERDICTS, Dataset
+from filters import SCORERS
+from filters.rules import Rule, Verdict, verdict
+
+_MEASURE_OF = {c.name: scorer for scorer in SCORERS.values() for c in scorer.columns}
+
+
+def applicable(rules: Mapping[str, Rule], *, is_image: bool) -> dict[str, Rule]:
+    """The rules on measures that apply: a still image has no motion, and that is not a missing score."""
+    media = "image" if is_image else "video"
+    return {column: rule for column, rule in rules.items() if media in _MEASURE_OF[column].applies_to}
+
+
+def judge(clip: Mapping[str, Any], rules: Mapping[str, Rule], failure: Mapping[str, Any] | None) -> Verdict:
+    """The verdict on one row of `clips`; `failure` is its row of `failures`, if any."""
+    found = verdict(clip, applicable(rules, is_image=clip["fps"] is None))
+    if found.status == "accepted" and failure is not None:
+        return Verdict("failed", failure["stage"], None, f"{failure['error']}: {failure['message']}")
+    return found
+
+
+def ordered(rules: Mapping[str, Rule]) -> dict[str, Rule]:
+    """Rules in the order of the cascade, the cheap measures first, whatever the order of the file."""
+    return {column: rules[column] for column in SCORE_COLUMNS if column in rules}
+
+
+def current_failures(dataset: Dataset, key: str) -> dict[str, dict[str, Any]]:
+    """clip_id -> its last failure under the present encoder settings (`key`)."""
+    return {f["clip_id"]: f for f in dataset.rows("failures") if f["key"] == key}
+
+
+def verdict_rows(dataset: Dataset, rules: Mapping[str, Rule], failure_key: str) -> Iterator[dict[str, Any]]:
+    """One row of `verdicts` per committed clip, in the order of the clips."""
+    failures = current_failures(dataset, failure_key)
+    rules = ordered(rules)
+    for clip in dataset.rows("clips", ["clip_id", "fps", *SCORE_COLUMNS]):
+        v = judge(clip, rules, failures.get(clip["clip_id"]))
+        yield {
+            "clip_id": clip["clip_id"],
+            "status": v.status,
+            "reason": v.reason,
+            "value": v.value,
+            "message": v.message,
+        }
+
+
+def write_verdicts(dataset: Dataset, rules: Mapping[str, Rule], failure_key: str) -> list[str]:
+    """Rewrite verdicts.parquet. Returns the ids of the accepted clips, in the order of the clips."""
+    rows = list(verdict_rows(dataset, rules, failure_key))
+    dataset.write_table("verdicts.parquet", rows, VERDICTS)
+    return [r["clip_id"] for r in rows if r["status"] == "accepted"]
+
+
+def spared(clip: Mapping[str, Any], rules: Mapping[str, Rule], columns: Iterable[str]) -> bool:
+    """Does a clip fail a rule on one of `columns` (cheap scores), so that a dear score can be spared?"""
+    known = set(columns)
+    cheap = {column: rule for column, rule in rules.items() if column in known}
+    return verdict(clip, applicable(cheap, is_image=clip["fps"] is None)).status != "accepted"
+
+
+def columns_of(scorers: Sequence[str]) -> list[str]:
+    return [c.name for s in scorers for c in SCORERS[s].columns]

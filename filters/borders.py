@@ -1,0 +1,90 @@
+"""`borders`: how much of the frame is black bars, above and below (letterbox) or at the sides (pillarbox)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from filters.base import IMAGE_AND_VIDEO, Column, Frames, Media, Sampling, Scores, uniform
+
+DEPTH = 6  # rows within which a bar's edge lies
+
+
+@dataclass(frozen=True)
+class Borders:
+    """Part of the frame area covered by dark bars, from the brightest value of each pixel over the frames.
+
+    A bar is a run of rows (or columns) that begins at an edge with a dark one (median luma `dark` or
+    less), stays within `even` of it (99 % of the pixels; 95 % within half of it) and ends in a straight edge: within
+    `DEPTH` rows at least `edge` of the columns that show any picture step up by `step` or more. Evenness
+    and the step are what tell a bar from a night sky or a dark floor. A step in any of the frames will do,
+    so one dark frame does not hide a bar. Not found: bars narrower than two rows, white, coloured or
+    blurred bars, bars with subtitles or noise on them, bars around a picture that is itself nearly black at
+    the edge. A clip that is black all over, or but for less than a quarter of its width or height, has no
+    bars: 0, and `quality` tells.
+    """
+
+    frames: int = 4
+    long_side: int = 512
+    dark: int = 32  # luma of 255
+    even: int = 6  # luma of 255
+    step: int = 8  # luma of 255
+    edge: float = 0.75  # part of the bar's length
+
+    name: ClassVar[str] = "borders"
+    version: ClassVar[str] = "1"
+    applies_to: ClassVar[frozenset[Media]] = IMAGE_AND_VIDEO
+    columns: ClassVar[tuple[Column, ...]] = (
+        Column("borders.fraction", "part of the frame area", (0, 1), "covered by black bars"),
+    )
+    cost: ClassVar[str] = "2 ms per clip"
+    uses_model: ClassVar[bool] = False
+
+    @property
+    def sampling(self) -> Sampling:
+        return uniform(self.frames, long_side=self.long_side, color="gray")
+
+    def check(self) -> None:
+        """Needs no model."""
+
+    def __call__(self, clips: Sequence[Frames]) -> list[Scores]:
+        return [Scores({"borders.fraction": self._fraction(c.images)}) for c in clips]
+
+    def _fraction(self, images: Sequence[np.ndarray]) -> float | None:
+        if not images:
+            return None
+        top, bottom, left, right = self.bars(np.max(np.stack(images), axis=0))
+        height, width = images[0].shape
+        return 1.0 - (height - top - bottom) * (width - left - right) / (height * width)
+
+    def bars(self, brightest: np.ndarray) -> tuple[int, int, int, int]:
+        """Rows at the top and bottom and columns at the left and right of an (H, W) frame that are bars."""
+        if np.percentile(brightest, 99.5) <= self.dark:  # no picture
+            return 0, 0, 0, 0
+        across = brightest.T
+        top, bottom = self._rows(brightest), self._rows(brightest[::-1])
+        left, right = self._rows(across), self._rows(across[::-1])
+        height, width = brightest.shape
+        if height - top - bottom < height / 4 or width - left - right < width / 4:  # words on black
+            return 0, 0, 0, 0
+        return top, bottom, left, right
+
+    def _rows(self, image: np.ndarray) -> int:
+        """How many rows from the top of (H, W) uint8 are a bar."""
+        level = float(np.median(image[0]))
+        if level > self.dark:
+            return 0
+        picture = np.percentile(image, 99, axis=1) > level + self.even
+        rows = int(picture.argmax()) if picture.any() else 0
+        if rows < 2 or np.percentile(np.abs(image[: max(2, rows - DEPTH)] - level), 95) > self.even / 2:
+            return 0
+        # The codec's ringing can make the last rows of the bar uneven, so the edge is looked for near by.
+        shown = image.max(axis=0) >= level + self.step  # the rest lies under the bars at the other sides
+        near = image[rows - 1 : rows + DEPTH, shown].astype(int)
+        stepped = (np.maximum.accumulate(near[1:] - near[0], axis=0) >= self.step).mean(axis=1)
+        if stepped[-1] < self.edge:
+            return 0
+        return rows + int((stepped >= self.edge / 2).argmax())

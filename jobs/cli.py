@@ -1,0 +1,221 @@
+"""The `reelmill` command. Thin: parse, call, report.
+
+Exit codes: 0 done, 1 a fault of ours, 2 wrong usage, 130 interrupted and resumable.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+from rich.console import Console
+
+from curation.config import Config, ConfigError, read_config_file, validated
+from curation.dataset import Dataset, DatasetError
+from curation.progress import Progress
+from curation.sources import SourcesError, list_sources
+from filters.base import MissingModel
+
+app = typer.Typer(
+    help="Raw videos in, training shards out.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+)
+out = Console(highlight=False, soft_wrap=True)
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+CONFIGS = Path(__file__).parent / "configs"
+
+Sources = Annotated[list[str], typer.Argument(help="files, folders, globs, CSV/JSONL/Parquet lists")]
+DatasetArg = Annotated[str, typer.Argument(metavar="DATASET", help="the dataset's folder")]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="e.g. rules.motion.speed.min=0.02")
+]
+
+
+@contextlib.contextmanager
+def _user_errors() -> Iterator[None]:
+    """Errors that the user can mend become one message and exit code 2."""
+    try:
+        yield
+    except (ConfigError, DatasetError, SourcesError, MissingModel) as error:
+        err.print(f"reelmill: {error}", markup=False)
+        raise typer.Exit(2) from error
+    except KeyboardInterrupt as error:
+        err.print("\nreelmill: interrupted; run the same command again to continue", markup=False)
+        raise typer.Exit(130) from error
+
+
+def load_named_config(name: str, overrides: list[str] | None) -> Config:
+    """`default`, `demo`, or a file."""
+    path = CONFIGS / f"{name}.yaml"
+    return read_config_file(path if path.exists() else Path(name), overrides or [])
+
+
+def _dataset(location: str) -> Dataset:
+    return Dataset(location if "://" in location else os.path.abspath(location))
+
+
+def _stored_config(dataset: Dataset, overrides: list[str] | None) -> Config:
+    """The dataset's own configuration, with `--set` on top."""
+    from curation.config import apply_overrides
+
+    data: dict[str, Any] = dataset.manifest()["config"]
+    apply_overrides(data, overrides or [])
+    return validated(data)
+
+
+@app.command()
+def build(
+    sources: Sources,
+    out_: Annotated[str, typer.Option("--out", metavar="DATASET", help="folder to make or to continue")],
+    config: Annotated[str, typer.Option(help="default, demo, or a YAML file")] = "default",
+    set_: Overrides = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="take only the first N sources")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="count and estimate; write nothing")] = False,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="measure failed sources again")
+    ] = False,
+) -> None:
+    """Make a dataset from raw videos, or continue one."""
+    from curation.report import write_report
+
+    from curation import build as builder
+    from curation import pipeline
+
+    with _user_errors():
+        settings = load_named_config(config, set_)
+        dataset = _dataset(out_)
+        dataset.check_writable()
+        builder.check_models(settings)
+        listed = list_sources(sources, limit)
+        if dry_run:
+            from curation.estimate import estimate
+
+            for line in estimate(dataset, listed, settings):
+                out.print(line, markup=False)
+            return
+        progress = Progress()
+        try:
+            with pipeline.session(settings):
+                todo = builder.build(dataset, listed, settings, progress, retry_failed=retry_failed)
+        finally:
+            progress.close()
+        if todo.unlisted:
+            err.print(f"{len(todo.unlisted)} sources of this dataset were not named; they stay", markup=False)
+        address = write_report(dataset)
+        _print_accounting(dataset)
+        out.print(f"dataset  {dataset.address('')}\nreport   {address}", markup=False)
+
+
+@app.command()
+def select(dataset: DatasetArg, set_: Overrides = None) -> None:
+    """Apply other rules to a dataset: no scorer runs, only newly accepted clips are cut."""
+    from curation.report import write_report
+
+    from curation import build as builder
+    from curation import pipeline
+
+    with _user_errors():
+        target = _dataset(dataset)
+        settings = _stored_config(target, set_)
+        progress = Progress()
+        try:
+            builder.reselect(target, settings, progress, lambda: pipeline.session(settings))
+        finally:
+            progress.close()
+        missing = builder.not_scored(target, settings)
+        if missing:
+            out.print(
+                f"{missing} clips pass the cheap rules but were spared a dear score; "
+                "`reelmill build` with this configuration scores them",
+                markup=False,
+            )
+        write_report(target)
+        _print_accounting(target)
+
+
+@app.command()
+def report(dataset: DatasetArg) -> None:
+    """Write DATASET/report.html again."""
+    from curation.report import write_report
+
+    with _user_errors():
+        target = _dataset(dataset)
+        target.manifest()
+        out.print(write_report(target), markup=False)
+
+
+@app.command()
+def status(dataset: DatasetArg) -> None:
+    """The accounting of a dataset, and whether its build is complete."""
+    from curation import build as builder
+
+    with _user_errors():
+        target = _dataset(dataset)
+        settings = _stored_config(target, None)
+        _print_accounting(target)
+        waiting = builder.waiting(target, settings)
+        out.print("complete" if not waiting else f"not complete: {waiting}; run build again", markup=False)
+
+
+@app.command()
+def verify(
+    dataset: DatasetArg,
+    decode: Annotated[bool, typer.Option("--decode", help="decode every clip with decord, too")] = False,
+) -> None:
+    """Check the invariants and the checksums of a dataset. Exit code 1 when something is wrong."""
+    from curation.verify import verify as check
+
+    with _user_errors():
+        target = _dataset(dataset)
+        target.manifest()
+        problems = check(target, decode=decode)
+        for problem in problems:
+            out.print(problem, markup=False)
+        if problems:
+            raise typer.Exit(1)
+        out.print("sound", markup=False)
+
+
+@app.command()
+def export(
+    dataset: DatasetArg,
+    to: Annotated[Literal["webdataset", "files"], typer.Option(help="webdataset, or files (mp4 + txt)")],
+    out_: Annotated[str, typer.Option("--out", metavar="DIR")],
+) -> None:
+    """Copy the accepted clips into another form."""
+    from curation.export import export as copy
+
+    with _user_errors():
+        target = _dataset(dataset)
+        target.manifest()
+        try:
+            count = copy(target, to, out_)
+        except ValueError as error:
+            raise DatasetError(str(error)) from error
+        out.print(f"{count} clips in {out_}", markup=False)
+
+
+def _print_accounting(dataset: Dataset) -> None:
+    from curation.verify import accounting
+
+    counts = accounting(dataset)
+    for line in counts.lines():
+        out.print(line, markup=False)
+    wrong = counts.check()
+    if wrong:  # a fault of ours: the promise is that this cannot happen
+        raise AssertionError("; ".join(wrong))
+
+
+def main() -> None:
+    app(prog_name="reelmill")
+
+
+if __name__ == "__main__":
+    main()
