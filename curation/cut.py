@@ -95,12 +95,11 @@ class _Cursor:
         return self._next is not None and abs(self._next.time_s - time_s) < 1e-5
 
     def take(self, end_s: float) -> Iterator[Frame]:
-        while self._next is not None and self._next.time_s < end_s - 1e-6:
+        # A still image has one frame, and its span no extent.
+        while self._next is not None and (self._next.time_s < end_s - 1e-6 or self._video.info.is_image):
             frame, self._next = self._next, None
             yield frame
             self._next = next(self._frames, None)
-            if self._video.info.is_image:
-                return
 
     def _skip_to(self, time_s: float) -> None:
         while self._next is not None and self._next.time_s < time_s - 1e-6:

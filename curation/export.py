@@ -21,6 +21,7 @@ Format = Literal["webdataset", "files"]
 
 MARKER = "reelmill-export.json"  # what makes a folder an export, which a later one may replace
 _SCALARS = [f.name for f in SHARDS if not pa.types.is_nested(f.type)]
+_TAR_BLOCK = 512  # bytes: a header is one, data fill whole ones
 _ID = re.compile(r"[0-9a-f]+")
 _OURS = re.compile(r"[0-9a-f]+\.(mp4|txt)|\d{5,}\.tar|metadata\.jsonl|_tmp-.*")
 
@@ -122,7 +123,7 @@ def _write_tars(dataset: Dataset, folder: Dataset, shard_mb: int) -> tuple[set[s
                 "txt": (row["caption"] or "").encode(),
                 "json": json.dumps(row, ensure_ascii=False, sort_keys=True).encode(),
             }
-            size_bytes = sum(map(len, members.values()))
+            size_bytes = sum(_TAR_BLOCK + -(-len(d) // _TAR_BLOCK) * _TAR_BLOCK for d in members.values())
             if tar is None or filled_bytes + size_bytes > shard_mb * 1e6:
                 stack.close()  # the file before this one is whole, and appears
                 name = f"{len(written):05d}.tar"

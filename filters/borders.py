@@ -18,19 +18,19 @@ class Borders:
     """Part of the frame area covered by dark bars, from the brightest value of each pixel over the frames.
 
     A bar is a run of rows (or columns) that begins at an edge with a dark one (median luma `dark` or
-    less), stays within `even` of it (99 % of the pixels; 95 % within half of it) and ends in a straight edge: within
-    `DEPTH` rows at least `edge` of the columns that show any picture step up by `step` or more. Evenness
-    and the step are what tell a bar from a night sky or a dark floor. A step in any of the frames will do,
-    so one dark frame does not hide a bar. Not found: bars narrower than two rows, white, coloured or
-    blurred bars, bars with subtitles or noise on them, bars around a picture that is itself nearly black at
-    the edge. A clip that is black all over, or but for less than a quarter of its width or height, has no
-    bars: 0, and `quality` tells.
+    less), is even (99 % of the pixels within `even` of that, 95 % within half of it) and ends in a
+    straight edge: within `DEPTH` rows at least `edge` of the columns that show any picture step up by
+    `step` or more. Evenness and the step are what tell a bar from a night sky or a dark floor. A step in
+    any of the frames will do, so one dark frame does not hide a bar. Not found: bars narrower than two
+    rows, white, coloured or blurred bars, bars with subtitles or noise on them, bars around a picture
+    that is itself nearly black at the edge. A clip that is black all over, or but for less than a quarter
+    of its width or height, has no bars: 0, and `quality` tells.
     """
 
     frames: int = 4
     long_side: int = 512
-    dark: int = 32  # luma of 255
-    even: int = 6  # luma of 255
+    dark: int = 24  # luma of 255
+    even: int = 8  # luma of 255
     step: int = 8  # luma of 255
     edge: float = 0.75  # part of the bar's length
 

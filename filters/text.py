@@ -7,8 +7,8 @@ near it comes.
 
 CRAFT (Baek et al. 2019, "Character Region Awareness for Text Detection") gives two maps at half the
 frame's size: how likely a pixel is near the middle of a character (region), and between two characters
-of a word (link). EasyOCR makes boxes of them by dilating each word with an upright square, so that a line
-at 40 degrees comes out up to 1.4 times as thick as the same line laid straight. Here the quadrilaterals
+of a word (link). EasyOCR makes boxes of them by dilating each word with an upright square, whose reach
+across a line at 40 degrees is 1.4 times that across the same line laid straight. Here the quadrilaterals
 are taken from the same maps before any such margin, and one factor, the same in every direction, brings
 them to the size of the line.
 """
@@ -279,8 +279,8 @@ class Text:
     """Share of the frame that text covers: 0 none, 1 all of it."""
 
     frames: int = 2
-    long_side: int = 640  # pixels; text under about 12 px high at this size is not seen
-    shrink: float = 0.93  # calibrated: docs/text-calibration.md
+    long_side: int = 640  # pixels; at this size text under 8 px per em is not seen
+    shrink: float = 0.94  # calibrated: docs/text-calibration.md
     # Neither changes the number: the weights are verified to be one known file.
     models: str = field(default="auto", metadata={"key": False})  # "auto", or a directory with the weights
     device: str = field(default="auto", metadata={"key": False})
@@ -291,7 +291,7 @@ class Text:
     columns: ClassVar[tuple[Column, ...]] = (
         Column("text.area", "fraction", (0, 1), "area of the union of text lines over the frame's area"),
     )
-    cost: ClassVar[str] = "2 CPU-seconds per 640x360 frame"
+    cost: ClassVar[str] = "2.3 CPU-seconds per 640x360 frame"
     uses_model: ClassVar[bool] = True
 
     @property

@@ -21,13 +21,16 @@ class Transition:
 
     Two frames differ by the geometric mean of the Hellinger distance of their colour histograms (6 x 6 x
     6 bins of RGB) and of half the mean difference of their grey layouts (8 x 6 cells, brought to mean
-    0 and deviation 1). Both must change: a hand across a wall changes the colours' places, a flicker the
-    histogram. `transition.distance` is the largest, over the moments between two sampled frames, of
-    mean difference across the moment - mean of the mean differences before and after it: half the
-    energy distance of the two sides (Szekely and Rizzo 2013). Motion and pans spread both sides out and
-    score low; a dissolve counts as well as a cut. Below zero never: a still clip scores 0.
+    0 and deviation 1): both must change. `transition.distance` is the largest, over the moments between
+    two sampled frames, of the mean difference across the moment less the mean of the mean differences
+    on its two sides: half the energy distance of the sides (Szekely and Rizzo 2013). Motion and pans
+    spread both sides out and score low; a dissolve counts as well as a cut. A still clip scores 0.
 
-    A scene change nearer to an end than 1 / (2 `frames`) of the clip is not seen. A fade to or from
+    Measured on 26 real single shots in 156 windows of 2 to 10 s, the largest was 0.155. Of 981 splices of
+    two of them at 10 to 90 % of a span of 3 to 10 s, a bound of 0.16 catches every cut and 99.5 % of
+    dissolves of 0.5 to 2 s (area under the curve 0.99998). Long moving shots of other kinds may score higher.
+
+    A change of scene nearer to an end than 1 / (2 `frames`) of the clip is not seen. A fade to or from
     black that lasts for several sampled frames is a change.
     """
 

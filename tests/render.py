@@ -189,8 +189,8 @@ def texture(
     width: int,
     *,
     slope: float = 1.1,
-    dark: Sequence[float] = (20, 30, 45),
-    light: Sequence[float] = (235, 220, 190),
+    dark: Sequence[float] | np.ndarray = (20, 30, 45),
+    light: Sequence[float] | np.ndarray = (235, 220, 190),
 ) -> Frame:
     """Tileable noise with detail at every scale, between two colours: (height, width, 3) uint8.
 

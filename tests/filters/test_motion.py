@@ -101,7 +101,7 @@ def test_grain_on_a_still_wall_does_not_move() -> None:
 
 def test_a_rendered_pan_scores_the_same_at_any_size_rate_and_codec(tmp_path: Path) -> None:
     def render(size: tuple[int, int], fps: float) -> Iterator[np.ndarray]:
-        return pan(5, size, fps=fps, seconds=2.0, speed=0.15, angle=30)
+        return pan(5, size, fps=fps, seconds=1.5, speed=0.15, angle=30)
 
     read = {f"{w}x{h}": speed(write_video(tmp_path / "p.mp4", render((w, h), 24))) for w, h in SIZES}
     for fps in (12, 24, 48):
@@ -114,7 +114,7 @@ def test_a_rendered_pan_scores_the_same_at_any_size_rate_and_codec(tmp_path: Pat
     assert np.mean(list(read.values())) == pytest.approx(0.15, rel=0.02)
 
 
-@pytest.mark.parametrize(("name", "frames"), [("bigbuckbunny.mp4", 60), ("cup.mp4", 50)])
+@pytest.mark.parametrize(("name", "frames"), [("bigbuckbunny.mp4", 50), ("friday.mp4", 50)])
 def test_a_real_clip_scores_the_same_at_any_size_rate_and_codec(
     tmp_path: Path, name: str, frames: int
 ) -> None:

@@ -1,0 +1,49 @@
+"""Shared fixtures: one thread per library, the shared real footage, one Ray for all tests that need it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import cv2
+import pytest
+
+from curation.config import Config, load_config
+
+SHARED = Path(__file__).parents[1].parent / "shared"
+
+CHEAP = """
+filters: {duration: {}, resolution: {}, motion: {}, quality: {}, borders: {}, transition: {}}
+"""
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread() -> None:
+    cv2.setNumThreads(1)
+
+
+@pytest.fixture(scope="session")
+def footage() -> Path:
+    """The folder of real footage with known truth; tests that need it are skipped where it is absent."""
+    folder = SHARED / "data" / "video"
+    if not folder.is_dir():
+        pytest.skip("the shared footage is not here")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def cheap_config() -> Config:
+    """Every filter that needs no model, and no rules."""
+    return load_config(CHEAP)
+
+
+@pytest.fixture(scope="session")
+def ray_session() -> Iterator[None]:
+    """One local Ray for the whole test session: it takes seconds to start."""
+    from curation import pipeline
+
+    with pipeline.session(load_config("run: {object_store_mb: 256}")):
+        yield
