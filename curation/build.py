@@ -20,6 +20,7 @@ from curation.dataset import (
     SCHEMA_VERSION,
     SCORE_COLUMNS,
     SOURCES,
+    TABLES,
     Dataset,
     commit_part,
     reelmill_version,
@@ -246,6 +247,18 @@ class _Collector:
         commit_part(self._dataset, part, rows, clips)
 
 
+def drop_orphans(dataset: Dataset) -> None:
+    """Captions and failures of clips that a new measurement has replaced go with them."""
+    clips = {c["clip_id"] for c in dataset.rows("clips", ["clip_id"])}
+    for table in ("captions", "failures"):
+        for part, content in list(dataset.tables(table)):
+            kept = [r for r in content.to_pylist() if r["clip_id"] in clips]
+            if not kept:
+                dataset.remove(f"{table}/{part}.parquet")
+            elif len(kept) < content.num_rows:
+                dataset.write_table(f"{table}/{part}.parquet", kept, TABLES[table])
+
+
 def make_captioner(config: Config) -> Captioner:
     if config.captions.captioner == "sidecar":
         return Sidecar(config.captions.caption_column)
@@ -415,6 +428,7 @@ def build(
     todo = find_work(dataset, listed, config, retry_failed=retry_failed)
     progress.start_measure(todo.sources, len(listed) - todo.sources)
     measure(dataset, todo, config, progress)
+    drop_orphans(dataset)
     cut(dataset, select_and_caption(dataset, config), config, progress)
     return todo
 

@@ -176,7 +176,18 @@ class _Sources:
 
 def _read_sources(dataset: Dataset) -> _Sources:
     found = _Sources()
-    columns = ["uri", "status", "stage", "error", "message", "seconds", "duration_s", "width", "height", "codec"]
+    columns = [
+        "uri",
+        "status",
+        "stage",
+        "error",
+        "message",
+        "seconds",
+        "duration_s",
+        "width",
+        "height",
+        "codec",
+    ]
     for _, table in dataset.tables("sources", columns):
         rows = table.to_pylist()
         for row in rows:
@@ -327,7 +338,14 @@ def chart(values: np.ndarray, status: np.ndarray, rule: Rule | None, column: str
                 parts.append(f"{n[k]} {text}")
         if boxes:
             title = f"{edges[k]:.4g} to {edges[k + 1]:.4g}: {', '.join(parts)}"
-            bars.append(Bar(x_of(edges[k]), round(max(scale_x * (edges[k + 1] - edges[k]) - 0.8, 0.5), 2), title, boxes))
+            bars.append(
+                Bar(
+                    x_of(edges[k]),
+                    round(max(scale_x * (edges[k + 1] - edges[k]) - 0.8, 0.5), 2),
+                    title,
+                    boxes,
+                )
+            )
     return Chart(
         column,
         bars,

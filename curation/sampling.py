@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import bisect
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 import cv2
@@ -72,53 +71,54 @@ class _Grid(Generic[T]):
         del self.times[:n], self.kept[:n]
 
 
-@dataclass(frozen=True)
-class _OpenPair:
-    time_s: float
-    image: np.ndarray
-
-
 class _Pairs:
-    """Pairs of grey frames: one begins at every point of the grid, and ends `step_s` later.
+    """Pairs of grey frames: one for each point t of a time grid, of the frames nearest to t and t + `step_s`.
 
-    Sources run at any rate, so the second frame is the one nearest to `step_s` after the first: the first
-    frame that comes within half a frame of it, or later.
+    Where both are the same frame (the source runs slower than the grid, or repeats itself) there is no pair:
+    two times the same picture would read as no motion.
     """
 
     def __init__(self, sampling: Sampling, size: tuple[int, int]):
         self._step_s = sampling.step_s
-        self._grid: _Grid[None] = _Grid(1 / sampling.per_second)
-        self.size = size
-        self._open: list[_OpenPair] = []
-        self._last_s: float | None = None
+        self._period_s = 1 / sampling.per_second
+        self._size = size
+        self._next_s: float | None = None
+        self._last: Frame | None = None
+        self._image_at: tuple[float, np.ndarray] | None = None  # pairs in a row share a frame
+        self._open: list[tuple[float, float, np.ndarray]] = []  # (when it should end, start, picture)
         self._kept: list[tuple[float, float, Pair]] = []
 
-    def is_due(self, time_s: float) -> bool:
-        return self._grid.is_due(time_s) or any(self._ends(p, time_s) for p in self._open)
+    def offer(self, frame: Frame) -> None:
+        last = self._last or frame
+        self._last = frame
+        if self._next_s is None or frame.time_s - self._next_s > _MAX_PAIR_SECONDS:
+            self._next_s = frame.time_s
+        while self._next_s <= frame.time_s + 1e-6:
+            start = _nearer(last, frame, self._next_s)
+            self._open.append((self._next_s + self._step_s, start.time_s, self._image(start)))
+            self._next_s += self._period_s
+        while self._open and self._open[0][0] <= frame.time_s + 1e-6:
+            wanted_s, start_s, first = self._open.pop(0)
+            end = _nearer(last, frame, wanted_s)
+            dt_s = end.time_s - start_s
+            if 0 < dt_s <= _MAX_PAIR_SECONDS:
+                self._kept.append((start_s, end.time_s, Pair(first, self._image(end), dt_s)))
 
-    def _ends(self, pair: _OpenPair, time_s: float) -> bool:
-        gap = time_s - self._last_s if self._last_s is not None else 0.0
-        return time_s > pair.time_s and time_s >= pair.time_s + self._step_s - gap / 2 - 1e-6
-
-    def keep(self, time_s: float, image: np.ndarray) -> None:
-        for pair in [p for p in self._open if self._ends(p, time_s)]:
-            dt_s = time_s - pair.time_s
-            if dt_s <= _MAX_PAIR_SECONDS:
-                self._kept.append((pair.time_s, time_s, Pair(pair.image, image, dt_s)))
-            self._open.remove(pair)
-        if self._grid.is_due(time_s):
-            self._grid.keep(time_s, None)
-            self._open.append(_OpenPair(time_s, image))
-
-    def passed(self, time_s: float) -> None:
-        self._last_s = time_s
+    def _image(self, frame: Frame) -> np.ndarray:
+        if self._image_at is None or self._image_at[0] != frame.time_s:
+            # Sampled, not averaged: the scorer averages down further, and this is made many times a second.
+            self._image_at = (frame.time_s, frame.gray(*self._size, area=False))
+        return self._image_at[1]
 
     def inside(self, span: Span) -> list[Pair]:
         return [pair for a, b, pair in self._kept if a >= span.start_s and b < span.end_s]
 
     def forget(self, before_s: float) -> None:
         self._kept = [k for k in self._kept if k[0] >= before_s]
-        self._grid.forget(before_s)
+
+
+def _nearer(a: Frame, b: Frame, time_s: float) -> Frame:
+    return a if abs(a.time_s - time_s) <= abs(b.time_s - time_s) else b
 
 
 class Keeper:
@@ -153,23 +153,19 @@ class Keeper:
         if self._thumbnails.is_due(time_s):
             self._thumbnails.keep(time_s, frame.jpeg(*self._thumbnail_size, THUMBNAIL_QUALITY))
         for pairs in self._pairs.values():
-            pairs.passed(time_s)
+            pairs.offer(frame)
 
     def _keep_small(self, frame: Frame) -> None:
-        """Raw pictures; averaging over a large frame costs the most, so smaller ones come from the largest."""
-        takers = [(self._wants[n], grid) for n, grid in self._raw.items() if grid.is_due(frame.time_s)]
-        due: list[tuple[tuple[str, tuple[int, int]], _Grid[np.ndarray] | _Pairs]] = [
-            *takers,
-            *((("gray", p.size), p) for p in self._pairs.values() if p.is_due(frame.time_s)),
-        ]
+        """Raw pictures. Averaging over a large frame costs the most, so smaller come from the largest."""
+        due = [(self._wants[n], grid) for n, grid in self._raw.items() if grid.is_due(frame.time_s)]
         largest: dict[str, np.ndarray] = {}
-        for (color, size), taker in sorted(due, key=lambda d: d[0][1], reverse=True):
+        for (color, size), grid in sorted(due, key=lambda d: d[0][1], reverse=True):
             if color in largest:
                 image = cv2.resize(largest[color], size, interpolation=cv2.INTER_AREA)
             else:
                 image = frame.gray(*size) if color == "gray" else frame.rgb(*size)
                 largest[color] = image
-            taker.keep(frame.time_s, image)
+            grid.keep(frame.time_s, image)
 
     def images(self, name: str, span: Span, n: int) -> list[np.ndarray]:
         """Pictures for the local scorer `name`."""

@@ -26,7 +26,7 @@ from curation.video import Frame
 
 DetectorName = Literal["content", "adaptive", "transnetv2", "none"]
 DEFAULT_THRESHOLD = {"content": 27.0, "adaptive": 3.0, "transnetv2": 0.5, "none": 0.0}
-FAST_LONG_SIDE = 256  # pixels, as PySceneDetect's own default
+FAST_LONG_SIDE = 128  # pixels
 
 
 @dataclass(frozen=True)

@@ -105,7 +105,9 @@ def source_row(uri: str, **changed: Any) -> Row:
     return row | changed
 
 
-def clip_row(uri: str, start_s: float, end_s: float, scores: dict[str, float | None], thumbnail: bytes) -> Row:
+def clip_row(
+    uri: str, start_s: float, end_s: float, scores: dict[str, float | None], thumbnail: bytes
+) -> Row:
     is_image = start_s == end_s
     frames = 1 if is_image else round((end_s - start_s) * FPS)
     return {
@@ -150,7 +152,9 @@ def encode(frames: int, *, seed: int = 0, width: int = WIDTH, height: int = HEIG
         assert isinstance(stream, VideoStream)
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         for k in range(frames):
-            out.mux(stream.encode(av.VideoFrame.from_ndarray(_picture(width, height, seed + k), format="rgb24")))
+            out.mux(
+                stream.encode(av.VideoFrame.from_ndarray(_picture(width, height, seed + k), format="rgb24"))
+            )
         out.mux(stream.encode(None))
     return buffer.getvalue()
 
@@ -210,7 +214,9 @@ def build(location: str, *, folder: str = "videos/", caption: str = "a gradient 
         [*rows[pan], *rows[city]],
     )
     failed = {"status": "failed", "stage": "open", "error": "InvalidDataError", "message": "no moov atom"}
-    unknown = dict.fromkeys(("container", "codec", "width", "height", "fps", "duration_s", "frames", "seconds"))
+    unknown = dict.fromkeys(
+        ("container", "codec", "width", "height", "fps", "duration_s", "frames", "seconds")
+    )
     commit_part(
         dataset,
         "b1",
@@ -224,7 +230,13 @@ def build(location: str, *, folder: str = "videos/", caption: str = "a gradient 
     clips = [c for of_source in rows.values() for c in of_source]
     fates = dict(zip((c["clip_id"] for c in clips), (s.fate for s in CLIPS), strict=True))
     failures = [
-        {"clip_id": i, "stage": "cut", "error": "MissingFrames", "message": "the file has changed", "key": FAILURE_KEY}
+        {
+            "clip_id": i,
+            "stage": "cut",
+            "error": "MissingFrames",
+            "message": "the file has changed",
+            "key": FAILURE_KEY,
+        }
         for i, fate in fates.items()
         if fate == "failed"
     ]
@@ -280,7 +292,9 @@ def build_large(location: str, clips: int, *, per_part: int = 250) -> Dataset:
                 "aesthetics.mean": float(generator.normal(5, 0.7)),
             }
             rows.append(clip_row(uri, 5.0 * k, 5.0 * k + 5.0, scores, thumbnails[k % 8]))
-        source = source_row(uri, clips=len(rows), duration_s=5.0 * len(rows), seconds=float(generator.gamma(9)))
+        source = source_row(
+            uri, clips=len(rows), duration_s=5.0 * len(rows), seconds=float(generator.gamma(9))
+        )
         commit_part(dataset, f"{first:06d}", [source], rows)
     write_verdicts(dataset, {c: Rule(**b) for c, b in RULES.items()}, FAILURE_KEY)
     return dataset

@@ -13,9 +13,16 @@ from curation.child import Child
 from curation.config import Config
 
 
-def measure(path: Path | str, config: Config, source_id: str = "s") -> tuple[list[dict[str, Any]], dict[str, Any]]:
+def measure(
+    path: Path | str, config: Config, source_id: str = "s"
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """(clips, source) as the child reports them."""
-    request = {"op": "measure", "uri": str(path), "source_id": source_id, "config": config.model_dump(mode="json")}
+    request = {
+        "op": "measure",
+        "uri": str(path),
+        "source_id": source_id,
+        "config": config.model_dump(mode="json"),
+    }
     with Child(config.run.child_memory_mb) as child:
         heads = [m.head for m in child.request(request, config.run.deadline_seconds)]
     clips = [h for h in heads if h["kind"] == "clip"]

@@ -57,7 +57,10 @@ def labelled(footage: Path) -> dict[str, tuple[list[int], list[tuple[int, int]]]
     """file -> (first frames of new shots, frames of gradual transitions), where people labelled them."""
     truth = json.loads((footage / "ground_truth.json").read_text())
     return {
-        name: (row["ground_truth"]["cuts"], [(g["start"], g["end"]) for g in row["ground_truth"].get("gradual", [])])
+        name: (
+            row["ground_truth"]["cuts"],
+            [(g["start"], g["end"]) for g in row["ground_truth"].get("gradual", [])],
+        )
         for name, row in truth.items()
         if "cuts" in row.get("ground_truth", {})
     }
@@ -66,9 +69,7 @@ def labelled(footage: Path) -> dict[str, tuple[list[int], list[tuple[int, int]]]
 def count(found: list[int], cuts: list[int], gradual: list[tuple[int, int]]) -> tuple[int, int, int]:
     """(hits, missed, false). A cut anywhere in a gradual transition is neither a hit nor false."""
     hits = sum(c in found for c in cuts)
-    false = sum(
-        c not in cuts and not any(start - 1 <= c <= end + 1 for start, end in gradual) for c in found
-    )
+    false = sum(c not in cuts and not any(start - 1 <= c <= end + 1 for start, end in gradual) for c in found)
     return hits, len(cuts) - hits, false
 
 

