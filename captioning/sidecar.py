@@ -7,11 +7,11 @@ that also have `start` and `end` in seconds, matched by time span.
 
 from __future__ import annotations
 
+import html
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import fsspec
@@ -19,6 +19,7 @@ import fsspec
 from captioning.base import Caption, CaptionRequest
 
 _MAX_BYTES = 16 << 20
+_MAX_KEPT = 64  # files
 _TIME = r"(?:(\d+):)?(\d{1,2}):(\d{1,2})[.,](\d{1,3})"
 _TIMING = re.compile(rf"^\s*{_TIME}\s*-->\s*{_TIME}")
 _TAG = re.compile(
@@ -35,12 +36,18 @@ class Cue:
     text: str
 
 
+# (text for the whole source, None), or (None, cues)
+Content = tuple[str | None, list[Cue] | None]
+
+
 @dataclass(frozen=True)
 class Sidecar:
     """Captions from files beside the source, or from `caption_column` of the source list."""
 
     caption_column: str = "caption"
     name: ClassVar[str] = "sidecar"
+    # The clips of one source come one after another: its files are read once.
+    _kept: dict[str, Content | None] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
     def key(self) -> str:
@@ -55,12 +62,12 @@ class Sidecar:
         return found
 
     def _text(self, clip: CaptionRequest) -> str | None:
-        column = clip.extra.get(self.caption_column)
+        column = _tidy(str(clip.extra.get(self.caption_column) or ""))
         if column:
-            return _tidy(str(column))
+            return column
         stem = _stem(clip.uri)
         for suffix in (".vtt", ".srt", ".json", ".txt"):
-            found = _read(stem + suffix)
+            found = self._content(stem + suffix)
             if found is None:
                 continue
             whole, cues = found
@@ -68,6 +75,13 @@ class Sidecar:
             if text:
                 return text
         return None
+
+    def _content(self, path: str) -> Content | None:
+        if path not in self._kept:
+            if len(self._kept) >= _MAX_KEPT:
+                self._kept.clear()
+            self._kept[path] = _read(path)
+        return self._kept[path]
 
 
 def spoken_between(cues: Sequence[Cue], start_s: float, end_s: float) -> str | None:
@@ -90,7 +104,7 @@ def parse_subtitles(text: str) -> list[Cue]:
             match = _TIMING.match(line)
             if match:
                 times = match.groups()
-                said = _tidy(_TAG.sub("", " ".join(lines[i + 1 :])))
+                said = _tidy(html.unescape(_TAG.sub("", " ".join(lines[i + 1 :]))))
                 start_s, end_s = _seconds(*times[:4]), _seconds(*times[4:])
                 if said and end_s > start_s:
                     cues.append(Cue(start_s, end_s, said))
@@ -102,9 +116,8 @@ def _seconds(hours: str | None, minutes: str, seconds: str, fraction: str) -> fl
     return int(hours or 0) * 3600 + int(minutes) * 60 + int(seconds) + int(fraction) / 10 ** len(fraction)
 
 
-@lru_cache(maxsize=64)  # the clips of one source come one after another
-def _read(path: str) -> tuple[str | None, list[Cue] | None] | None:
-    """(text for the whole source, None), or (None, cues), or None when there is no such file."""
+def _read(path: str) -> Content | None:
+    """None when there is no such file."""
     try:
         with fsspec.open(path, "rb") if "://" in path else open(path, "rb") as file:
             text = file.read(_MAX_BYTES).decode("utf-8-sig", errors="replace")
@@ -123,7 +136,7 @@ def _read(path: str) -> tuple[str | None, list[Cue] | None] | None:
         ) from error
 
 
-def _from_json(value: Any) -> tuple[str | None, list[Cue] | None]:
+def _from_json(value: Any) -> Content:
     if isinstance(value, str):
         return _tidy(value), None
     if isinstance(value, list):
@@ -131,7 +144,9 @@ def _from_json(value: Any) -> tuple[str | None, list[Cue] | None]:
     return _tidy(_caption_of(value)), None
 
 
-def _caption_of(value: dict[str, Any]) -> str:
+def _caption_of(value: Any) -> str:
+    if not isinstance(value, dict):
+        raise ValueError(f"{type(value).__name__} where an object should be")
     text = value.get("caption", value.get("text"))
     if not isinstance(text, str):
         raise ValueError("no `caption` or `text`")

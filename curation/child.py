@@ -28,6 +28,7 @@ _LENGTH = struct.Struct("<I")
 _MAX_HEAD_BYTES = 16 << 20
 _MAX_MESSAGE_BYTES = 1 << 30
 _LAST_WORDS_BYTES = 2000
+_EXIT_SECONDS = 10.0  # between a dying child's last byte and its exit
 
 
 class SourceFailed(Exception):
@@ -38,6 +39,10 @@ class SourceFailed(Exception):
         self.stage = stage
         self.error = error
         self.message = message
+
+
+class _Garbled(Exception):
+    """What came through the pipe is no message: a decoder has written over its own memory."""
 
 
 @dataclass
@@ -100,9 +105,18 @@ class Child:
                 stage, "Timeout", f"not finished after {deadline_s:.0f} s{self._last_words()}"
             ) from None
         except (EOFError, BrokenPipeError):
-            code = process.wait()
-            what = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-            raise SourceFailed(stage, "Crash", f"the decoder died ({what}){self._last_words()}") from None
+            try:
+                code = process.wait(_EXIT_SECONDS)
+            except subprocess.TimeoutExpired:  # it lives, but has closed its end
+                what = "stopped answering"
+            else:
+                how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+                what = f"died ({how})"
+            raise SourceFailed(stage, "Crash", f"the decoder {what}{self._last_words()}") from None
+        except _Garbled:
+            raise SourceFailed(
+                stage, "Crash", f"the decoder sent what is no message{self._last_words()}"
+            ) from None
         finally:
             if not finished:
                 self.stop()
@@ -166,11 +180,15 @@ class _Reader:
     def message(self, deadline: float) -> Message:
         (length,) = _LENGTH.unpack(self._take(_LENGTH.size, deadline))
         if length > _MAX_HEAD_BYTES:
-            raise EOFError
-        head = json.loads(self._take(length, deadline))
-        lengths = head.pop("parts")
-        if sum(lengths) > _MAX_MESSAGE_BYTES:
-            raise EOFError
+            raise _Garbled
+        try:
+            head = json.loads(self._take(length, deadline))
+            lengths = head.pop("parts")
+            size = sum(lengths)
+        except (ValueError, AttributeError, KeyError, TypeError):
+            raise _Garbled from None
+        if size > _MAX_MESSAGE_BYTES:
+            raise _Garbled
         return Message(head, [bytes(self._take(n, deadline)) for n in lengths])
 
     def _take(self, n: int, deadline: float) -> bytearray:
@@ -199,7 +217,11 @@ def _die_with(parent: int) -> None:
 
 def _serve(out: BinaryIO) -> None:
     # Imported here: the parent's side must stay light and must not load a decoder.
+    import av
+
     from curation import cut, measure, probe
+
+    av.logging.set_level(av.logging.ERROR)  # the encoder is chatty; a decoder's complaints are kept
 
     operations = {
         "probe": probe.run,

@@ -9,6 +9,7 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -19,6 +20,7 @@ from pydantic import (
     ConfigDict,
     Field,
     PlainSerializer,
+    TypeAdapter,
     ValidationError,
     model_validator,
 )
@@ -34,7 +36,8 @@ class ConfigError(ValueError):
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    # Defaults are validated too: a default of 512 and a stored 512.0 must hash the same.
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
 
 
 class Shots(_Section):
@@ -114,6 +117,9 @@ def _rule(value: Any) -> Rule:
     unknown = set(value) - {"min", "max"}
     if unknown:
         raise ValueError(f"unknown {sorted(unknown)}: a rule has min and/or max")
+    for name, bound in value.items():
+        if isinstance(bound, bool) or not isinstance(bound, int | float | str | None):
+            raise ValueError(f"{name} is not a number: {bound!r}")
     return Rule(**{k: None if v is None else float(v) for k, v in value.items()})
 
 
@@ -124,8 +130,14 @@ def _rules(value: Any) -> Any:
     return {
         column: rule
         for column, rule in value.items()
-        if isinstance(rule, Rule) or (rule and any(bound is not None for bound in rule.values()))
+        if rule is not None
+        and not (isinstance(rule, Mapping) and all(bound is None for bound in rule.values()))
     }
+
+
+@cache
+def _adapter(name: str) -> TypeAdapter[Any]:
+    return TypeAdapter(SCORERS[name])  # takes milliseconds to make
 
 
 def _scorers(value: Any) -> dict[str, Any]:
@@ -140,13 +152,21 @@ def _scorers(value: Any) -> dict[str, Any]:
         if dataclasses.is_dataclass(params):
             made[name] = params
             continue
+        if not isinstance(params, Mapping):
+            raise ValueError(f"{name}: expected its parameters, or null to take it out, got {params!r}")
         known = {f.name for f in dataclasses.fields(SCORERS[name])}
-        unknown = sorted(set(params) - known)
+        unknown = sorted(map(str, set(params) - known))
         if unknown:
             raise ValueError(
                 f"unknown key {name}.{unknown[0]}: {name} has {', '.join(sorted(known)) or 'no parameters'}"
             )
-        made[name] = SCORERS[name](**params)
+        try:
+            # Of the declared types: 10 and 10.0 must be the same measure.
+            made[name] = _adapter(name).validate_python(dict(params))
+        except ValidationError as error:
+            first = error.errors()[0]
+            key = ".".join(str(part) for part in (name, *first["loc"]))
+            raise ValueError(f"{key}: {first['msg']} (got {first['input']!r})") from error
     # The order of the table, not of the file: it decides the order of columns and of the cascade.
     return {name: made[name] for name in SCORERS if name in made}
 
@@ -241,9 +261,11 @@ def validated(data: Any) -> Config:
 
 def read_config_file(path: Path, overrides: Sequence[str] = ()) -> Config:
     try:
-        text = path.read_text()
+        text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"cannot read the configuration {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"cannot read the configuration {path}: it is not text") from error
     try:
         return load_config(text, overrides)
     except ConfigError as error:
@@ -263,7 +285,10 @@ def _apply(data: dict[str, Any], override: str) -> None:
                 "rules.<column>=null"
             )
         path = ["rules", f"{path[1]}.{path[2]}", *path[3:]]
-    value = yaml.safe_load(text)
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {override}: the value is not valid YAML (quote it)") from error
     here = data
     for part in path[:-1]:
         if here.get(part) is None:

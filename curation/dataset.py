@@ -164,7 +164,9 @@ class Dataset:
         if self._fs.exists(self._root):
             if not self._fs.isdir(self._root):
                 raise DatasetError(f"{self.location} is a file; --out names a folder")
-            if self._fs.ls(self._root, detail=False):
+            names = (posixpath.basename(p.rstrip("/")) for p in self._fs.ls(self._root, detail=False))
+            # A build that was killed before its first commit leaves an unfinished dataset.json.
+            if any(not n.startswith("_tmp-") for n in names):
                 raise DatasetError(
                     f"{self.location} holds something else (it is not empty and has no dataset.json): "
                     "name a new or empty folder with --out"
@@ -234,7 +236,12 @@ class Dataset:
 
     def write_table(self, name: str, rows: Sequence[dict[str, Any]], schema: pa.Schema) -> None:
         with self.writing(name) as file:
-            pq.write_table(pa.Table.from_pylist(list(rows), schema=schema), file, compression="zstd")
+            pq.write_table(
+                pa.Table.from_pylist(list(rows), schema=schema),
+                file,
+                compression="zstd",
+                write_page_checksum=True,
+            )
 
     def open_part(self, table: str, part: str) -> pq.ParquetFile:
         return pq.ParquetFile(self._fs.open(self.path(f"{table}/{part}.parquet"), "rb"))
@@ -250,6 +257,7 @@ class Dataset:
             if committed is None or part in committed:
                 yield part, self.read_part(table, part, columns)
 
+    # A part of shards is as large as `shards.target_mb`: ask for columns, or go by row groups (`open_part`).
     def rows(self, table: str, columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
         for _, content in self.tables(table, columns):
             for batch in content.to_batches(max_chunksize=1000):

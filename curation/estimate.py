@@ -44,7 +44,7 @@ def estimate(dataset: Dataset, listed: Sequence[Source], config: Config) -> Iter
             clip = {"width": info["width"], "height": info["height"], "fps": info["fps"]}
             sizes.append(estimated_bytes({**clip, "start_s": 0.0, "end_s": duration}, config))
         if unreadable:
-            yield f"{unreadable} of {len(sample)} sampled sources could not be read and would be recorded as failed"
+            yield f"{unreadable} of {len(sample)} sampled sources could not be read: a build fails them"
         if not seconds:
             return
         scale = (len(sources) - len(sources) * unreadable / len(sample)) / len(seconds)

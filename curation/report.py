@@ -1,4 +1,4 @@
-"""One page that shows what a dataset is made of, and what its cut-offs do. Self-contained, without scripts."""
+"""One page that shows what a dataset is made of and what its cut-offs do. Self-contained, without scripts."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _WIDTH, _HEIGHT, _TOP, _LEFT, _BASE = 400, 150, 16, 4, 128
 
 _ACCEPTED, _REJECTED, _FAILED, _UNJUDGED = range(4)
 _STATUSES = ("accepted", "rejected", "failed", "not judged")
-_COLUMNS: dict[str, Column] = {c.name: c for s in SCORERS.values() for c in s.columns}  # type: ignore[attr-defined]
+_COLUMNS: dict[str, Column] = {c.name: c for s in SCORERS.values() for c in s.columns}
 
 
 def write_report(dataset: Dataset, *, out: str | None = None) -> str:

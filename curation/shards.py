@@ -1,7 +1,7 @@
 """Shards: a view of the accepted clips that training reads, self-contained.
 
 A plan says which clips make which shard; it is written down first, so that a build that was killed makes
-the same shards as one that was not. `refresh` brings existing shards in line with the verdicts without
+the same shards as one that was not. `drop_rows` brings existing shards in line with the verdicts without
 encoding anything.
 """
 
@@ -16,7 +16,6 @@ from typing import Any, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from datasets import Features, Video
 
 from curation.config import Config
 from curation.cut import output_size
@@ -28,6 +27,8 @@ _BITS_PER_PIXEL = 0.12  # a guess at x264's output, to fill shards evenly; sizes
 
 def shard_schema() -> pa.Schema:
     """The contract's schema, with the metadata that makes Hugging Face `datasets` see a Video."""
+    from datasets import Features, Video  # takes a second to import, and only who writes shards needs it
+
     features = Features.from_arrow_schema(SHARDS)
     features["video"] = Video()
     metadata = features.arrow_schema.metadata

@@ -113,7 +113,7 @@ def _expand(name: str) -> Iterator[Source]:
     if is_remote(name):
         yield from _expand_remote(name)
         return
-    path = Path(name).expanduser()
+    path = _local(name)
     if path.is_dir():
         yield from (Source(uri) for uri in _walk(path))
     elif path.suffix.lower() in LIST_SUFFIXES and path.exists():
@@ -130,11 +130,15 @@ def _expand(name: str) -> Iterator[Source]:
 
 def _walk(folder: Path) -> Iterator[str]:
     # Links to folders are not followed: a loop of links would never end.
-    for root, folders, files in os.walk(folder):
+    for root, folders, files in os.walk(folder, onerror=_unreadable):
         folders.sort()
         for file in files:
             if Path(file).suffix.lower() in MEDIA_SUFFIXES:
                 yield os.path.abspath(os.path.join(root, file))
+
+
+def _unreadable(error: OSError) -> None:
+    raise SourcesError(f"{error.filename}: the folder cannot be read: {error.strerror}") from error
 
 
 def _expand_remote(name: str) -> Iterator[Source]:
@@ -158,7 +162,12 @@ def _expand_remote(name: str) -> Iterator[Source]:
 
 
 def _is_folder(name: str) -> bool:
-    return not is_remote(name) and Path(name).expanduser().is_dir()
+    return not is_remote(name) and _local(name).is_dir()
+
+
+def _local(name: str) -> Path:
+    # Not `Path.expanduser`: it raises for a file such as `~old.mp4`.
+    return Path(os.path.expanduser(name))
 
 
 def _read_list(name: str, base: str) -> Iterator[Source]:
@@ -192,7 +201,10 @@ def _rows(name: str) -> Iterator[dict[str, Any]]:
                 return
             for number, line in enumerate(file, 1):
                 if line.strip():
-                    row = json.loads(line)
+                    try:
+                        row = json.loads(line)
+                    except ValueError as error:
+                        raise SourcesError(f"{name}: line {number} is not valid JSON: {error}") from error
                     if not isinstance(row, dict):
                         raise SourcesError(f"{name}: line {number} is not a JSON object")
                     yield row
@@ -244,6 +256,8 @@ def _stat(uri: str) -> tuple[int, str]:
     if is_remote(uri):
         fs, path = fsspec.url_to_fs(uri)
         info = fs.info(path)
+        if info.get("type", "file") != "file":
+            raise ValueError("not a regular file")
         changed = info.get("ETag") or info.get("etag") or info.get("mtime") or info.get("LastModified") or ""
         return int(info["size"]), str(changed)
     result = os.stat(uri)
@@ -269,13 +283,16 @@ def _fingerprint(uri: str, size: int) -> str:
 def _same_content(a: Source, b: Source) -> bool:
     if a.bytes is None or a.bytes <= _WHOLE_BYTES:
         return True
-    with _open(a.uri) as first, _open(b.uri) as second:
-        while True:
-            block = first.read(_BLOCK_BYTES)
-            if block != second.read(_BLOCK_BYTES):
-                return False
-            if not block:
-                return True
+    try:
+        with _open(a.uri) as first, _open(b.uri) as second:
+            while True:
+                block = first.read(_BLOCK_BYTES)
+                if block != second.read(_BLOCK_BYTES):
+                    return False
+                if not block:
+                    return True
+    except OSError:  # gone since it was fingerprinted: what reads it next says so in its row
+        return False
 
 
 def _open(uri: str) -> Any:

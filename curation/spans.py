@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -57,9 +58,7 @@ def divide(
         for k in range(1, parts):
             bounds.append(bisect.bisect_left(times_s, start + (stop - start) * k / parts - 1e-6))
         bounds.append(last)
-        spans = [
-            Span(times_s[a], end_of(b), b - a) for a, b in zip(bounds, bounds[1:], strict=False) if b > a
-        ]
+        spans = [Span(times_s[a], end_of(b), b - a) for a, b in itertools.pairwise(bounds) if b > a]
         # Aligning to frames can make a part one frame too long.
         if all(s.duration_s <= max_seconds + 1e-6 or s.frames == 1 for s in spans):
             return spans

@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import io
 import math
+import multiprocessing
+import os
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any, cast
 
 import fsspec
@@ -22,6 +28,7 @@ from filters.rules import Rule
 STATUSES = ("accepted", "rejected", "failed")
 _MOST_OF_A_KIND = 20  # messages; the rest of a kind is counted
 _TIME_SLACK_S = 1e-3
+_DECODE_SECONDS = 120  # for one clip; they are seconds long
 
 
 # ---------------------------------------------------------------------------------------------------
@@ -50,7 +57,8 @@ class Accounting:
         are = "=" if self.sources == self.measured + self.failed_sources else "!="
         lines = [f"sources {self.sources} {are} measured {self.measured} + failed {self.failed_sources}"]
         if self.duplicates:
-            lines.append(f"  {self.duplicates} of the measured are duplicates of another source")
+            are = "is a duplicate" if self.duplicates == 1 else "are duplicates"
+            lines.append(f"  {self.duplicates} of the measured {are} of another source")
         are = "=" if self.clips == self.accepted + self.rejected + self.failed_clips else "!="
         lines.append(
             f"clips {self.clips} {are} accepted {self.accepted} + rejected {self.rejected} "
@@ -138,7 +146,12 @@ def verify(dataset: Dataset, *, decode: bool = False) -> list[str]:
     at a time, and the ids of all clips. A table that cannot be read in full is not compared with others.
     Raises `curation.dataset.DatasetError` when there is no dataset that this version can read.
     """
-    return _Check(dataset, decode=decode).run()
+    check = _Check(dataset, decode=decode)
+    try:
+        return check.run()
+    finally:
+        if check.decoder is not None:
+            check.decoder.stop()
 
 
 class _Found:
@@ -178,7 +191,7 @@ class _Check:
 
     def __init__(self, dataset: Dataset, *, decode: bool):
         self.dataset = dataset
-        self.decode = decode
+        self.decoder = Decoder() if decode else None
         self.found = _Found()
         self.damaged: set[str] = set()  # tables that could not be read in full
         self.sources: dict[str, _Source] = {}
@@ -205,7 +218,7 @@ class _Check:
     def groups(self, table: str) -> Iterator[tuple[str, pa.Table]]:
         """(file, rows of one row group), of the committed parts that have the contract's schema."""
         if table == "verdicts":
-            names = ["verdicts.parquet"] if self.dataset.exists("verdicts.parquet") else []
+            names = ["verdicts.parquet"]
         else:
             parts = self.dataset.parts(table)
             if table == "clips":
@@ -290,6 +303,11 @@ class _Check:
                     self.found.add("source stage", f"{label} is {row['status']} with stage {row['stage']!r}")
 
     def read_verdicts(self) -> None:
+        if not self.dataset.exists("verdicts.parquet"):
+            if self.dataset.parts("clips"):
+                self.damaged.add("verdicts")
+                self.found.add("no verdicts", "verdicts.parquet is missing")
+            return
         for name, table in self.groups("verdicts"):
             for row in table.select(["clip_id", "status", "reason"]).to_pylist():
                 clip_id, status, reason = row["clip_id"], row["status"], row["reason"]
@@ -312,12 +330,14 @@ class _Check:
                     self.found.add("clip twice", f"{label} is there twice")
                     continue
                 self.clip_ids.add(row["clip_id"])
-                if problem := _span_problem(row):
+                problem = _span_problem(row)
+                if problem:
                     self.found.add("span", f"{label} {problem}")
-                elif source := self.sources.get(row["source_id"]):
+                if source := self.sources.get(row["source_id"]):
                     source.found += 1
-                    source.first_s = min(source.first_s, row["start_s"])
-                    source.last_s = max(source.last_s, row["end_s"])
+                    if problem is None:
+                        source.first_s = min(source.first_s, row["start_s"])
+                        source.last_s = max(source.last_s, row["end_s"])
                 elif self.whole("sources"):
                     self.found.add(
                         "clip without a source", f"{label} is of no known source {row['source_id']}"
@@ -380,7 +400,7 @@ class _Check:
                 mp4 = table["video"][i].as_py()  # one at a time: a row group of them is large
                 if not mp4 or not mp4["bytes"]:
                     self.found.add("no video", f"{label} has no video bytes")
-                elif self.decode and (problem := decode_problem(mp4["bytes"], row)):
+                elif self.decoder and (problem := self.decoder.problem(mp4["bytes"], row)):
                     self.found.add("video", f"{label} {problem}")
         if self.whole("verdicts", "clips", "shards"):
             for clip_id, (status, _) in self.verdicts.items():
@@ -459,18 +479,74 @@ def _span_problem(row: Mapping[str, Any], *, is_cut: bool = False) -> str | None
     return None
 
 
-def decode_problem(mp4: bytes, row: Mapping[str, Any]) -> str | None:
-    """What is wrong with a clip's video: it must decode to `frames` frames of `height` x `width`."""
+class Decoder:
+    """Decodes clips in a child process: a decoder that crashes or hangs is then a finding about a clip."""
+
+    def __init__(self) -> None:
+        self.process: subprocess.Popen[bytes] | None = None
+        self._pipe: Connection | None = None
+
+    def problem(self, mp4: bytes, row: Mapping[str, Any]) -> str | None:
+        """What is wrong with a video: it must decode to `frames` frames of `height` x `width`."""
+        pipe = self._pipe or self._start()
+        try:
+            pipe.send((mp4, row["frames"], row["width"], row["height"]))
+            if pipe.poll(_DECODE_SECONDS):
+                return cast(str | None, pipe.recv())
+            message = f"does not decode within {_DECODE_SECONDS} s"
+        except (EOFError, OSError):
+            message = "crashes the decoder"
+        self.stop()
+        return message
+
+    def _start(self) -> Connection:
+        self._pipe, theirs = multiprocessing.Pipe()
+        # Not `multiprocessing.Process`: forked, it has the locks of threads that are not there, and
+        # spawned, it runs the caller's script a second time. -P and the package's own place: nothing in
+        # the user's folder is imported by accident.
+        paths = [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
+        self.process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "curation.verify", str(theirs.fileno())],
+            pass_fds=[theirs.fileno()],
+            stdin=subprocess.DEVNULL,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in paths if p)},
+        )
+        theirs.close()
+        return self._pipe
+
+    def stop(self) -> None:
+        if self._pipe is not None and self.process is not None:
+            self._pipe.close()
+            self.process.kill()
+            self.process.wait()
+        self._pipe = self.process = None
+
+
+def _decode_clips(pipe: Connection) -> None:
+    """The child: answers until the pipe is closed."""
+    while True:
+        try:
+            mp4, frames, width, height = pipe.recv()
+        except EOFError:
+            return
+        pipe.send(decode_problem(mp4, frames, width, height))
+
+
+def decode_problem(mp4: bytes, frames: int, width: int, height: int) -> str | None:
+    """What is wrong with a video, as the library that training reads it with sees it."""
     from decord import DECORDError, VideoReader
 
-    wanted = (row["height"], row["width"], 3)
     try:
         reader = VideoReader(io.BytesIO(mp4), num_threads=1)
-        if len(reader) != row["frames"]:
-            return f"has {len(reader)} frames of video, not {row['frames']}"
-        for i in range(len(reader)):
-            if (shape := reader[i].shape) != wanted:
-                return f"decodes to {shape[1]}x{shape[0]}, not {wanted[1]}x{wanted[0]}"
+        if len(reader) != frames:
+            return f"has {len(reader)} frames of video, not {frames}"
+        for i in range(frames):
+            if (shape := reader[i].shape) != (height, width, 3):
+                return f"decodes to {shape[1]}x{shape[0]}, not {width}x{height}"
     except (DECORDError, RuntimeError, OSError, ValueError, IndexError) as error:
         return f"does not decode: {_one_line(error)}"
     return None
+
+
+if __name__ == "__main__":
+    _decode_clips(Connection(int(sys.argv[1])))

@@ -210,7 +210,7 @@ class Video:
         self.info = VideoInfo(
             kind.lower(), kind.lower(), width, height, width, height, 0, 1.0, None, 1, 0.0, 0.0, True
         )
-        self._container = None  # type: ignore[assignment]
+        self._container = None
         self._first = av.VideoFrame.from_ndarray(np.ascontiguousarray(rgb), format="rgb24")
 
     def _describe(self, first: av.VideoFrame) -> VideoInfo:

@@ -2,7 +2,7 @@
 
 import typer
 
-from jobs.cli import build
+from jobs.cli import build, leave
 
 if __name__ == "__main__":
-    typer.run(build)
+    leave(lambda: typer.run(build))

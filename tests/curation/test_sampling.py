@@ -1,4 +1,4 @@
-"""The keeper of frames: what scorers get is what they asked for, whatever the source's rate; bounded memory."""
+"""The keeper of frames: scorers get what they asked for, whatever the source's rate, in bounded memory."""
 
 from __future__ import annotations
 

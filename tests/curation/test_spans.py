@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -59,7 +61,7 @@ def test_spans_are_ordered_disjoint_bounded_and_aligned(
         assert s.frames == sum(s.start_s <= t < s.end_s for t in times) >= 1
         whole = len(spans) == 1 and s.start_s == times[0] and s.end_s == end
         assert s.duration_s <= max_seconds + 1e-5 or s.frames == 1 or whole
-    for a, b in zip(spans, spans[1:], strict=False):
+    for a, b in itertools.pairwise(spans):
         assert a.end_s == b.start_s
     if not (len(spans) == 1 and spans[0].frames == len(times)):
         assert spans[0].start_s >= times[0] + trim - 1e-5

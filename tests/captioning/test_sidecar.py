@@ -1,0 +1,324 @@
+"""Sidecar captions: every form that people have is read, and a clip gets the words said during it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from captioning import sidecar
+from captioning.base import Caption, CaptionRequest, NoCaptions
+from captioning.sidecar import Cue, Sidecar, parse_subtitles, spoken_between
+
+
+def request(
+    uri: Path | str, start_s: float = 0.0, end_s: float = 10.0, clip_id: str = "c", **extra: Any
+) -> CaptionRequest:
+    return CaptionRequest(clip_id, str(uri), start_s, end_s, start_s == end_s, extra)
+
+
+def caption(uri: Path | str, start_s: float = 0.0, end_s: float = 10.0, **extra: Any) -> str | None:
+    found = Sidecar()([request(uri, start_s, end_s, **extra)])
+    return found[0].text if found else None
+
+
+# --- subtitles ------------------------------------------------------------------------------------
+
+VTT = """WEBVTT - a title
+Kind: captions
+
+STYLE
+::cue { color: red }
+
+NOTE 00:00 is early
+
+intro
+00:01.000 --> 00:02.500 align:start position:0%
+<v Anna Lee>Hello &amp; <i>welcome</i></v>
+to   the&nbsp;show
+
+01:00:02.250 --> 01:00:04.000
+<c.yellow>far</c> <00:00:03.000>later
+
+00:05.000 --> 00:04.000
+backwards
+
+00:06.000 --> 00:07.000
+
+00:08.000 --> 00:09.000
+a < b and 3 > 2
+"""
+
+SRT = """1
+00:00:01,000 --> 00:00:02,500
+<b>One</b>
+{\\an8}two
+
+2
+00:00:03,5 --> 00:00:04,25
+<font color="#fff">three</font>
+
+not a cue
+
+3
+0:0:5.000 --> 0:0:6.000
+four"""
+
+OF_VTT = [
+    Cue(1.0, 2.5, "Hello & welcome to the show"),
+    Cue(3602.25, 3604.0, "far later"),
+    Cue(8.0, 9.0, "a < b and 3 > 2"),
+]
+OF_SRT = [Cue(1.0, 2.5, "One two"), Cue(3.5, 4.25, "three"), Cue(5.0, 6.0, "four")]
+
+
+@pytest.mark.parametrize(("text", "cues"), [(VTT, OF_VTT), (SRT, OF_SRT)], ids=["vtt", "srt"])
+@pytest.mark.parametrize("newline", ["\n", "\r\n", "\r"], ids=["LF", "CRLF", "CR"])
+def test_cues_are_read_whatever_the_line_ends(text: str, cues: list[Cue], newline: str) -> None:
+    assert parse_subtitles(text.replace("\n", newline)) == cues
+
+
+@pytest.mark.parametrize("text", ["", "WEBVTT", "\n\n\n", "no --> times\nat all", "1\n\n2\n\n3"])
+def test_what_holds_no_cue_gives_none(text: str) -> None:
+    assert parse_subtitles(text) == []
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.lists(
+        st.tuples(
+            st.integers(0, 4 * 3600 * 1000),
+            st.integers(1, 60_000),
+            st.from_regex(r"[A-Za-z']{1,9}( [a-z,.]{1,9}){0,3}", fullmatch=True),
+        ),
+        max_size=6,
+    ),
+    st.booleans(),
+)
+def test_what_a_program_wrote_is_what_we_read(rows: list[tuple[int, int, str]], as_srt: bool) -> None:
+    def stamp(ms: int) -> str:
+        text = f"{ms // 3_600_000:02d}:{ms // 60_000 % 60:02d}:{ms // 1000 % 60:02d}.{ms % 1000:03d}"
+        return text.replace(".", ",") if as_srt else text.removeprefix("00:")
+
+    blocks = [
+        f"{k}\n{stamp(start)} --> {stamp(start + length)}\n{said}"
+        for k, (start, length, said) in enumerate(rows, 1)
+    ]
+    text = "\n\n".join(blocks if as_srt else ["WEBVTT", *blocks])
+    found = parse_subtitles(text)
+    assert [c.text for c in found] == [said for _, _, said in rows]
+    for cue, (start, length, _) in zip(found, rows, strict=True):
+        assert cue.start_s == pytest.approx(start / 1000, abs=1e-9)
+        assert cue.end_s == pytest.approx((start + length) / 1000, abs=1e-9)
+
+
+# --- matching by time -----------------------------------------------------------------------------
+
+times = st.integers(0, 400).map(lambda n: n / 8)
+spans = st.tuples(times, st.integers(1, 160).map(lambda n: n / 8)).map(lambda p: (p[0], p[0] + p[1]))
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.lists(spans, max_size=6), spans)
+def test_a_cue_inside_the_clip_is_said_and_one_outside_never_is(
+    cue_spans: list[tuple[float, float]], clip: tuple[float, float]
+) -> None:
+    cues = [Cue(start, end, f"cue{k}") for k, (start, end) in enumerate(sorted(cue_spans))]
+    said = (spoken_between(cues, *clip) or "").split()
+    assert said == sorted(said)  # in order of time
+    for cue in cues:
+        overlap = min(cue.end_s, clip[1]) - max(cue.start_s, clip[0])
+        if clip[0] <= cue.start_s and cue.end_s <= clip[1]:
+            assert cue.text in said
+        elif cue.start_s <= clip[0] and clip[1] <= cue.end_s:
+            assert cue.text in said  # said all the time
+        elif overlap <= 0 or overlap < 0.5 * min(cue.end_s - cue.start_s, clip[1] - clip[0]):
+            assert cue.text not in said
+        else:
+            assert cue.text in said
+
+
+def test_no_clip_s_words_are_said_by_both_of_two_neighbours_unless_half_and_half() -> None:
+    cues = [Cue(0.0, 4.0, "one"), Cue(4.0, 6.4, "two"), Cue(6.4, 9.0, "three")]
+    assert spoken_between(cues, 0.0, 5.0) == "one"
+    assert spoken_between(cues, 5.0, 10.0) == "two three"
+    assert spoken_between(cues, 20.0, 25.0) is None
+
+
+def test_a_line_that_is_shown_twice_is_said_once() -> None:
+    cues = [Cue(0, 1, "a"), Cue(1, 2, "a"), Cue(2, 3, "b"), Cue(3, 4, "a")]
+    assert spoken_between(cues, 0, 4) == "a b a"
+
+
+# --- files ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def video(tmp_path: Path) -> Path:
+    return tmp_path / "my.holiday.mp4"  # it need not be there
+
+
+def beside(video: Path, suffix: str, content: str | bytes) -> None:
+    path = video.with_name("my.holiday" + suffix)
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+
+
+@pytest.mark.parametrize(
+    ("suffix", "content", "text"),
+    [
+        (".txt", "  a cat\n  sleeps \n", "a cat sleeps"),
+        (".txt", b"\xef\xbb\xbfwith a mark", "with a mark"),
+        (".txt", "Möwen über 東京 🎬", "Möwen über 東京 🎬"),
+        (".txt", b"latin \xe9", "latin �"),
+        (".txt", "", None),
+        (".txt", " \n ", None),
+        (".json", '"a  cat"', "a cat"),
+        (".json", '{"caption": "a cat", "text": "other"}', "a cat"),
+        (".json", '{"text": "a cat", "licence": 3}', "a cat"),
+        (".json", b'\xef\xbb\xbf{"text": "a cat"}', "a cat"),
+        (".json", '[{"start": 1, "end": 3, "text": "a"}, {"start": 20, "end": 30, "text": "b"}]', "a"),
+        (".json", "[]", None),
+        (".vtt", b"\xef\xbb\xbfWEBVTT\r\n\r\n00:01.000 --> 00:02.000\r\na cat\r\n", "a cat"),
+        (".srt", "1\n00:00:01,000 --> 00:00:02,000\na cat\n", "a cat"),
+        (".srt", "1\n00:00:41,000 --> 00:00:42,000\nlater\n", None),
+        (".srt", "nothing that is a cue", None),
+    ],
+)
+def test_each_form_is_read(video: Path, suffix: str, content: str | bytes, text: str | None) -> None:
+    beside(video, suffix, content)
+    assert caption(video) == text
+
+
+def test_a_json_list_is_matched_by_time(video: Path) -> None:
+    parts = [{"start": 0, "end": 5, "caption": "first"}, {"start": 5.0, "end": "10", "text": "second"}]
+    beside(video, ".json", json.dumps(parts))
+    assert caption(video, 0, 4) == "first"
+    assert caption(video, 6, 9) == "second"
+    assert caption(video, 0, 10) == "first second"
+    assert caption(video, 50, 60) is None
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "{half",
+        "",
+        "3",
+        "null",
+        "{}",
+        '{"caption": 3}',
+        '{"caption": null}',
+        '["a", "b"]',
+        '[{"text": "a"}]',
+        '[{"start": "x", "end": 2, "text": "a"}]',
+        '[{"start": 1, "end": 2}]',
+    ],
+)
+def test_a_json_file_that_is_no_caption_is_an_error_that_names_it(video: Path, content: str) -> None:
+    beside(video, ".json", content)
+    with pytest.raises(ValueError, match="not a caption file") as error:
+        caption(video)
+    assert str(video.with_name("my.holiday.json")) in str(error.value)
+    assert "`start` and `end`" in str(error.value)
+
+
+def test_a_sidecar_that_cannot_be_read_is_an_error_and_not_silence(video: Path) -> None:
+    video.with_name("my.holiday.txt").mkdir()
+    with pytest.raises(OSError):
+        caption(video)
+
+
+# --- precedence -----------------------------------------------------------------------------------
+
+
+def test_the_order_of_preference(video: Path) -> None:
+    assert caption(video) is None
+    beside(video, ".txt", "of txt")
+    assert caption(video) == "of txt"
+    beside(video, ".json", '"of json"')
+    assert caption(video) == "of json"
+    beside(video, ".srt", "1\n00:00:01,000 --> 00:00:02,000\nof srt\n")
+    assert caption(video) == "of srt"
+    beside(video, ".vtt", "WEBVTT\n\n00:01.000 --> 00:02.000\nof vtt\n")
+    assert caption(video) == "of vtt"
+    assert caption(video, caption="of the list") == "of the list"
+
+
+def test_what_says_nothing_gives_way_to_the_next(video: Path) -> None:
+    beside(video, ".vtt", "WEBVTT\n\n00:41.000 --> 00:42.000\nlater\n")
+    beside(video, ".txt", "of txt")
+    assert caption(video) == "of txt"
+    assert caption(video, 41, 42) == "later"
+    for nothing in (None, "", "  "):
+        assert caption(video, caption=nothing) == "of txt"
+
+
+def test_the_column_is_configurable_and_part_of_the_key(video: Path) -> None:
+    captioner = Sidecar("title")
+    (found,) = captioner([request(video, title="  a\ntitle ", caption="not this")])
+    assert found.text == "a title"
+    assert captioner.key != Sidecar().key
+    assert Sidecar("caption").key == Sidecar().key
+    assert captioner([request(video, caption="not this")]) == []
+
+
+def test_captions_are_joined_by_clip_id(video: Path, tmp_path: Path) -> None:
+    beside(video, ".srt", "1\n00:00:01,000 --> 00:00:02,000\none\n\n2\n00:00:11,000 --> 00:00:12,000\ntwo\n")
+    clips = [
+        request(video, 10, 20, "second"),
+        request(tmp_path / "silent.mp4", 0, 10, "nothing"),
+        request(video, 0, 10, "first"),
+    ]
+    assert Sidecar()(clips) == [
+        Caption("second", "sidecar", "sidecar", "two"),
+        Caption("first", "sidecar", "sidecar", "one"),
+    ]
+    assert NoCaptions()(clips) == []
+
+
+def test_the_files_of_a_source_are_read_once_for_all_its_clips(
+    video: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    beside(video, ".txt", "words")
+    read: list[str] = []
+    plain = sidecar._read
+
+    def counting(path: str) -> sidecar.Content | None:
+        read.append(path)
+        return plain(path)
+
+    monkeypatch.setattr(sidecar, "_read", counting)
+    captioner = Sidecar()
+    for k in range(3):
+        assert len(captioner([request(video, k, k + 1)])) == 1
+    assert len(read) == len(set(read)) == 4
+    for k in range(200):
+        captioner([request(video.with_name(f"{k}.mp4"))])
+    assert len(captioner._kept) <= sidecar._MAX_KEPT
+
+
+@pytest.mark.parametrize(
+    "name", ["no_suffix", "über uns.mkv", "-x.mp4", "a.b/c.mp4", "a.b/plain", "it's [1]%.mov"]
+)
+def test_the_sidecar_of_any_name_is_found(tmp_path: Path, name: str) -> None:
+    folder = tmp_path / name
+    folder.parent.mkdir(exist_ok=True)
+    folder.with_suffix(".txt").write_text("words")
+    assert caption(tmp_path / name) == "words"
+
+
+def test_a_remote_source_has_remote_sidecars(video: Path) -> None:
+    beside(video, ".txt", "far away")
+    assert caption(video.as_uri()) == "far away"
+    assert caption("memory://nowhere/v.mp4") is None
+
+
+def test_a_still_image_takes_a_text_and_no_words_of_a_moment(video: Path) -> None:
+    beside(video, ".vtt", "WEBVTT\n\n00:00.000 --> 00:02.000\nwords\n")
+    assert caption(video, 0, 0) is None
+    beside(video, ".txt", "a picture")
+    assert caption(video, 0, 0) == "a picture"

@@ -1,0 +1,309 @@
+"""The configuration: what is wrong is named before any work; hashes change with what they stand for."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from curation.config import Config, ConfigError, Run, load_config, read_config_file, validated
+from filters import SCORERS
+from filters.rules import Rule
+
+CONFIGS = Path(__file__).parents[2] / "jobs" / "configs"
+
+SMALL = """
+filters: {duration: {}, motion: {width: 128}, quality: {}, text: {}}
+rules:
+  duration.seconds: {min: 1, max: 4}
+  motion.speed: {min: 0.01}
+"""
+
+
+def refused(text: str = SMALL, *overrides: str) -> str:
+    with pytest.raises(ConfigError) as error:
+        load_config(text, overrides)
+    return str(error.value)
+
+
+# --- the files that come with the package ---------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda p: p.stem)
+def test_the_shipped_configurations_load(path: Path) -> None:
+    config = read_config_file(path)
+    assert config.rules
+    assert set(yaml.safe_load(path.read_text())["filters"]) == set(config.filters)
+
+
+def test_default_measures_everything_and_demo_needs_no_hub() -> None:
+    default, demo = (read_config_file(CONFIGS / f"{name}.yaml") for name in ("default", "demo"))
+    assert list(default.filters) == list(SCORERS)
+    assert "aesthetics" not in demo.filters
+    assert set(default.model_scorers) == {"text", "aesthetics"}
+    assert {**default.local_scorers, **default.model_scorers} == default.filters
+
+
+# --- what is wrong --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("shot: {}", ["unknown key shot", "shots", "spans"]),
+        ("spans: {min_second: 3}", ["spans.min_second", "min_seconds", "trim_seconds"]),
+        ("filters: {movement: {}}", ["movement", "motion"]),
+        ("filters: {motion: {per_sec: 3}}", ["motion.per_sec", "per_second"]),
+        ("filters: {duration: {x: 3}}", ["duration.x", "no parameters"]),
+        ("filters: {motion: {1: 3}}", ["motion.1", "per_second"]),
+        ("filters: {motion: {width: wide}}", ["filters", "motion.width", "'wide'"]),
+        ("filters: {motion: 5}", ["motion", "5"]),
+        ("filters: [motion]", ["filters", "motion"]),
+        ("rules: {motion.speed: {min: 1}}", ["rules.motion.speed", "no configured filter"]),
+        ("{filters: {motion: {}}, rules: {motion.sped: {min: 1}}}", ["rules.motion.sped", "motion.speed"]),
+        (
+            "{filters: {motion: {}}, rules: {motion.speed: {low: 1}}}",
+            ["motion.speed", "low", "min and/or max"],
+        ),
+        ("{filters: {motion: {}}, rules: {motion.speed: 5}}", ["rules.motion.speed", "5"]),
+        ("{filters: {motion: {}}, rules: {motion.speed: {min: [1]}}}", ["rules.motion.speed", "[1]"]),
+        ("{filters: {motion: {}}, rules: {motion.speed: {min: fast}}}", ["rules.motion.speed", "fast"]),
+        ("{filters: {motion: {}}, rules: {motion.speed: {min: true}}}", ["rules.motion.speed", "True"]),
+        (
+            "{filters: {motion: {}}, rules: {motion.speed: {min: .nan}}}",
+            ["rules.motion.speed", "not a number"],
+        ),
+        ("{filters: {motion: {}}, rules: {motion.speed: {min: 2, max: 1}}}", ["motion.speed", "2", "1"]),
+        ("rules: 5", ["rules"]),
+        ("spans: {min_seconds: 5, max_seconds: 4}", ["spans", "5", "4"]),
+        ("spans: {min_seconds: -1}", ["spans.min_seconds", "-1"]),
+        ("spans: {max_seconds: .nan}", ["spans.max_seconds", "nan"]),
+        ("spans: 3", ["spans"]),
+        ("cut: {crf: 60}", ["cut.crf", "60", "51"]),
+        ("cut: {preset: fastest}", ["cut.preset", "fastest", "veryfast"]),
+        ("shots: {detector: magic}", ["shots.detector", "magic", "adaptive"]),
+        ("captions: {captioner: vlm}", ["captions.captioner", "vlm", "sidecar"]),
+        ("run: {decoder_threads: 0}", ["run.decoder_threads", "0"]),
+        ("run: {child_memory_mb: 100}", ["run.child_memory_mb", "100", "512"]),
+        ("- a list", ["mapping"]),
+        ("a: b: c", ["YAML"]),
+        ("just text", ["mapping"]),
+    ],
+)
+def test_a_wrong_configuration_names_the_key_the_value_and_what_would_be_right(
+    text: str, says: list[str]
+) -> None:
+    message = refused(text)
+    assert [word for word in says if word not in message] == [], message
+
+
+def test_all_that_is_wrong_is_told_at_once() -> None:
+    message = refused("{cut: {crf: 99}, shards: {target_mb: 0}}")
+    assert len(message.split("\n")) == 2
+    assert "cut.crf" in message
+    assert "shards.target_mb" in message
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    (tmp_path / "bytes.yaml").write_bytes(b"\xff\xfe\x00")
+    (tmp_path / "wrong.yaml").write_text("cut: {crf: 99}")
+    for name in ("missing.yaml", "bytes.yaml", "wrong.yaml", "."):
+        with pytest.raises(ConfigError) as error:
+            read_config_file(tmp_path / name)
+        assert str(tmp_path / name) in str(error.value)
+
+
+# --- overrides ------------------------------------------------------------------------------------
+
+
+def test_overrides_set_add_and_remove() -> None:
+    config = load_config(
+        SMALL,
+        [
+            "spans.max_seconds=8",
+            "cut.preset=slow",
+            "score_all=true",
+            "filters.motion.width=96",
+            "filters.borders={}",
+            "filters.text=null",
+            "rules.motion.speed.max=0.5",
+            "rules.duration.seconds=null",
+            "rules.quality.sharpness.min=1e-3",
+            "rules.borders.fraction={max: 0.1}",
+            "run.ray_address=null",
+            "spans.max_seconds=9",  # the last one holds
+        ],
+    )
+    assert config.spans.max_seconds == 9
+    assert (config.cut.preset, config.score_all, config.run.ray_address) == ("slow", True, None)
+    assert list(config.filters) == ["duration", "motion", "quality", "borders"]  # the table's order
+    assert config.filters["motion"].width == 96
+    assert config.rules == {
+        "motion.speed": Rule(0.01, 0.5),
+        "quality.sharpness": Rule(min=0.001),
+        "borders.fraction": Rule(max=0.1),
+    }
+
+
+@pytest.mark.parametrize("override", ["rules.motion.speed=null", "rules.motion.speed.min=null"])
+def test_a_rule_goes_with_its_last_bound(override: str) -> None:
+    assert set(load_config(SMALL, [override]).rules) == {"duration.seconds"}
+
+
+def test_one_bound_may_go_and_the_other_stay() -> None:
+    config = load_config(SMALL, ["rules.duration.seconds.min=null"])
+    assert config.rules["duration.seconds"] == Rule(max=4)
+
+
+def test_overrides_work_on_an_empty_configuration() -> None:
+    config = load_config("", ["filters.motion={}", "rules.motion.speed.max=2"])
+    assert config.rules == {"motion.speed": Rule(max=2)}
+    assert load_config("rules:\nfilters: {motion: {}}", ["rules.motion.speed.max=2"]).rules == config.rules
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "spans.max_seconds",
+        "=3",
+        "spans..max_seconds=3",
+        ".spans=3",
+        "",
+        "rules.motion=3",
+        "rules.motion.speed.minimum=3",
+        "rules.motion.speed.min.x=3",
+        "score_all.x=3",
+        "cut.crf=[",
+        "captions.caption_column=a: b: c",
+        "cut.crf=many",
+        "cut.crff=3",
+        "nothing.at.all=3",
+        "rules.motion.speed.min=5x",
+        "rules.motion.speed.max=0.001",
+        "rules.aesthetics.mean.min=5",
+    ],
+)
+def test_a_wrong_override_is_a_configuration_error(override: str) -> None:
+    message = refused(SMALL, override)
+    key = override.partition("=")[0]
+    assert override in message or key.split(".")[0] in message
+
+
+@settings(deadline=None, max_examples=150)
+@given(
+    st.sampled_from(
+        ["", "rules", "filters", "spans", "cut.crf", "rules.motion.speed", "filters.motion", "run"]
+    ),
+    st.text("ab.=:[]{}!&*#'\"-1 \n", max_size=8),
+    st.text("ab.=:[]{}!&*#'\"-1 \n%@`|>?", max_size=8),
+)
+def test_no_override_ends_in_anything_but_a_configuration_or_its_error(
+    key: str, more: str, value: str
+) -> None:
+    with contextlib.suppress(ConfigError):
+        assert isinstance(load_config(SMALL, [f"{key}{more}={value}"]), Config)
+
+
+# --- hashes and round trips -----------------------------------------------------------------------
+
+
+def leaves(config: Config) -> dict[str, Any]:
+    return {
+        f"{section}.{key}": value
+        for section, values in config.model_dump().items()
+        if section not in ("filters", "rules") and isinstance(values, dict)
+        for key, value in values.items()
+    }
+
+
+OTHER = {
+    "shots.detector": "content",
+    "shots.threshold": "7.5",
+    "shots.exact": "true",
+    "cut.preset": "slow",
+    "cut.max_side": "640",
+    "cut.fps": "12",
+    "captions.captioner": "none",
+    "captions.caption_column": "text",
+    "run.measure_workers": "3",
+    "run.model_gpus": "0.5",
+    "run.ray_address": "auto",
+}
+
+
+def test_the_hash_changes_with_every_key_but_those_of_run() -> None:
+    base = load_config(SMALL)
+    hashes = {base.hash()}
+    for key, value in leaves(base).items():
+        other = OTHER.get(key) or str((value or 0) + (1 if isinstance(value, int) else 0.5))
+        if key == "run.child_memory_mb":
+            other = "600"
+        config = load_config(SMALL, [f"{key}={other}"])
+        assert config != base, key
+        if key.startswith("run."):
+            assert config.hash() == base.hash(), key
+        else:
+            assert config.hash() not in hashes, key
+            hashes.add(config.hash())
+        spans = key.startswith(("shots.", "spans."))
+        assert (config.spans_hash() != base.spans_hash()) == spans, key
+        assert (config.cut_hash() != base.cut_hash()) == key.startswith("cut."), key
+    assert {f"run.{k}" for k in Run.model_fields} < set(leaves(base))
+    for override in ("rules.motion.speed.min=0.02", "filters.motion.width=64", "score_all=true"):
+        assert load_config(SMALL, [override]).hash() not in hashes
+
+
+def test_the_hash_does_not_depend_on_how_a_configuration_is_written() -> None:
+    written = "rules: {motion.speed: {min: 1.0e-2}, duration.seconds: {max: 4.0, min: 1.0}}\n"
+    written += "spans: {max_seconds: 10.0}\n"
+    written += (
+        "filters: {text: {}, quality: {frames: 4}, motion: {width: 128.0, per_second: 10}, duration: {}}"
+    )
+    assert load_config(written).hash() == load_config(SMALL).hash()
+    assert load_config(written).measure_keys() == load_config(SMALL).measure_keys()
+
+
+def test_measure_keys_change_with_parameters_and_not_with_the_device() -> None:
+    base = load_config(SMALL).measure_keys()
+    assert len(set(base.values())) == 4
+    moved = load_config(SMALL, ["filters.text.device=cuda", "filters.text.models=elsewhere"]).measure_keys()
+    assert moved == base
+    changed = load_config(SMALL, ["filters.text.shrink=0.5", "filters.motion.per_second=5"]).measure_keys()
+    assert {n for n in base if changed[n] != base[n]} == {"text", "motion"}
+    cheaper = load_config(SMALL, ["rules.motion.speed.min=1", "run.model_workers=4"]).measure_keys()
+    assert cheaper == base
+
+
+bounds = st.none() | st.floats(-10, 0), st.none() | st.floats(0, 10)
+columns = st.sampled_from([c.name for s in SCORERS.values() for c in s.columns])
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.dictionaries(columns, st.tuples(*bounds), max_size=5),
+    st.floats(0.1, 5),
+    st.floats(5, 50),
+    st.integers(1, 9),
+    st.booleans(),
+)
+def test_a_configuration_survives_json(
+    rules: dict[str, tuple[float | None, float | None]], low: float, high: float, n: int, score_all: bool
+) -> None:
+    data = {
+        "spans": {"min_seconds": low, "max_seconds": high},
+        "filters": {name: {"frames": n} if name == "quality" else {} for name in SCORERS},
+        "rules": {column: {"min": lo, "max": hi} for column, (lo, hi) in rules.items()},
+        "score_all": score_all,
+    }
+    config = validated(data)
+    assert set(config.rules) == {c for c, pair in rules.items() if pair != (None, None)}
+    again = validated(json.loads(json.dumps(config.model_dump(mode="json"))))
+    assert again == config
+    assert list(again.rules) == list(config.rules)
+    assert (again.hash(), again.measure_keys()) == (config.hash(), config.measure_keys())

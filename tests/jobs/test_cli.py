@@ -1,0 +1,317 @@
+"""The command line: wrong usage is told before any work and changes nothing; a whole session works."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+from typer.testing import CliRunner, Result
+
+from curation.config import Config
+from curation.dataset import SCHEMA_VERSION, Dataset
+from jobs.cli import app
+from tests import render
+from tests.conftest import CHEAP
+from tests.curation import dataset_fixture
+
+ROOT = Path(__file__).parents[2]
+COMMANDS = ["build", "select", "report", "status", "verify", "export"]
+
+
+def reelmill(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(app, [str(a) for a in arguments])
+
+
+def tree(folder: Path) -> dict[str, tuple[int, bytes]]:
+    return {
+        str(p.relative_to(folder)): (p.stat().st_mtime_ns, p.read_bytes())
+        for p in folder.rglob("*")
+        if p.is_file()
+    } | {str(p.relative_to(folder)) + "/": (0, b"") for p in folder.rglob("*") if p.is_dir()}
+
+
+@pytest.fixture
+def no_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever starts to work fails the test: no Ray, no build."""
+    from curation import build, pipeline
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("work was started")
+
+    monkeypatch.setattr(pipeline, "session", refuse)
+    monkeypatch.setattr(build, "build", refuse)
+    monkeypatch.setattr(build, "find_work", refuse)
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    """A folder with sources, a cheap configuration, and things that are no datasets."""
+    (tmp_path / "videos").mkdir()
+    (tmp_path / "videos" / "a.mp4").write_bytes(b"video")
+    (tmp_path / "nothing").mkdir()
+    (tmp_path / "nothing" / "notes.txt").write_text("mine")
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "cheap.yaml").write_text(CHEAP)
+    (tmp_path / "wrong.yaml").write_text("spans: {max_secondz: 3}")
+    (tmp_path / "list.csv").write_text("title\nx\n")
+    other = {"schema_version": SCHEMA_VERSION + 1}
+    Dataset(str(tmp_path / "newer")).write("dataset.json", json.dumps(other).encode())
+    return tmp_path
+
+
+BUILD = ["build", "{videos}", "--out", "{new}", "--config", "{cheap.yaml}"]
+
+
+@pytest.mark.usefixtures("no_work")
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["build", "{missing.mp4}", *BUILD[2:]], ["{missing.mp4}", "no such file"]),
+        (["build", "{videos}", "{missing}", *BUILD[2:]], ["{missing}"]),
+        (["build", "{nothing}", *BUILD[2:]], ["{nothing}", "no video"]),
+        (["build", "{videos}/*.avi", *BUILD[2:]], ["{videos}/*.avi", "nothing matches"]),
+        (["build", "{list.csv}", *BUILD[2:]], ["{list.csv}", "path column"]),
+        ([*BUILD, "--set", "spans.max_secondz=3"], ["spans.max_secondz", "max_seconds"]),
+        ([*BUILD, "--set", "nonsense"], ["nonsense", "key=value"]),
+        ([*BUILD, "--set", "filters.moton={}"], ["moton", "motion"]),
+        ([*BUILD, "--set", "filters.motion.width=wide"], ["motion.width", "wide"]),
+        ([*BUILD, "--set", "cut.crf=["], ["cut.crf=["]),
+        ([*BUILD, "--set", "rules.aesthetics.mean.min=5"], ["rules.aesthetics.mean", "motion.speed"]),
+        ([*BUILD, "--set", "rules.motion.speed.min=fast"], ["rules.motion.speed", "fast"]),
+        ([*BUILD[:5], "{wrong.yaml}"], ["{wrong.yaml}", "max_secondz"]),
+        ([*BUILD[:5], "{missing.yaml}"], ["{missing.yaml}"]),
+        ([*BUILD[:5], "demmo"], ["demmo"]),
+        ([*BUILD[:3], "{nothing}", *BUILD[4:]], ["{nothing}", "holds something else"]),
+        ([*BUILD[:3], "{videos}", *BUILD[4:]], ["{videos}", "holds something else"]),
+        ([*BUILD[:3], "{file}", *BUILD[4:]], ["{file}", "is a file"]),
+        ([*BUILD[:3], "{newer}", *BUILD[4:]], ["{newer}", "schema version"]),
+        ([*BUILD, "--limit", "0"], ["--limit", "greater than or equal to 1"]),
+        ([*BUILD, "--limmit", "3"], ["--limmit"]),
+        (["build", "{videos}"], ["--out"]),
+        (["build", "--out", "{new}"], ["Missing argument"]),
+        (["bild"], ["bild"]),
+        *((["status", f"{{{what}}}"], [f"{{{what}}}"]) for what in ("new", "nothing", "file", "newer")),
+        *(([command, "{nothing}"], ["{nothing}", "not a dataset"]) for command in COMMANDS[1:-1]),
+        (["export", "{nothing}", "--to", "files", "--out", "{new}"], ["{nothing}", "not a dataset"]),
+        (["export", "{nothing}", "--to", "zip", "--out", "{new}"], ["zip", "webdataset"]),
+    ],
+)
+def test_wrong_usage_is_code_2_a_message_and_nothing_written(
+    place: Path, arguments: list[str], says: list[str]
+) -> None:
+    def full(text: str) -> str:
+        return re.sub(r"\{(.+?)\}", lambda m: str(place / m[1]) if m[1] else m[0], text)
+
+    before = tree(place)
+    result = reelmill(*(full(a) for a in arguments))
+    assert result.exit_code == 2, (result.output, result.exception)
+    told = re.sub(r"\s+", " ", result.stderr)
+    assert [word for word in map(full, says) if word not in told] == [], told
+    assert "Traceback" not in told
+    assert tree(place) == before
+
+
+@pytest.mark.usefixtures("no_work")
+def test_a_model_that_cannot_be_had_is_told_before_work(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from filters.base import MissingModel
+    from filters.text import Text
+
+    def check(_: Text) -> None:
+        raise MissingModel("filters.text: no weights; install reelmill[offline]")
+
+    monkeypatch.setattr(Text, "check", check)
+    before = tree(place)
+    arguments: list[str | Path] = [
+        "build",
+        place / "videos",
+        "--out",
+        place / "new",
+        "--config",
+        place / "cheap.yaml",
+    ]
+    result = reelmill(*arguments, "--set", "filters.text={}")
+    assert (result.exit_code, tree(place)) == (2, before)
+    assert "reelmill[offline]" in result.stderr
+
+
+def test_an_export_into_a_folder_of_others_is_refused(tmp_path: Path) -> None:
+    dataset_fixture.build(str(tmp_path / "d"))
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "a.txt").write_text("mine")
+    (tmp_path / "file").write_text("mine")
+    before = tree(tmp_path)
+    for out in ("mine", "file"):
+        result = reelmill("export", tmp_path / "d", "--to", "files", "--out", tmp_path / out)
+        assert result.exit_code == 2, result.output
+        assert str(tmp_path / out) in result.stderr
+    assert tree(tmp_path) == before
+
+
+def test_select_refuses_a_rule_before_it_changes_a_verdict(tmp_path: Path, no_work: None) -> None:
+    dataset_fixture.build(str(tmp_path / "d"))
+    before = tree(tmp_path)
+    for override in ("rules.text.area.max=0.1", "rules.motion.speed.min=9", "nonsense"):
+        result = reelmill("select", tmp_path / "d", "--set", override)
+        assert result.exit_code == 2, result.output
+        assert tree(tmp_path) == before
+
+
+def test_interrupting_is_code_130_and_says_how_to_go_on(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from curation import pipeline
+
+    def interrupted(_: Config) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pipeline, "session", interrupted)
+    result = reelmill("build", place / "videos", "--out", place / "new", "--config", place / "cheap.yaml")
+    assert result.exit_code == 130
+    assert "same command again" in result.stderr
+
+
+def test_a_damaged_dataset_does_not_verify(tmp_path: Path) -> None:
+    dataset = dataset_fixture.build(str(tmp_path / "d"))
+    shard = Path(dataset.path(f"shards/{dataset.parts('shards')[0]}.parquet"))
+    shard.write_bytes(shard.read_bytes()[:-100])
+    result = reelmill("verify", tmp_path / "d")
+    assert result.exit_code == 1
+    assert shard.stem in result.stdout
+    assert "sound" not in result.stdout
+
+
+# --- help -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself(command: str) -> None:
+    result = reelmill(command, "--help")
+    assert result.exit_code == 0
+    options = typer.main.get_command(app).commands[command].params  # type: ignore[attr-defined]
+    for option in options:
+        assert (option.metavar or option.opts[0]) in result.output, option.name
+        assert option.help is None or option.help[:30] in result.output
+    assert len(result.output.split("\n")[2].strip()) > 20  # what it is for
+
+
+def test_the_commands_are_those_that_are_tested() -> None:
+    help_text = reelmill("--help").output
+    listed = re.findall(r"^  ([a-z]+) ", help_text.split("Commands:")[1], re.MULTILINE)
+    assert sorted(listed) == sorted(COMMANDS)
+    assert reelmill().exit_code == 2  # and its help
+
+
+def test_a_real_process_has_the_same_help_and_exit_codes(tmp_path: Path) -> None:
+    """`ray job submit … -- python -m jobs.build` is how a cluster runs it."""
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", *arguments]
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+
+    helped = run("jobs.build", "--help")
+    assert helped.returncode == 0
+    assert "--dry-run" in helped.stdout
+    missing, out = str(tmp_path / "missing.mp4"), str(tmp_path / "d")
+    settings = tmp_path / "cheap.yaml"
+    settings.write_text(CHEAP)
+    for module in (["jobs.build"], ["jobs.cli", "build"]):
+        wrong = run(*module, missing, "--out", out, "--config", str(settings))
+        assert wrong.returncode == 2
+        assert wrong.stderr.strip() == f"reelmill: {missing}: there is no such file or folder"
+        assert wrong.stdout == ""
+    assert not Path(out).exists()
+
+
+# --- a whole session ------------------------------------------------------------------------------
+
+
+def sums(output: str) -> dict[str, list[int]]:
+    """{"sources": [3, 2, 1]} of `sources 3 = measured 2 + failed 1`."""
+    return {
+        line.split()[0]: [int(n) for n in re.findall(r"\b\d+\b", line.split("(")[0])]
+        for line in output.split("\n")
+        if re.match(r"(sources|clips)\b.* = ", line)
+    }
+
+
+@pytest.fixture(scope="module")
+def footage(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("footage")
+    render.write_video(folder / "a.mp4", render.scenes([30, 30], (160, 96), fps=15), fps=15)
+    render.write_video(folder / "b.mkv", render.scenes([45], (128, 128), fps=15, seed=7), fps=15)
+    (folder / "torn.mp4").write_bytes(b"no video")
+    (folder / "b.txt").write_text("a picture that drifts")
+    return folder
+
+
+SETTINGS = (
+    CHEAP
+    + """
+spans: {min_seconds: 1, max_seconds: 2, trim_seconds: 0.1}
+rules: {resolution.short_side: {min: 100}}
+cut: {preset: ultrafast}
+run: {cut_cpus: 0.5, measure_cpus: 0.5}
+"""
+)
+
+
+def test_a_session(footage: Path, tmp_path: Path, ray_session: None) -> None:
+    settings, out = tmp_path / "mine.yaml", tmp_path / "d"
+    settings.write_text(SETTINGS)
+    build: list[str | Path] = ["build", footage, "--out", out, "--config", settings]
+
+    dry = reelmill(*build, "--dry-run")
+    assert dry.exit_code == 0, dry.output
+    assert "3 sources named: 3 to measure" in dry.stdout
+    assert not out.exists()
+
+    built = reelmill(*build)
+    assert built.exit_code == 0, (built.output, built.exception)
+    counts = sums(built.stdout)
+    assert counts["sources"] == [3, 2, 1]
+    total, accepted, rejected, failed = counts["clips"]
+    assert total == accepted + rejected + failed
+    assert min(accepted, rejected) > 0
+    assert failed == 0
+    assert f"{footage}/torn.mp4" in built.stderr
+    assert str(out) in built.stdout
+    assert (out / "report.html").exists()
+
+    told = reelmill("status", out)
+    assert told.exit_code == 0
+    assert sums(told.stdout) == counts
+    assert told.stdout.rstrip().endswith("\ncomplete")
+
+    sound = reelmill("verify", out, "--decode")
+    assert (sound.exit_code, sound.stdout.strip()) == (0, "sound")
+
+    wider = reelmill("select", out, "--set", "rules.resolution.short_side.min=90")
+    assert wider.exit_code == 0, (wider.output, wider.exception)
+    assert sums(wider.stdout)["clips"] == [total, total, 0, 0]
+    manifest = Dataset(str(out)).manifest()
+    assert manifest["rules"] == {"resolution.short_side": {"min": 90.0, "max": None}}
+    assert "\ncomplete" in reelmill("status", out).stdout
+    assert reelmill("verify", out, "--decode").stdout.strip() == "sound"
+
+    narrower = reelmill("select", out, "--set", "rules.resolution.short_side.min=100")
+    assert sums(narrower.stdout)["clips"] == [total, accepted, rejected, 0]
+
+    (out / "report.html").unlink()
+    reported = reelmill("report", out)
+    assert reported.exit_code == 0
+    assert Path(reported.stdout.strip()) == out / "report.html"
+    assert (out / "report.html").stat().st_size > 1000
+
+    exported = reelmill("export", out, "--to", "files", "--out", tmp_path / "files")
+    assert exported.exit_code == 0, exported.output
+    assert f"{accepted} clips" in exported.stdout
+    assert len(list((tmp_path / "files").glob("*.mp4"))) == accepted
+    assert {p.read_text() for p in (tmp_path / "files").glob("*.txt")} == {"a picture that drifts"}
+
+    again = reelmill(*build)
+    assert again.exit_code == 0
+    assert sums(again.stdout) == counts
+    assert "measure: 0 sources (3 done before)" in again.stderr
