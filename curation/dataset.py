@@ -188,6 +188,8 @@ class Dataset:
                 f"{self.location} has schema version {schema_version}, this reelmill writes "
                 f"{SCHEMA_VERSION}: build into a new folder"
             )
+        if not isinstance(manifest.get("config"), dict):
+            raise DatasetError(f"{self.location}/dataset.json cannot be read: it holds no config")
         return cast(dict[str, Any], manifest)
 
     def read(self, name: str) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import pytest
 
 from curation.config import Config, load_config
 
+_STATUS = pytest.StashKey[int]()
 SHARED = Path(__file__).parents[1].parent / "shared"
 
 CHEAP = """
@@ -47,3 +49,17 @@ def ray_session() -> Iterator[None]:
 
     with pipeline.session(load_config("run: {object_store_mb: 256}")):
         yield
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    session.config.stash[_STATUS] = int(exitstatus)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Leave without the teardown of native threads, which can abort after all is done; see `jobs.cli.leave`."""
+    status = config.stash.get(_STATUS, None)
+    if status is not None:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)

@@ -261,6 +261,7 @@ def test_a_file_is_refused(tmp_path: Path) -> None:
         (json.dumps({"schema_version": SCHEMA_VERSION + 1}).encode(), f"schema version {SCHEMA_VERSION + 1}"),
         (json.dumps({"schema_version": str(SCHEMA_VERSION)}).encode(), "schema version"),
         (json.dumps({"version": 1}).encode(), "cannot be read"),
+        (json.dumps({"schema_version": SCHEMA_VERSION}).encode(), "no config"),
         (b"[1, 2]", "cannot be read"),
         (b"null", "cannot be read"),
         (b"{half", "cannot be read"),

@@ -92,7 +92,7 @@ def test_nothing_but_unreadable_files_gives_no_invented_numbers(tmp_path: Path, 
 
 def test_a_folder_that_is_there_stays_as_it_is(footage: Path, tmp_path: Path, config: Config) -> None:
     out = tmp_path / "d"
-    Dataset(str(out)).write("dataset.json", b'{"schema_version": 1}')
+    Dataset(str(out)).write("dataset.json", b'{"schema_version": 1, "config": {}}')
     Dataset(str(out)).write("_tmp-1234-x", b"litter")
     before = tree(out)
     lines(footage, out, config)
