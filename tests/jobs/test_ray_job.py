@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -52,9 +52,11 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]
     try:
         yield environment
     finally:
-        for process in psutil.process_iter(["cmdline"]):
-            if str(temp) in " ".join(process.info["cmdline"] or []):  # ours alone, not every Ray here
-                process.send_signal(signal.SIGKILL)
+        # Ours alone, not every Ray here: what names our folder, and what that has started.
+        ours = [p for p in psutil.process_iter(["cmdline"]) if str(temp) in " ".join(p.info["cmdline"] or [])]
+        for process in {q for p in ours for q in (p, *p.children(recursive=True))}:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
         shutil.rmtree(temp, ignore_errors=True)
 
 
