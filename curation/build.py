@@ -13,7 +13,7 @@ from typing import Any
 from captioning.base import Caption, Captioner, CaptionRequest, NoCaptions
 from captioning.sidecar import Sidecar
 from curation import pipeline, shards
-from curation.config import Config
+from curation.config import Config, validated
 from curation.dataset import (
     CAPTIONS,
     FAILURES,
@@ -78,7 +78,9 @@ def find_work(
         for row in table.to_pylist():
             committed[row["source_id"]] = (part, row)
     known = {
-        row["uri"]: Source(row["uri"], {}, row["bytes"], row["mtime_or_etag"], row["fingerprint"])
+        row["uri"]: Source(
+            row["uri"], {}, row["bytes"], row["mtime_or_etag"], row["fingerprint"], row["duplicate_of"]
+        )
         for _, row in committed.values()
     }
     sources = identify(listed, known)
@@ -370,6 +372,16 @@ def cut(dataset: Dataset, accepted: Sequence[Row], config: Config, progress: Pro
     return len(wanted)
 
 
+def drop_other_encodings(dataset: Dataset, config: Config) -> None:
+    """Shards are a view: those of other encoder settings go, and the build cuts their clips again.
+
+    It must come before the new settings are written down, so that a kill in between changes nothing.
+    """
+    if dataset.exists() and validated(dataset.manifest()["config"]).cut_hash() != config.cut_hash():
+        for part in dataset.parts("shards"):
+            dataset.remove(f"shards/{part}.parquet")
+
+
 def select_and_caption(dataset: Dataset, config: Config) -> list[Row]:
     """Verdicts, captions of what is accepted, and verdicts again where captioning failed."""
     accepted = select(dataset, config)
@@ -434,6 +446,7 @@ def build(
 ) -> Todo:
     """The whole build. The caller has checked the models and the folder, and opened a Ray session."""
     dataset.clean()
+    drop_other_encodings(dataset, config)
     write_manifest(dataset, config)
     todo = find_work(dataset, listed, config, retry_failed=retry_failed)
     progress.start_measure(todo.sources, len(listed) - todo.sources)

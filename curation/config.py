@@ -140,6 +140,19 @@ def _adapter(name: str) -> TypeAdapter[Any]:
     return TypeAdapter(SCORERS[name])  # takes milliseconds to make
 
 
+# Of whatever measure: without frames, or with frames of no size, nothing could be measured.
+_POSITIVE = {
+    "frames",
+    "long_side",
+    "short_side",
+    "per_second",
+    "step_s",
+    "width",
+    "analysis_width",
+    "batch_size",
+}
+
+
 def _scorers(value: Any) -> dict[str, Any]:
     if not isinstance(value, Mapping):
         raise ValueError(f"expected measure: parameters, got {value!r}")
@@ -167,6 +180,10 @@ def _scorers(value: Any) -> dict[str, Any]:
             first = error.errors()[0]
             key = ".".join(str(part) for part in (name, *first["loc"]))
             raise ValueError(f"{key}: {first['msg']} (got {first['input']!r})") from error
+        for param in _POSITIVE & known:
+            given = getattr(made[name], param)
+            if given is not None and not given > 0:
+                raise ValueError(f"{name}.{param}: must be above 0 (got {given!r})")
     # The order of the table, not of the file: it decides the order of columns and of the cascade.
     return {name: made[name] for name in SCORERS if name in made}
 

@@ -225,10 +225,13 @@ def identify(sources: Iterable[Source], known: dict[str, Source], threads: int =
     marked = []
     for source in identified:
         original = None
+        before = known.get(source.uri)
         if source.fingerprint is not None:
             same = first.setdefault(source.fingerprint, [])
             # Large files are fingerprinted by samples, so equality is proven on the whole content.
-            original = next((s for s in same if _same_content(s, source)), None)
+            # A pair that was proven equal before, and has not changed since, is not read again.
+            proven = before.duplicate_of if before and before.fingerprint == source.fingerprint else None
+            original = next((s for s in same if s.source_id == proven or _same_content(s, source)), None)
             if original is None:
                 same.append(source)
         marked.append(replace(source, duplicate_of=original.source_id) if original else source)

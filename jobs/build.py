@@ -4,5 +4,8 @@ import typer
 
 from jobs.cli import build, leave
 
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
+app.command()(build)
+
 if __name__ == "__main__":
-    leave(lambda: typer.run(build))
+    leave(app)

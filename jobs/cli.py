@@ -33,7 +33,9 @@ err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 CONFIGS = Path(__file__).parent / "configs"
 
-Sources = Annotated[list[str], typer.Argument(help="files, folders, globs, CSV/JSONL/Parquet lists")]
+Sources = Annotated[
+    list[str], typer.Argument(metavar="SOURCES...", help="files, folders, globs, CSV/JSONL/Parquet lists")
+]
 DatasetArg = Annotated[str, typer.Argument(metavar="DATASET", help="the dataset's folder")]
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="e.g. rules.motion.speed.min=0.02")
@@ -93,8 +95,8 @@ def build(
         settings = load_named_config(config, set_)
         dataset = _dataset(out_)
         dataset.check_writable()
-        builder.check_models(settings)
         listed = list_sources(sources, limit)
+        builder.check_models(settings)
         if dry_run:
             from curation.estimate import estimate
 
@@ -125,6 +127,12 @@ def select(dataset: DatasetArg, set_: Overrides = None) -> None:
     from curation.report import write_report
 
     with _user_errors():
+        for override in set_ or []:
+            if not override.startswith("rules."):
+                raise ConfigError(
+                    f"--set {override}: select changes rules only (rules.<column>.min or .max); for anything "
+                    "else run reelmill build with the changed configuration"
+                )
         target = _dataset(dataset)
         settings = _stored_config(target, set_)
         progress = Progress()

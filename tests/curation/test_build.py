@@ -186,6 +186,19 @@ def test_changed_spans_measure_again_and_changed_rules_do_not(
     assert max(c["end_s"] - c["start_s"] for c in copy.rows("clips")) <= 1.5 + 1e-6
 
 
+def test_changed_encoder_settings_cut_again_and_measure_nothing(
+    copy: Dataset, sources: Path, ray_session: None
+) -> None:
+    before = rows(copy, "shards")
+    with _Counter() as counter:
+        builder.build(copy, list_sources([str(sources)]), config("cut.max_side=128"), Progress())
+    after = rows(copy, "shards")
+    assert counter.operations == ["cut"]
+    assert set(after) == set(before)
+    assert all(max(r["width"], r["height"]) == 128 for r in after.values())
+    assert verify(copy, decode=True) == []
+
+
 def test_a_build_that_was_cut_short_continues_with_the_same_shards(
     built: Dataset, sources: Path, tmp_path: Path, ray_session: None
 ) -> None:

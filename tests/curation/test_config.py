@@ -307,3 +307,11 @@ def test_a_configuration_survives_json(
     assert again == config
     assert list(again.rules) == list(config.rules)
     assert (again.hash(), again.measure_keys()) == (config.hash(), config.measure_keys())
+
+
+@pytest.mark.parametrize(
+    "key", ["quality.frames", "motion.per_second", "motion.width", "transition.long_side"]
+)
+def test_a_measure_of_no_frames_is_refused(key: str) -> None:
+    with pytest.raises(ConfigError, match=f"{key}: must be above 0"):
+        load_config("filters: {quality: {}, motion: {}, transition: {}}", [f"filters.{key}=0"])

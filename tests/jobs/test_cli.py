@@ -315,3 +315,14 @@ def test_a_session(footage: Path, tmp_path: Path, ray_session: None) -> None:
     assert again.exit_code == 0
     assert sums(again.stdout) == counts
     assert "measure: 0 sources (3 done before)" in again.stderr
+
+
+def test_select_takes_rules_only(tmp_path: Path, no_work: None) -> None:
+    dataset = dataset_fixture.build(str(tmp_path / "d"))
+    before = tree(tmp_path)
+    for override in ("cut.crf=30", "spans.max_seconds=5"):
+        result = reelmill("select", dataset.location, "--set", override)
+        assert result.exit_code == 2
+        assert override in result.output
+        assert "reelmill build" in result.output
+    assert tree(tmp_path) == before
