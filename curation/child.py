@@ -221,7 +221,7 @@ def _serve(out: BinaryIO) -> None:
 
     from curation import cut, measure, probe
 
-    av.logging.set_level(av.logging.ERROR)  # the encoder is chatty; a decoder's complaints are kept
+    av.logging.set_libav_level(av.logging.ERROR)  # the encoder is chatty; a decoder's complaints are kept
 
     operations = {
         "probe": probe.run,

@@ -15,7 +15,7 @@ class Progress:
     """Counts and rates of the phase at hand, to standard error."""
 
     def __init__(self, console: Console | None = None):
-        self._console = console or Console(stderr=True, highlight=False)
+        self._console = console or Console(stderr=True, highlight=False, soft_wrap=True)
         self._live = self._console.is_terminal and sys.stderr.isatty()
         self._status = self._console.status("") if self._live else None
         self._phase = ""

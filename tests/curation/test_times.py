@@ -176,3 +176,36 @@ def test_a_still_image_is_a_clip_of_one_frame(tmp_path: Path, config: Config) ->
     assert shown.shape[:2] == (written["height"], written["width"]) == (200, 300)
     assert render.read_counter(shown) == 77
     assert _similar(shown, picture)
+
+
+@pytest.mark.parametrize(
+    "name", ["plain.mp4", "plain.mkv", "stream.ts", "vfr.mp4", "mpeg4.avi", "vp9.webm", "longgop.mp4"]
+)
+def test_a_late_span_is_reached_by_seeking(name: str, tmp_path: Path, config: Config) -> None:
+    """Spans far from each other: the decoder jumps to a key frame before each, whatever the container."""
+    lengths = [150, 40, 150, 50]
+    path = tmp_path / name
+    options = dict(VARIANTS[name])
+    options.pop("pts", None)
+    if name == "stream.ts":
+        options["pts"] = [1.4 + k / FPS for k in range(sum(lengths))]
+    elif name == "vfr.mp4":
+        options["pts"] = _variable_times(sum(lengths))
+    frames = render.counted(render.scenes(lengths, (192, 112), fps=FPS))
+    render.write_video(path, frames, fps=FPS, **{"gop": 50, **options})
+    times = [t for t, _ in render.read_frames(path)]
+    clips, _ = measure(path, config)
+    late = [c for c in clips if c["start_s"] >= times[340] - 1e-3 or c["start_s"] < times[25]]
+    late += [c for c in clips if times[150] <= c["start_s"] < times[190]]
+    assert len(late) >= 3
+    for clip, (written, mp4) in zip(
+        sorted(late, key=lambda c: c["start_s"]), cut(path, late, config), strict=True
+    ):
+        assert written["kind"] == "clip", written
+        numbers = [render.read_counter(p) for p in decode(mp4)]
+        first = int(np.argmin(np.abs(np.array(times) - clip["start_s"])))
+        if name == "vfr.mp4":
+            assert first <= numbers[0] <= first + 1
+            assert numbers[-1] <= first + clip["frames"] - 1
+        else:
+            assert numbers == list(range(first, first + clip["frames"]))
