@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 SOURCES ?=
-OUT ?= runs/demo
+OUT ?= $(if $(SOURCES),runs/mine,runs/demo)
 DEMO_FOOTAGE := runs/footage
 
 .PHONY: setup demo test lint slow clean
@@ -13,6 +13,7 @@ setup: $(VENV)/.installed
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("reelmill needs Python 3.11 or newer; set PYTHON=" if sys.version_info < (3, 11) else 0)'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing into $(VENV): some 6 GB, a few minutes"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[offline,dev]'
 	touch $@
 
@@ -25,10 +26,10 @@ $(DEMO_FOOTAGE)/.fetched: | setup
 
 ifeq ($(SOURCES),)
 demo: setup $(DEMO_FOOTAGE)/.fetched
-	$(BIN)/reelmill build $(DEMO_FOOTAGE) --out $(OUT) --config demo
+	$(BIN)/reelmill build $(DEMO_FOOTAGE) --out "$(OUT)" --config demo
 else
 demo: setup
-	$(BIN)/reelmill build "$(SOURCES)" --out $(OUT) --config demo
+	$(BIN)/reelmill build "$(SOURCES)" --out "$(OUT)" --config demo
 endif
 
 lint: setup

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ from typing import Any
 from captioning.base import Caption, Captioner, CaptionRequest, NoCaptions
 from captioning.sidecar import Sidecar
 from curation import pipeline, shards
-from curation.config import Config, validated
+from curation.config import Config, changes, validated
 from curation.dataset import (
     CAPTIONS,
     FAILURES,
@@ -51,15 +52,17 @@ class Todo:
         return sum(map(len, self.parts.values())) + sum(map(len, self.direct.values()))
 
 
-def write_manifest(dataset: Dataset, config: Config) -> None:
-    """dataset.json: what made this dataset."""
-    created = (
-        dataset.manifest()["created"] if dataset.exists() else datetime.now(UTC).isoformat("T", "seconds")
-    )
+def write_manifest(
+    dataset: Dataset, config: Config, *, sources_named: int | None = None, ended: bool | None = None
+) -> None:
+    """dataset.json: what made this dataset, and whether its last build came to its end."""
+    before = dataset.manifest() if dataset.exists() else {}
     manifest = {
         "schema_version": SCHEMA_VERSION,
         "reelmill_version": reelmill_version(),
-        "created": created,
+        "created": before.get("created", datetime.now(UTC).isoformat("T", "seconds")),
+        "sources_named": before.get("sources_named") if sources_named is None else sources_named,
+        "build_ended": before.get("build_ended", False) if ended is None else ended,
         "config_hash": config.hash(),
         "config": config.model_dump(mode="json"),
         "rules": {c: {"min": r.min, "max": r.max} for c, r in config.rules.items()},
@@ -419,7 +422,11 @@ def waiting(dataset: Dataset, config: Config) -> str:
         "sources to score again": stale,
         "unfinished files to remove": len(dataset.unfinished()),
     }
-    return ", ".join(f"{n} {what}" for what, n in found.items() if n)
+    parts = [f"{n} {what}" for what, n in found.items() if n]
+    manifest = dataset.manifest()
+    if not manifest["build_ended"]:
+        parts.insert(0, f"the build of {manifest['sources_named']} sources did not come to its end")
+    return ", ".join(parts)
 
 
 def check_models(config: Config) -> None:
@@ -447,22 +454,26 @@ def build(
     """The whole build. The caller has checked the models and the folder, and opened a Ray session."""
     dataset.clean()
     drop_other_encodings(dataset, config)
-    write_manifest(dataset, config)
+    if dataset.exists():
+        for line in changes(validated(dataset.manifest()["config"]), config):
+            progress.say(f"changed since the last build: {line}")
+    write_manifest(dataset, config, sources_named=len(listed), ended=False)
     todo = find_work(dataset, listed, config, retry_failed=retry_failed)
+    for reason, n in sorted(Counter(todo.reasons.values()).items()):
+        if reason != "new":
+            progress.say(f"{n} sources are measured again: {reason}")
     progress.start_measure(todo.sources, len(listed) - todo.sources)
     measure(dataset, todo, config, progress)
     drop_orphans(dataset)
     cut(dataset, select_and_caption(dataset, config), config, progress)
+    write_manifest(dataset, config, ended=True)
     return todo
 
 
 def describe(todo: Todo, listed: Sequence[Source]) -> Iterable[str]:
     """What a build would do, for `--dry-run`."""
     yield f"{len(listed)} sources named: {todo.sources} to measure, {len(listed) - todo.sources} done before"
-    counts: dict[str, int] = {}
-    for reason in todo.reasons.values():
-        counts[reason] = counts.get(reason, 0) + 1
-    for reason, n in sorted(counts.items()):
+    for reason, n in sorted(Counter(todo.reasons.values()).items()):
         yield f"  {n} {reason}"
     if todo.unlisted:
         yield f"{len(todo.unlisted)} sources of the dataset were not named; they stay"

@@ -209,6 +209,19 @@ class Config(_Section):
     shards: Shards = Shards()
     run: Run = Run()
 
+    @model_validator(mode="before")
+    @classmethod
+    def _rules_go_with_their_filter(cls, data: Any) -> Any:
+        """A filter that is set to null takes its rules with it."""
+        if not isinstance(data, Mapping):
+            return data
+        filters, rules = data.get("filters"), data.get("rules")
+        if not isinstance(filters, Mapping) or not isinstance(rules, Mapping):
+            return data
+        gone = {name for name, params in filters.items() if params is None and name in SCORERS}
+        kept = {column: rule for column, rule in rules.items() if str(column).split(".")[0] not in gone}
+        return {**data, "rules": kept}
+
     @model_validator(mode="after")
     def _rules_have_columns(self) -> Config:
         columns = {c.name for s in self.filters.values() for c in s.columns}
@@ -284,9 +297,26 @@ def read_config_file(path: Path, overrides: Sequence[str] = ()) -> Config:
     except UnicodeDecodeError as error:
         raise ConfigError(f"cannot read the configuration {path}: it is not text") from error
     try:
-        return load_config(text, overrides)
-    except ConfigError as error:
+        if path.name == "dataset.json":  # what made a dataset makes it again
+            text = json.dumps(json.loads(text)["config"])
+        without_overrides = load_config(text)
+    except (ConfigError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{path}: {error}") from error
+    return load_config(text, overrides) if overrides else without_overrides
+
+
+def changes(old: Config, new: Config) -> list[str]:
+    """What differs, but for `run`: lines of `key: old -> new`."""
+    a, b = (_flat(c.model_dump(mode="json", exclude={"run"})) for c in (old, new))
+    return [f"{key}: {a.get(key)} -> {b.get(key)}" for key in sorted({*a, *b}) if a.get(key) != b.get(key)]
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(value, dict) or not value:
+        return {prefix: value}
+    return {
+        k: v for name, x in value.items() for k, v in _flat(x, f"{prefix}.{name}" if prefix else name).items()
+    }
 
 
 def _apply(data: dict[str, Any], override: str) -> None:

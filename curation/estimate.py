@@ -49,15 +49,22 @@ def estimate(dataset: Dataset, listed: Sequence[Source], config: Config) -> Iter
             return
         scale = (len(sources) - len(sources) * unreadable / len(sample)) / len(seconds)
         total = sum(seconds) * scale
-        yield f"about {total / 3600:.2f} h of video (from {len(seconds)} of {len(sources)} sources)"
+        yield f"about {_span(total)} of video (from {len(seconds)} of {len(sources)} sources)"
         speed = _speed(child, sample, config)
     if speed:
         workers = os.cpu_count() or 1
         yield (
-            f"measuring: about {total / speed / workers / 60:.1f} min on {workers} CPUs "
+            f"measuring: about {_span(total / speed / workers)} on {workers} CPUs, besides the start "
             f"({speed:.1f}x real time each, model-backed filters not counted)"
         )
-    yield f"shards: at most about {sum(sizes) * scale / 1e9:.2f} GB, if every second were accepted"
+    yield f"shards: at most about {sum(sizes) * scale / 1e6:.0f} MB, if every second were accepted"
+
+
+def _span(seconds: float) -> str:
+    for unit, name in ((3600.0, "h"), (60.0, "min")):
+        if seconds >= unit:
+            return f"{seconds / unit:.1f} {name}"
+    return f"{seconds:.0f} s"
 
 
 def _speed(child: Child, sample: Sequence[Source], config: Config) -> float | None:

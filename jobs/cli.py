@@ -1,6 +1,6 @@
 """The `reelmill` command. Thin: parse, call, report.
 
-Exit codes: 0 done, 1 a fault of ours, 2 wrong usage, 130 interrupted and resumable.
+Exit codes: 0 done, 1 a fault of ours, 2 wrong usage, 3 not complete (status), 130 interrupted and resumable.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import typer
 from rich.console import Console
 
 from curation.config import Config, ConfigError, read_config_file, validated
-from curation.dataset import Dataset, DatasetError
+from curation.dataset import Dataset, DatasetError, reelmill_version
 from curation.progress import Progress
 from curation.sources import SourcesError, list_sources
 from filters import SCORERS
@@ -61,6 +61,21 @@ def load_named_config(name: str, overrides: list[str] | None) -> Config:
     return read_config_file(path if path.exists() else Path(name), overrides or [])
 
 
+def _version(wanted: bool) -> None:
+    if wanted:
+        out.print(f"reelmill {reelmill_version()}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="print it")
+    ] = False,
+) -> None:
+    """Raw videos in, training shards out."""
+
+
 def _dataset(location: str) -> Dataset:
     return Dataset(location if "://" in location else os.path.abspath(location))
 
@@ -78,7 +93,7 @@ def _stored_config(dataset: Dataset, overrides: list[str] | None) -> Config:
 def build(
     sources: Sources,
     out_: Annotated[str, typer.Option("--out", metavar="DATASET", help="folder to make or to continue")],
-    config: Annotated[str, typer.Option(help="default, demo, or a YAML file")] = "default",
+    config: Annotated[str, typer.Option(help="default, demo, a YAML file, or a dataset.json")] = "default",
     set_: Overrides = None,
     limit: Annotated[int | None, typer.Option(min=1, help="take only the first N sources")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="count and estimate; write nothing")] = False,
@@ -143,8 +158,9 @@ def select(dataset: DatasetArg, set_: Overrides = None) -> None:
         missing = builder.not_scored(target, settings)
         if missing:
             out.print(
-                f"{missing} clips pass the cheap rules but were spared a dear score; "
-                "`reelmill build` with this configuration scores them",
+                f"{missing} clips pass the cheap rules but were spared a dear score, and are rejected as not "
+                f"scored; reelmill build SOURCES --out {dataset} --config {target.address('dataset.json')} "
+                "scores them",
                 markup=False,
             )
         write_report(target)
@@ -175,7 +191,9 @@ def status(dataset: DatasetArg) -> None:
         complete = not waiting and not wrong
         if not complete:
             waiting = waiting or "; ".join(wrong)
-            out.print(f"not complete: {waiting}; run the same build again", markup=False)
+            again = f"reelmill build SOURCES --out {dataset} --config {target.address('dataset.json')}"
+            out.print(f"not complete: {waiting}; to go on: {again}", markup=False)
+            raise typer.Exit(3)
         else:
             out.print("complete", markup=False)
 

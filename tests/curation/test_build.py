@@ -246,6 +246,7 @@ def test_a_source_that_vanishes_before_the_cut_is_a_failed_clip(
     builder.measure(dataset, todo, settings, progress)
     (folder / "b.mkv").unlink()
     builder.cut(dataset, builder.select_and_caption(dataset, settings), settings, progress)
+    assert "did not come to its end" in builder.waiting(dataset, settings)
     counts = accounting(dataset)
     assert counts.failed_clips > 0
     assert counts.accepted > 0

@@ -12,9 +12,10 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from curation.config import Config, ConfigError, Run, load_config, read_config_file, validated
+from curation.config import Config, ConfigError, Run, changes, load_config, read_config_file, validated
 from filters import SCORERS
 from filters.rules import Rule
+from jobs.cli import load_named_config
 
 CONFIGS = Path(__file__).parents[2] / "jobs" / "configs"
 
@@ -315,3 +316,29 @@ def test_a_configuration_survives_json(
 def test_a_measure_of_no_frames_is_refused(key: str) -> None:
     with pytest.raises(ConfigError, match=f"{key}: must be above 0"):
         load_config("filters: {quality: {}, motion: {}, transition: {}}", [f"filters.{key}=0"])
+
+
+def test_a_filter_set_to_null_takes_its_rules_with_it() -> None:
+    config = load_named_config("default", ["filters.aesthetics=null", "filters.text=null"])
+    assert "aesthetics" not in config.filters
+    assert not [c for c in config.rules if c.startswith(("aesthetics.", "text."))]
+    assert "motion.speed" in config.rules
+    with pytest.raises(ConfigError, match=r"rules\.text\.aera"):  # a misspelt rule is still an error
+        load_named_config("default", ["rules.text.aera.max=1"])
+
+
+def test_an_error_in_an_override_does_not_blame_the_file() -> None:
+    with pytest.raises(ConfigError, match="max_second") as caught:
+        load_named_config("default", ["spans.max_second=8"])
+    assert "default.yaml" not in str(caught.value)
+
+
+def test_a_dataset_json_is_a_configuration(tmp_path: Path) -> None:
+    config = load_named_config("demo", ["spans.max_seconds=2.5"])
+    path = tmp_path / "dataset.json"
+    path.write_text(json.dumps({"schema_version": 1, "config": config.model_dump(mode="json")}))
+    again = load_named_config(str(path), None)
+    assert again == config
+    assert changes(config, again) == []
+    other = load_named_config(str(path), ["rules.motion.speed.min=0.5", "run.model_workers=2"])
+    assert changes(config, other) == ["rules.motion.speed.min: 0.003 -> 0.5"]
