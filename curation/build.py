@@ -110,8 +110,9 @@ def find_work(
     return todo
 
 
-def _add(todo: Todo, part: str, source: Source) -> None:
-    row = {
+def _row(source: Source) -> Row:
+    """What the row of `sources` says before the source is measured."""
+    return {
         "source_id": source.source_id,
         "uri": source.uri,
         "fingerprint": source.fingerprint,
@@ -120,6 +121,10 @@ def _add(todo: Todo, part: str, source: Source) -> None:
         "bytes": source.bytes,
         "extra": json.dumps(source.extra, default=str) if source.extra else None,
     }
+
+
+def _add(todo: Todo, part: str, source: Source) -> None:
+    row = _row(source)
     if source.error is not None:
         kind, message = source.error
         failed = {"status": "failed", "stage": "read", "error": kind, "message": message, "clips": 0}
@@ -174,7 +179,7 @@ def measure(dataset: Dataset, todo: Todo, config: Config, progress: Progress) ->
     tasks = [
         {
             "part": part,
-            "sources": json.dumps([_task(s) for s in sources]),
+            "sources": json.dumps([_row(s) for s in sources]),
         }
         for part, sources in todo.parts.items()
     ]
@@ -182,17 +187,6 @@ def measure(dataset: Dataset, todo: Todo, config: Config, progress: Progress) ->
         for row in pipeline.measured(tasks, config):
             collector.take(row)
     assert not collector.open, f"parts were not finished: {sorted(collector.open)}"
-
-
-def _task(source: Source) -> Row:
-    return {
-        "source_id": source.source_id,
-        "uri": source.uri,
-        "fingerprint": source.fingerprint,
-        "mtime_or_etag": source.mtime_or_etag,
-        "bytes": source.bytes,
-        "extra": json.dumps(source.extra, default=str) if source.extra else None,
-    }
 
 
 class _Collector:

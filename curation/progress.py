@@ -21,7 +21,6 @@ class Progress:
         self._phase = ""
         self._began = 0.0
         self._shown = 0.0
-        self.failed_sources: list[dict[str, Any]] = []
 
     def start_measure(self, todo: int, done: int) -> None:
         self._total, self._sources, self._clips, self._seconds, self._failed = todo, 0, 0, 0.0, 0
@@ -41,7 +40,6 @@ class Progress:
         self._seconds += row.get("duration_s") or 0.0
         if row["status"] == "failed":
             self._failed += 1
-            self.failed_sources.append(row)
             self._console.print(
                 f"failed: {row['uri']}: {row['stage']}: {row['error']}: {row['message']}", markup=False
             )
