@@ -104,7 +104,12 @@ class Run(_Section):
     cut_cpus: float = Field(1.0, gt=0)
     deadline_seconds: float = Field(60.0, gt=0)  # per source, before its length counts
     deadline_per_second: float = Field(6.0, ge=0)  # more for each second of its declared duration
+    deadline_max_seconds: float = Field(14400.0, gt=0)  # whatever duration a header declares
     child_memory_mb: int = Field(4096, ge=512)
+    child_output_mb: int = Field(16384, ge=1)  # that decoding one source may hand over
+    read_retries: int = Field(3, ge=0)  # after a read error that may pass, or a decoder killed from outside
+    retry_seconds: float = Field(1.0, ge=0)  # before the first retry; each later one waits twice as long
+    max_failed_fraction: float = Field(1.0, ge=0, le=1)  # of the sources named; more stops the build
     object_store_mb: int = Field(512, ge=128)  # of a local Ray
     ray_address: str | None = None  # null: the job's or the environment's cluster, else a local one
 
