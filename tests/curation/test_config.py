@@ -234,6 +234,7 @@ OTHER = {
     "captions.caption_column": "text",
     "run.measure_workers": "3",
     "run.model_gpus": "0.5",
+    "run.max_failed_fraction": "0.25",
     "run.ray_address": "auto",
 }
 
