@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import builtins
 import csv
+import errno
 import json
 import os
 import shutil
 import string
+import subprocess
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +22,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from curation import sources as module
-from curation.sources import PATH_COLUMNS, Source, SourcesError, identify, list_sources
+from curation import transient
+from curation.sources import PATH_COLUMNS, Source, SourcesError, changed_since, identify, list_sources
+from curation.transient import is_transient, retrying
 
 LARGE_BYTES = 40 << 20  # sparse: it takes no room
 
@@ -105,7 +109,6 @@ ODD_NAMES = [
     "[x].mp4",
     "back\\slash.mp4",
     "file:x.mp4",
-    os.fsdecode(b"latin \xe9.mp4"),
 ]
 
 
@@ -145,21 +148,150 @@ def test_a_loop_of_links_ends(tmp_path: Path) -> None:
     assert looped.uri == f"{tmp_path}/self.mp4"
 
 
-def test_a_folder_that_cannot_be_read_is_no_empty_folder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    put(tmp_path / "open" / "a.mp4")
-    put(tmp_path / "locked" / "b.mp4")
+def test_links_to_folders_are_followed_once_and_a_file_keeps_its_own_path(tmp_path: Path) -> None:
+    put(tmp_path / "elsewhere" / "deep" / "far.mp4")
+    put(tmp_path / "named" / "b" / "near.mp4")
+    for link, target in [
+        ("a", "named/b"),  # in order before the folder itself
+        ("b/again", "named/b"),
+        ("b/top", "named"),
+        ("out", "elsewhere"),
+        ("out2", "elsewhere"),
+    ]:
+        (tmp_path / "named" / link).symlink_to(tmp_path / target, target_is_directory=True)
+    assert uris(tmp_path / "named") == [f"{tmp_path}/named/b/near.mp4", f"{tmp_path}/named/out/deep/far.mp4"]
+
+
+def test_a_glob_of_all_depths_ends_where_links_run_in_circles(tmp_path: Path) -> None:
+    put(tmp_path / "a" / "b" / "v.mp4")
+    put(tmp_path / ".hidden" / "h.mp4")
+    for k in range(3):  # 3 ways at each of 40 depths, for who follows every link
+        (tmp_path / "a" / f"up{k}").symlink_to(tmp_path, target_is_directory=True)
+    wanted = [f"{tmp_path}/a/b/v.mp4"]
+    assert uris(f"{tmp_path}/**/*.mp4") == wanted
+    assert uris(f"{tmp_path}/**/b/*.mp4") == wanted
+    assert uris(f"{tmp_path}/*/**") == wanted
+    assert uris(f"{tmp_path}/**/b/**/v.*") == wanted
+
+
+def test_a_tree_deeper_than_any_path_is_walked_as_far_as_the_system_goes(tmp_path: Path) -> None:
+    put(tmp_path / "v.mp4")
+    here = os.open(tmp_path, os.O_RDONLY)
+    for _ in range(2100):  # paths end at 4096 characters
+        os.mkdir("d", dir_fd=here)
+        inner = os.open("d", os.O_RDONLY, dir_fd=here)
+        os.close(here)
+        here = inner
+    os.close(here)
+    try:
+        listed = identify(list_sources([str(tmp_path)]), {})
+    finally:  # too deep for the cleaning up of temporary folders
+        subprocess.run(["rm", "-r", tmp_path / "d"], check=True)
+    assert [(s.uri, s.error) for s in listed if s.error is None] == [(f"{tmp_path}/v.mp4", None)]
+    (deep,) = (s for s in listed if s.error)
+    assert deep.error == ("OSError", "the folder cannot be read: File name too long")
+
+
+Shut = Callable[[str], None]
+
+
+@pytest.fixture
+def shut(monkeypatch: pytest.MonkeyPatch) -> Shut:
+    """Makes folders of a name unreadable: the tests may run as a user whom no mode keeps out."""
     plain = os.scandir
 
-    def scandir(folder: Any) -> Any:  # the tests may run as a user whom no mode keeps out
-        if str(folder).endswith("locked"):
-            raise PermissionError(13, "Permission denied", str(folder))
-        return plain(folder)
+    def close(name: str) -> None:
+        def scandir(folder: Any) -> Any:
+            if str(folder).endswith(name):
+                raise PermissionError(13, "Permission denied", str(folder))
+            return plain(folder)
 
-    monkeypatch.setattr(os, "scandir", scandir)
-    with pytest.raises(SourcesError, match=r"locked.*Permission denied"):
-        list_sources([str(tmp_path)])
+        monkeypatch.setattr(os, "scandir", scandir)
+
+    return close
+
+
+def test_a_folder_that_cannot_be_read_is_a_failed_source(tmp_path: Path, shut: Shut) -> None:
+    put(tmp_path / "open" / "a.mp4")
+    put(tmp_path / "locked" / "b.mp4")
+    shut("locked")
+    denied = ("PermissionError", "the folder cannot be read: Permission denied")
+    for prefix, named in [("", str(tmp_path)), ("", f"{tmp_path}/**/*.mp4"), ("file://", tmp_path.as_uri())]:
+        locked, a = identify(list_sources([named]), {})
+        assert (locked.uri, locked.error) == (f"{prefix}{tmp_path}/locked", denied)
+        assert (a.uri, a.error) == (f"{prefix}{tmp_path}/open/a.mp4", None)
+
+
+@pytest.mark.parametrize("name", ["locked", "locked.mp4"])
+def test_a_folder_that_was_itself_named_must_be_readable(tmp_path: Path, shut: Shut, name: str) -> None:
+    put(tmp_path / name / "b.mp4")
+    shut(name)
+    with pytest.raises(SourcesError, match=rf"{name}.*Permission denied"):
+        list_sources([str(tmp_path / name)])
+    with pytest.raises(SourcesError, match=rf"{name}.*Permission denied"):
+        list_sources([(tmp_path / name).as_uri()])
+
+
+NO_FILE = ("NotAFile", "a folder, not a file")
+
+
+def test_a_folder_that_is_named_like_a_video_fails_unless_media_are_in_it(tmp_path: Path) -> None:
+    put(tmp_path / "full.mp4" / "deep" / "v.mp4")
+    put(tmp_path / "empty.mp4" / "notes.txt")
+    put(tmp_path / "empty.mp4 (1)" / "w.mp4")  # sorts between the folder and what would be in it
+    (tmp_path / "loop.mp4").symlink_to(tmp_path, target_is_directory=True)
+    wanted = {
+        f"{tmp_path}/empty.mp4": NO_FILE,
+        f"{tmp_path}/empty.mp4 (1)/w.mp4": None,
+        f"{tmp_path}/full.mp4/deep/v.mp4": None,
+        f"{tmp_path}/loop.mp4": NO_FILE,
+    }
+    assert {s.uri: s.error for s in identify(list_sources([str(tmp_path)]), {})} == wanted
+    listed = [str(tmp_path / "empty.mp4"), str(tmp_path / "full.mp4")]
+    assert {s.uri: s.error for s in list_sources(listed)} == {u: wanted[u] for u in sorted(wanted)[::2]}
+
+
+def test_a_glob_takes_whatever_has_the_name_of_a_video(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.mp4")
+    (tmp_path / "dangling.mp4").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "round.mp4").symlink_to(tmp_path / "round.mp4")
+    (tmp_path / "empty.mp4").mkdir()
+    put(tmp_path / "full.mp4" / "v.mkv")
+    put(tmp_path / "v.mp4")
+    found = identify(list_sources([f"{tmp_path}/*.mp4"]), {})
+    assert {os.path.relpath(s.uri, tmp_path): s.error for s in found} == {
+        "dangling.mp4": ("FileNotFoundError", "No such file or directory"),
+        "empty.mp4": NO_FILE,
+        "full.mp4/v.mkv": None,
+        "pipe.mp4": ("NotAFile", "a named pipe, not a file"),
+        "round.mp4": ("OSError", "Too many levels of symbolic links"),
+        "v.mp4": None,
+    }
+
+
+def test_a_name_that_is_not_utf8_is_a_failed_source_that_can_be_stored(tmp_path: Path) -> None:
+    names = [b"latin \xe9.mp4", b"\xe9\\xff.mp4", b"\\xe9\xff.mp4", b"\\xe9.mp4", b"\xe9.mp4"]
+    for name in names:
+        put(tmp_path / os.fsdecode(name))
+    shown = {
+        f"{tmp_path}/latin \\xe9.mp4",
+        f"{tmp_path}/\\xe9\\\\xff.mp4",
+        f"{tmp_path}/\\\\xe9\\xff.mp4",
+        f"{tmp_path}/\\xe9.mp4",
+    }
+    listed = list_sources([str(tmp_path)])
+    found = identify(listed, {})
+    assert len({s.source_id for s in found}) == len(found) == len(names)
+    assert {s.uri for s in found} == shown  # one of them is the good file's name as well
+    bad = [s for s in found if s.error]
+    assert {s.error for s in bad} == {("BadName", "the name is not valid UTF-8; rename the file")}
+    assert {s.uri for s in bad} == shown
+    assert [s.uri for s in found if s.error is None] == [f"{tmp_path}/\\xe9.mp4"]
+    pa.array([s.uri for s in found], pa.string())
+    os.unlink(tmp_path / "\\xe9.mp4")
+    gone = identify(listed, {})
+    assert len({s.source_id for s in gone}) == len(names)  # nothing tells them apart but the kind of name
+    assert uris(tmp_path / os.fsdecode(names[0])) == [f"{tmp_path}/latin \\xe9.mp4"]
 
 
 # --- lists ----------------------------------------------------------------------------------------
@@ -255,8 +387,31 @@ def test_a_missing_file_in_a_list_is_a_failed_source_not_an_error(tmp_path: Path
     assert good.error is None
     assert gone.error == ("FileNotFoundError", "No such file or directory")
     assert gone.fingerprint is None
-    assert nul.error is not None
-    assert nul.error[0] == "ValueError"
+    assert nul.error == ("BadName", "the name holds a NUL byte, which no file's name can")
+
+
+def test_odd_lines_of_a_list_are_failed_sources(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    long = "x" * 300 + ".mp4"
+    lines = [{"path": n} for n in ("folder", "folder/", long, "half \ud800.mp4", f"{long}/{long}")]
+    _jsonl(tmp_path / "l.jsonl", lines)
+    found = identify(list_sources([f"{tmp_path}/l.jsonl"]), {})
+    too_long = ("OSError", "File name too long")
+    assert {s.uri: s.error for s in found} == {
+        f"{tmp_path}/folder": NO_FILE,
+        f"{tmp_path}/{long}": too_long,
+        f"{tmp_path}/{long}/{long}": too_long,
+        f"{tmp_path}/half \\ud800.mp4": ("BadName", "the name is not valid UTF-8; rename the file"),
+    }
+    with pytest.raises(SourcesError, match="File name too long"):
+        list_sources([str(tmp_path / long)])
+
+
+def test_half_a_character_in_another_column_is_replaced(tmp_path: Path) -> None:
+    row = {"path": "a.mp4", "title": "half \ud800", "tags": ["\udc00", "whole 🎬"], "n": 1}
+    _jsonl(tmp_path / "l.jsonl", [row])
+    (source,) = list_sources([f"{tmp_path}/l.jsonl"])
+    assert source.extra == {"title": "half \ufffd", "tags": ["\ufffd", "whole 🎬"], "n": 1}
 
 
 # --- identity -------------------------------------------------------------------------------------
@@ -280,12 +435,12 @@ def test_what_is_no_regular_file_is_a_failed_source_and_no_hang(tmp_path: Path) 
     assert not waits, "it waits for the other end of the pipe"
     good, pipe, folder = found[:3]
     assert good.error is None
-    for source in (pipe, folder):
-        assert source.error == ("ValueError", "not a regular file")
-        assert source.fingerprint is None
+    assert pipe.error == ("NotAFile", "a named pipe, not a file")
+    assert folder.error == NO_FILE
+    assert (pipe.fingerprint, folder.fingerprint) == (None, None)
     remote, *others = found[3:]
     assert remote.error is None
-    assert all(s.error and "not a regular file" in s.error[1] for s in others)
+    assert [s.error for s in others] == [("NotAFile", "not a regular file"), NO_FILE]
 
 
 @settings(deadline=None, max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -381,6 +536,165 @@ def test_known_files_are_read_again_only_when_they_changed(
     assert same == [True, False, True, True]  # touched, but the same content
 
 
+# --- what stays in the dataset without being named ------------------------------------------------
+
+
+def test_a_copy_of_a_source_that_stays_is_its_duplicate(tmp_path: Path) -> None:
+    put(tmp_path / "z" / "old.mp4", b"same")
+    (old,) = identify(list_sources([str(tmp_path / "z")]), {})
+    put(tmp_path / "new" / "a.mp4", b"same")
+    put(tmp_path / "new" / "b.mp4", b"other")
+    (tmp_path / "z" / "old.mp4").unlink()  # the fingerprint of a small file is of all of it
+    a, b = identify(list_sources([str(tmp_path / "new")]), {}, staying=[old])
+    assert (a.duplicate_of, b.duplicate_of) == (old.source_id, None)
+    assert old.source_id not in (a.source_id, b.source_id)
+
+
+def test_a_large_copy_of_a_source_that_stays_is_proven_or_was_before(tmp_path: Path) -> None:
+    outside = 2 << 20
+    sparse(tmp_path / "old.mp4", {0: b"head"})
+    (old,) = identify(list_sources([str(tmp_path / "old.mp4")]), {})
+    (tmp_path / "new").mkdir()
+    sparse(tmp_path / "new" / "a.mp4", {0: b"head"})
+    sparse(tmp_path / "new" / "b.mp4", {0: b"head", outside: b"x"})
+    named = list_sources([str(tmp_path / "new")])
+    a, b = identify(named, {}, staying=[old])
+    assert a.fingerprint == b.fingerprint == old.fingerprint  # else this shows nothing
+    assert (a.duplicate_of, b.duplicate_of) == (old.source_id, None)
+    (tmp_path / "old.mp4").unlink()
+    again = identify(named, {s.uri: s for s in (a, b)}, staying=[old])
+    assert [s.duplicate_of for s in again] == [old.source_id, None]
+    # It was not recorded as one before, or is another file since: equal samples prove nothing.
+    fresh = identify(named, {}, staying=[old])
+    assert [s.duplicate_of for s in fresh] == [None, None]
+    sparse(tmp_path / "new" / "a.mp4", {0: b"HEAD"})
+    changed, _ = identify(named, {s.uri: s for s in (a, b)}, staying=[old])
+    assert changed.duplicate_of is None
+
+
+# --- has it changed? ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("prefix", ["", "file://"])
+def test_a_file_has_changed_when_its_content_has(
+    tmp_path: Path, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = put(tmp_path / "a.mp4", b"content")
+    (a,) = identify([Source(f"{prefix}{path}")], {})
+
+    def changed() -> bool:
+        return changed_since(a.uri, a.bytes, a.mtime_or_etag, a.fingerprint)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "_open", lambda uri: pytest.fail("its size and time are as they were"))
+        assert not changed()
+    os.utime(path, ns=(1, 1))
+    assert not changed()
+    put(path, b"CONTENT")
+    assert changed()
+    put(path, b"content")
+    assert not changed()
+    put(path, b"content and more")
+    assert changed()
+    path.unlink()
+    with pytest.raises(OSError):
+        changed()
+    path.mkdir()
+    with pytest.raises(OSError, match="folder"):
+        changed()
+    with pytest.raises(OSError):
+        changed_since("nonsense://x", 1, "", None)
+
+
+# --- errors that may pass -------------------------------------------------------------------------
+
+
+@pytest.fixture
+def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The seconds that were slept, instead of sleeping."""
+    slept: list[float] = []
+    monkeypatch.setattr(transient.time, "sleep", slept.append)
+    return slept
+
+
+PASSING = [
+    TimeoutError("slow"),
+    ConnectionResetError(errno.ECONNRESET, "reset"),
+    *(OSError(n, os.strerror(n)) for n in (errno.EIO, errno.ESTALE, errno.EHOSTUNREACH, errno.EMFILE)),
+]
+LASTING = [
+    *(OSError(n, os.strerror(n)) for n in (errno.ENOENT, errno.EACCES, errno.ELOOP, errno.EISDIR)),
+    OSError("no number"),
+    ValueError("not a file"),
+]
+
+
+class _Failing:
+    """Raises `error` for the first `times` calls, then calls `then`."""
+
+    def __init__(self, error: Exception, times: int, then: Callable[..., Any] = lambda: "read"):
+        self.error, self.times, self.then = error, times, then
+        self.calls = 0
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        self.calls += 1
+        if self.calls <= self.times:
+            raise self.error
+        return self.then(*args, **kwargs)
+
+
+@pytest.mark.parametrize("error", PASSING, ids=repr)
+def test_what_may_pass_is_tried_again_each_time_later(error: Exception, waits: list[float]) -> None:
+    assert is_transient(error)
+    call = _Failing(error, times=2)
+    assert retrying(call, 3, 0.5) == "read"
+    assert (call.calls, waits) == (3, [0.5, 1.0])
+    waits.clear()
+    call = _Failing(error, times=9)
+    with pytest.raises(type(error)):
+        retrying(call, 3, 0.5)
+    assert (call.calls, waits) == (4, [0.5, 1.0, 2.0])
+
+
+@pytest.mark.parametrize("error", LASTING, ids=repr)
+def test_what_will_not_pass_is_not_tried_again(error: Exception, waits: list[float]) -> None:
+    assert not is_transient(error)
+    call = _Failing(error, times=1)
+    with pytest.raises(type(error)):
+        retrying(call, 3, 0.5)
+    assert (call.calls, waits) == (1, [])
+
+
+@pytest.mark.parametrize("broken", ["_stat", "_open"])
+def test_identifying_outlasts_a_disk_that_is_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, waits: list[float], broken: str
+) -> None:
+    path = put(tmp_path / "a.mp4")
+    (wanted,) = identify([Source(str(path))], {})
+    gone = OSError(errno.ESTALE, "Stale file handle")
+    for times, retries, expected in [(2, 3, None), (2, 2, None), (3, 2, ("OSError", "Stale file handle"))]:
+        waits.clear()
+        with monkeypatch.context() as patch:
+            patch.setattr(module, broken, _Failing(gone, times, getattr(module, broken)))
+            (found,) = identify([Source(str(path))], {}, retries=retries, retry_seconds=0.25)
+        assert found.error == expected
+        assert waits == [0.25, 0.5]
+        assert found == wanted if expected is None else found.fingerprint is None
+
+
+def test_comparing_and_listing_outlast_it_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, waits: list[float]
+) -> None:
+    sparse(tmp_path / "a.mp4", {})
+    sparse(tmp_path / "b.mp4", {})
+    slow = TimeoutError()
+    monkeypatch.setattr(module, "_same_content", _Failing(slow, 1, module._same_content))
+    monkeypatch.setattr(os, "scandir", _Failing(slow, 1, os.scandir))
+    a, b = identify(list_sources([str(tmp_path)]), {})
+    assert b.duplicate_of == a.source_id
+    assert waits == [1.0, 1.0]
+
+
 # --- through fsspec -------------------------------------------------------------------------------
 
 
@@ -418,3 +732,17 @@ def test_a_remote_file_that_is_missing_is_a_failed_source() -> None:
     (source,) = identify(list_sources(["memory://nowhere/a.mp4"]), {})
     assert source.error is not None
     assert source.error[0] == "FileNotFoundError"
+
+
+def test_whatever_a_file_system_raises_is_that_sources_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    class NoCredentials(Exception):
+        pass
+
+    def stat(uri: str) -> Any:
+        raise NoCredentials("no credentials for the bucket")
+
+    monkeypatch.setattr(module, "_stat", stat)
+    (source,) = identify([Source("s3://bucket/a.mp4")], {})
+    assert source.error == ("NoCredentials", "no credentials for the bucket")
+    with pytest.raises(OSError, match="no credentials"):
+        changed_since("s3://bucket/a.mp4", 1, "", None)
