@@ -1,29 +1,34 @@
 """Opening and decoding one source: geometry, timestamps and cheap small pictures.
 
 Everything here parses foreign bytes, so it runs only in the decoding child (`curation.child`), never in
-a Ray worker or in the driver. Times are presentation timestamps of the first video stream in seconds.
+a Ray worker or in the driver. The decoders get bytes, no name: they can open nothing else.
+Times are presentation timestamps of the first video stream in seconds.
 """
 
 from __future__ import annotations
 
-import os
+import errno
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, BinaryIO, Literal, cast
 
 import av
 import cv2
 import fsspec
 import numpy as np
+from av.container import InputContainer
 from av.video.stream import VideoStream
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
 
-# Only demuxers that read the one given file: no playlists, concatenation scripts, devices or network.
+# Whatever its suffix says, a picture is read as one of these: others start programs (EPS).
+_IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
+# Only demuxers that read the one given file: no playlists, concatenation scripts, devices or network. Of
+# these mov alone can refer to other files, which is off unless asked for, and no protocol is allowed.
 _FORMATS = (
     "mov,mp4,matroska,webm,avi,mpegts,mpeg,mpegvideo,flv,asf,gif,apng,ogg,mxf,h264,hevc,av1,obu,ivf,m4v,"
     "rm,dv,nut,vc1,mjpeg,wtv,yuv4mpegpipe"
@@ -60,6 +65,30 @@ def is_image(uri: str) -> bool:
 
 def is_remote(uri: str) -> bool:
     return "://" in uri
+
+
+def _open(uri: str) -> BinaryIO:
+    # Not fsspec for local files: it reads more into a name (`a::b.png`).
+    return cast(BinaryIO, fsspec.open(uri, "rb").open() if is_remote(uri) else open(uri, "rb"))
+
+
+class _Bytes:
+    """An open file as FFmpeg may see it: of its name there is the suffix, by which formats are guessed."""
+
+    def __init__(self, file: BinaryIO, uri: str):
+        self._file = file
+        self.name = "source" + Path(uri).suffix
+        self.read = file.read
+        self.tell = file.tell
+        self.seekable = file.seekable
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        # A damaged index may point anywhere. FFmpeg takes an answer like this one from its own protocols
+        # and tries otherwise, where an exception would end the reading.
+        try:
+            return self._file.seek(offset, whence)
+        except (OSError, ValueError):
+            return -errno.EINVAL
 
 
 SAMPLED_LONG_SIDE = 256  # pixels
@@ -165,56 +194,57 @@ class Video:
         self.decode_errors = 0
         self.untimed = False  # frames without a timestamp were seen; their times are counted, so no seeking
         self.deltas: Counter[int] = Counter()  # of presentation times, in milliseconds
-        self._file = None
-        if is_image(uri):
-            self._open_image()
-            return
-        options = {"format_whitelist": _FORMATS}
-        if is_remote(uri):
-            self._file = fsspec.open(uri, "rb").open()
-            self._container = av.open(self._file, options=options)
-        else:
-            # The `file:` prefix keeps a name such as `concat:a|b` or `-x.mp4` from meaning anything else.
-            options["protocol_whitelist"] = "file"
-            path = "file:" + os.path.abspath(uri)
-            self._container = av.open(path, options=options, metadata_errors="replace")
+        self._container: InputContainer | None = None
+        self._file = _open(uri)
         try:
-            self._stream = self._first_video_stream()
+            if self._file.seekable():
+                if self._file.seek(0, 2) == 0:
+                    raise NoVideo("the file is empty")
+                self._file.seek(0)
+            if is_image(uri):
+                self._open_image()
+                return
+            options = {"format_whitelist": _FORMATS, "protocol_whitelist": "none"}
+            source = _Bytes(self._file, uri)
+            self._container = av.open(source, "r", options=options, metadata_errors="replace")
+            self._stream = self._first_video_stream(self._container)
             context = self._stream.codec_context
             context.thread_count = threads
             context.thread_type = "NONE" if threads == 1 else "AUTO"
             if skip_loop_filter:
                 # Frames that nothing refers to lose only their own deblocking: no drift.
                 context.options = {"skip_loop_filter": "noref"}
-            self._decoded = self._decode()
+            self._decoded = self._decode(self._container)
             self._first = next(self._decoded, None)
             if self._first is None:
                 raise NoVideo("no frame could be decoded")
-            self.info = self._describe(self._first)
+            self.info = self._describe(self._container, self._first)
         except BaseException:
             self.close()
             raise
 
-    def _first_video_stream(self) -> VideoStream:
+    def _first_video_stream(self, container: InputContainer) -> VideoStream:
         # The first stream, not the "best" one: every stage, and OpenCV, must mean the same frames.
-        for stream in self._container.streams.video:
+        for stream in container.streams.video:
             if not _is_attached_picture(stream):
                 return stream
         raise NoVideo("the file has no video stream")
 
     def _open_image(self) -> None:
-        with fsspec.open(self.uri, "rb") as file, Image.open(file) as image:
-            kind = image.format or "image"
-            rgb = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+        try:
+            with Image.open(self._file, formats=_IMAGE_FORMATS) as image:
+                kind = image.format or "image"
+                rgb = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+        except UnidentifiedImageError:  # its message is the name of a file object
+            raise NoVideo(f"not a picture of a known kind ({', '.join(_IMAGE_FORMATS)})") from None
         height, width = rgb.shape[:2]
         self.info = VideoInfo(
             kind.lower(), kind.lower(), width, height, width, height, 0, 1.0, None, 1, 0.0, 0.0, True
         )
-        self._container = None
         self._first = av.VideoFrame.from_ndarray(np.ascontiguousarray(rgb), format="rgb24")
 
-    def _describe(self, first: av.VideoFrame) -> VideoInfo:
-        stream, container = self._stream, self._container
+    def _describe(self, container: InputContainer, first: av.VideoFrame) -> VideoInfo:
+        stream = self._stream
         rotation = round(-first.rotation / 90) * 90 % 360
         # The frame's own pixel aspect is out of PyAV's reach; the stream's covers what containers declare.
         sar = float(stream.sample_aspect_ratio or stream.codec_context.sample_aspect_ratio or 1) or 1.0
@@ -246,10 +276,10 @@ class Video:
             start_s=_time(first, 0.0),
         )
 
-    def _decode(self) -> Iterator[av.VideoFrame]:
+    def _decode(self, container: InputContainer) -> Iterator[av.VideoFrame]:
         """Frames in order of presentation; broken packets are counted and stepped over."""
         consecutive = 0
-        for packet in self._container.demux(self._stream):
+        for packet in container.demux(self._stream):
             try:
                 frames = packet.decode()
             except av.error.EOFError:
@@ -292,7 +322,7 @@ class Video:
             # Half a second early: some containers index key frames by decoding time.
             self._container.seek(int((time_s - 0.5) / base), stream=self._stream, backward=True)
             self._stream.codec_context.flush_buffers()
-            self._decoded = self._decode()
+            self._decoded = self._decode(self._container)
             self._first = next(self._decoded, None)
             if self._first is None:
                 return
@@ -301,8 +331,7 @@ class Video:
     def close(self) -> None:
         if self._container is not None:
             self._container.close()
-        if self._file is not None:
-            self._file.close()
+        self._file.close()
 
     def __enter__(self) -> Video:
         return self
