@@ -119,7 +119,7 @@ def _score(path: Path, settings: Config) -> None:
     scorers = settings.local_scorers
     with Video(str(path)) as video:
         keeper = Keeper(
-            video.info, {n: s.sampling for n, s in scorers.items()}, [], settings.spans.min_seconds
+            video.info, {n: s.sampling for n, s in scorers.items()}, {}, settings.spans.min_seconds
         )
         times = []
         for frame in video.frames():

@@ -15,7 +15,7 @@ from av.container import InputContainer
 from av.video.reformatter import ColorRange
 from av.video.stream import VideoStream
 
-from curation.child import Message, SourceFailed
+from curation.child import Message, SourceFailed, deadline_s
 from curation.config import Cut, Run
 from curation.video import Frame, Video, VideoInfo
 
@@ -41,12 +41,12 @@ def run(request: dict[str, Any]) -> Iterator[Message]:
     limits = Run.model_validate(request["run"])
     spans = sorted((Wanted(**w) for w in request["spans"]), key=lambda w: w.start_s)
     with Video(request["uri"], threads=limits.decoder_threads) as video:
-        length_s = video.info.declared_duration_s or 0.0
+        length_s = video.info.declared_duration_s
     yield Message(
         {
             "kind": "deadline",
             "stage": "cut",
-            "deadline_s": limits.deadline_seconds + 4 * limits.deadline_per_second * length_s,
+            "deadline_s": deadline_s(limits, length_s, factor=4),
         }
     )
     for wanted, frames in _spans_of(request["uri"], spans, limits.decoder_threads):

@@ -2,17 +2,20 @@
 
 Every table is a folder of Parquet parts, or one file. A file appears whole or not at all: it is written
 aside under a name that starts with `_` and renamed (on an object store, one put). A part of `clips` counts
-only when the part of `sources` with the same name is there.
+only when the part of `sources` with the same name is there. A part that replaces another is put beside it
+(`_next-P`, clips first, then sources, which is the commit) and then moved into place; whoever finds it
+there finishes the move.
 """
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
 import posixpath
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, cast
 
@@ -124,6 +127,7 @@ SHARDS = pa.schema(
         pa.field("config_hash", pa.string()),
     ]
 )
+_NEXT = "_next-"
 TABLES = {"sources": SOURCES, "clips": CLIPS, "captions": CAPTIONS, "failures": FAILURES, "shards": SHARDS}
 
 
@@ -145,6 +149,7 @@ class Dataset:
         self.location = location.rstrip("/")
         self._fs, self._root = fsspec.url_to_fs(self.location)
         self._is_local = "file" in (self._fs.protocol if isinstance(self._fs.protocol, tuple) else ())
+        self.guard: Callable[[], None] | None = None  # raises when this process may write no more (a lease)
 
     def path(self, name: str) -> str:
         return posixpath.join(self._root, name)
@@ -165,8 +170,8 @@ class Dataset:
             if not self._fs.isdir(self._root):
                 raise DatasetError(f"{self.location} is a file; --out names a folder")
             names = (posixpath.basename(p.rstrip("/")) for p in self._fs.ls(self._root, detail=False))
-            # A build that was killed before its first commit leaves an unfinished dataset.json.
-            if any(not n.startswith("_tmp-") for n in names):
+            # A build that was killed before its first commit leaves a lease, and an unfinished dataset.json.
+            if any(not n.startswith("_") for n in names):
                 raise DatasetError(
                     f"{self.location} holds something else (it is not empty and has no dataset.json): "
                     "name a new or empty folder with --out"
@@ -202,10 +207,24 @@ class Dataset:
 
     def writing(self, name: str) -> _Whole:
         """A binary file that appears under `name` when the block ends without an error."""
+        if self.guard:
+            self.guard()
         return _Whole(self, name)
 
     def remove(self, name: str) -> None:
+        if self.guard:
+            self.guard()
         if self.exists(name):
+            self._fs.rm_file(self.path(name))
+
+    def move(self, name: str, to: str) -> None:
+        """Put a finished file in the place of another one."""
+        if self.guard:
+            self.guard()
+        if self._is_local:
+            os.replace(self.path(name), self.path(to))
+        else:
+            self._fs.cp_file(self.path(name), self.path(to))
             self._fs.rm_file(self.path(name))
 
     def parts(self, table: str) -> list[str]:
@@ -220,21 +239,50 @@ class Dataset:
     def unfinished(self) -> list[str]:
         """Names of leftovers of writes that a kill cut short."""
         found = []
+        self._fs.invalidate_cache()
         for folder in ("", *TABLES):
             if self._fs.exists(self.path(folder)):
                 for p in self._fs.ls(self.path(folder), detail=False):
-                    if posixpath.basename(p).startswith("_tmp-"):
+                    if posixpath.basename(p).startswith(("_tmp-", _NEXT)):
                         found.append(posixpath.join(folder, posixpath.basename(p)))
-        return found
+        return sorted(found)
 
     def clean(self) -> int:
-        """Remove leftovers: unfinished files, and parts of clips that were never committed."""
-        leftovers = self.unfinished()
-        committed = set(self.parts("sources"))
-        leftovers += [f"clips/{p}.parquet" for p in self.parts("clips") if p not in committed]
-        for name in leftovers:
+        """Finish what was committed, remove what was not: parts half moved into place, unfinished files, and
+        parts of clips without their sources. Returns how many files that were."""
+        unfinished = self.unfinished()
+        for name in unfinished:
+            if name.startswith(f"sources/{_NEXT}"):
+                self._take_place(posixpath.basename(name).removeprefix(_NEXT).removesuffix(".parquet"))
+        for name in self.unfinished():
             self.remove(name)
-        return len(leftovers)
+        committed = set(self.parts("sources"))
+        uncommitted = [p for p in self.parts("clips") if p not in committed]
+        for part in uncommitted:
+            self.remove(f"clips/{part}.parquet")
+        return len(unfinished) + len(uncommitted)
+
+    def commit_part(
+        self, part: str, sources: Iterable[dict[str, Any]], clips: Iterable[dict[str, Any]]
+    ) -> None:
+        """Commit one part: its clips, then its sources. Rows are in a fixed order whatever order they came
+        in. Readers of a part that is replaced see the old one or the new one; a part without rows goes."""
+        by_uri = sorted(sources, key=lambda s: cast(str, s["uri"]))
+        in_order = sorted(clips, key=lambda c: (c["source_id"], c["start_s"]))
+        if not by_uri:
+            self.remove(f"sources/{part}.parquet")
+            self.remove(f"clips/{part}.parquet")
+            return
+        prefix = _NEXT if self.exists(f"sources/{part}.parquet") else ""
+        self.write_table(f"clips/{prefix}{part}.parquet", in_order, CLIPS)
+        self.write_table(f"sources/{prefix}{part}.parquet", by_uri, SOURCES)
+        if prefix:
+            self._take_place(part)
+
+    def _take_place(self, part: str) -> None:
+        for table in ("clips", "sources"):
+            if self.exists(f"{table}/{_NEXT}{part}.parquet"):
+                self.move(f"{table}/{_NEXT}{part}.parquet", f"{table}/{part}.parquet")
 
     def write_table(self, name: str, rows: Sequence[dict[str, Any]], schema: pa.Schema) -> None:
         with self.writing(name) as file:
@@ -289,24 +337,27 @@ class _Whole:
         return self._file
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None:
-            self._file.close()
-            if self._local:
-                os.replace(self._aside, self._target)
-            return
-        if self._local:
-            self._file.close()
-            os.unlink(self._aside)
-        elif hasattr(self._file, "discard"):
+        if kind is not None and not self._local and hasattr(self._file, "discard"):
             self._file.discard()  # fsspec's way to give up an upload
+            return
+        if not self._local:
+            self._file.close()
+            return
+        try:
+            if kind is None:
+                self._file.flush()
+                os.fsync(self._file.fileno())  # or a power cut could leave the name without the content
+            self._file.close()  # may find the disk full
+            if kind is None:
+                os.replace(self._aside, self._target)
+                return
+        except BaseException:
+            self._give_up()
+            raise
+        self._give_up()
 
-
-def commit_part(
-    dataset: Dataset, part: str, sources: Iterable[dict[str, Any]], clips: Iterable[dict[str, Any]]
-) -> None:
-    """Commit one part: its clips, then its sources. Rows are in a fixed order whatever order they came in."""
-    ordered = sorted(clips, key=lambda c: (c["source_id"], c["start_s"]))
-    dataset.write_table(f"clips/{part}.parquet", ordered, CLIPS)
-    dataset.write_table(
-        f"sources/{part}.parquet", sorted(sources, key=lambda s: cast(str, s["uri"])), SOURCES
-    )
+    def _give_up(self) -> None:
+        with contextlib.suppress(OSError):
+            self._file.close()
+        with contextlib.suppress(OSError):
+            os.unlink(self._aside)

@@ -7,12 +7,12 @@ import statistics
 import time
 from collections.abc import Iterator, Sequence
 
-from curation.build import describe, find_work
 from curation.child import Child, SourceFailed
 from curation.config import Config
 from curation.dataset import Dataset
 from curation.shards import estimated_bytes
 from curation.sources import Source
+from curation.work import describe, find_work
 
 _SAMPLE = 16  # sources that are probed
 _MEASURED = 3  # of them, that are measured to time it
@@ -23,7 +23,7 @@ def estimate(dataset: Dataset, listed: Sequence[Source], config: Config) -> Iter
     """Lines to print. Reads the sources; writes nothing."""
     todo = find_work(dataset, listed, config)
     yield from describe(todo, listed)
-    sources = [s for group in todo.parts.values() for s in group]
+    sources = [s for group in todo.parts.values() for s in group if s.source_id not in todo.rescore]
     if not sources:
         return
     step = max(1, len(sources) // _SAMPLE)
@@ -31,7 +31,7 @@ def estimate(dataset: Dataset, listed: Sequence[Source], config: Config) -> Iter
     seconds: list[float] = []
     sizes: list[float] = []
     unreadable = 0
-    with Child(config.run.child_memory_mb) as child:
+    with Child(config.run.child_memory_mb, config.run.child_output_mb) as child:
         for source in sample:
             try:
                 (message,) = child.request({"op": "probe", "uri": source.uri}, config.run.deadline_seconds)

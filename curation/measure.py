@@ -5,18 +5,18 @@ from __future__ import annotations
 import bisect
 import hashlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import cv2
 
-from curation.child import Message
+from curation.child import Message, deadline_s
 from curation.config import Config, validated
 from curation.sampling import Keeper
 from curation.shots import make_detector
 from curation.spans import Span, divide
-from curation.video import Video, VideoInfo
-from filters.base import ClipInfo, Frames
+from curation.video import Video
+from filters.base import ClipInfo, Frames, Scorer
 
 _RATE_TOLERANCE = 1e-3  # less than a third of a frame in 10 s at 30 frames per second
 _VFR_SHARE = 0.02  # of frame gaps that may stray from the usual one by a quarter of it
@@ -35,11 +35,27 @@ def run(request: dict[str, Any]) -> Iterator[Message]:
     yield Message({"kind": "stage", "stage": "open"})
     video = Video(request["uri"], threads=config.run.decoder_threads, skip_loop_filter=True)
     with video:
-        deadline = config.run.deadline_seconds + config.run.deadline_per_second * (
-            video.info.declared_duration_s or 0.0
-        )
-        yield Message({"kind": "deadline", "deadline_s": deadline, "stage": "measure"})
+        yield deadline_message(config, video, stage="measure")
         yield from _Measure(request["source_id"], video, config).run()
+
+
+def scored(
+    keeper: Keeper, span: Span, clip: ClipInfo, local: Mapping[str, Scorer], model: Mapping[str, Scorer]
+) -> tuple[dict[str, float | None], dict[str, list[bytes]]]:
+    """The columns of the scorers that run here, and the JPEGs of each one that runs elsewhere."""
+    scores: dict[str, float | None] = {}
+    for name, scorer in local.items():
+        sampling = scorer.sampling
+        images = keeper.images(name, span, sampling.n) if sampling.kind == "uniform" else []
+        found = keeper.pairs(name, span) if sampling.kind == "pairs" else []
+        scores |= scorer([Frames(clip, images, found)])[0].values
+    return scores, {name: keeper.jpegs(name, span, s.sampling.n) for name, s in model.items()}
+
+
+def deadline_message(config: Config, video: Video, *, stage: str) -> Message:
+    """Now that the headers say how long the source is: by when it must be done."""
+    limit_s = deadline_s(config.run, video.info.declared_duration_s)
+    return Message({"kind": "deadline", "deadline_s": limit_s, "stage": stage})
 
 
 class _Measure:
@@ -57,10 +73,11 @@ class _Measure:
             exact=config.shots.exact,
             fps=info.fps or 25.0,
         )
-        self.local = {n: s for n, s in config.local_scorers.items() if _media(info) in s.applies_to}
-        self.model = {n: s for n, s in config.model_scorers.items() if _media(info) in s.applies_to}
+        media = "image" if info.is_image else "video"
+        self.local = {n: s for n, s in config.local_scorers.items() if media in s.applies_to}
+        self.model = {n: s for n, s in config.model_scorers.items() if media in s.applies_to}
         samplings = {n: s.sampling for n, s in self.local.items()}
-        remote = [s.sampling for s in self.model.values()]
+        remote = {n: s.sampling for n, s in self.model.items()}
         self.keeper = Keeper(info, samplings, remote, config.spans.min_seconds)
         self.times: list[float] = []  # of the frames since the open scene's start
         self.starts_at_cut = True
@@ -133,13 +150,7 @@ class _Measure:
         # One frame of a video is still not a still image: it has a rate and a duration.
         fps = None if info.is_image else self._rounded_rate(span.frames / span.duration_s)
         clip = ClipInfo(span.duration_s, span.frames, fps, info.width, info.height)
-        scores: dict[str, float | None] = {}
-        for name, scorer in self.local.items():
-            sampling = scorer.sampling
-            images = self.keeper.images(name, span, sampling.n) if sampling.kind == "uniform" else []
-            found = self.keeper.pairs(name, span) if sampling.kind == "pairs" else []
-            scores |= scorer([Frames(clip, images, found)])[0].values
-        jpegs = self.keeper.jpegs(span, [s.sampling.n for s in self.model.values()])
+        scores, jpegs = scored(self.keeper, span, clip, self.local, self.model)
         thumbnail = self.keeper.thumbnail(span)
         self.clips += 1
         head = {
@@ -153,10 +164,12 @@ class _Measure:
             "height": info.height,
             "scores": scores,
             "is_image": info.is_image,
-            "jpeg_times_s": [t for t, _ in jpegs],
+            "jpegs": {name: len(group) for name, group in jpegs.items()},
             "has_thumbnail": thumbnail is not None,
         }
-        return Message(head, [*([thumbnail] if thumbnail else []), *(data for _, data in jpegs)])
+        return Message(
+            head, [*([thumbnail] if thumbnail else []), *(j for group in jpegs.values() for j in group)]
+        )
 
     def _rounded_rate(self, measured: float) -> float:
         """The declared rate, where the measured one agrees with it: 29.97 rather than 29.93."""
@@ -195,10 +208,6 @@ class _Measure:
         usual = deltas.most_common(1)[0][0]
         stray = sum(n for ms, n in deltas.items() if abs(ms - usual) > max(2, usual / 4))
         return stray > _VFR_SHARE * total
-
-
-def _media(info: VideoInfo) -> str:
-    return "image" if info.is_image else "video"
 
 
 def _count_before(times_s: list[float], limit_s: float) -> int:

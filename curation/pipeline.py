@@ -23,24 +23,22 @@ from curation.workers import Cutter, Measurer, ModelScorer
 Row = dict[str, Any]
 
 
-def measured(parts: list[Row], config: Config) -> Iterator[Row]:
+def measured(parts: list[Row], config: Config, location: str) -> Iterator[Row]:
     """Rows of `workers.STREAM`: the candidate clips of each part with their scores, and its sources."""
     plain = config.model_dump(mode="json")
     shares = _cpu_shares(config)
     stream = ray.data.from_items(parts, override_num_blocks=len(parts)).map_batches(
         Measurer,
-        fn_constructor_args=(plain,),
+        fn_constructor_args=(plain, location),
         batch_format="pyarrow",
         batch_size=1,  # a part: a few sources
         num_cpus=shares.measure_cpus,
         compute=ray.data.ActorPoolStrategy(size=min(shares.measure_workers, len(parts))),
     )
-    models = list(config.model_scorers)
-    for name in models:
+    for name in config.model_scorers:
         stream = stream.map_batches(
             ModelScorer,
             fn_constructor_args=(plain, name),
-            fn_constructor_kwargs={"is_last": name == models[-1]},
             batch_format="pyarrow",
             batch_size=config.run.model_batch_clips,
             num_cpus=shares.model_cpus,

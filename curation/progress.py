@@ -11,6 +11,10 @@ from rich.console import Console
 _PLAIN_SECONDS = 10.0
 
 
+class Stopped(Exception):
+    """The build stops here by a limit that the user set, and can go on from here. The text says how."""
+
+
 class Progress:
     """Counts and rates of the phase at hand, to standard error."""
 

@@ -9,10 +9,9 @@ memory does not grow with the length of the source.
 from __future__ import annotations
 
 import bisect
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Generic, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Generic, TypeVar
 
-import cv2
 import numpy as np
 
 from curation.spans import Span
@@ -125,47 +124,51 @@ class Keeper:
     """Takes every decoded frame once (`offer`) and hands out what was asked for.
 
     `local` are the samplings of scorers that run beside the decoder: raw small pictures. `remote` are those
-    of model-backed scorers: JPEG, at the largest size that any of them wants, for whoever runs the model.
+    of model-backed scorers: JPEG, for whoever runs the model. Each scorer has a grid and pictures of its own,
+    made from the frame itself: its numbers do not depend on which others are configured beside it, so that
+    one of them can be recomputed alone.
     """
 
     def __init__(
-        self, info: VideoInfo, local: Mapping[str, Sampling], remote: Sequence[Sampling], min_seconds: float
+        self,
+        info: VideoInfo,
+        local: Mapping[str, Sampling],
+        remote: Mapping[str, Sampling],
+        min_seconds: float,
+        *,
+        thumbnails: bool = True,
     ):
         size = (info.width, info.height)
         self._pairs = {n: _Pairs(s, s.size(*size)) for n, s in local.items() if s.kind == "pairs"}
         self._raw: dict[str, _Grid[np.ndarray]] = {}
+        self._jpegs: dict[str, _Grid[bytes]] = {}
         self._wants: dict[str, tuple[str, tuple[int, int]]] = {}  # scorer -> colour and size
         for name, s in local.items():
             if s.kind == "uniform":
                 self._raw[name] = _Grid(grid_step_seconds(s.n, min_seconds))
                 self._wants[name] = (s.color, s.size(*size))
-        most = max((s.n for s in remote), default=1)
-        self._jpegs: _Grid[bytes] = _Grid(grid_step_seconds(most, min_seconds))
-        self._jpeg_size = max((s.size(*size) for s in remote if s.kind == "uniform"), default=None)
-        self._thumbnails: _Grid[bytes] = _Grid(grid_step_seconds(1, min_seconds))
+        for name, s in remote.items():
+            assert s.kind == "uniform", "model-backed scorers get single frames"
+            self._jpegs[name] = _Grid(grid_step_seconds(s.n, min_seconds))
+            self._wants[name] = (s.color, s.size(*size))
+        self._thumbnails: _Grid[bytes] | None = (
+            _Grid(grid_step_seconds(1, min_seconds)) if thumbnails else None
+        )
         self._thumbnail_size = THUMBNAIL.size(*size)
 
     def offer(self, frame: Frame) -> None:
         time_s = frame.time_s
-        self._keep_small(frame)
-        if self._jpeg_size is not None and self._jpegs.is_due(time_s):
-            self._jpegs.keep(time_s, frame.jpeg(*self._jpeg_size, JPEG_QUALITY))
-        if self._thumbnails.is_due(time_s):
+        for name, grid in self._raw.items():
+            if grid.is_due(time_s):
+                color, size = self._wants[name]
+                grid.keep(time_s, frame.gray(*size) if color == "gray" else frame.rgb(*size))
+        for name, jpegs in self._jpegs.items():
+            if jpegs.is_due(time_s):
+                jpegs.keep(time_s, frame.jpeg(*self._wants[name][1], JPEG_QUALITY))
+        if self._thumbnails is not None and self._thumbnails.is_due(time_s):
             self._thumbnails.keep(time_s, frame.jpeg(*self._thumbnail_size, THUMBNAIL_QUALITY))
         for pairs in self._pairs.values():
             pairs.offer(frame)
-
-    def _keep_small(self, frame: Frame) -> None:
-        """Raw pictures. Averaging over a large frame costs the most, so smaller come from the largest."""
-        due = [(self._wants[n], grid) for n, grid in self._raw.items() if grid.is_due(frame.time_s)]
-        largest: dict[str, np.ndarray] = {}
-        for (color, size), grid in sorted(due, key=lambda d: d[0][1], reverse=True):
-            if color in largest:
-                image = cv2.resize(largest[color], size, interpolation=cv2.INTER_AREA)
-            else:
-                image = frame.gray(*size) if color == "gray" else frame.rgb(*size)
-                largest[color] = image
-            grid.keep(frame.time_s, image)
 
     def images(self, name: str, span: Span, n: int) -> list[np.ndarray]:
         """Pictures for the local scorer `name`."""
@@ -175,18 +178,19 @@ class Keeper:
         """Pairs that lie wholly inside `span`, for the local scorer `name`."""
         return self._pairs[name].inside(span)
 
-    def jpegs(self, span: Span, counts: Iterable[int]) -> list[tuple[float, bytes]]:
-        """The union of what model-backed scorers want: (time in seconds, JPEG), in order of time."""
-        times = self._jpegs.times
-        wanted = sorted({i for n in counts for i in nearest(times, span, n)})
-        return [(times[i], self._jpegs.kept[i]) for i in wanted]
+    def jpegs(self, name: str, span: Span, n: int) -> list[bytes]:
+        """JPEGs for the model-backed scorer `name`."""
+        return self._jpegs[name].pick(span, n)
 
     def thumbnail(self, span: Span) -> bytes | None:
         """A JPEG of the middle of `span`, if a frame of it was kept."""
-        return next(iter(self._thumbnails.pick(span, 1)), None)
+        return next(iter(self._thumbnails.pick(span, 1)), None) if self._thumbnails else None
 
     def forget(self, before_s: float) -> None:
         """Drop what is older than `before_s`."""
-        grids: list[_Grid[Any] | _Pairs] = [self._jpegs, self._thumbnails]
-        for kept in (*grids, *self._raw.values(), *self._pairs.values()):
-            kept.forget(before_s)
+        for images in self._raw.values():
+            images.forget(before_s)
+        for jpegs in (*self._jpegs.values(), *filter(None, [self._thumbnails])):
+            jpegs.forget(before_s)
+        for pairs in self._pairs.values():
+            pairs.forget(before_s)

@@ -1,7 +1,7 @@
 """Shards: a view of the accepted clips that training reads, self-contained.
 
 A plan says which clips make which shard; it is written down first, so that a build that was killed makes
-the same shards as one that was not. `drop_rows` brings existing shards in line with the verdicts without
+the same shards as one that was not. `align` brings existing shards in line with verdicts and scores without
 encoding anything.
 """
 
@@ -22,6 +22,7 @@ from curation.cut import output_size
 from curation.dataset import SCORE_COLUMNS, SHARDS, Dataset
 
 PLAN = "shards/_plan.json"
+_CUT_HASH = b"reelmill_cut_hash"  # in a shard's metadata: what its clips were encoded with
 _BITS_PER_PIXEL = 0.12  # a guess at x264's output, to fill shards evenly; sizes come out as they do
 
 
@@ -127,6 +128,7 @@ def shard_row(
 def write_shard(dataset: Dataset, name: str, rows: Sequence[dict[str, Any]], config: Config) -> int:
     """Write one shard, its rows shuffled by a seed of its own. Returns its bytes of video."""
     schema = shard_schema()
+    schema = schema.with_metadata({**(schema.metadata or {}), _CUT_HASH: config.cut_hash().encode()})
     in_order = sorted(rows, key=lambda r: cast(str, r["clip_id"]))
     digest = hashlib.blake2b(f"{config.shards.seed} {name}".encode(), digest_size=8).digest()
     random.Random(int.from_bytes(digest, "big")).shuffle(in_order)
@@ -178,24 +180,54 @@ def sharded_clips(dataset: Dataset) -> dict[str, str]:
     }
 
 
-def drop_rows(dataset: Dataset, accepted: set[str]) -> int:
-    """Rewrite the shards that hold clips which are no longer accepted. Returns how many rows went."""
-    dropped = 0
+def align(dataset: Dataset, accepted: Mapping[str, Mapping[str, Any]]) -> int:
+    """Bring the shards in line with the accepted clips (clip_id -> its scores): rows of others go, and scores
+    that have been computed anew are taken over. Nothing is encoded; shards that are right are not touched.
+    Returns how many rows went or changed."""
+    touched = 0
     for part in dataset.parts("shards"):
-        ids = dataset.read_part("shards", part, ["clip_id"])["clip_id"].to_pylist()
-        lost = [i for i in ids if i not in accepted]
-        if not lost:
+        rows = dataset.read_part("shards", part, ["clip_id", *SCORE_COLUMNS]).to_pylist()
+        kept = [r for r in rows if r["clip_id"] in accepted]
+        other = sum(not _same_scores(r, accepted[r["clip_id"]]) for r in kept)
+        if len(kept) == len(rows) and not other:
             continue
-        dropped += len(lost)
-        if len(lost) == len(ids):
+        touched += len(rows) - len(kept) + other
+        if not kept:
             dataset.remove(f"shards/{part}.parquet")
             continue
         source = dataset.open_part("shards", part)
         with dataset.writing(f"shards/{part}.parquet") as file, _writer(file, source.schema_arrow) as writer:
             for group in range(source.num_row_groups):
                 table = source.read_row_group(group)
-                kept = [i for i, c in enumerate(table["clip_id"].to_pylist()) if c in accepted]
-                if kept:
-                    writer.write_table(table.take(kept))
+                ids = table["clip_id"].to_pylist()
+                table = table.take([i for i, c in enumerate(ids) if c in accepted])
+                if table.num_rows:
+                    writer.write_table(_with_scores(table, accepted))
         source.close()
+    return touched
+
+
+def _same_scores(row: Mapping[str, Any], clip: Mapping[str, Any]) -> bool:
+    return all(row[c] == clip[c] or (row[c] != row[c] and clip[c] != clip[c]) for c in SCORE_COLUMNS)
+
+
+def _with_scores(table: pa.Table, clips: Mapping[str, Mapping[str, Any]]) -> pa.Table:
+    ids = table["clip_id"].to_pylist()
+    for name in SCORE_COLUMNS:
+        values = pa.array([clips[i][name] for i in ids], pa.float64())
+        table = table.set_column(table.schema.get_field_index(name), table.schema.field(name), values)
+    return table
+
+
+def drop_other_encodings(dataset: Dataset, config: Config) -> int:
+    """Remove shards whose clips were encoded with other settings; the build cuts them again. Returns how
+    many went."""
+    dropped = 0
+    for part in dataset.parts("shards"):
+        source = dataset.open_part("shards", part)
+        made_with = (source.schema_arrow.metadata or {}).get(_CUT_HASH)
+        source.close()
+        if made_with is not None and made_with.decode() != config.cut_hash():
+            dataset.remove(f"shards/{part}.parquet")
+            dropped += 1
     return dropped

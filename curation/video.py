@@ -34,10 +34,15 @@ _FORMATS = (
     "rm,dv,nut,vc1,mjpeg,wtv,yuv4mpegpipe"
 )
 _MAX_CONSECUTIVE_ERRORS = 200  # packets; a stream that is broken for longer is given up
+_SHAPE_TOLERANCE = 0.05  # of the displayed aspect: sizes are rounded to blocks
 
 
 class NoVideo(ValueError):
     """The file holds no video stream that could be decoded."""
+
+
+class ShapeChanged(ValueError):
+    """In the middle of the stream its pictures take another aspect: no one size of clips shows them all."""
 
 
 @dataclass(frozen=True)
@@ -303,16 +308,31 @@ class Video:
             return
         step = 1 / self.info.fps if self.info.fps else 1 / 25
         last = _time(first, 0.0)
+        self._check_shape(first, last)
         yield Frame(last, _duration(first), first, self.info)
         for frame in self._decoded:
             if frame.pts is None and frame.dts is None:
                 self.untimed = True
-            time = _time(frame, last + step)
+            time = _time(frame, last + (_duration(frame) or step))
             if time <= last:  # a repeated or backward timestamp is not a new moment
                 continue
             self.deltas[round((time - last) * 1000)] += 1
             last = time
+            self._check_shape(frame, time)
             yield Frame(time, _duration(frame), frame, self.info)
+
+    def _check_shape(self, frame: av.VideoFrame, time_s: float) -> None:
+        """A stream may change to another resolution, which is scaled to the first one, but not to another
+        aspect."""
+        info = self.info
+        if (frame.width, frame.height) == (info.coded_width, info.coded_height):
+            return
+        shape = info.sar * info.coded_width / info.coded_height
+        # Of which the decoder may know better than the container.
+        sars = (info.sar, float(self._stream.codec_context.sample_aspect_ratio or 0))
+        if all(abs(sar * frame.width / frame.height / shape - 1) > _SHAPE_TOLERANCE for sar in sars):
+            old, new = f"{info.coded_width}x{info.coded_height}", f"{frame.width}x{frame.height}"
+            raise ShapeChanged(f"the picture changes from {old} to {new}, another shape, at {time_s:.3f} s")
 
     def frames_from(self, time_s: float) -> Iterator[Frame]:
         """Frames from the key frame at or before `time_s` on. Call it in order of time on one object."""

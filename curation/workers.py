@@ -6,20 +6,25 @@ Rows between them have the columns of `STREAM`: one per candidate clip, and one 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import cv2
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from curation.child import Child, Message, SourceFailed
 from curation.config import Config, validated
-from curation.dataset import Dataset
-from curation.sampling import nearest
+from curation.dataset import CLIPS, Dataset
 from curation.select import columns_of, ordered, spared
 from curation.shards import shard_row, write_shard
-from curation.spans import Span
+from curation.sources import changed_since
+from curation.stale import Staleness
+from curation.transient import is_transient
+from filters import EMBEDDER
 from filters.base import ClipInfo, Frames, Sampling, Scorer, measure_key
 
 STREAM = pa.schema(
@@ -43,78 +48,207 @@ def _table(rows: list[dict[str, Any]]) -> pa.Table:
 class Measurer:
     """Measures parts, one source after another, through one decoding child."""
 
-    def __init__(self, config: dict[str, Any]):
+    def __init__(self, config: dict[str, Any], location: str):
         self._config = validated(config)
         self._plain = config
-        self._child = Child(self._config.run.child_memory_mb)
+        self._dataset = Dataset(location)
+        self._child = Child(self._config.run.child_memory_mb, self._config.run.child_output_mb)
         self._rules = ordered(self._config.rules)
         self._cheap = columns_of(list(self._config.local_scorers))
         self._keys = self._config.measure_keys()
+        self._staleness = Staleness(self._config)
 
     def __call__(self, batch: pa.Table) -> Iterator[pa.Table]:
         waiting: list[dict[str, Any]] = []
         for part in batch.to_pylist():
             for source in json.loads(part["sources"]):
-                for row in self._rows(source):
+                rows = (
+                    self._rescored(part["part"], source) if source.pop("rescore") else self._measured(source)
+                )
+                for row in rows:
                     waiting.append({"part": part["part"], **row})
                     if len(waiting) == _ROWS_PER_BLOCK:
                         yield _table(waiting)
                         waiting = []
         yield _table(waiting)
 
-    def _rows(self, source: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    def _measured(self, source: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        """Everything about one source. Each attempt's clips carry its number, and so does the source's row:
+        clips that were seen before a fault do not count."""
         request = {
             "op": "measure",
             "uri": source["uri"],
             "source_id": source["source_id"],
             "config": self._plain,
         }
-        measured: dict[str, Any] = {"status": "failed", "clips": 0}
-        clips: list[str] = []
-        try:
-            for message in self._child.request(request, self._config.run.deadline_seconds):
-                if message.head["kind"] == "clip":
-                    clips.append(message.head["clip_id"])
-                    yield self._clip_row(source, message)
-                elif message.head["kind"] == "source":
-                    measured = {"status": "measured", **message.head}
-        except SourceFailed as error:
-            # Clips that were seen before the fault do not count: a source is measured, or failed, as a whole.
-            measured |= {"stage": error.stage, "error": error.error, "message": error.message}
-        if measured["status"] == "failed" and "stage" not in measured:
-            measured |= {"stage": "measure", "error": "Incomplete", "message": "the decoder stopped early"}
-        row = {**source, **measured, "config_hash": self._config.spans_hash()}
-        yield {"kind": "source", "data": json.dumps(row), "jpegs": [], "embedding": None, "thumbnail": None}
+        for attempt in _attempts(self._config):
+            measured: dict[str, Any] = {"status": "failed", "clips": 0}
+            try:
+                for message in self._child.request(request, self._config.run.deadline_seconds):
+                    if message.head["kind"] == "clip":
+                        yield self._clip_row(source, message, attempt.number)
+                    elif message.head["kind"] == "source":
+                        measured = {"status": "measured", **message.head}
+                _check_unchanged(source)
+            except SourceFailed as error:
+                if attempt.again(error):
+                    continue
+                measured = {"status": "failed", "clips": 0, **_fault(error)}
+            if measured["status"] == "failed" and "stage" not in measured:
+                measured |= {
+                    "stage": "measure",
+                    "error": "Incomplete",
+                    "message": "the decoder stopped early",
+                }
+            row = {**source, **measured, "config_hash": self._config.spans_hash(), "attempt": attempt.number}
+            yield _row("source", row)
+            return
 
-    def _clip_row(self, source: dict[str, Any], message: Message) -> dict[str, Any]:
+    def _clip_row(self, source: dict[str, Any], message: Message, attempt: int) -> dict[str, Any]:
         head = message.head
         parts = iter(message.parts)
         thumbnail = next(parts) if head.pop("has_thumbnail") else None
-        jpegs = list(parts)
-        scores = head.pop("scores")
-        is_image = head.pop("is_image")
-        media = "image" if is_image else "video"
-        clip = {**head, **scores, "source_id": source["source_id"], "uri": source["uri"]}
+        media = "image" if head.pop("is_image") else "video"
+        clip = {**head, **head.pop("scores"), "source_id": source["source_id"], "uri": source["uri"]}
         clip["keys"] = {
             n: self._keys[n] for n, s in self._config.local_scorers.items() if media in s.applies_to
         }
+        return self._with_jpegs({**clip, "attempt": attempt}, list(parts), thumbnail)
+
+    def _with_jpegs(
+        self, clip: dict[str, Any], jpegs: list[bytes], thumbnail: bytes | None = None
+    ) -> dict[str, Any]:
+        """A row of the stream; frames for the model-backed scorers stay with it unless it is spared them."""
         if not self._config.score_all and spared(clip, self._rules, self._cheap):
-            jpegs, clip["jpeg_times_s"] = [], []
-        while sum(map(len, jpegs)) > _MAX_JPEG_BYTES:  # only frames of tens of megapixels come to this
-            jpegs, clip["jpeg_times_s"] = jpegs[::2], clip["jpeg_times_s"][::2]
-        return {
-            "kind": "clip",
-            "data": json.dumps(clip),
-            "thumbnail": thumbnail,
-            "jpegs": jpegs,
-            "embedding": None,
+            jpegs, clip["jpegs"] = [], {}
+        groups = _split(jpegs, clip["jpegs"])
+        while sum(map(len, jpegs)) > _MAX_JPEG_BYTES and max(map(len, groups.values())) > 1:
+            # Only frames of tens of megapixels come to this.
+            largest = max(groups, key=lambda n: sum(map(len, groups[n])) if len(groups[n]) > 1 else 0)
+            groups[largest] = groups[largest][::2]
+            jpegs = [jpeg for group in groups.values() for jpeg in group]
+        clip["jpegs"] = {name: len(group) for name, group in groups.items()}
+        return _row("clip", clip, jpegs, thumbnail)
+
+    def _rescored(self, part: str, source: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        """The clips of a committed source, with the columns computed that are missing or out of date."""
+        columns = [n for n in CLIPS.names if n not in ("thumbnail", "embedding")]
+        table = self._dataset.read_part("clips", part, columns)
+        waiting: dict[str, dict[str, Any]] = {}
+        for clip in table.filter(pc.equal(table["source_id"], source["source_id"])).to_pylist():
+            row = {**self._staleness.cleared(clip), "want": self._staleness.wanted(clip), "jpegs": {}}
+            row |= {"attempt": 0, "new_embedding": EMBEDDER in self._staleness.outdated(clip)}
+            waiting[row["clip_id"]] = row
+        count = len(waiting)
+        note: dict[str, Any] = {}
+        for attempt in _attempts(self._config):
+            try:
+                _check_unchanged(source)
+                for clip_id, scores, jpegs, counts in self._scores(source["uri"], list(waiting.values())):
+                    clip = waiting.pop(clip_id)
+                    local = [n for n in clip.pop("want") if n in self._config.local_scorers]
+                    clip |= {**scores, "jpegs": counts}
+                    clip["keys"] |= {n: self._keys[n] for n in local}
+                    yield self._with_jpegs(clip, jpegs)
+                break
+            except SourceFailed as error:
+                if not attempt.again(error):
+                    note = _fault(error)
+                    break
+        for clip in waiting.values():  # they stay, not scored, and the next build tries again
+            yield _row("clip", clip)
+        yield _row("source", {**source, "rescored": True, "clips": count, "attempt": 0, **note})
+
+    def _scores(
+        self, uri: str, clips: list[dict[str, Any]]
+    ) -> Iterator[tuple[str, dict[str, Any], list[bytes], dict[str, int]]]:
+        """(clip_id, columns, JPEGs, how many for which scorer) of every clip."""
+        scorers = self._config.filters
+        by_frames = []
+        for clip in clips:
+            if any(scorers[n].sampling.kind != "none" for n in clip["want"]):
+                by_frames.append(clip)
+            else:  # what is known of it is enough: nothing is decoded
+                values: dict[str, Any] = {}
+                for name in clip["want"]:
+                    values |= scorers[name]([Frames(_info(clip))])[0].values
+                yield clip["clip_id"], values, [], {}
+        if not by_frames:
+            return
+        fields = ("clip_id", "start_s", "end_s", "frames", "fps", "width", "height", "want")
+        request = {
+            "op": "rescore",
+            "stage": "score",
+            "uri": uri,
+            "clips": [{f: c[f] for f in fields} for c in by_frames],
+            "config": self._plain,
         }
+        for message in self._child.request(request, self._config.run.deadline_seconds):
+            if message.head["kind"] == "scores":
+                head = message.head
+                yield head["clip_id"], head["scores"], message.parts, head["jpegs"]
+
+
+def _check_unchanged(source: dict[str, Any]) -> None:
+    """Raises `SourceFailed` when another file is there than the one that was identified."""
+    uri = source["uri"]
+    try:
+        if not changed_since(uri, source["bytes"], source["mtime_or_etag"], source["fingerprint"]):
+            return
+    except (OSError, ValueError) as error:
+        text = getattr(error, "strerror", None) or str(error)
+        raise SourceFailed("open", type(error).__name__, text, transient=is_transient(error)) from error
+    message = "the file was changed after it was listed or measured: run the build again"
+    raise SourceFailed("open", "Changed", message)
+
+
+def _fault(error: SourceFailed) -> dict[str, str]:
+    return {"stage": error.stage, "error": error.error, "message": error.message}
+
+
+@dataclass
+class _Attempt:
+    number: int
+    left: int
+    wait_s: float
+
+    def again(self, error: SourceFailed) -> bool:
+        """Wait, and go on to the next attempt; False when there is none, or the fault will not pass."""
+        if not error.transient or not self.left:
+            return False
+        time.sleep(self.wait_s)
+        return True
+
+
+def _attempts(config: Config) -> Iterator[_Attempt]:
+    """The first one, and the retries after faults that may pass; each waits twice as long."""
+    run = config.run
+    for k in range(run.read_retries + 1):
+        yield _Attempt(k, run.read_retries - k, run.retry_seconds * 2**k)
+
+
+def _row(
+    kind: str, data: dict[str, Any], jpegs: Sequence[bytes] = (), thumbnail: bytes | None = None
+) -> dict[str, Any]:
+    return {
+        "kind": kind,
+        "data": json.dumps(data),
+        "thumbnail": thumbnail,
+        "jpegs": list(jpegs),
+        "embedding": None,
+    }
+
+
+def _split(jpegs: list[bytes], counts: dict[str, int]) -> dict[str, list[bytes]]:
+    """The JPEGs by the scorer that asked for them."""
+    rest = iter(jpegs)
+    return {name: [next(rest) for _ in range(n)] for name, n in counts.items()}
 
 
 class ModelScorer:
     """Runs one model-backed scorer over the clips that nothing has rejected yet, in batches."""
 
-    def __init__(self, config: dict[str, Any], name: str, *, is_last: bool):
+    def __init__(self, config: dict[str, Any], name: str):
         self._config = validated(config)
         self._name = name
         self._scorer: Scorer = self._config.filters[name]
@@ -123,7 +257,6 @@ class ModelScorer:
         # What is scored before this one: a rule on it that fails spares this one.
         order = list(self._config.filters)
         self._before = columns_of(order[: order.index(name)])
-        self._is_last = is_last
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         rows = batch.to_pylist()
@@ -132,19 +265,21 @@ class ModelScorer:
             if row["kind"] != "clip" or not row["jpegs"]:
                 continue
             clip = json.loads(row["data"])
-            if not self._config.score_all and spared(clip, self._rules, self._before):
+            groups = _split(row["jpegs"], clip["jpegs"])
+            mine = groups.pop(self._name, None)
+            if mine is None:
                 continue
-            if _info(clip).media in self._scorer.applies_to:
-                wanted.append((i, clip, _frames(clip, row["jpegs"], self._scorer.sampling)))
+            clip["jpegs"] = {name: len(group) for name, group in groups.items()}
+            row["jpegs"] = [jpeg for group in groups.values() for jpeg in group]
+            row["data"] = json.dumps(clip)
+            if mine and (self._config.score_all or not spared(clip, self._rules, self._before)):
+                wanted.append((i, clip, _frames(clip, mine, self._scorer.sampling)))
         found = self._scorer([frames for _, _, frames in wanted]) if wanted else []
         for (i, clip, _), scores in zip(wanted, found, strict=True):
             clip["keys"][self._name] = self._key
             rows[i]["data"] = json.dumps({**clip, **scores.values})
             if scores.embedding is not None:
                 rows[i]["embedding"] = scores.embedding.astype(np.float32).tolist()
-        if self._is_last:
-            for row in rows:
-                row["jpegs"] = []
         return _table(rows)
 
 
@@ -154,18 +289,12 @@ def _info(clip: dict[str, Any]) -> ClipInfo:
 
 
 def _frames(clip: dict[str, Any], jpegs: list[bytes], sampling: Sampling) -> Frames:
-    """The frames that a scorer asked for, out of those that were kept for all of them."""
-    span = Span(clip["start_s"], clip["end_s"], clip["frames"])
-    size = sampling.size(clip["width"], clip["height"])
     images = []
-    for i in nearest(clip["jpeg_times_s"], span, sampling.n):
-        flag = cv2.IMREAD_GRAYSCALE if sampling.color == "gray" else cv2.IMREAD_COLOR
-        image = cv2.imdecode(np.frombuffer(jpegs[i], np.uint8), flag)
+    for jpeg in jpegs:
+        flag = cv2.IMREAD_GRAYSCALE if sampling.color == "gray" else cv2.IMREAD_COLOR_RGB
+        image = cv2.imdecode(np.frombuffer(jpeg, np.uint8), flag)
         assert image is not None
-        if sampling.color == "rgb":
-            image = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
-        if (image.shape[1], image.shape[0]) != size:
-            image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+        assert (image.shape[1], image.shape[0]) == sampling.size(clip["width"], clip["height"])
         images.append(image)
     return Frames(_info(clip), images)
 
@@ -175,7 +304,7 @@ class Cutter:
 
     def __init__(self, config: dict[str, Any], location: str, config_hash: str):
         self._config: Config = validated(config)
-        self._child = Child(self._config.run.child_memory_mb)
+        self._child = Child(self._config.run.child_memory_mb, self._config.run.child_output_mb)
         self._dataset = Dataset(location)
         self._config_hash = config_hash
 
@@ -186,12 +315,14 @@ class Cutter:
         clips = json.loads(task["clips"])
         rows: list[dict[str, Any]] = []
         failures: list[dict[str, Any]] = []
-        by_uri: dict[str, list[dict[str, Any]]] = {}
+        by_source: dict[str, list[dict[str, Any]]] = {}
         for clip in clips:
-            by_uri.setdefault(clip["uri"], []).append(clip)
-        for uri, group in by_uri.items():
-            for clip, encoded, mp4 in self._cut(uri, group, failures):
-                row = shard_row(clip, encoded, mp4, clip["captions"], clip["extra"], self._config_hash)
+            by_source.setdefault(clip["source_id"], []).append(clip)
+        for group in by_source.values():
+            for clip, encoded, mp4 in self._cut(group[0]["uri"], group, failures):
+                row = shard_row(
+                    clip, encoded, mp4, clip["captions"], clip["source"]["extra"], self._config_hash
+                )
                 rows.append(row)
         written = write_shard(self._dataset, task["name"], rows, self._config) if rows else 0
         return {
@@ -208,6 +339,8 @@ class Cutter:
         """All spans of one source in one visit; a fault costs the span at which it happened."""
         left = sorted(group, key=lambda c: c["start_s"])
         fields = ("clip_id", "start_s", "end_s", "frames", "fps")
+        attempts = _attempts(self._config)
+        attempt = next(attempts)
         while left:
             request = {
                 "op": "cut",
@@ -218,6 +351,7 @@ class Cutter:
                 "run": self._config.run.model_dump(),
             }
             try:
+                _check_unchanged(left[0]["source"])
                 for message in self._child.request(request, self._config.run.deadline_seconds):
                     clip = left.pop(0)
                     assert clip["clip_id"] == message.head["clip_id"]
@@ -226,9 +360,11 @@ class Cutter:
                     else:
                         failures.append(self._failure(clip, message.head))
             except SourceFailed as error:
-                head = {"stage": "cut", "error": error.error, "message": error.message}
+                if attempt.again(error):
+                    attempt = next(attempts)
+                    continue
                 lost = left if error.stage == "open" else left[:1]
-                failures += [self._failure(clip, head) for clip in lost]
+                failures += [self._failure(clip, {**_fault(error), "stage": "cut"}) for clip in lost]
                 left = left[len(lost) :]
 
     def _failure(self, clip: dict[str, Any], head: dict[str, Any]) -> dict[str, Any]:

@@ -25,3 +25,4 @@ SCORERS: dict[str, type[Any]] = {
     "text": Text,
     "aesthetics": Aesthetics,
 }
+EMBEDDER = "aesthetics"  # whose by-product is the column `embedding`

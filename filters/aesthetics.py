@@ -263,7 +263,7 @@ class Aesthetics:
     device: str = field(default="auto", metadata={"key": False})
 
     name: ClassVar[str] = "aesthetics"
-    version: ClassVar[str] = "1"
+    version: ClassVar[str] = "2"
     applies_to: ClassVar[frozenset[Media]] = IMAGE_AND_VIDEO
     columns: ClassVar[tuple[Column, ...]] = (
         Column(

@@ -33,7 +33,7 @@ class Quality:
     long_side: int = 320
 
     name: ClassVar[str] = "quality"
-    version: ClassVar[str] = "1"
+    version: ClassVar[str] = "2"
     applies_to: ClassVar[frozenset[Media]] = IMAGE_AND_VIDEO
     columns: ClassVar[tuple[Column, ...]] = (
         Column("quality.sharpness", "ratio", (0, float("inf")), "fine detail over middling detail"),

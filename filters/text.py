@@ -286,7 +286,7 @@ class Text:
     device: str = field(default="auto", metadata={"key": False})
 
     name: ClassVar[str] = "text"
-    version: ClassVar[str] = "1"
+    version: ClassVar[str] = "2"
     applies_to: ClassVar[frozenset[Media]] = IMAGE_AND_VIDEO
     columns: ClassVar[tuple[Column, ...]] = (
         Column("text.area", "fraction", (0, 1), "area of the union of text lines over the frame's area"),

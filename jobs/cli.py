@@ -1,13 +1,17 @@
 """The `reelmill` command. Thin: parse, call, report.
 
-Exit codes: 0 done, 1 a fault of ours, 2 wrong usage, 3 not complete (status), 130 interrupted and resumable.
+Exit codes: 0 done, 1 a fault of ours, 2 wrong usage, 3 stopped and resumable (a limit of failures, no room
+left; from `status`: not complete), 130 interrupted and resumable.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn
@@ -17,7 +21,8 @@ from rich.console import Console
 
 from curation.config import Config, ConfigError, read_config_file, validated
 from curation.dataset import Dataset, DatasetError, reelmill_version
-from curation.progress import Progress
+from curation.lease import Lease, LeaseHeld, LeaseLost
+from curation.progress import Progress, Stopped
 from curation.sources import SourcesError, list_sources
 from filters import SCORERS
 from filters.base import MissingModel
@@ -47,12 +52,43 @@ def _user_errors() -> Iterator[None]:
     """Errors that the user can mend become one message and exit code 2."""
     try:
         yield
-    except (ConfigError, DatasetError, SourcesError, MissingModel) as error:
+    except (ConfigError, DatasetError, SourcesError, MissingModel, LeaseHeld) as error:
         err.print(f"reelmill: {error}", markup=False)
         raise typer.Exit(2) from error
+    except (Stopped, LeaseLost) as error:
+        err.print(f"reelmill: stopped: {error}", markup=False)
+        raise typer.Exit(3) from error
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        where = f" for {error.filename}" if error.filename else ""
+        err.print(
+            f"reelmill: stopped: there is no room left{where} ({error.strerror}); what was finished is kept. "
+            "Make room (the dataset's disk, or the one of temporary files) and run the same command again",
+            markup=False,
+        )
+        raise typer.Exit(3) from error
     except KeyboardInterrupt as error:
         err.print("\nreelmill: interrupted; run the same command again to continue", markup=False)
         raise typer.Exit(130) from error
+
+
+def _interrupt(*_: object) -> None:
+    # `docker stop`, a job's time limit and `ray job stop` send SIGTERM: it ends as a Ctrl-C does.
+    raise KeyboardInterrupt
+
+
+@contextlib.contextmanager
+def _working(dataset: Dataset, command: str) -> Iterator[None]:
+    """Around whatever writes: the only one to do so, and ended in good order by SIGTERM too."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, _interrupt)
+    with Lease(dataset, command) as lease:
+        dataset.guard = lease.check
+        try:
+            yield
+        finally:
+            dataset.guard = None
 
 
 def load_named_config(name: str, overrides: list[str] | None) -> Config:
@@ -100,6 +136,9 @@ def build(
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="measure failed sources again")
     ] = False,
+    prune: Annotated[
+        bool, typer.Option("--prune", help="remove the sources that are not named, with their clips")
+    ] = False,
 ) -> None:
     """Make a dataset from raw videos, or continue one."""
     from curation import build as builder
@@ -108,6 +147,8 @@ def build(
 
     with _user_errors():
         settings = load_named_config(config, set_)
+        if prune and limit is not None:
+            raise ConfigError("--prune with --limit would remove the sources beyond the limit: leave one out")
         dataset = _dataset(out_)
         dataset.check_writable()
         listed = list_sources(sources, limit)
@@ -119,18 +160,17 @@ def build(
                 out.print(line, markup=False)
             return
         progress = Progress()
-        try:
-            with pipeline.session(settings):
-                todo = builder.build(dataset, listed, settings, progress, retry_failed=retry_failed)
-        finally:
-            progress.close()
-        left_out = [name for name in SCORERS if name not in settings.filters]
-        if left_out:
-            out.print(f"not measured: {', '.join(left_out)} (not among this configuration's filters)")
-        if todo.unlisted:
-            err.print(f"{len(todo.unlisted)} sources of this dataset were not named; they stay", markup=False)
-        address = write_report(dataset)
-        _end(dataset)
+        with _working(dataset, "build"):
+            try:
+                with pipeline.session(settings):
+                    builder.build(dataset, listed, settings, progress, retry_failed=retry_failed, prune=prune)
+            finally:
+                progress.close()
+            left_out = [name for name in SCORERS if name not in settings.filters]
+            if left_out:
+                out.print(f"not measured: {', '.join(left_out)} (not among this configuration's filters)")
+            address = write_report(dataset)
+            _end(dataset)
         out.print(f"dataset  {dataset.address('')}\nreport   {address}", markup=False)
 
 
@@ -151,20 +191,47 @@ def select(dataset: DatasetArg, set_: Overrides = None) -> None:
         target = _dataset(dataset)
         settings = _stored_config(target, set_)
         progress = Progress()
-        try:
-            builder.reselect(target, settings, progress, lambda: pipeline.session(settings))
-        finally:
-            progress.close()
-        missing = builder.not_scored(target, settings)
-        if missing:
-            out.print(
-                f"{missing} clips pass the cheap rules but were spared a dear score, and are rejected as not "
-                f"scored; reelmill build SOURCES --out {dataset} --config {target.address('dataset.json')} "
-                "scores them",
-                markup=False,
-            )
-        write_report(target)
-        _end(target)
+        with _working(target, "select"):
+            try:
+                builder.reselect(target, settings, progress, lambda: pipeline.session(settings))
+            finally:
+                progress.close()
+            missing = builder.not_scored(target, settings)
+            if missing:
+                out.print(
+                    f"{missing} clips pass the cheap rules but were spared a dear score, and are rejected as "
+                    f"not scored; reelmill build SOURCES --out {dataset} --config "
+                    f"{target.address('dataset.json')} scores them",
+                    markup=False,
+                )
+            write_report(target)
+            _end(target)
+
+
+@app.command()
+def remove(
+    dataset: DatasetArg,
+    sources: Annotated[list[str], typer.Argument(metavar="SOURCES...", help="path, uri or source_id")],
+    undo: Annotated[bool, typer.Option("--undo", help="let builds take them again")] = False,
+) -> None:
+    """Remove sources for good, and copies of them: clips, captions, shard rows. Builds leave them out."""
+    from curation import build as builder
+    from curation.remove import Removed
+    from curation.report import write_report
+
+    with _user_errors():
+        target = _dataset(dataset)
+        settings = _stored_config(target, None)
+        with _working(target, "remove"):
+            if undo:
+                if not (count := Removed(target).forget(sources)):
+                    raise DatasetError(f"{', '.join(sources)}: not among the removed sources of {dataset}")
+                out.print(f"{count} sources may be taken again by the next build that names them")
+                return
+            count, clips, rows = builder.remove(target, sources, settings)
+            out.print(f"removed {count} sources, {clips} clips, {rows} shard rows; builds leave them out now")
+            write_report(target)
+            _end(target)
 
 
 @app.command()
@@ -179,14 +246,35 @@ def report(dataset: DatasetArg) -> None:
 
 
 @app.command()
-def status(dataset: DatasetArg) -> None:
-    """The accounting of a dataset, and whether its build is complete."""
+def status(
+    dataset: DatasetArg,
+    sources: Annotated[
+        list[str] | None, typer.Argument(metavar="[SOURCES...]", help="with --explain: default, those it has")
+    ] = None,
+    explain: Annotated[bool, typer.Option("--explain", help="what a build would do, and why")] = False,
+    config: Annotated[str | None, typer.Option(help="with --explain: default, the dataset's own")] = None,
+    set_: Overrides = None,
+) -> None:
+    """The accounting of a dataset, and whether its build is complete. Exit code 3 when it is not."""
     from curation import build as builder
+    from curation.lease import holder
+    from curation.work import as_listed, find_work
+    from curation.work import explain as lines
 
     with _user_errors():
+        if not explain and (sources or config or set_):
+            raise ConfigError("SOURCES, --config and --set go with --explain")
         target = _dataset(dataset)
         settings = _stored_config(target, None)
         wrong = _print_accounting(target)
+        if explain:
+            wanted = load_named_config(config, set_) if config else _stored_config(target, set_)
+            listed = list_sources(sources) if sources else as_listed(target)
+            for line in lines(target, listed, wanted, find_work(target, listed, wanted)):
+                out.print(line, markup=False)
+        running = holder(target)
+        if running:
+            out.print(running, markup=False)
         waiting = builder.waiting(target, settings)
         complete = not waiting and not wrong
         if not complete:

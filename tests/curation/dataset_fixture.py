@@ -25,7 +25,6 @@ from curation.dataset import (
     SHARDS,
     TABLES,
     Dataset,
-    commit_part,
 )
 from curation.measure import clip_id
 from curation.select import write_verdicts
@@ -207,8 +206,7 @@ def build(location: str, *, folder: str = "videos/", caption: str = "a gradient 
         uri = folder + shown.source
         rows.setdefault(uri, []).append(clip_row(uri, shown.start_s, shown.end_s, scores, jpeg(k)))
     pan, city, still = rows
-    commit_part(
-        dataset,
+    dataset.commit_part(
         "a0",
         [source_row(pan, clips=6), source_row(city, clips=6, duration_s=30.0, seconds=9.0)],
         [*rows[pan], *rows[city]],
@@ -217,8 +215,7 @@ def build(location: str, *, folder: str = "videos/", caption: str = "a gradient 
     unknown = dict.fromkeys(
         ("container", "codec", "width", "height", "fps", "duration_s", "frames", "seconds")
     )
-    commit_part(
-        dataset,
+    dataset.commit_part(
         "b1",
         [
             source_row(still, clips=1, fps=None, duration_s=0.0, frames=1, seconds=0.1),
@@ -295,6 +292,6 @@ def build_large(location: str, clips: int, *, per_part: int = 250) -> Dataset:
         source = source_row(
             uri, clips=len(rows), duration_s=5.0 * len(rows), seconds=float(generator.gamma(9))
         )
-        commit_part(dataset, f"{first:06d}", [source], rows)
+        dataset.commit_part(f"{first:06d}", [source], rows)
     write_verdicts(dataset, {c: Rule(**b) for c, b in RULES.items()}, FAILURE_KEY)
     return dataset

@@ -24,7 +24,6 @@ from curation.dataset import (
     VERDICTS,
     Dataset,
     DatasetError,
-    commit_part,
 )
 from filters import SCORERS
 from tests.curation import dataset_fixture
@@ -121,8 +120,7 @@ def test_tables_give_back_what_was_written(dataset: Dataset) -> None:
     assert list(dataset.rows("clips")) == []
     assert list(dataset.verdicts()) == []
     for part in ("b", "a", "c"):
-        commit_part(
-            dataset,
+        dataset.commit_part(
             part,
             [source_row(f"{part}2"), source_row(f"{part}1", extra='{"é": 1}')],
             [clip_row("late", f"{part}1", 5.0), clip_row("other", f"{part}2"), clip_row("early", f"{part}1")],
@@ -154,8 +152,8 @@ def test_parts_are_finished_parquet_files_in_order(dataset: Dataset) -> None:
 
 
 def test_every_part_has_its_table_s_schema_whatever_its_rows_lack(local: Dataset) -> None:
-    commit_part(local, "empty", [source_row("s", clips=0)], [])
-    commit_part(local, "full", [source_row("t", bytes=3, fps=25.0)], [clip_row("c", "t")])
+    local.commit_part("empty", [source_row("s", clips=0)], [])
+    local.commit_part("full", [source_row("t", bytes=3, fps=25.0)], [clip_row("c", "t")])
     for part in ("p", "q"):
         rows = [{"clip_id": part}] if part == "q" else []
         for table in ("captions", "failures", "shards"):
@@ -194,7 +192,7 @@ def test_the_schemas_are_the_contract_s() -> None:
 
 
 def test_clean_removes_what_a_kill_left_and_nothing_else(dataset: Dataset) -> None:
-    commit_part(dataset, "whole", [source_row("s")], [clip_row("c", "s")])
+    dataset.commit_part("whole", [source_row("s")], [clip_row("c", "s")])
     dataset.write_table("clips/uncommitted.parquet", [clip_row("d", "t")], CLIPS)
     dataset.write_table("shards/shard-00000.parquet", [], SHARDS)
     dataset.write("shards/_plan.json", b"{}")

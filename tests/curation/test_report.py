@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from curation import report
-from curation.dataset import Dataset, commit_part
+from curation.dataset import Dataset
 from curation.report import axis_range, chart, clock, duration, number, ticks, write_report
 from filters.rules import Rule
 from tests.curation import dataset_fixture as fixture
@@ -182,7 +182,7 @@ def test_an_empty_dataset_has_a_report(tmp_path: Path) -> None:
     fixture.write_manifest(dataset)
     assert "clips 0 = accepted 0" in Page(Path(write_report(dataset)).read_text("utf-8")).text
     failed = {"status": "failed", "stage": "open", "error": "E", "message": None, "seconds": None}
-    commit_part(dataset, "a", [fixture.source_row("x.mp4", **failed)], [])
+    dataset.commit_part("a", [fixture.source_row("x.mp4", **failed)], [])
     assert "sources 1 = measured 0 + failed 1" in Page(Path(write_report(dataset)).read_text("utf-8")).text
 
 

@@ -30,7 +30,7 @@ def test_pairs_are_of_the_frames_nearest_to_the_grid(tmp_path: Path, fps: int) -
     path = tmp_path / "a.mp4"
     render.write_video(path, render.counted(render.scene(1, (320, 192), frames=3 * fps)), fps=fps)
     with Video(str(path)) as video:
-        keeper = Keeper(video.info, {"m": pairs(10, 0.1, 256)}, [], 1.0)
+        keeper = Keeper(video.info, {"m": pairs(10, 0.1, 256)}, {}, 1.0)
         for frame in video.frames():
             keeper.offer(frame)
     span = Span(0.5, 2.5, 0)
@@ -54,7 +54,7 @@ def test_forgetting_keeps_memory_bounded_and_the_open_scene_whole(tmp_path: Path
     render.write_video(path, render.counted(render.scene(1, (160, 96), frames=250)), fps=25)
     local = {"m": pairs(10, 0.1, 64), "q": uniform(4, long_side=96, color="gray")}
     with Video(str(path)) as video:
-        keeper = Keeper(video.info, local, [uniform(2, long_side=128)], 2.0)
+        keeper = Keeper(video.info, local, {"r": uniform(2, long_side=128)}, 2.0)
         for frame in video.frames():
             keeper.offer(frame)
             keeper.forget(frame.time_s - 2.0)
@@ -65,7 +65,7 @@ def test_forgetting_keeps_memory_bounded_and_the_open_scene_whole(tmp_path: Path
     )
     assert len(keeper.pairs("m", Span(0, 10, 250))) <= 21
     assert keeper.images("q", Span(0.0, 5.0, 125), 4) == []
-    assert len(keeper.jpegs(span, [2])) == 2
+    assert len(keeper.jpegs("r", span, 2)) == 2
     assert keeper.thumbnail(span) is not None
 
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from curation.dataset import FAILURES, SCORE_COLUMNS, Dataset, commit_part
+from curation.dataset import FAILURES, SCORE_COLUMNS, Dataset
 from curation.select import (
     applicable,
     columns_of,
@@ -49,7 +49,7 @@ def judged(
 ) -> list[Row]:
     with tempfile.TemporaryDirectory() as folder:
         dataset = Dataset(folder)
-        commit_part(dataset, "p", [{"source_id": "s", "uri": "u"}], clips)
+        dataset.commit_part("p", [{"source_id": "s", "uri": "u"}], clips)
         if failures:
             dataset.write_table("failures/f.parquet", failures, FAILURES)
         accepted = write_verdicts(dataset, rules, key)
@@ -165,8 +165,8 @@ def test_the_order_of_the_cascade_decides_not_that_of_the_file() -> None:
 
 def test_uncommitted_clips_are_not_judged(tmp_path: Any) -> None:
     dataset = Dataset(str(tmp_path))
-    commit_part(dataset, "p", [{"source_id": "s", "uri": "u"}], [clip("a")])
-    commit_part(dataset, "q", [{"source_id": "t", "uri": "v"}], [clip("b")])
+    dataset.commit_part("p", [{"source_id": "s", "uri": "u"}], [clip("a")])
+    dataset.commit_part("q", [{"source_id": "t", "uri": "v"}], [clip("b")])
     dataset.remove("sources/q.parquet")
     assert write_verdicts(dataset, {}, KEY) == ["a"]
     assert write_verdicts(dataset, {"motion.speed": Rule(0)}, KEY) == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,8 @@ from curation.dataset import SCORE_COLUMNS, SHARDS, Dataset
 from curation.shards import (
     PLAN,
     Shard,
-    drop_rows,
+    align,
+    drop_other_encodings,
     estimated_bytes,
     plan_shards,
     settle_plan,
@@ -266,7 +268,7 @@ def test_other_libraries_see_a_video(dataset: Dataset, tmp_path: Path) -> None:
     features = datasets.Features.from_arrow_schema(schema)
     assert isinstance(features["video"], datasets.Video)
     assert features["motion.speed"] == datasets.Value("float64")
-    assert schema.metadata == shard_schema().metadata
+    assert schema.metadata.items() >= shard_schema().metadata.items()
     assert pq.ParquetFile(path).metadata.row_group(0).column(1).compression == "UNCOMPRESSED"
 
 
@@ -281,34 +283,64 @@ def test_dropping_rows_keeps_the_others_as_they_are(dataset: Dataset) -> None:
     untouched = dataset.read("shards/shard-00002.parquet")
     changed = Path(dataset.path("shards/shard-00002.parquet")).stat().st_mtime_ns
     gone = {"01", "04", "05", *(f"1{k}" for k in range(9))}
-    accepted = {r["clip_id"] for r in before} - gone
+    accepted = {r["clip_id"]: r for r in before if r["clip_id"] not in gone}
 
-    assert drop_rows(dataset, accepted) == 12
+    assert align(dataset, accepted) == 12
     assert dataset.parts("shards") == ["shard-00000", "shard-00002"]  # the empty one went
     assert list(dataset.rows("shards")) == [r for r in before if r["clip_id"] not in gone]
     assert dataset.read("shards/shard-00002.parquet") == untouched
     assert Path(dataset.path("shards/shard-00002.parquet")).stat().st_mtime_ns == changed
     assert dataset.unfinished() == []
     metadata = pq.read_schema(dataset.address("shards/shard-00000.parquet")).metadata
-    assert metadata == shard_schema().metadata
+    assert metadata.items() >= shard_schema().metadata.items()
     assert all(groups_of(dataset, "shard-00000"))  # no empty row group
-    assert drop_rows(dataset, accepted) == 0
+    assert align(dataset, accepted) == 0
     assert sharded_clips(dataset) == {i: f"shard-0000{i[0]}" for i in accepted}
+
+
+def test_scores_that_were_computed_anew_are_taken_over_and_nothing_else_changes(dataset: Dataset) -> None:
+    config = settings_of("shards.row_group_mb=0.03")
+    for n, name in enumerate(("shard-00000", "shard-00001")):
+        write_shard(dataset, name, [row(f"{n}{k}", 10_000, f"said {k}") for k in range(9)], config)
+    before = list(dataset.rows("shards"))
+    other = dataset.read("shards/shard-00001.parquet")
+    accepted = {r["clip_id"]: dict(r) for r in before if r["clip_id"] != "08"}
+    accepted["03"] |= {"motion.speed": 0.75, "text.area": math.nan}
+    assert align(dataset, accepted) == 2  # one went, one changed
+    after = {r["clip_id"]: r for r in dataset.rows("shards")}
+    assert (after["03"]["motion.speed"], math.isnan(after["03"]["text.area"])) == (0.75, True)
+    for r in before:
+        if r["clip_id"] not in ("03", "08"):
+            assert after.pop(r["clip_id"]) == r
+    assert list(after) == ["03"]
+    assert after["03"]["video"] == next(r for r in before if r["clip_id"] == "03")["video"]
+    assert dataset.read("shards/shard-00001.parquet") == other
+    assert align(dataset, accepted) == 0  # not even for a NaN
+
+
+def test_shards_of_other_encoder_settings_go(dataset: Dataset) -> None:
+    write_shard(dataset, "shard-00000", [row("a", 10)], settings_of())
+    write_shard(dataset, "shard-00001", [row("b", 10)], settings_of("cut.crf=30"))
+    align(
+        dataset, {"a": row("a", 0), "b": {**row("b", 0), "motion.speed": 1.0}}
+    )  # keeps what it was made with
+    assert drop_other_encodings(dataset, settings_of("shards.target_mb=3")) == 1
+    assert dataset.parts("shards") == ["shard-00000"]
 
 
 def test_dropping_everything_leaves_no_shard(dataset: Dataset) -> None:
     write_shard(dataset, "shard-00000", [row("a", 10)], settings_of())
-    assert drop_rows(dataset, set()) == 1
+    assert align(dataset, {}) == 1
     assert dataset.parts("shards") == []
     assert sharded_clips(dataset) == {}
-    assert drop_rows(dataset, set()) == 0
+    assert align(dataset, {}) == 0
 
 
 def test_shards_of_a_remote_dataset(tmp_path: Path) -> None:
     remote = Dataset(f"memory://{tmp_path.name}-shards")
     config = settings_of()
     write_shard(remote, "shard-00000", [row(f"c{k}", 500) for k in range(4)], config)
-    assert drop_rows(remote, {"c0", "c3"}) == 2
+    assert align(remote, {i: row(i, 0) for i in ("c0", "c3")}) == 2
     assert sorted(sharded_clips(remote)) == ["c0", "c3"]
     found = {r["clip_id"]: r["video"]["bytes"] for r in remote.rows("shards")}
     assert found == {i: random.Random(i).randbytes(500) for i in ("c0", "c3")}

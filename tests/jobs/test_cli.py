@@ -20,7 +20,7 @@ from tests.conftest import CHEAP
 from tests.curation import dataset_fixture
 
 ROOT = Path(__file__).parents[2]
-COMMANDS = ["build", "select", "report", "status", "verify", "export"]
+COMMANDS = ["build", "select", "remove", "report", "status", "verify", "export"]
 
 
 def reelmill(*arguments: str | Path) -> Result:
@@ -96,7 +96,15 @@ BUILD = ["build", "{videos}", "--out", "{new}", "--config", "{cheap.yaml}"]
         (["build", "--out", "{new}"], ["Missing argument"]),
         (["bild"], ["bild"]),
         *((["status", f"{{{what}}}"], [f"{{{what}}}"]) for what in ("new", "nothing", "file", "newer")),
-        *(([command, "{nothing}"], ["{nothing}", "not a dataset"]) for command in COMMANDS[1:-1]),
+        *(
+            ([command, "{nothing}"], ["{nothing}", "not a dataset"])
+            for command in ("select", "report", "status", "verify")
+        ),
+        (["remove", "{nothing}", "a.mp4"], ["{nothing}", "not a dataset"]),
+        (["remove", "{nothing}"], ["SOURCES"]),
+        (["status", "{nothing}", "{videos}"], ["--explain"]),
+        (["status", "{nothing}", "--set", "cut.crf=20"], ["--explain"]),
+        ([*BUILD, "--prune", "--limit", "3"], ["--prune", "--limit"]),
         (["export", "{nothing}", "--to", "files", "--out", "{new}"], ["{nothing}", "not a dataset"]),
         (["export", "{nothing}", "--to", "zip", "--out", "{new}"], ["zip", "webdataset"]),
     ],
