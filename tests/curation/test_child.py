@@ -8,10 +8,12 @@ import json
 import os
 import random
 import signal
+import struct
 import subprocess
 import sys
 import threading
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -24,11 +26,14 @@ import pytest
 from av.audio.stream import AudioStream
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import EpsImagePlugin, Image
 
 from curation import child as child_module
-from curation.child import Child, Message, SourceFailed, _Reader, write_message
-from curation.config import Config
+from curation import video
+from curation.child import Child, Message, SourceFailed, _Reader, deadline_s, last_words, write_message
+from curation.config import Config, Run
 from tests import render
+from tests.curation import helpers
 
 MEMORY_MB = 1024
 DEADLINE_S = 60.0
@@ -167,6 +172,53 @@ def test_what_a_library_prints_does_not_get_between_the_messages(
             assert os.pread(child._stderr.fileno(), 1000, 0) == b"native noisepython noise\n"
 
 
+def test_last_words_are_the_same_on_every_run_distinct_and_bounded() -> None:
+    written = (
+        "[mov,mp4,m4a @ 0x55d0c0ffee00] moov atom not found\n"
+        "[h264 @ 0x7f00c0ffee00] error at \x1b[31m 3\n"
+        "[mov,mp4,m4a @ 0x1] moov atom not found\r\n\n"
+    )
+    words = "[h264] error at \\x1b[31m 3; [mov,mp4,m4a] moov atom not found"
+    assert last_words(written) == words
+    assert last_words("") == ""
+    many = last_words("".join(f"complaint number {k}\n" for k in range(5000)))
+    assert 450 < len(many) <= 500
+    assert many.endswith("complaint number 4998; complaint number 4999")
+    assert many.startswith("complaint number ")
+    assert last_words("x" * 10_000) == "x" * 500
+
+
+def test_a_message_is_one_line_that_can_be_stored() -> None:
+    message = SourceFailed("open", "E", "two\nlines \udc80 \x00 \u202e" + "long" * 1000).message
+    assert message.startswith("two lines \\udc80 \\x00 \\u202elong")
+    assert message.isprintable()
+    assert len(message.encode()) == 2000
+
+
+@pytest.mark.parametrize(
+    ("declared", "factor", "wanted"),
+    [
+        (None, 1.0, 60.0),
+        (0.0, 1.0, 60.0),
+        (-5.0, 1.0, 60.0),
+        (float("nan"), 1.0, 60.0),
+        (10.0, 1.0, 120.0),
+        (10.0, 4.0, 300.0),
+        (1e9, 1.0, 14400.0),
+        (float("inf"), 1.0, 14400.0),
+    ],
+)
+def test_the_deadline_grows_with_the_declared_duration_up_to_a_limit(
+    declared: float | None, factor: float, wanted: float
+) -> None:
+    run = Run(deadline_seconds=60.0, deadline_per_second=6.0, deadline_max_seconds=14400.0)
+    assert deadline_s(run, declared, factor) == wanted
+
+
+def test_a_length_that_adds_nothing_adds_nothing() -> None:
+    assert deadline_s(Run(deadline_per_second=0.0), float("inf")) == 60.0
+
+
 def run_instead(monkeypatch: pytest.MonkeyPatch, script: str) -> None:
     """Children run `script` in place of the module."""
     plain = subprocess.Popen
@@ -203,6 +255,8 @@ def test_a_crash_names_the_signal_and_costs_one_source(
         list(messages)
     assert (failed.value.stage, failed.value.error) in [("open", "Crash"), ("measure", "Crash")]
     assert how.name in failed.value.message
+    # Somebody has killed it, which says nothing about the source; or it crashed, as it would again.
+    assert failed.value.transient == (how == signal.SIGKILL)
     assert not psutil.pid_exists(broken.pid)
     assert probe(child, good)["width"] == 96
     assert process_of(child).pid != broken.pid
@@ -235,7 +289,11 @@ def test_a_hang_ends_at_its_deadline(child: Child, good: Path, long: Path, cheap
         measured(child, long, cheap_config, deadline_s=1.0)
     assert 0.9 < time.monotonic() - began < 4.0
     assert (failed.value.error, failed.value.stage) == ("Timeout", "measure")
-    assert "1 s" in failed.value.message
+    assert failed.value.message == (
+        "not finished after 1 s (run.deadline_seconds, run.deadline_per_second and "
+        "run.deadline_max_seconds allow more)"
+    )
+    assert not failed.value.transient
     assert not psutil.pid_exists(stopped.pid)
     assert probe(child, good)["width"] == 96
 
@@ -268,11 +326,13 @@ def test_a_flood_of_memory_fails_that_source_alone(tmp_path: Path, good: Path, c
 
 
 def _png_of(width: int, height: int) -> bytes:
-    from PIL import Image
-
     buffer = io.BytesIO()
     Image.new("RGB", (width, height)).save(buffer, "PNG")
     return buffer.getvalue()
+
+
+def _framed(head: bytes) -> bytes:
+    return len(head).to_bytes(4, "little") + head
 
 
 @pytest.mark.parametrize(
@@ -282,9 +342,29 @@ def _png_of(width: int, height: int) -> bytes:
         b"\x05\x00\x00\x00{nope",
         b"\x02\x00\x00\x00{}",
         b"\x02\x00\x00\x00[]",
-        b'\x19\x00\x00\x00{"parts": [4000000000000]}',
+        _framed(b'{"kind": "clip", "parts": [4000000000000]}'),
+        _framed(b'{"kind": "clip", "parts": [-1]}'),
+        _framed(b'{"kind": "clip", "parts": [true]}'),
+        _framed(b'{"kind": "clip", "parts": {}}'),
+        _framed(b'{"kind": 5, "parts": []}'),
+        _framed(b'{"kind": "error", "parts": []}'),
+        _framed(b'{"kind": "deadline", "parts": [], "deadline_s": "1"}'),
+        _framed(b"[" * 100_000),
     ],
-    ids=["length", "not JSON", "no parts", "no object", "huge part"],
+    ids=[
+        "length",
+        "not JSON",
+        "no kind",
+        "no object",
+        "huge part",
+        "negative part",
+        "part of no length",
+        "no list of parts",
+        "kind of no name",
+        "error without a reason",
+        "deadline of no number",
+        "deep",
+    ],
 )
 def test_an_answer_that_is_no_message_is_a_crash_and_no_hang(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: bytes
@@ -303,6 +383,62 @@ def test_an_answer_that_is_no_message_is_a_crash_and_no_hang(
     assert children() == []
 
 
+def test_an_endless_deadline_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It waits for what is sent, however long the child said that this may take."""
+    script = tmp_path / "patient.py"
+    heads = [{"kind": "deadline", "deadline_s": s} for s in (1e300, float("inf"), float("nan"))]
+    sent = b"".join(_framed(json.dumps({**h, "parts": []}).encode()) for h in [*heads, {"kind": "done"}])
+    script.write_text(
+        f"import os, sys, time\nsys.stdin.readline()\nos.write(1, {sent[:-5]!r})\ntime.sleep(0.3)\n"
+        f"os.write(1, {sent[-5:]!r})\ntime.sleep(60)\n"
+    )
+    run_instead(monkeypatch, str(script))
+    with Child(MEMORY_MB) as child:
+        assert list(child.request({"op": "probe", "uri": "x.mp4"}, 20.0)) == []
+
+
+def test_a_flood_of_answers_ends_at_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script = tmp_path / "babbles.py"
+    clip = _framed(json.dumps({"kind": "clip", "parts": [300_000]}).encode()) + bytes(300_000)
+    script.write_text(f"import os, sys\nsys.stdin.readline()\nwhile True:\n    os.write(1, {clip!r})\n")
+    run_instead(monkeypatch, str(script))
+    with Child(MEMORY_MB, output_mb=1) as child:
+        messages = child.request({"op": "measure", "stage": "open"}, 20.0)
+        assert sum(len(next(messages).parts[0]) for _ in range(3)) == 900_000
+        with pytest.raises(SourceFailed) as failed:
+            next(messages)
+        assert (failed.value.stage, failed.value.error) == ("open", "TooMuchOutput")
+        assert failed.value.message == "more than 1 MB handed over (run.child_output_mb allows more)"
+        assert not failed.value.transient
+    assert children() == []
+
+
+def test_a_flood_of_complaints_is_cut_off_and_costs_nothing(
+    tmp_path: Path, good: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = tmp_path / "complains.py"
+    script.write_text(
+        "import os\n"
+        "import curation.child as child, curation.probe as probe\n"
+        "plain = probe.run\n"
+        "def run(request):\n"
+        "    try:\n"
+        "        for _ in range(80):\n"
+        "            os.write(2, b'x' * (1 << 20))\n"
+        "    except OSError:\n"
+        "        pass\n"
+        "    yield from plain(request)\n"
+        "probe.run = run\n"
+        "child.main()\n"
+    )
+    run_instead(monkeypatch, str(script))
+    with Child(MEMORY_MB) as child:
+        assert probe(child, good)["width"] == 96
+        assert os.fstat(child._stderr.fileno()).st_size == 64 << 20
+        with pytest.raises(SourceFailed, match=r"No such file or directory: x{500}$"):
+            probe(child, "missing.mp4")
+
+
 def test_a_child_that_closes_its_end_and_lives_is_killed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -315,7 +451,59 @@ def test_a_child_that_closes_its_end_and_lives_is_killed(
     assert children() == []
 
 
+def test_the_time_of_who_takes_the_messages_does_not_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pipeline that holds its workers back must not fail the sources that they are at."""
+    script = tmp_path / "waits.py"
+    clip, done = (_framed(json.dumps({"kind": k, "parts": []}).encode()) for k in ("clip", "done"))
+    script.write_text(
+        f"import os, sys, time\nsys.stdin.readline()\nos.write(1, {clip!r})\ntime.sleep(1.6)\n"
+        f"os.write(1, {done!r})\nsys.stdin.readline()\n"
+    )
+    run_instead(monkeypatch, str(script))
+    with Child(MEMORY_MB) as child:
+        messages = child.request({"op": "measure"}, 1.5)
+        next(messages)
+        time.sleep(1.7)
+        assert list(messages) == []
+
+
 # --- what is left behind --------------------------------------------------------------------------
+
+
+def test_an_interrupt_ends_the_child(child: Child, long: Path, cheap_config: Config) -> None:
+    """Ctrl-C while the parent waits for the next message."""
+    messages = child.request(request(long, cheap_config), DEADLINE_S)
+    next(messages)
+    busy = process_of(child)
+    busy.suspend()  # so that there is no next message
+    timer = threading.Timer(0.2, lambda: os.kill(os.getpid(), signal.SIGINT))
+    timer.start()
+    with pytest.raises(KeyboardInterrupt):
+        list(messages)
+    timer.join()
+    assert not psutil.pid_exists(busy.pid)
+    assert children() == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc")
+def test_the_child_inherits_no_descriptors(child: Child, good: Path) -> None:
+    """Not even those that the parent made inheritable: else a dead parent's locks and pipes live on."""
+    read_end, write_end = os.pipe()
+    try:
+        os.set_inheritable(read_end, True)
+        os.set_inheritable(write_end, True)
+        probe(child, good)
+        folder = Path(f"/proc/{process_of(child).pid}/fd")
+        links = {int(fd.name): os.readlink(fd) for fd in folder.iterdir()}
+        assert os.readlink(f"/proc/self/fd/{read_end}") not in links.values()
+    finally:
+        os.close(read_end)
+        os.close(write_end)
+    # Input, what libraries print, complaints, answers; the source was closed.
+    assert sorted(links) == [0, 1, 2, 3]
+    assert links[1] == links[2]
 
 
 def test_a_reader_that_loses_interest_ends_the_child(child: Child, long: Path, cheap_config: Config) -> None:
@@ -480,3 +668,282 @@ def _reason(child: Child, path: Path, config: Config) -> tuple[str, str, str]:
     with pytest.raises(SourceFailed) as failed:
         measured(child, path, config)
     return failed.value.stage, failed.value.error, failed.value.message
+
+
+# --- what a file may make the decoders do ---------------------------------------------------------
+
+
+_REFERRING = {"hls": "refers.m3u8", "concat": "refers.mp4", "mov": "refers.mov"}
+# What makes them do it, where nothing keeps them from it.
+_ALLOWED = {"hls": {"allowed_extensions": "ALL", "extension_picky": "0"}, "concat": {"safe": "0"}}
+_ALLOWED["mov"] = {"enable_drefs": "1", "use_absolute_path": "1"}
+
+
+def _refers_to(kind: str, target: Path) -> bytes:
+    """A file in which there is little but the name of another one."""
+    if kind == "hls":
+        return f"#EXTM3U\n#EXT-X-TARGETDURATION:10\n#EXTINF:10,\n{target}\n#EXT-X-ENDLIST\n".encode()
+    if kind == "concat":
+        return f"ffconcat version 1.0\nfile '{target}'\n".encode()
+    return _mov_that_refers_to(target)
+
+
+def _mov_that_refers_to(target: Path) -> bytes:
+    """The movie's index with an alias in place of its own data; the samples are in `target`."""
+    data = target.read_bytes()
+    path = str(target).encode()
+    path += b"\0" * (len(path) % 2)
+    record = bytes(10) + b"\1v" + bytes(26) + bytes(12) + b"\1f" + bytes(62) + bytes(16)
+    record += bytes(4) + bytes(16)  # no way from here to there, but the path
+    record += bytes((0, 2)) + len(path).to_bytes(2, "big") + path + b"\xff\xff\0\0"
+    return _boxes(data, {b"url ": _box(b"alis", bytes(4) + record)}, without=b"mdat")
+
+
+def _box(name: bytes, body: bytes) -> bytes:
+    return (len(body) + 8).to_bytes(4, "big") + name + body
+
+
+def _boxes(data: bytes, replaced: dict[bytes, bytes], without: bytes) -> bytes:
+    """`data` with other boxes in place of some, at any depth."""
+    out = b""
+    while data:
+        size, name = int.from_bytes(data[:4], "big"), data[4:8]
+        body, data = data[8:size], data[size:]
+        if name in (b"moov", b"trak", b"mdia", b"minf", b"dinf"):
+            body = _boxes(body, replaced, without)
+        elif name == b"dref":
+            body = body[:8] + _boxes(body[8:], replaced, without)
+        if name != without:
+            out += replaced.get(name, _box(name, body))
+    return out
+
+
+@pytest.mark.parametrize("kind", _REFERRING)
+def test_a_file_cannot_have_another_one_opened(
+    tmp_path: Path, good: Path, child: Child, cheap_config: Config, kind: str
+) -> None:
+    path = tmp_path / _REFERRING[kind]
+    path.write_bytes(_refers_to(kind, good))
+    with av.open(str(path), options=_ALLOWED[kind]) as container:
+        assert len(list(container.decode(video=0))) == 35  # the other one's frames
+    stage, error, _ = _reason(child, path, cheap_config)
+    assert stage == "open"
+    assert error in ("NoVideo", "InvalidDataError", "ArgumentError")
+
+
+@pytest.mark.parametrize("kind", _REFERRING)
+def test_even_a_demuxer_that_would_cannot_open_another_file(
+    tmp_path: Path, good: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """The second lock: no protocol is open to a demuxer, should one that follows names get through."""
+    path = tmp_path / _REFERRING[kind]
+    path.write_bytes(_refers_to(kind, good))
+    plain = av.open
+    frames = []
+
+    def careless(file: Any, mode: str, *, options: dict[str, str], **more: Any) -> Any:
+        options = {**options, **_ALLOWED[kind]}
+        if kind == "hls":  # it is known by its suffix
+            file.name = str(path)
+        # With a protocol it would work.
+        file.seek(0)
+        with plain(file, mode, options={**options, "protocol_whitelist": "file"}, **more) as container:
+            frames.extend(container.decode(video=0))
+        file.seek(0)
+        return plain(file, mode, options=options, **more)
+
+    monkeypatch.setattr(video, "_FORMATS", video._FORMATS + ",hls,concat")
+    monkeypatch.setattr(video.av, "open", careless)
+    with pytest.raises((video.NoVideo, av.error.FFmpegError)):
+        video.Video(str(path))
+    assert len(frames) == 35
+
+
+def test_a_picture_cannot_start_a_program(
+    tmp_path: Path, child: Child, cheap_config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pillow hands PostScript to ghostscript, whatever the file's suffix."""
+    path = tmp_path / "postscript.png"
+    path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n%%EOF\n")
+    program, started = tmp_path / "gs", tmp_path / "started"
+    program.write_text(f"#!/bin/sh\ntouch {started}\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setattr(EpsImagePlugin, "gs_binary", None)
+    with Image.open(path) as image, contextlib.suppress(OSError):
+        image.load()
+    assert started.exists()  # it would
+    started.unlink()
+    with pytest.raises(SourceFailed, match="not a picture of a known kind"):
+        measured(child, path, cheap_config)
+    assert not started.exists()
+
+
+def test_a_picture_that_claims_to_be_huge_is_refused(
+    tmp_path: Path, child: Child, cheap_config: Config
+) -> None:
+    path = tmp_path / "bomb.png"
+    header = b"IHDR" + struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
+    path.write_bytes(
+        b"\x89PNG\r\n\x1a\n\0\0\0\r" + header + struct.pack(">I", zlib.crc32(header)) + b"\0\0\0\0IDAT"
+    )
+    reason = _reason(child, path, cheap_config)
+    assert reason[1] == "DecompressionBombError"
+    assert "3600000000 pixels" in reason[2]
+
+
+# --- errors that may pass -------------------------------------------------------------------------
+
+_BROKEN_STORE = """
+import os
+import fsspec
+import curation.child as child
+
+ERRORS = {{
+    "timeout": TimeoutError("the store is slow"),
+    "reset": ConnectionResetError(104, "Connection reset by peer"),
+    "io": OSError(5, os.strerror(5)),
+    "denied": PermissionError(13, "Permission denied"),
+}}
+
+class File:
+    def __init__(self, name):
+        self.file, self.error = open({good!r}, "rb"), ERRORS[name.split("-")[1].split(".")[0]]
+        self.fails_at = 3000 if name.startswith("late") else 0
+        self.close, self.seek, self.tell = self.file.close, self.file.seek, self.file.tell
+
+    def seekable(self):
+        return True
+
+    def read(self, n=-1):
+        if self.tell() >= self.fails_at:
+            raise self.error
+        return self.file.read(min(n, 1000))
+
+class Store(fsspec.AbstractFileSystem):
+    protocol = "broken"
+
+    def _open(self, path, mode="rb", **more):
+        return File(path.split("/")[-1])
+
+fsspec.register_implementation("broken", Store)
+child.main()
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="numbers of errors")
+def test_an_error_that_may_pass_says_so(
+    tmp_path: Path, good: Path, cheap_config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = tmp_path / "store.py"
+    script.write_text(_BROKEN_STORE.format(good=str(good)))
+    run_instead(monkeypatch, str(script))
+    found = {}
+    with Child(MEMORY_MB) as child:
+        for name in (
+            "early-timeout",
+            "late-timeout",
+            "early-reset",
+            "late-io",
+            "early-denied",
+            "late-denied",
+        ):
+            with pytest.raises(SourceFailed) as failed:
+                measured(child, f"broken://{name}.mp4", cheap_config)
+            found[name] = (failed.value.error, failed.value.message.split(":")[0], failed.value.transient)
+            # What the store raised is told of its own source alone.
+            assert probe(child, good)["width"] == 96
+    assert found == {
+        "early-timeout": ("TimeoutError", "the store is slow", True),
+        "late-timeout": ("TimeoutError", "the store is slow", True),
+        "early-reset": ("ConnectionResetError", "Connection reset by peer", True),
+        "late-io": ("OSError", "Input/output error", True),
+        "early-denied": ("PermissionError", "Permission denied", False),
+        "late-denied": ("PermissionError", "Permission denied", False),
+    }
+
+
+# --- streams that change --------------------------------------------------------------------------
+
+_Part = tuple[tuple[int, int], str]
+
+
+def _joined(folder: Path, parts: list[_Part]) -> Path:
+    """A transport stream of counted frames, 20 a second, that changes in the middle: after 2 s each."""
+    data = b""
+    for i, (size, pix_fmt) in enumerate(parts):
+        frames = render.counted(render.scenes([40], size, fps=20), start=40 * i)
+        times = [1 + 2 * i + k / 20 for k in range(40)]
+        data += render.write_video(
+            folder / "part.ts", frames, fps=20, pix_fmt=pix_fmt, pts=times
+        ).read_bytes()
+    path = folder / "joined.ts"
+    path.write_bytes(data)
+    return path
+
+
+@pytest.mark.parametrize(
+    "second",
+    [((320, 192), "yuv420p"), ((160, 96), "yuv444p"), ((160, 96), "yuv420p10le")],
+    ids=["larger", "4:4:4", "10-bit"],
+)
+def test_a_stream_that_changes_gives_clips_of_its_first_size(
+    tmp_path: Path, cheap_config: Config, second: _Part
+) -> None:
+    path = _joined(tmp_path, [((160, 96), "yuv420p"), second])
+    clips, source = helpers.measure(path, cheap_config)
+    assert (source["width"], source["height"], source["frames"]) == (160, 96, 80)
+    assert source["message"] is None
+    seen = []
+    for clip, (head, mp4) in zip(clips, helpers.cut(path, clips, cheap_config), strict=True):
+        assert (head["kind"], head["width"], head["height"]) == ("clip", 160, 96)
+        counters = [render.read_counter(f) for f in helpers.decode(mp4)]
+        first = round((clip["start_s"] - 1) * 20)
+        assert counters == list(range(first, first + clip["frames"]))
+        seen += counters
+    assert len(seen) > 60  # but for the trim
+
+
+def test_a_stream_that_takes_another_shape_fails(tmp_path: Path, child: Child, cheap_config: Config) -> None:
+    path = _joined(tmp_path, [((160, 96), "yuv420p"), ((96, 160), "yuv420p")])
+    message = "the picture changes from 160x96 to 96x160, another shape, at 3.000 s"
+    assert _reason(child, path, cheap_config) == ("measure", "ShapeChanged", message)
+
+
+def test_frames_without_timestamps_are_counted(tmp_path: Path, cheap_config: Config) -> None:
+    """A bare H.264 stream has none: its frames say how long they last."""
+    path = tmp_path / "bare.mp4"
+    frames = render.counted(render.scenes([40, 40], (160, 96), fps=20))
+    path.write_bytes(_bare(render.write_video(tmp_path / "timed.mp4", frames, fps=20)))
+    clips, source = helpers.measure(path, cheap_config)
+    assert (source["container"], source["frames"]) == ("h264", 80)
+    assert source["duration_s"] == pytest.approx(4.0)
+    for clip, (_, mp4) in zip(clips, helpers.cut(path, clips, cheap_config), strict=True):
+        first = round(clip["start_s"] * 20)
+        counters = [render.read_counter(f) for f in helpers.decode(mp4)]
+        assert counters == list(range(first, first + clip["frames"]))
+
+
+def _bare(timed: Path) -> bytes:
+    """The H.264 stream of an mp4 without its container."""
+    out = io.BytesIO()
+    with av.open(str(timed)) as source, av.open(out, "w", "h264") as bare:
+        stream = bare.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux(video=0):
+            if packet.size:
+                packet.stream = stream
+                bare.mux(packet)
+    return out.getvalue()
+
+
+def test_a_very_wide_picture(tmp_path: Path, cheap_config: Config) -> None:
+    image = render.texture(0, 64, 16384)
+    frames = (render.draw_counter(render.shifted(image, 8 * k), k) for k in range(15))
+    path = render.write_video(tmp_path / "wide.mp4", frames, fps=20)
+    (clip,), source = helpers.measure(path, cheap_config)
+    assert (source["width"], source["height"], source["frames"]) == (16384, 64, 15)
+    ((head, mp4),) = helpers.cut(path, [clip], cheap_config)
+    assert (head["width"], head["height"]) == (16384, 64)
+    first = round(clip["start_s"] * 20)
+    counters = [render.read_counter(f) for f in helpers.decode(mp4)]
+    assert counters == list(range(first, first + clip["frames"]))
