@@ -196,7 +196,7 @@ class Lease:
         takeover_seconds: float = 60.0,
         settle_seconds: float = 2.0,
     ):
-        self._dataset = dataset
+        self._dataset = Dataset(dataset.location)  # its own: the caller's may ask `check` before each write
         self._heartbeat_seconds = heartbeat_seconds
         self._takeover_seconds = takeover_seconds
         self._settle_seconds = settle_seconds

@@ -299,6 +299,27 @@ def test_of_two_builders_exactly_one_wins(
     assert len(winners) == 2 or not locks
 
 
+def test_the_lock_of_a_file_that_its_holder_has_just_removed_is_worth_nothing(
+    local: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(local, record(host=socket.gethostname(), pid=1))
+    flock, files = fcntl.flock, []
+
+    def late(fd: int, how: int) -> None:
+        if not files:
+            os.unlink(local.path(LEASE))
+        files.append(fd)
+        flock(fd, how)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    with Lease(local, "build", **QUICK) as lease:
+        assert len(files) == 2
+        assert written(local)["pid"] == os.getpid()
+        lease.check()
+        with pytest.raises(LeaseHeld, match=str(os.getpid())), Lease(local, "build", **QUICK):
+            pass
+
+
 @pytest.mark.parametrize("locks", [True, False])
 def test_a_killed_holder_does_not_block(
     local: Dataset, builders: Callable[[], Builder], locks: bool, request: pytest.FixtureRequest
@@ -504,6 +525,15 @@ def test_a_full_disk_does_not_cost_a_lock(local: Dataset, monkeypatch: pytest.Mo
         with pytest.raises(LeaseHeld, match="just begun"), Lease(local, "build", **QUICK):
             pass
     assert not local.exists(LEASE)
+
+
+def test_a_dataset_that_asks_before_it_writes_does_not_ask_the_heartbeat(remote: Dataset) -> None:
+    with Lease(remote, "build", **QUICK) as lease:
+        remote.guard = lease.check
+        with lease._beating:  # no heartbeat for long, as after a pause
+            time.sleep(4 * QUICK["heartbeat_seconds"])
+        remote.write("dataset.json", b"{}")
+        assert remote.read("dataset.json") == b"{}"
 
 
 def test_a_store_that_takes_no_heartbeat_costs_the_lease_when_others_may_take_over(
