@@ -50,6 +50,8 @@ def write_video(
     rotation: int = 0,
     sar: Fraction | tuple[int, int] | None = None,
     options: dict[str, str] | None = None,
+    colour: tuple[int, int, int] | None = None,
+    container_options: dict[str, str] | None = None,
 ) -> Path:
     """Encode `frames` to `path`; the suffix names the container (.mp4, .mkv, .webm, .avi, .mov, .ts).
 
@@ -61,6 +63,8 @@ def write_video(
     rotation: degrees, a multiple of 90, by which a player turns the stored picture counter-clockwise
         (what `VideoFrame.rotation` reads back). `frames` are as displayed; they are stored turned.
     sar: width over height of a stored pixel. `frames` are as stored: not stretched.
+    colour: tags for primaries, transfer and matrix (numbers of ITU-T H.273); the pixels stay as they are.
+    container_options: the muxer's; {"fflags": "bitexact"} leaves out ids that Matroska draws at random.
     """
     path = Path(path)
     if rotation % 90:
@@ -69,7 +73,7 @@ def write_video(
     first = next(source)
     stored = _turned(first, rotation)
     rate = Fraction(fps).limit_denominator(1001)
-    with av.open(str(path), "w") as container:
+    with av.open(str(path), "w", options=container_options or {}) as container:
         stream = container.add_stream(codec, rate=rate, options={**_SPEED.get(codec, {}), **(options or {})})
         assert isinstance(stream, av.video.stream.VideoStream)
         context = stream.codec_context
@@ -90,6 +94,8 @@ def write_video(
                 context.options = {**context.options, "crf": str(quality)}
         if sar is not None:
             context.sample_aspect_ratio = Fraction(*sar) if isinstance(sar, tuple) else sar
+        if colour is not None:
+            context.color_primaries, context.color_trc, context.colorspace = colour
         if rotation % 360:
             stream.set_display_rotation(rotation)
         count = 0
