@@ -211,9 +211,14 @@ class Video:
                 return
             options = {"format_whitelist": _FORMATS, "protocol_whitelist": "none"}
             source = _Bytes(self._file, uri)
-            self._container = av.open(source, "r", options=options, metadata_errors="replace")
+            try:
+                self._container = av.open(source, "r", options=options, metadata_errors="replace")
+            except av.error.EOFError:
+                raise NoVideo("the file ends within its headers") from None
             self._stream = self._first_video_stream(self._container)
             context = self._stream.codec_context
+            if context is None:  # whatever PyAV's type stubs say
+                raise NoVideo("the video stream has a codec that is not known")
             context.thread_count = threads
             context.thread_type = "NONE" if threads == 1 else "AUTO"
             if skip_loop_filter:
