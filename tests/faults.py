@@ -1,7 +1,7 @@
 """Broken, odd and hostile files: what a folder from the internet holds besides good videos.
 
 `write_corpus` is a function of its seed: the same call writes the same bytes. The files are tiny, a second or
-two of 64x48 pixels; the two of 8 GB are holes and take no room.
+two of 64x48 pixels; those of 8 GB are holes and take no room.
 """
 
 from __future__ import annotations
