@@ -2,22 +2,34 @@
 
 The same code runs on a laptop and on a cluster. Workers are pure, but for shards, which each appear whole
 under a planned name; everything else is committed by the driver, once, whatever is retried underneath.
+Ray Data replaces a worker that was killed, and gives what it had in hand to another one.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
+import glob
 import logging
 import os
+import shutil
+import signal
 import sys
+import tempfile
+import threading
 from collections.abc import Iterator
 from typing import Any
 
+import psutil
 import pyarrow as pa
 import ray
 import ray.data
+import ray.exceptions
 
 from curation.config import Config
+from curation.lease import LeaseLost
+from curation.progress import Stopped
 from curation.workers import Cutter, Measurer, ModelScorer
 
 Row = dict[str, Any]
@@ -63,9 +75,21 @@ def cut(tasks: list[Row], config: Config, location: str, config_hash: str) -> It
 
 
 def _rows(stream: ray.data.Dataset) -> Iterator[Row]:
-    for batch in stream.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
-        assert isinstance(batch, pa.Table)
-        yield from batch.to_pylist()
+    """Rows as they come; what a killed worker had in hand may come twice."""
+    try:
+        for batch in stream.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+            assert isinstance(batch, pa.Table)
+            yield from batch.to_pylist()
+    except ray.exceptions.RayError as error:
+        raise _raised_by_worker(error) from error
+
+
+def _raised_by_worker(error: ray.exceptions.RayError) -> Exception:
+    """The error itself, where it is one that the driver has an answer to, out of Ray's wrapping."""
+    cause = getattr(error, "cause", None)
+    if isinstance(error, ray.exceptions.OutOfDiskError) or isinstance(cause, ray.exceptions.OutOfDiskError):
+        return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), tempfile.gettempdir())
+    return cause if isinstance(cause, OSError | ValueError) else error
 
 
 class _cpu_shares:
@@ -91,12 +115,15 @@ def _cluster(resource: str) -> float:
 
 @contextlib.contextmanager
 def session(config: Config) -> Iterator[None]:
-    """A Ray to work on: the caller's, the cluster's (in a Ray job, or by address), or a quiet local one."""
+    """A Ray to work on: the caller's, the cluster's (in a Ray job, or by address), or a quiet local one,
+    of which nothing is left afterwards."""
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     # Rows carry pictures: small blocks keep what is under way in memory small.
     context.target_max_block_size = 16 << 20
+    context.raise_original_map_exception = True
+    context.max_consecutive_actor_init_deaths = 3  # killed while they started
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     for name in ("ray.data", "ray"):
         logging.getLogger(name).setLevel(logging.ERROR)
@@ -104,22 +131,149 @@ def session(config: Config) -> Iterator[None]:
         yield
         return
     address = config.run.ray_address or os.environ.get("RAY_ADDRESS")
-    with _muted_stderr():  # Ray announces the log level there; what goes wrong is raised
-        if address:
-            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-        else:
-            ray.init(
-                address="local",
-                num_cpus=_cpus(),
-                object_store_memory=config.run.object_store_mb << 20,
-                include_dashboard=False,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-            )
+    if not address:
+        with _local_ray(config):
+            yield
+        return
+    with _quiet_start():
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     try:
         yield
     finally:
         ray.shutdown()
+
+
+@contextlib.contextmanager
+def _local_ray(config: Config) -> Iterator[None]:
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    with _session_folder() as folder:
+        try:
+            with _quiet_start():
+                ray.init(
+                    address="local",
+                    num_cpus=_cpus(),
+                    object_store_memory=config.run.object_store_mb << 20,
+                    include_dashboard=False,
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                    _temp_dir=folder,
+                )
+            yield
+        except (OSError, ValueError, LeaseLost, Stopped):
+            raise
+        except Exception:
+            _keep_logs(folder)
+            raise
+        finally:
+            _end_local_ray(folder)
+
+
+def _end_local_ray(folder: str) -> None:
+    """Shut Ray down and see all its processes go. When interrupted, they are killed and not waited for.
+
+    A driver that is killed takes them along, too: the kernel kills Ray's daemons with it, and workers end
+    when they have lost those.
+    """
+    processes = [
+        process
+        for daemon in psutil.Process().children()
+        if folder in " ".join(_command(daemon))
+        for process in (daemon, *_children(daemon))
+    ]
+    try:
+        ray.shutdown()
+        psutil.wait_procs(processes, timeout=3)
+    finally:
+        for process in processes:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+
+
+def _command(process: psutil.Process) -> list[str]:
+    try:
+        return list(process.cmdline())
+    except psutil.Error:  # it has just ended
+        return []
+
+
+def _children(process: psutil.Process) -> list[psutil.Process]:
+    try:
+        return list(process.children(recursive=True))
+    except psutil.Error:
+        return []
+
+
+_FOLDERS = "reelmill-"
+_MARKER = "driver"
+# What Ray appends for its sockets; their names may have 107 bytes.
+_SOCKET = "/session_2026-01-01_00-00-00_000000_0000000/sockets/plasma_store"
+
+
+@contextlib.contextmanager
+def _session_folder() -> Iterator[str]:
+    """A folder for a local Ray's sockets, logs and spilled objects.
+
+    A lock on a file in it is held until the driver ends, however it ends: a folder that nobody holds is one
+    of a killed driver, and the next one removes it.
+    """
+    place = tempfile.gettempdir()
+    if len(os.fsencode(place + "/" + _FOLDERS + "12345678" + _SOCKET)) > 107:
+        place = "/tmp"
+    _sweep(place)
+    folder = tempfile.mkdtemp(prefix=_FOLDERS, dir=place)
+    try:
+        # It gets its name when it is locked: until then a sweep leaves the folder alone.
+        with open(os.path.join(folder, "_"), "w") as marker:
+            with contextlib.suppress(OSError):  # without locks nothing is swept
+                fcntl.flock(marker, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.rename(marker.name, os.path.join(folder, _MARKER))
+            marker.write(f"{os.getpid()}\n")
+            marker.flush()
+            yield folder
+    finally:
+        _remove_folder(folder)
+
+
+def _sweep(place: str) -> None:
+    for folder in glob.glob(os.path.join(glob.escape(place), _FOLDERS + "*")):
+        # Somebody else's, in use, on its way out, or not such a folder: not ours to remove.
+        with contextlib.suppress(OSError):
+            if os.lstat(folder).st_uid == os.getuid():
+                with open(os.path.join(folder, _MARKER), "r+") as marker:
+                    fcntl.flock(marker, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    _remove_folder(folder)
+
+
+def _remove_folder(folder: str) -> None:
+    # The marker goes last: should a dying daemon still have written something, the next sweep finds it.
+    for name in os.listdir(folder):
+        path = os.path.join(folder, name)
+        if os.path.isdir(path) and not os.path.islink(path):
+            shutil.rmtree(path, ignore_errors=True)
+        elif name != _MARKER:
+            os.unlink(path)
+    if os.listdir(folder) == [_MARKER]:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _keep_logs(folder: str) -> None:
+    with contextlib.suppress(OSError):  # the disk may be full, or Ray may not have come so far
+        logs = os.path.join(folder, "session_latest", "logs")
+        if os.path.isdir(logs):
+            kept = shutil.copytree(logs, tempfile.mkdtemp(prefix=_FOLDERS + "logs-"), dirs_exist_ok=True)
+            print(f"Ray's logs are kept in {kept}", file=sys.stderr)
+
+
+@contextlib.contextmanager
+def _quiet_start() -> Iterator[None]:
+    """While Ray starts: it announces the log level (what goes wrong is raised), and takes SIGTERM."""
+    of_driver = signal.getsignal(signal.SIGTERM)
+    try:
+        with _muted_stderr():
+            yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, of_driver)
 
 
 def _cpus() -> int:

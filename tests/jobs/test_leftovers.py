@@ -1,0 +1,220 @@
+"""However a build ends, it leaves no process, no shared memory and no temporary file behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from curation.dataset import Dataset
+from curation.verify import accounting, verify
+from tests import render
+
+ROOT = Path(__file__).parents[2]
+CONFIG = """
+spans: {min_seconds: 1, max_seconds: 2, trim_seconds: 0.1}
+filters: {duration: {}, resolution: {}, motion: {}}
+rules: {duration.seconds: {min: 1}}
+run: {object_store_mb: 128}
+"""
+# Generous where the machine may be busy; what was measured on two idle cores is in brackets.
+ENDS_SECONDS = 15.0  # after Ctrl-C or SIGTERM (2)
+GONE_SECONDS = 15.0  # the processes of a driver that was killed (2.5)
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Some seconds of work for each: a build can be stopped in the middle."""
+    folder = tmp_path_factory.mktemp("videos")
+    frames = [render.texture(k, 120, 208) for k in range(4)]
+    for i in range(4):
+        shown = (frames[(k // 50 + i) % 4] for k in range(1200))
+        render.write_video(folder / f"{i}.mp4", shown, fps=25)
+    return folder
+
+
+class Build:
+    """`python -m jobs.build` in a process group and a temporary folder of its own."""
+
+    def __init__(self, videos: Path, place: Path, temp: Path):
+        self.place = place
+        self.temp = temp
+        self.dataset = Dataset(str(place / "dataset"))
+        self.mark = uuid.uuid4().hex
+        self.shared_memory = set(os.listdir("/dev/shm")) if os.path.isdir("/dev/shm") else set()
+        (place / "config.yaml").write_text(CONFIG)
+        self.start(videos)
+
+    def start(self, videos: Path) -> None:
+        """As it was, or once more into the same dataset."""
+        command = [sys.executable, "-m", "jobs.build", str(videos), "--out", self.dataset.location]
+        environment = {**os.environ, "REELMILL_TEST": self.mark, "TMPDIR": str(self.temp)}
+        for name in ("RAY_ADDRESS", "RAY_TMPDIR"):
+            environment.pop(name, None)
+        self.process = subprocess.Popen(
+            [*command, "--config", str(self.place / "config.yaml")],
+            cwd=ROOT,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+
+    def processes(self) -> list[psutil.Process]:
+        """All that descend from it: they have its environment, whoever their parent is by now."""
+        found = []
+        for process in psutil.process_iter():
+            try:
+                if process.environ().get("REELMILL_TEST") == self.mark:
+                    found.append(process)
+            except psutil.Error:  # ended (a zombie has no environment), or not ours to look at
+                continue
+        return found
+
+    def wait_until_measuring(self) -> None:
+        """Until the first part is committed: workers and decoding children are at work on the next ones."""
+        until(lambda: len(self.dataset.parts("sources")) >= 1 or self.process.poll() is not None, 120)
+        assert self.process.poll() is None, self.process.communicate()[1]
+
+    def end(self) -> tuple[int, str]:
+        _, err = self.process.communicate(timeout=300)
+        return self.process.returncode, err
+
+    def left(self) -> list[str]:
+        """Processes, shared memory and temporary files that are still there."""
+        memory = set(os.listdir("/dev/shm")) - self.shared_memory if os.path.isdir("/dev/shm") else set()
+        ours = [f"/dev/shm/{m}" for m in memory if "plasma" in m]
+        return [
+            *map(str, self.processes()),
+            *ours,
+            *map(str, self.temp.iterdir()),
+            *self.dataset.unfinished(),
+        ]
+
+    def kill(self) -> None:
+        for process in self.processes():
+            process.kill()
+        self.process.wait()
+        for pipe in (self.process.stdout, self.process.stderr):
+            assert pipe is not None
+            pipe.close()
+
+
+def until(true: Callable[[], bool], seconds: float) -> float:
+    began = time.monotonic()
+    while not true():
+        assert time.monotonic() - began < seconds
+        time.sleep(0.05)
+    return time.monotonic() - began
+
+
+@pytest.fixture
+def build(videos: Path, tmp_path: Path) -> Iterator[Build]:
+    temp = Path("/tmp") / f"rm-{uuid.uuid4().hex[:6]}"  # short: Ray's sockets are in it
+    temp.mkdir()
+    started = Build(videos, tmp_path, temp)
+    yield started
+    started.kill()
+    subprocess.run(["rm", "-rf", str(temp)], check=True)
+
+
+def test_a_build_that_ends_leaves_nothing(build: Build) -> None:
+    build.wait_until_measuring()
+    names = [" ".join(p.cmdline()) for p in build.processes()]
+    assert any("curation.child" in n for n in names)
+    assert any("gcs_server" in n for n in names)
+    assert [p.name[: len("reelmill-")] for p in os.scandir(build.temp) if p.is_dir()] == ["reelmill-"]
+    assert build.end()[0] == 0
+    assert build.left() == []
+    assert not build.dataset.exists("_lease.json")
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_ends_within_seconds_and_leaves_a_dataset_to_go_on_with(
+    build: Build, videos: Path, how: signal.Signals
+) -> None:
+    build.wait_until_measuring()
+    if how == signal.SIGINT:
+        os.killpg(build.process.pid, how)  # as a terminal does: everything in the foreground gets it
+    else:
+        build.process.send_signal(how)
+    began = time.monotonic()
+    code, err = build.end()
+    assert time.monotonic() - began < ENDS_SECONDS
+    assert (code, err.strip().splitlines()[-1]) == (
+        130,
+        "reelmill: interrupted; run the same command again to continue",
+    )
+    assert build.left() == []
+    done = set(build.dataset.parts("sources"))
+    assert done
+    assert len(done) < 4
+    build.start(videos)
+    assert build.end()[0] == 0
+    assert done < set(build.dataset.parts("sources"))
+    assert verify(build.dataset) == []
+
+
+def test_a_second_interrupt_leaves_at_once(build: Build) -> None:
+    build.wait_until_measuring()
+    build.process.send_signal(signal.SIGINT)
+    time.sleep(0.3)
+    build.process.send_signal(signal.SIGINT)
+    began = time.monotonic()
+    assert build.end()[0] == 130
+    assert time.monotonic() - began < ENDS_SECONDS
+    until(lambda: build.processes() == [], GONE_SECONDS)
+
+
+def test_what_a_killed_driver_leaves_ends_by_itself_and_the_next_one_sweeps_up(
+    build: Build, videos: Path
+) -> None:
+    build.wait_until_measuring()
+    stranger = build.temp / "reelmill-of-somebody-else"
+    stranger.mkdir()
+    build.process.kill()
+    build.end()
+    until(lambda: build.processes() == [], GONE_SECONDS)
+    (left,) = set(build.temp.iterdir()) - {stranger}
+    assert left.name.startswith("reelmill-")
+    build.start(videos)
+    assert build.end()[0] == 0
+    assert build.left() == [str(stranger)]
+
+
+def test_an_interrupt_while_ray_starts_leaves_nothing(build: Build) -> None:
+    until(lambda: any("gcs_server" in p.name() for p in build.processes()), 60)
+    build.process.send_signal(signal.SIGINT)
+    assert build.end()[0] == 130
+    until(lambda: build.left() == [], GONE_SECONDS)
+
+
+def test_killed_workers_are_replaced_and_their_work_is_repeated(build: Build) -> None:
+    build.wait_until_measuring()
+    killed = 0
+    while build.process.poll() is None and killed < 3:
+        for process in build.processes():
+            try:
+                if "Measurer" in " ".join(process.cmdline()):
+                    process.kill()
+                    killed += 1
+                    break
+            except psutil.NoSuchProcess:
+                continue
+        time.sleep(0.7)
+    assert killed >= 2
+    assert build.end()[0] == 0
+    assert build.left() == []
+    counts = accounting(build.dataset)
+    assert (counts.sources, counts.failed_sources) == (4, 0)
+    assert counts.check() == []
+    assert verify(build.dataset) == []
