@@ -7,9 +7,12 @@ that also have `start` and `end` in seconds, matched by time span.
 
 from __future__ import annotations
 
+import errno
 import html
 import json
+import os
 import re
+import stat
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -119,17 +122,22 @@ def _seconds(hours: str | None, minutes: str, seconds: str, fraction: str) -> fl
 def _read(path: str) -> Content | None:
     """None when there is no such file."""
     try:
+        if "://" not in path and not stat.S_ISREG(os.stat(path).st_mode):  # reading a pipe would not end
+            raise ValueError(f"{path}: not a regular file")
         with fsspec.open(path, "rb") if "://" in path else open(path, "rb") as file:
             text = file.read(_MAX_BYTES).decode("utf-8-sig", errors="replace")
-    except FileNotFoundError:
-        return None
+    except OSError as error:
+        # A name that is too long for one more suffix has no such neighbour.
+        if isinstance(error, FileNotFoundError) or error.errno == errno.ENAMETOOLONG:
+            return None
+        raise ValueError(f"{path}: the caption file cannot be read: {error.strerror or error}") from error
     if path.endswith((".vtt", ".srt")):
         return None, parse_subtitles(text)
     if path.endswith(".txt"):
         return _tidy(text), None
     try:
         return _from_json(json.loads(text))
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise ValueError(
             f"{path}: not a caption file ({error}): a text, an object with `caption` or `text`, or a list of "
             "objects that also have `start` and `end` in seconds"
@@ -154,7 +162,8 @@ def _caption_of(value: Any) -> str:
 
 
 def _tidy(text: str) -> str:
-    return " ".join(text.split())
+    # JSON can escape half a character, which no table can hold.
+    return " ".join(text.encode("utf-8", "replace").decode().split())
 
 
 def _stem(uri: str) -> str:

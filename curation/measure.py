@@ -15,7 +15,7 @@ from curation.config import Config, validated
 from curation.sampling import Keeper
 from curation.shots import make_detector
 from curation.spans import Span, divide
-from curation.video import Video
+from curation.video import Frame, Video
 from filters.base import ClipInfo, Frames, Scorer
 
 _RATE_TOLERANCE = 1e-3  # less than a third of a frame in 10 s at 30 frames per second
@@ -110,7 +110,7 @@ class _Measure:
         for cut in self.detector.finish():
             yield from self._close(cut.time_s, at_cut=True)
         fps = self._fps(first_s, frame.time_s)
-        end_s = 0.0 if info.is_image else frame.time_s + (frame.duration_s or 1 / fps)
+        end_s = 0.0 if info.is_image else frame.time_s + self._shown_s(frame, fps)
         yield from self._close_last(end_s)
         yield Message({"kind": "source", **self._source_row(first_s, end_s, fps, time.monotonic() - began)})
 
@@ -182,6 +182,12 @@ class _Measure:
         if self.frames < 2:
             return self.video.info.fps or 25.0
         return self._rounded_rate((self.frames - 1) / (last_s - first_s))
+
+    def _shown_s(self, last: Frame, fps: float) -> float:
+        """How long the last frame is shown: as declared, but no longer than any before it (or a second).
+        A broken header can declare days."""
+        longest_s = max(self.video.deltas, default=0) / 1000
+        return min(last.duration_s or 1 / fps, max(1.0, longest_s))
 
     def _source_row(self, first_s: float, end_s: float, fps: float, seconds: float) -> dict[str, Any]:
         info = self.video.info

@@ -220,7 +220,9 @@ def _stale(dataset: Dataset, config: Config) -> dict[str, str]:
 def describe(todo: Todo, listed: Sequence[Source]) -> Iterator[str]:
     """What a build would do with the sources, in lines."""
     done = len(listed) - todo.sources - len(todo.barred) - len(todo.vanished)
-    yield f"{len(listed)} sources named: {todo.sources} to measure or score, {max(0, done)} done before"
+    again = f", {len(todo.rescore)} to score again" if todo.rescore else ""
+    measured = todo.sources - len(todo.rescore)
+    yield f"{len(listed)} sources named: {measured} to measure{again}, {max(0, done)} done before"
     for reason, n in sorted(Counter(todo.reasons.values()).items()):
         yield f"  {n} {reason}"
     yield from notes(todo)

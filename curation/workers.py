@@ -81,6 +81,7 @@ class Measurer:
             "source_id": source["source_id"],
             "config": self._plain,
         }
+        began = time.monotonic()
         for attempt in _attempts(self._config):
             measured: dict[str, Any] = {"status": "failed", "clips": 0}
             try:
@@ -95,13 +96,10 @@ class Measurer:
                     continue
                 measured = {"status": "failed", "clips": 0, **_fault(error)}
             if measured["status"] == "failed" and "stage" not in measured:
-                measured |= {
-                    "stage": "measure",
-                    "error": "Incomplete",
-                    "message": "the decoder stopped early",
-                }
-            row = {**source, **measured, "config_hash": self._config.spans_hash(), "attempt": attempt.number}
-            yield _row("source", row)
+                measured |= {"stage": "measure", "error": "Incomplete", "message": "it stopped early"}
+            measured.setdefault("seconds", time.monotonic() - began)
+            hashes = {"config_hash": self._config.spans_hash(), "attempt": attempt.number}
+            yield _row("source", {**source, **measured, **hashes})
             return
 
     def _clip_row(self, source: dict[str, Any], message: Message, attempt: int) -> dict[str, Any]:

@@ -42,7 +42,8 @@ class Sampling:
     def size(self, width: int, height: int) -> tuple[int, int]:
         """The (width, height) in which a `width` x `height` frame is handed to the scorer."""
         if self.kind == "pairs":
-            scale = self.width / width  # motion is analysed at one width, whatever the source's
+            # Motion is analysed at one width, whatever the source's; a sliver must not become a mile high.
+            scale = min(self.width / width, 4 * self.width / height)
         elif self.long_side:
             scale = min(1.0, self.long_side / max(width, height))
         elif self.short_side:

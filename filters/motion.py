@@ -81,8 +81,8 @@ def mean_shift(first: np.ndarray, second: np.ndarray, analysis_width: int) -> fl
 
 
 def _at_width(image: np.ndarray, width: int) -> np.ndarray:
-    """(H, W) uint8 reduced to `width`, no less than 8 pixels high."""
-    height = max(8, round(image.shape[0] * width / image.shape[1]))
+    """(H, W) uint8 reduced to `width`, 8 pixels high at the least and 4 times its width at the most."""
+    height = min(max(8, round(image.shape[0] * width / image.shape[1])), 4 * width)
     return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
 from pathlib import Path
@@ -16,13 +15,7 @@ from PIL import Image
 from filters import aesthetics
 from filters.aesthetics import Aesthetics, affine, load_head
 from filters.base import ClipInfo, Frames, MissingModel, measure_key
-
-WIDTH = 24  # of the tiny encoder's embedding
-CONFIG = {
-    "embed_dim": WIDTH,
-    "vision_cfg": {"image_size": 32, "layers": 2, "width": 32, "head_width": 16, "patch_size": 8},
-    "text_cfg": {"context_length": 8, "vocab_size": 64, "width": 16, "heads": 2, "layers": 1},
-}
+from tests.filters.tiny import WIDTH, write_encoder
 
 
 @pytest.fixture(autouse=True)
@@ -98,25 +91,8 @@ def test_head_with_layers_in_other_places_is_refused():
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory) -> dict[str, str]:
-    """A configuration, a checkpoint and a head on disk: the arguments of `Aesthetics` that name them."""
-    folder = tmp_path_factory.mktemp("tiny")
-    (folder / "configs").mkdir()
-    (folder / "configs" / "reelmill-test-tiny.json").write_text(json.dumps(CONFIG))
-    open_clip.add_model_config(folder / "configs")
-    torch.manual_seed(0)
-    net = open_clip.create_model("reelmill-test-tiny")
-    torch.save(net.state_dict(), folder / "weights.pt")
-    head = torch.nn.Linear(WIDTH, 1)
-    torch.save(head.state_dict(), folder / "head.pth")
-    local = folder / "local"
-    local.mkdir()
-    (local / "open_clip_config.json").write_text(json.dumps({"model_cfg": CONFIG, "preprocess_cfg": {}}))
-    torch.save(net.state_dict(), local / "open_clip_pytorch_model.bin")
-    return {
-        "model": "reelmill-test-tiny",
-        "pretrained": str(folder / "weights.pt"),
-        "head": str(folder / "head.pth"),
-    }
+    """The arguments of `Aesthetics` that name the encoder and the head on disk."""
+    return write_encoder(tmp_path_factory.mktemp("tiny"))
 
 
 def clip(images: list[np.ndarray]) -> Frames:

@@ -1,0 +1,89 @@
+"""The workers' own code in this process, without Ray, and a count of what it does: decodes, model calls,
+encodes. The decoding children are real."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from curation import pipeline
+from curation.child import Child, Message
+from curation.config import Config
+from curation.workers import Cutter, Measurer, ModelScorer
+from filters import SCORERS
+
+Row = dict[str, Any]
+
+
+class Inline:
+    """`with Inline() as did:` and, inside, builds that start no Ray."""
+
+    def __init__(self) -> None:
+        self.measured: Counter[str] = Counter()  # file name -> how often it was measured
+        self.rescored: Counter[str] = Counter()  # file name -> how often it was decoded to be scored again
+        self.cut: Counter[str] = Counter()  # file name -> how often it was opened to be cut
+        self.encoded: Counter[str] = Counter()  # clip_id -> how often it was encoded
+        self.model_clips: Counter[str] = Counter()  # scorer -> clips that its model saw
+        self._patch = pytest.MonkeyPatch()
+
+    @property
+    def decodes(self) -> Counter[str]:
+        return self.measured + self.rescored + self.cut
+
+    def __enter__(self) -> Inline:
+        request = Child.request
+        seen = {"measure": self.measured, "rescore": self.rescored, "cut": self.cut}
+
+        def counted(child: Child, asked: Row, deadline_s: float) -> Iterator[Message]:
+            seen.setdefault(asked["op"], Counter())[Path(asked["uri"]).name] += 1
+            for message in request(child, asked, deadline_s):
+                if asked["op"] == "cut" and message.head["kind"] == "clip":
+                    self.encoded[message.head["clip_id"]] += 1
+                yield message
+
+        self._patch.setattr(Child, "request", counted)
+        for name, scorer in SCORERS.items():
+            if scorer.uses_model:
+                self._patch.setattr(scorer, "__call__", self._counted_model(name, scorer.__call__))
+        self._patch.setattr(pipeline, "measured", measured)
+        self._patch.setattr(pipeline, "cut", cut)
+        return self
+
+    def _counted_model(self, name: str, call: Any) -> Any:
+        def counted(scorer: Any, clips: Any) -> Any:
+            self.model_clips[name] += len(clips)
+            return call(scorer, clips)
+
+        return counted
+
+    def __exit__(self, *_: object) -> None:
+        self._patch.undo()
+
+
+def measured(parts: list[Row], config: Config, location: str) -> Iterator[Row]:
+    plain = config.model_dump(mode="json")
+    measurer = Measurer(plain, location)
+    models = [ModelScorer(plain, name) for name in config.model_scorers]
+    try:
+        for part in parts:
+            for table in measurer(pa.Table.from_pylist([part])):
+                scored = table
+                for model in models:
+                    scored = model(scored)
+                yield from scored.to_pylist()
+    finally:
+        measurer._child.stop()
+
+
+def cut(tasks: list[Row], config: Config, location: str, config_hash: str) -> Iterator[Row]:
+    cutter = Cutter(config.model_dump(mode="json"), location, config_hash)
+    try:
+        for task in tasks:
+            yield from cutter(pa.Table.from_pylist([task])).to_pylist()
+    finally:
+        cutter._child.stop()
