@@ -286,10 +286,25 @@ class Video:
             start_s=_time(first, 0.0),
         )
 
+    def _packets(self, container: InputContainer) -> Iterator[av.Packet]:
+        idle = 0
+        while True:
+            try:
+                for packet in container.demux(self._stream):
+                    idle = 0
+                    yield packet
+                return
+            except av.error.BlockingIOError:
+                # Not that the file would block: a demuxer that found only damage wants to be called again.
+                self.decode_errors += 1
+                idle += 1
+                if idle > _MAX_CONSECUTIVE_ERRORS:
+                    raise NoVideo("the file is damaged to its end") from None
+
     def _decode(self, container: InputContainer) -> Iterator[av.VideoFrame]:
         """Frames in order of presentation; broken packets are counted and stepped over."""
         consecutive = 0
-        for packet in container.demux(self._stream):
+        for packet in self._packets(container):
             try:
                 frames = packet.decode()
             except av.error.EOFError:

@@ -868,12 +868,13 @@ def test_an_error_that_may_pass_says_so(
 _Part = tuple[tuple[int, int], str]
 
 
-def _joined(folder: Path, parts: list[_Part]) -> Path:
+def _joined(folder: Path, parts: list[_Part], between: bytes = b"") -> Path:
     """A transport stream of counted frames, 20 a second, that changes in the middle: after 2 s each."""
     data = b""
     for i, (size, pix_fmt) in enumerate(parts):
         frames = render.counted(render.scenes([40], size, fps=20), start=40 * i)
         times = [1 + 2 * i + k / 20 for k in range(40)]
+        data += between * (i > 0)
         data += render.write_video(
             folder / "part.ts", frames, fps=20, pix_fmt=pix_fmt, pts=times
         ).read_bytes()
@@ -902,6 +903,21 @@ def test_a_stream_that_changes_gives_clips_of_its_first_size(
         assert counters == list(range(first, first + clip["frames"]))
         seen += counters
     assert len(seen) > 60  # but for the trim
+
+
+def test_a_hole_in_a_stream_is_stepped_over(tmp_path: Path, cheap_config: Config) -> None:
+    """Of more bytes than ffmpeg searches for a new start: it gives up, and goes on when asked again."""
+    same = ((160, 96), "yuv420p")
+    path = _joined(tmp_path, [same, same], between=bytes(300_000))
+    clips, source = helpers.measure(path, cheap_config)
+    assert 70 <= source["frames"] <= 80
+    assert source["duration_s"] == pytest.approx(4.0, abs=0.1)
+    assert "broken packets were stepped over" in source["message"]
+    seen: set[int] = set()
+    for _, mp4 in helpers.cut(path, clips, cheap_config):
+        seen |= {render.read_counter(f) for f in helpers.decode(mp4)}
+    assert min(seen) < 10
+    assert max(seen) > 70
 
 
 def test_a_stream_that_takes_another_shape_fails(tmp_path: Path, child: Child, cheap_config: Config) -> None:
