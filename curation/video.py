@@ -197,6 +197,7 @@ class Video:
     def __init__(self, uri: str, *, threads: int = 1, skip_loop_filter: bool = False):
         self.uri = uri
         self.decode_errors = 0
+        self.out_of_order = 0  # frames that were left out, as their timestamps do not rise
         self.untimed = False  # frames without a timestamp were seen; their times are counted, so no seeking
         self.deltas: Counter[int] = Counter()  # of presentation times, in milliseconds
         self._container: InputContainer | None = None
@@ -335,6 +336,7 @@ class Video:
                 self.untimed = True
             time = _time(frame, last + (_duration(frame) or step))
             if time <= last:  # a repeated or backward timestamp is not a new moment
+                self.out_of_order += 1
                 continue
             self.deltas[round((time - last) * 1000)] += 1
             last = time
@@ -367,6 +369,15 @@ class Video:
             if self._first is None:
                 return
         yield from self.frames()
+
+    def notes(self) -> str | None:
+        """What was left out so far, in words."""
+        notes = []
+        if self.decode_errors:
+            notes.append(f"{self.decode_errors} broken packets were stepped over")
+        if self.out_of_order:
+            notes.append(f"{self.out_of_order} frames were left out: their timestamps repeat or go back")
+        return "; ".join(notes) or None
 
     def close(self) -> None:
         if self._container is not None:

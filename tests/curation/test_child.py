@@ -920,6 +920,15 @@ def test_a_hole_in_a_stream_is_stepped_over(tmp_path: Path, cheap_config: Config
     assert max(seen) > 70
 
 
+def test_frames_whose_time_goes_back_are_counted(tmp_path: Path) -> None:
+    """A recording that was joined with itself: the second half's moments have been."""
+    path = _joined(tmp_path, [((160, 96), "yuv420p")])
+    path.write_bytes(path.read_bytes() * 2)
+    with video.Video(str(path)) as opened:
+        assert len(list(opened.frames())) == 40
+        assert opened.notes() == "40 frames were left out: their timestamps repeat or go back"
+
+
 def test_a_stream_that_takes_another_shape_fails(tmp_path: Path, child: Child, cheap_config: Config) -> None:
     path = _joined(tmp_path, [((160, 96), "yuv420p"), ((96, 160), "yuv420p")])
     message = "the picture changes from 160x96 to 96x160, another shape, at 3.000 s"
