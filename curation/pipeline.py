@@ -89,7 +89,12 @@ def _raised_by_worker(error: ray.exceptions.RayError) -> Exception:
     cause = getattr(error, "cause", None)
     if isinstance(error, ray.exceptions.OutOfDiskError) or isinstance(cause, ray.exceptions.OutOfDiskError):
         return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), tempfile.gettempdir())
-    return cause if isinstance(cause, OSError | ValueError) else error
+    if not isinstance(cause, OSError | ValueError):
+        return error
+    # Ray appends advice on its own settings; in an OSError it comes to stand for the file's name.
+    texts = [a.partition("Failed to apply UDF")[0].rstrip() if isinstance(a, str) else a for a in cause.args]
+    cause.args = tuple(a for a in texts if a != "")
+    return OSError(*cause.args) if isinstance(cause, OSError) else cause
 
 
 class _cpu_shares:

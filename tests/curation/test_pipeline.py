@@ -1,0 +1,137 @@
+"""The session on Ray: what workers raise, where its files are, which of them stay."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+import ray.data
+import ray.exceptions
+
+from curation import pipeline
+from curation.config import ConfigError
+
+ROOT = Path(__file__).parents[2]
+
+
+class Raising:
+    def __init__(self, error: Exception):
+        self._error = error
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        raise self._error
+
+
+def raised(error: Exception) -> BaseException:
+    """What comes out of the pipeline when a worker raises `error`."""
+    stream = ray.data.from_items([{"a": 1}]).map_batches(
+        Raising,
+        fn_constructor_args=(error,),
+        batch_format="pyarrow",
+        num_cpus=0.1,  # workers live as long as their error is looked at
+        compute=ray.data.ActorPoolStrategy(size=1),
+    )
+    with pytest.raises(BaseException) as caught:
+        list(pipeline._rows(stream))
+    return caught.value
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_what_the_driver_has_an_answer_to_comes_as_it_was_raised() -> None:
+    full = raised(OSError(errno.ENOSPC, "No space left on device", "/shards/x"))
+    assert isinstance(full, OSError)
+    assert (full.errno, full.strerror, full.filename) == (errno.ENOSPC, "No space left on device", None)
+    denied = raised(PermissionError(errno.EACCES, "Permission denied"))
+    assert (type(denied), str(denied)) == (PermissionError, "[Errno 13] Permission denied")
+    wrong = raised(ConfigError("crf: 99"))
+    assert (type(wrong), str(wrong)) == (ConfigError, "crf: 99")
+    other = raised(KeyError("x"))
+    assert isinstance(other, ray.exceptions.RayError)
+    assert "KeyError" in str(other)
+
+
+def test_no_room_for_what_is_under_way_is_a_full_disk() -> None:
+    error = pipeline._raised_by_worker(ray.exceptions.OutOfDiskError("95 % are full"))
+    assert isinstance(error, OSError)
+    assert error.errno == errno.ENOSPC
+
+
+@pytest.fixture
+def temp(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A short folder for temporary files: Ray's sockets are in it."""
+    folder = Path("/tmp") / f"rm-{uuid.uuid4().hex[:6]}"
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    yield folder
+    shutil.rmtree(folder)
+
+
+def test_folders_of_dead_drivers_are_swept_others_stay(temp: Path) -> None:
+    dead = temp / "reelmill-dead"
+    (dead / "session" / "logs").mkdir(parents=True)
+    (dead / "latest").symlink_to(dead / "session")
+    (dead / "driver").write_text("1\n")
+    (temp / "reelmill-notes").mkdir()
+    (temp / "reelmill-notes" / "mine.txt").write_text("mine")
+    (temp / "reelmill-file").write_text("mine")
+    with pipeline._session_folder() as first:
+        assert not dead.exists()
+        assert (Path(first) / "driver").read_text() == f"{os.getpid()}\n"
+        with pipeline._session_folder() as second:
+            assert Path(first).is_dir()
+            assert first != second
+        assert Path(first).is_dir()
+    assert sorted(p.name for p in temp.iterdir()) == ["reelmill-file", "reelmill-notes"]
+    assert (temp / "reelmill-notes" / "mine.txt").read_text() == "mine"
+
+
+def test_a_long_temporary_folder_is_not_used(temp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    long = temp / ("x" * 40)
+    long.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(long))
+    with pipeline._session_folder() as folder:
+        assert os.path.dirname(folder) == "/tmp"
+        assert len(folder + pipeline._SOCKET) <= 107
+    assert not os.path.exists(folder)
+
+
+SESSION = """
+import sys
+from curation import pipeline
+from curation.config import load_config
+from curation.progress import Stopped
+from curation.dataset import DatasetError
+with pipeline.session(load_config("run: {object_store_mb: 128}")):
+    raise eval(sys.argv[1])
+"""
+
+
+@pytest.mark.parametrize(("error", "kept"), [("KeyError('ours')", True), ("Stopped('limit')", False)])
+def test_logs_are_kept_after_a_fault_of_ours(temp: Path, error: str, kept: bool) -> None:
+    environment: dict[str, Any] = {**os.environ, "TMPDIR": str(temp)}
+    environment.pop("RAY_ADDRESS", None)
+    ended = subprocess.run(
+        [sys.executable, "-c", SESSION, error],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert error.split("(", maxsplit=1)[0] in ended.stderr
+    left = list(temp.iterdir())
+    assert len(left) == kept
+    if kept:
+        assert f"Ray's logs are kept in {left[0]}" in ended.stderr
+        assert (left[0] / "raylet.out").exists()
