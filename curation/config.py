@@ -30,6 +30,8 @@ from filters import SCORERS
 from filters.base import measure_key
 from filters.rules import Rule
 
+ENCODER_VERSION = 2  # bump it when `curation.cut` gives other pictures: accepted clips are then cut again
+
 
 class ConfigError(ValueError):
     """A wrong configuration; the message names the key, the value and what would be right."""
@@ -256,7 +258,7 @@ class Config(_Section):
         return _hash({"shots": self.shots.model_dump(), "spans": self.spans.model_dump()})
 
     def cut_hash(self) -> str:
-        return _hash(self.cut.model_dump())
+        return _hash({**self.cut.model_dump(), "version": ENCODER_VERSION})
 
     def hash(self) -> str:
         """Of everything but `run`."""

@@ -60,13 +60,14 @@ def _means(name: str, row: Row) -> bool:
 
 
 def named(dataset: Dataset, names: Sequence[str]) -> list[Row]:
-    """The rows of `sources` that the user means, by path, uri or source_id, with their copies. Raises
-    `DatasetError` for a name that is none of them."""
+    """The rows of `sources` that the user means, by path, uri or source_id, with their copies. What was
+    removed before has none. Raises `DatasetError` for a name that is no source."""
     rows = list(dataset.rows("sources", ["source_id", "uri", "fingerprint", "duplicate_of", "clips"]))
+    removed = Removed(dataset).entries
     found: list[Row] = []
     for name in names:
         mine = [row for row in rows if _means(name, row)]
-        if not mine:
+        if not mine and not any(_means(name, entry) for entry in removed):
             raise DatasetError(
                 f"{name} is no source of {dataset.location}: name it by the path, uri or source_id that its "
                 "table of sources has"

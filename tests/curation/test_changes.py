@@ -525,10 +525,8 @@ def test_too_many_failures_stop_the_build_and_it_can_go_on(
     limited = changed(config, "run.max_failed_fraction=0.25")
     dataset = Dataset(str(tmp_path / "d"))
     listed = list_sources([str(folder)])
-    with (
-        Inline() as did,
-        pytest.raises(builder.Stopped, match=r"2 of 7 sources failed.*max_failed_fraction=0.25"),
-    ):
+    says = r"2 of 7 sources failed.*max_failed_fraction=0.25"
+    with Inline() as did, pytest.raises(Stopped, match=says):
         builder.build(dataset, listed, limited, Progress())
     assert len(did.measured) == 2  # not one more than was needed to know
     assert "did not come to its end" in builder.waiting(dataset, limited)
