@@ -122,6 +122,9 @@ class Child:
 
     Use as a context manager, or call `stop`. The child dies with its parent's thread of control: it is
     told by the kernel when the parent dies, and it ends when its standard input does.
+
+    A child that has served other sources may be short of memory, or have its memory overwritten, because of
+    them. So what it crashes on, or has no memory for, is a transient failure: a new child will tell.
     """
 
     def __init__(self, memory_mb: int, output_mb: int = 16384):
@@ -129,6 +132,7 @@ class Child:
         self._output_mb = output_mb
         self._process: subprocess.Popen[bytes] | None = None
         self._stderr: Any = None
+        self._served = 0  # requests of the process that runs
 
     def request(self, request: dict[str, Any], deadline_s: float) -> Iterator[Message]:
         """Send one request. `deadline_s` is in seconds from now; a message whose head has `deadline_s`
@@ -143,6 +147,8 @@ class Child:
         # The child shares the descriptor and its offset: it writes from the start again.
         self._stderr.seek(0)
         self._stderr.truncate()
+        served_others = self._served > 0
+        self._served += 1
         started = time.monotonic()
         stage = str(request.get("stage", request["op"]))
         finished = False
@@ -162,9 +168,8 @@ class Child:
                 elif kind == "error":
                     # The child caught it and goes on, but a decoder that ran out of memory is not trusted.
                     finished = message.head["error"] != "MemoryError"
-                    raise self._failed(
-                        stage, message.head["error"], message.head["message"], message.head["transient"]
-                    )
+                    transient = message.head["transient"] or (served_others and not finished)
+                    raise self._failed(stage, message.head["error"], message.head["message"], transient)
                 else:
                     given = time.monotonic()
                     yield message
@@ -178,7 +183,7 @@ class Child:
             reason = f"more than {self._output_mb} MB handed over (run.child_output_mb allows more)"
             raise self._failed(stage, "TooMuchOutput", reason) from None
         except (EOFError, BrokenPipeError):
-            transient = False
+            transient = served_others
             try:
                 code = process.wait(_EXIT_SECONDS)
             except subprocess.TimeoutExpired:  # it lives, but has closed its end
@@ -186,10 +191,10 @@ class Child:
             else:
                 how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
                 what = f"died ({how})"
-                transient = -code in _KILLED_FROM_OUTSIDE
+                transient = served_others or -code in _KILLED_FROM_OUTSIDE
             raise self._failed(stage, "Crash", f"the decoder {what}", transient) from None
         except _Garbled:
-            raise self._failed(stage, "Crash", "the decoder sent what is no message") from None
+            raise self._failed(stage, "Crash", "the decoder sent what is no message", served_others) from None
         finally:
             if not finished:
                 self.stop()
@@ -197,6 +202,7 @@ class Child:
     def _started(self) -> subprocess.Popen[bytes]:
         if self._process is None or self._process.poll() is not None:
             self.stop()
+            self._served = 0
             self._stderr = tempfile.TemporaryFile()
             # -P and the package's own place: nothing in the user's folder is imported by accident.
             paths = [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
@@ -351,7 +357,10 @@ def _serve(out: BinaryIO) -> None:
             if isinstance(error, cv2.error):
                 name = "MemoryError" if error.code == cv2.Error.StsNoMem else "OpenCVError"
             text = getattr(error, "strerror", None) or str(error) or name
-            write_message(out, _error(name, text, is_transient(error)))
+            # Errors of reading are Python's own, as reading is; ffmpeg gives such numbers (EIO, EAGAIN) to
+            # damage, which stays.
+            transient = is_transient(error) and not isinstance(error, av.error.FFmpegError)
+            write_message(out, _error(name, text, transient))
 
 
 def _error(error: str, message: str, transient: bool, **head: str) -> Message:

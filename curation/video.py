@@ -216,6 +216,8 @@ class Video:
                 self._container = av.open(source, "r", options=options, metadata_errors="replace")
             except av.error.EOFError:
                 raise NoVideo("the file ends within its headers") from None
+            except av.error.BlockingIOError:  # see `_packets`
+                raise NoVideo("the file is damaged to its end") from None
             self._stream = self._first_video_stream(self._container)
             context = self._stream.codec_context
             if context is None:  # whatever PyAV's type stubs say

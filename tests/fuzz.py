@@ -42,7 +42,7 @@ run: {deadline_seconds: 6, deadline_per_second: 1, deadline_max_seconds: 8, chil
 """
 MAX_CLIPS = 6  # of a case that are cut
 PATIENCE_SECONDS = 10.0  # past the deadline, to kill and reap on a busy machine
-REPEAT_EVERY = 10  # cases; the others are repeated only where they crashed
+REPEAT_EVERY = 10  # cases
 MAX_FILE_BYTES = 60_000  # of a piece of real footage
 
 
@@ -236,7 +236,8 @@ class Found:
     examples: dict[str, str] = field(default_factory=dict)  # outcome -> the first one
     violations: list[str] = field(default_factory=list)
     slowest: list[tuple[float, int, str]] = field(default_factory=list)  # (seconds, number, step)
-    repeated: int = 0
+    repeated: int = 0  # cases, in a child of their own
+    asked_again: int = 0  # requests, after a failure that may pass
     rss_bytes: list[int] = field(default_factory=list)  # of this process after each case
 
     def growth_bytes(self) -> int:
@@ -264,9 +265,8 @@ def run(seeds: Sequence[Seed], seed: int, numbers: Iterable[int], folder: Path) 
                 found.violations += [f"{what}: {fault}" for fault in _faults(answer)]
                 found.outcomes[_outcome(answer)] += 1
                 found.examples.setdefault(_outcome(answer), f"{what}: {answer[-1][:300]}")
-            crashed = any(a[2] == "Crash" for a in answers if len(a) == 4)
             timed_out = any(a[2] == "Timeout" for a in answers if len(a) == 4)
-            if (crashed or number % REPEAT_EVERY == 0) and not timed_out:
+            if number % REPEAT_EVERY == 0 and not timed_out:
                 # What a file gives must not depend on which files the child has seen before.
                 found.repeated += 1
                 with Child(config.run.child_memory_mb) as alone:
@@ -296,12 +296,11 @@ def _answers(child: Child, path: Path, config: Config, found: Found, number: int
             request = measure if step == "measure" else {"op": "probe", "uri": str(path)}
         began = time.monotonic()
         try:
-            messages = [
-                (m.head, [len(p) for p in m.parts])
-                for m in child.request(request, config.run.deadline_seconds)
-            ]
+            messages = _messages(child, request, config, found)
         except SourceFailed as failed:
             answers.append((step, failed.stage, failed.error, failed.message))
+            if failed.transient:
+                found.violations.append(f"case {number}: {step} fails in passing, twice: {failed.message}")
         else:
             heads = [head for head, _ in messages]
             if step == "measure":
@@ -315,6 +314,21 @@ def _answers(child: Child, path: Path, config: Config, found: Found, number: int
         if seconds > config.run.deadline_max_seconds + PATIENCE_SECONDS:
             found.violations.append(f"case {number}: {step} took {seconds:.1f} s")
     return answers
+
+
+def _messages(
+    child: Child, request: dict[str, Any], config: Config, found: Found
+) -> list[tuple[dict[str, Any], list[int]]]:
+    """Heads and lengths of parts. Like the workers it asks again after a failure that may pass."""
+    for is_last in (False, True):
+        try:
+            messages = child.request(request, config.run.deadline_seconds)
+            return [(m.head, [len(p) for p in m.parts]) for m in messages]
+        except SourceFailed as failed:
+            if is_last or not failed.transient:
+                raise
+            found.asked_again += 1
+    raise AssertionError
 
 
 def _outcome(answer: Answer) -> str:
@@ -392,7 +406,8 @@ def main() -> None:
     for slow in found.slowest:
         print(f"{slow[0]:7.1f} s {slow[2]} of case {slow[1]}")
     print(
-        f"{found.repeated} cases repeated alone; this process grew by {found.growth_bytes() / 2**20:.1f} MiB"
+        f"{found.asked_again} requests asked again, {found.repeated} cases repeated alone; "
+        f"this process grew by {found.growth_bytes() / 2**20:.1f} MiB"
     )
     print(f"before {before}, after {after}")
     for violation in found.violations:

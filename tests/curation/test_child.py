@@ -262,6 +262,20 @@ def test_a_crash_names_the_signal_and_costs_one_source(
     assert process_of(child).pid != broken.pid
 
 
+@pytest.mark.parametrize("used", [False, True], ids=["new", "used"])
+def test_a_crash_of_a_child_that_served_others_may_be_their_doing(
+    child: Child, good: Path, long: Path, cheap_config: Config, used: bool
+) -> None:
+    if used:
+        probe(child, good)
+    messages = child.request(request(long, cheap_config), DEADLINE_S)
+    next(messages)
+    process_of(child).send_signal(signal.SIGSEGV)
+    with pytest.raises(SourceFailed, match="SIGSEGV") as failed:
+        list(messages)
+    assert failed.value.transient == used
+
+
 def test_a_child_that_died_between_requests_is_replaced(child: Child, good: Path) -> None:
     probe(child, good)
     before = process_of(child)
@@ -318,11 +332,13 @@ def test_a_flood_of_memory_fails_that_source_alone(tmp_path: Path, good: Path, c
     huge = tmp_path / "huge.png"
     huge.write_bytes(_png_of(20_000, 4_000))
     with Child(memory_mb=640) as child:
-        with pytest.raises(SourceFailed) as failed:
-            measured(child, huge, cheap_config)
-        assert failed.value.error in ("MemoryError", "Crash")
-        assert failed.value.message
-        assert probe(child, good)["width"] == 96
+        for transient in (False, True):  # with a new child, and with one that has had other sources
+            with pytest.raises(SourceFailed) as failed:
+                measured(child, huge, cheap_config)
+            assert failed.value.error in ("MemoryError", "Crash")
+            assert failed.value.message
+            assert failed.value.transient == transient
+            assert probe(child, good)["width"] == 96
 
 
 def _png_of(width: int, height: int) -> bytes:
