@@ -18,6 +18,7 @@ import signal
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -130,8 +131,8 @@ def session(config: Config) -> Iterator[None]:
     context.raise_original_map_exception = True
     context.max_consecutive_actor_init_deaths = 3  # killed while they started
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    for name in ("ray.data", "ray"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+    logging.getLogger("ray").setLevel(logging.ERROR)
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # an error that ends the build is raised, too
     if ray.is_initialized():
         yield
         return
@@ -179,33 +180,40 @@ def _end_local_ray(folder: str) -> None:
     A driver that is killed takes them along, too: the kernel kills Ray's daemons with it, and workers end
     when they have lost those.
     """
-    processes = [
-        process
-        for daemon in psutil.Process().children()
-        if folder in " ".join(_command(daemon))
-        for process in (daemon, *_children(daemon))
-    ]
+    processes = _processes(folder)
     try:
         ray.shutdown()
-        psutil.wait_procs(processes, timeout=3)
+        _wait(processes, 3)
     finally:
+        processes |= _processes(folder)  # what had just been started
         for process in processes:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
+        _wait(processes, 1)
 
 
-def _command(process: psutil.Process) -> list[str]:
-    try:
-        return list(process.cmdline())
-    except psutil.Error:  # it has just ended
-        return []
+def _processes(folder: str) -> set[psutil.Process]:
+    """Ray's daemons that work in the folder, whoever their parent is by now, and all that they started."""
+    found: set[psutil.Process] = set()
+    for process in psutil.process_iter():
+        # Some end while we look, others are not ours to look at.
+        with contextlib.suppress(psutil.Error):
+            if any(a.startswith("--") and folder + "/" in a for a in process.cmdline()):
+                found |= {process, *process.children(recursive=True)}
+    return found
 
 
-def _children(process: psutil.Process) -> list[psutil.Process]:
-    try:
-        return list(process.children(recursive=True))
+def _wait(processes: set[psutil.Process], seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while any(map(_lives, processes)) and time.monotonic() < end:
+        time.sleep(0.02)
+
+
+def _lives(process: psutil.Process) -> bool:
+    try:  # in a container nobody may reap the dead
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.Error:
-        return []
+        return False
 
 
 _FOLDERS = "reelmill-"
@@ -246,7 +254,8 @@ def _sweep(place: str) -> None:
             if os.lstat(folder).st_uid == os.getuid():
                 with open(os.path.join(folder, _MARKER), "r+") as marker:
                     fcntl.flock(marker, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    _remove_folder(folder)
+                    if not _processes(folder):  # still dying, they would write again
+                        _remove_folder(folder)
 
 
 def _remove_folder(folder: str) -> None:
