@@ -121,7 +121,9 @@ class _Collector:
             if s["status"] == "measured" and "attempt" in s
             for clip in of_part.get((s["source_id"], s["attempt"]), {}).values()
         ]
-        if part in self._dataset.parts("sources"):  # some of its sources were measured or scored again
+        if self._dataset.exists(
+            f"sources/{part}.parquet"
+        ):  # some of its sources were measured or scored again
             sources, clips = self._merged(part, sources, clips)
         self._dataset.commit_part(
             part, [_of(SOURCES.names, s) for s in sources.values()], [_of(CLIPS.names, c) for c in clips]

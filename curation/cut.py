@@ -55,7 +55,7 @@ def run(request: dict[str, Any]) -> Iterator[Message]:
                 raise frames
             yield _encoded(wanted, frames, settings)
         except SourceFailed as error:
-            head = {"kind": "clip_failed", "clip_id": wanted.clip_id}
+            head = {"kind": "clip_failed", "clip_id": wanted.clip_id, "transient": error.transient}
             yield Message({**head, "stage": error.stage, "error": error.error, "message": error.message})
 
 
@@ -149,7 +149,7 @@ def _encoded(wanted: Wanted, frames: Iterator[Frame], settings: Cut) -> Message:
         writer.put(last, count, count)
         writer.close()
     except av.error.FFmpegError as error:
-        raise SourceFailed("cut", type(error).__name__, str(error)) from error
+        raise SourceFailed("cut", type(error).__name__, error.strerror or str(error)) from error
     data = buffer.getvalue()
     _check(data, writer.width, writer.height, count)
     head = {

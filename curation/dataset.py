@@ -148,7 +148,7 @@ class Dataset:
     def __init__(self, location: str):
         self.location = location.rstrip("/")
         self._fs, self._root = fsspec.url_to_fs(self.location)
-        self._is_local = "file" in (self._fs.protocol if isinstance(self._fs.protocol, tuple) else ())
+        self.is_local = "file" in (self._fs.protocol if isinstance(self._fs.protocol, tuple) else ())
         self.guard: Callable[[], None] | None = None  # raises when this process may write no more (a lease)
 
     def path(self, name: str) -> str:
@@ -156,7 +156,7 @@ class Dataset:
 
     def address(self, name: str) -> str:
         """What a user, or another library, can open."""
-        return self.path(name) if self._is_local else self._fs.unstrip_protocol(self.path(name))
+        return self.path(name) if self.is_local else self._fs.unstrip_protocol(self.path(name))
 
     def exists(self, name: str = "dataset.json") -> bool:
         return bool(self._fs.exists(self.path(name)))
@@ -221,7 +221,7 @@ class Dataset:
         """Put a finished file in the place of another one."""
         if self.guard:
             self.guard()
-        if self._is_local:
+        if self.is_local:
             os.replace(self.path(name), self.path(to))
         else:
             self._fs.cp_file(self.path(name), self.path(to))
@@ -328,7 +328,7 @@ class _Whole:
         self._target = dataset.path(name)
         folder, base = posixpath.split(self._target)
         self._aside = posixpath.join(folder, f"_tmp-{uuid.uuid4().hex[:8]}-{base}")
-        self._local = dataset._is_local
+        self._local = dataset.is_local
         if self._local:
             self._fs.makedirs(folder, exist_ok=True)
 

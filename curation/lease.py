@@ -253,7 +253,7 @@ class Lease:
         return isinstance(self._file, _LockedFile)
 
     def _open(self) -> _File:
-        if not self._dataset._is_local:
+        if not self._dataset.is_local:
             return _Object(self._dataset)
         path = self._dataset.path(LEASE)
         os.makedirs(os.path.dirname(path), exist_ok=True)

@@ -191,7 +191,6 @@ class _Measure:
 
     def _source_row(self, first_s: float, end_s: float, fps: float, seconds: float) -> dict[str, Any]:
         info = self.video.info
-        errors = self.video.decode_errors
         return {
             "container": info.container,
             "codec": info.codec,
@@ -203,7 +202,7 @@ class _Measure:
             "frames": self.frames,
             "clips": self.clips,
             "seconds": seconds,
-            "message": f"{errors} broken packets were stepped over" if errors else None,
+            "message": self.video.notes(),
         }
 
     def _is_vfr(self) -> bool:

@@ -15,6 +15,11 @@ class Stopped(Exception):
     """The build stops here by a limit that the user set, and can go on from here. The text says how."""
 
 
+def printable(text: str) -> str:
+    """File names may hold anything, also what moves the cursor or sets the title of a terminal."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 class Progress:
     """Counts and rates of the phase at hand, to standard error."""
 
@@ -44,9 +49,8 @@ class Progress:
         self._seconds += row.get("duration_s") or 0.0
         if row["status"] == "failed":
             self._failed += 1
-            self._console.print(
-                f"failed: {row['uri']}: {row['stage']}: {row['error']}: {row['message']}", markup=False
-            )
+            what = f"{row['stage']}: {row['error']}: {row['message']}"
+            self._console.print(printable(f"failed: {row['uri']}: {what}"), markup=False)
         self._show(last=self._sources == self._total)
 
     def shard(self, rows: int, failed: int, size: int, seconds: float) -> None:
@@ -58,7 +62,7 @@ class Progress:
 
     def say(self, text: str) -> None:
         self._stop()
-        self._console.print(text, markup=False)
+        self._console.print(printable(text), markup=False)
 
     def close(self) -> None:
         self._stop()

@@ -45,20 +45,39 @@ def divide(
     if trim_end:
         last = _last_ending_by(times_s, end_s, end_s - trim_seconds)
     if first >= last:
-        return [Span(times_s[0], end_s, len(times_s))]
+        return [Span(times_s[0], min(end_s, times_s[-1] + max_seconds), len(times_s))]
 
     def end_of(index: int) -> float:
         return times_s[index] if index < len(times_s) else end_s
 
-    start, stop = times_s[first], end_of(last)
+    # A frame that lasts longer than a clip may (a jump of the timestamps, a frozen picture) stands alone:
+    # else its length would shred its neighbours, and a jump of a day would give millions of parts.
+    bounds = [first]
+    for i in range(first, last):
+        if end_of(i + 1) - times_s[i] > max_seconds:
+            bounds += [i, i + 1]
+    bounds.append(last)
+    return [
+        span
+        for a, b in itertools.pairwise(bounds)
+        if b > a
+        for span in _near_equal([*times_s[a:b], end_of(b)], max_seconds)
+    ]
+
+
+def _near_equal(edges_s: Sequence[float], max_seconds: float) -> list[Span]:
+    """Frames that begin at all but the last of `edges_s`, which is their end, in parts of `max_seconds`."""
+    start, stop, frames = edges_s[0], edges_s[-1], len(edges_s) - 1
+    if frames == 1:
+        return [Span(start, min(stop, start + max_seconds), 1)]
     # The small allowance keeps a scene of exactly 20 s, as floats have it, in two parts of 10 s.
     parts = max(1, math.ceil((stop - start) / max_seconds - 1e-6))
     while True:
-        bounds = [first]
+        bounds = [0]
         for k in range(1, parts):
-            bounds.append(bisect.bisect_left(times_s, start + (stop - start) * k / parts - 1e-6))
-        bounds.append(last)
-        spans = [Span(times_s[a], end_of(b), b - a) for a, b in itertools.pairwise(bounds) if b > a]
+            bounds.append(bisect.bisect_left(edges_s, start + (stop - start) * k / parts - 1e-6, 0, frames))
+        bounds.append(frames)
+        spans = [Span(edges_s[a], edges_s[b], b - a) for a, b in itertools.pairwise(bounds) if b > a]
         # Aligning to frames can make a part one frame too long.
         if all(s.duration_s <= max_seconds + 1e-6 or s.frames == 1 for s in spans):
             return spans

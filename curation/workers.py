@@ -351,12 +351,14 @@ class Cutter:
             try:
                 _check_unchanged(left[0]["source"])
                 for message in self._child.request(request, self._config.run.deadline_seconds):
-                    clip = left.pop(0)
-                    assert clip["clip_id"] == message.head["clip_id"]
-                    if message.head["kind"] == "clip":
-                        yield clip, message.head, message.parts[0]
+                    head = message.head
+                    assert left[0]["clip_id"] == head["clip_id"]
+                    if head["kind"] == "clip":
+                        yield left.pop(0), head, message.parts[0]
+                    elif head["transient"] and attempt.left:
+                        raise SourceFailed("cut", head["error"], head["message"], transient=True)
                     else:
-                        failures.append(self._failure(clip, message.head))
+                        failures.append(self._failure(left.pop(0), head))
             except SourceFailed as error:
                 if attempt.again(error):
                     attempt = next(attempts)

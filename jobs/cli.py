@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import secrets
 import signal
 import sys
 import threading
@@ -22,7 +23,7 @@ from rich.console import Console
 from curation.config import Config, ConfigError, read_config_file, validated
 from curation.dataset import Dataset, DatasetError, reelmill_version
 from curation.lease import Lease, LeaseHeld, LeaseLost
-from curation.progress import Progress, Stopped
+from curation.progress import Progress, Stopped, printable
 from curation.sources import SourcesError, list_sources
 from filters import SCORERS
 from filters.base import MissingModel
@@ -47,30 +48,43 @@ Overrides = Annotated[
 ]
 
 
+def _complain(text: str) -> None:
+    err.print("reelmill: " + "\n".join(map(printable, text.split("\n"))), markup=False)
+
+
 @contextlib.contextmanager
 def _user_errors() -> Iterator[None]:
     """Errors that the user can mend become one message and exit code 2."""
     try:
         yield
     except (ConfigError, DatasetError, SourcesError, MissingModel, LeaseHeld) as error:
-        err.print(f"reelmill: {error}", markup=False)
+        _complain(str(error))
         raise typer.Exit(2) from error
     except (Stopped, LeaseLost) as error:
-        err.print(f"reelmill: stopped: {error}", markup=False)
+        _complain(f"stopped: {error}")
         raise typer.Exit(3) from error
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         where = f" for {error.filename}" if error.filename else ""
-        err.print(
-            f"reelmill: stopped: there is no room left{where} ({error.strerror}); what was finished is kept. "
-            "Make room (the dataset's disk, or the one of temporary files) and run the same command again",
-            markup=False,
+        _complain(
+            f"stopped: there is no room left{where} ({error.strerror}); what was finished is kept. Make room "
+            "(the dataset's disk, or the one of temporary files) and run the same command again"
         )
         raise typer.Exit(3) from error
     except KeyboardInterrupt as error:
         err.print("\nreelmill: interrupted; run the same command again to continue", markup=False)
         raise typer.Exit(130) from error
+
+
+def _private_ray(config: Config) -> None:
+    """A Ray of our own listens on the network: only who knows a token, drawn for this run, may talk to it.
+
+    A cluster that is named has its own way. Ray reads this when it is imported.
+    """
+    own = config.run.ray_address is None and not {"RAY_ADDRESS", "RAY_AUTH_MODE"} & os.environ.keys()
+    if own and "ray" not in sys.modules:
+        os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
 
 
 def _interrupt(*_: object) -> None:
@@ -141,12 +155,13 @@ def build(
     ] = False,
 ) -> None:
     """Make a dataset from raw videos, or continue one."""
-    from curation import build as builder
-    from curation import pipeline
-    from curation.report import write_report
-
     with _user_errors():
         settings = load_named_config(config, set_)
+        _private_ray(settings)
+        from curation import build as builder
+        from curation import pipeline
+        from curation.report import write_report
+
         if prune and limit is not None:
             raise ConfigError("--prune with --limit would remove the sources beyond the limit: leave one out")
         dataset = _dataset(out_)
@@ -157,7 +172,7 @@ def build(
             from curation.estimate import estimate
 
             for line in estimate(dataset, listed, settings):
-                out.print(line, markup=False)
+                out.print(printable(line), markup=False)
             return
         progress = Progress()
         with _working(dataset, "build"):
@@ -177,10 +192,6 @@ def build(
 @app.command()
 def select(dataset: DatasetArg, set_: Overrides = None) -> None:
     """Apply other rules to a dataset: no scorer runs, only newly accepted clips are cut."""
-    from curation import build as builder
-    from curation import pipeline
-    from curation.report import write_report
-
     with _user_errors():
         for override in set_ or []:
             if not override.startswith("rules."):
@@ -190,6 +201,11 @@ def select(dataset: DatasetArg, set_: Overrides = None) -> None:
                 )
         target = _dataset(dataset)
         settings = _stored_config(target, set_)
+        _private_ray(settings)
+        from curation import build as builder
+        from curation import pipeline
+        from curation.report import write_report
+
         progress = Progress()
         with _working(target, "select"):
             try:
@@ -271,7 +287,7 @@ def status(
             wanted = load_named_config(config, set_) if config else _stored_config(target, set_)
             listed = list_sources(sources) if sources else as_listed(target)
             for line in lines(target, listed, wanted, find_work(target, listed, wanted)):
-                out.print(line, markup=False)
+                out.print(printable(line), markup=False)
         running = holder(target)
         if running:
             out.print(running, markup=False)
@@ -299,7 +315,7 @@ def verify(
         target.manifest()
         problems = check(target, decode=decode)
         for problem in problems:
-            out.print(problem, markup=False)
+            out.print(printable(problem), markup=False)
         if problems:
             raise typer.Exit(1)
         out.print("sound", markup=False)
@@ -351,6 +367,8 @@ def leave(command: Callable[[], object]) -> NoReturn:
         command()
     except SystemExit as error:
         code = error.code if isinstance(error.code, int) else int(error.code is not None)
+    except KeyboardInterrupt:  # once more, while the first one was answered
+        code = 130
     except BaseException:
         sys.excepthook(*sys.exc_info())
         code = 1

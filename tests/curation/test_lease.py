@@ -437,7 +437,7 @@ def test_a_clock_that_differs_does_not_cost_a_living_holder_its_lease(dataset: D
     def beat() -> None:
         while not done.wait(0.1):
             content = json.dumps(record(heartbeat=ago(skew))).encode()
-            if dataset._is_local:  # in place, as it does
+            if dataset.is_local:  # in place, as it does
                 with open(dataset.path(LEASE), "r+b") as file:
                     file.write(content)
             else:

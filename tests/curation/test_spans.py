@@ -39,6 +39,15 @@ def test_a_scene_shorter_than_its_trim_is_still_accounted_for() -> None:
     assert span.frames == 5
 
 
+def test_a_frame_that_is_longer_than_a_clip_stands_alone_and_shreds_no_neighbour() -> None:
+    before, after = _times(100), _times(100, start=90_000.0)
+    spans = divide([*before, *after], 90_004.0, max_seconds=10, trim_seconds=0)
+    assert [(s.start_s, s.frames) for s in spans] == [(0.0, 99), (before[-1], 1), (90_000.0, 100)]
+    assert spans[1].duration_s == pytest.approx(10)  # it was shown for a day, or nobody knows
+    (only,) = divide([5.0], 1e6, max_seconds=10, trim_seconds=0.2)
+    assert (only.start_s, only.end_s) == (5.0, 15.0)
+
+
 @given(
     gaps=st.lists(st.floats(0.005, 0.5), min_size=1, max_size=300),
     start=st.floats(-5, 1e5),

@@ -1,0 +1,95 @@
+"""A disk without room: a clear stop, nothing corrupt, and the same command goes on when there is room."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from curation.dataset import Dataset
+from curation.verify import accounting, verify
+from tests import render
+
+ROOT = Path(__file__).parents[2]
+CONFIG = """
+spans: {min_seconds: 1, max_seconds: 1.5, trim_seconds: 0.1}
+filters: {duration: {}, resolution: {}, quality: {}}
+cut: {preset: ultrafast, crf: 10}
+shards: {target_mb: 0.1}
+run: {object_store_mb: 128}
+"""
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 600 kB."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=600k", "tmpfs", str(place)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if mounted.returncode != 0:
+        pytest.skip(f"no file system can be mounted here: {mounted.stderr.strip()}")
+    yield place
+    subprocess.run(["umount", str(place)], check=True)
+
+
+def build(folder: Path, out: Path, config: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "jobs.build", str(folder), "--out", str(out), "--config", str(config)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+def files(dataset: Dataset, table: str) -> dict[str, bytes]:
+    return {p: dataset.read(f"{table}/{p}.parquet") for p in dataset.parts(table)}
+
+
+def test_no_room_stops_clearly_and_what_was_finished_stays(small_disk: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "footage"
+    folder.mkdir()
+    for k in range(6):
+        video = render.scenes([45], (320, 192), fps=20, seed=k)
+        render.write_video(folder / f"{k}.mp4", video, fps=20)
+    (tmp_path / "c.yaml").write_text(CONFIG)
+    whole = build(folder, tmp_path / "whole", tmp_path / "c.yaml")
+    assert whole.returncode == 0, whole.stderr
+    reference = Dataset(str(tmp_path / "whole"))
+    needed = sum(p.stat().st_size for p in Path(reference.location).rglob("*") if p.is_file())
+    assert needed > 900_000  # more than there is room for
+
+    done = build(folder, small_disk / "d", tmp_path / "c.yaml")
+    assert done.returncode == 3, done.stderr
+    assert "no room left" in done.stderr
+    assert "run the same command again" in done.stderr
+    assert "Traceback" not in done.stderr
+    stopped = Dataset(str(small_disk / "d"))
+    assert not stopped.exists("_lease.json")
+    assert stopped.unfinished() == []
+    assert stopped.parts("shards")  # it came as far as that
+    # What is there is whole: it reads, and is what an unlimited build has.
+    for table in ("sources", "clips", "shards"):
+        key = "source_id" if table == "sources" else "clip_id"
+        expected = {r[key]: {k: v for k, v in r.items() if k != "seconds"} for r in reference.rows(table)}
+        for row in stopped.rows(table):
+            assert {k: v for k, v in row.items() if k != "seconds"} == expected[row[key]]
+    again = build(folder, small_disk / "d", tmp_path / "c.yaml")
+    assert (again.returncode, "no room left" in again.stderr) == (3, True)
+    before = files(stopped, "clips"), files(stopped, "shards")
+
+    subprocess.run(["mount", "-o", "remount,size=50m", str(small_disk)], check=True)
+    done = build(folder, small_disk / "d", tmp_path / "c.yaml")
+    assert done.returncode == 0, done.stderr
+    assert "measure: 0 sources" in done.stderr  # nothing that was committed is measured again
+    assert files(stopped, "clips").items() >= before[0].items()
+    assert files(stopped, "shards").items() >= before[1].items()
+    assert verify(stopped) == []
+    assert accounting(stopped).lines() == accounting(reference).lines()
+    shutil.rmtree(small_disk / "d")
+    assert os.listdir(small_disk) == []
