@@ -95,14 +95,18 @@ def _interrupt(*_: object) -> None:
 @contextlib.contextmanager
 def _working(dataset: Dataset, command: str) -> Iterator[None]:
     """Around whatever writes: the only one to do so, and ended in good order by SIGTERM too."""
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, _interrupt)
-    with Lease(dataset, command) as lease:
-        dataset.guard = lease.check
-        try:
-            yield
-        finally:
-            dataset.guard = None
+    is_main = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGTERM, _interrupt) if is_main else None
+    try:
+        with Lease(dataset, command) as lease:
+            dataset.guard = lease.check
+            try:
+                yield
+            finally:
+                dataset.guard = None
+    finally:
+        if is_main:
+            signal.signal(signal.SIGTERM, before)
 
 
 def load_named_config(name: str, overrides: list[str] | None) -> Config:

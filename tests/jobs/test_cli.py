@@ -6,6 +6,8 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,7 @@ from jobs.cli import app
 from tests import render
 from tests.conftest import CHEAP
 from tests.curation import dataset_fixture
+from tests.curation.inline import Inline
 
 ROOT = Path(__file__).parents[2]
 COMMANDS = ["build", "select", "remove", "report", "status", "verify", "export"]
@@ -323,6 +326,105 @@ def test_a_session(footage: Path, tmp_path: Path, ray_session: None) -> None:
     assert again.exit_code == 0
     assert sums(again.stdout) == counts
     assert "measure: 0 sources (3 done before)" in again.stderr
+
+
+@pytest.fixture
+def inline(monkeypatch: pytest.MonkeyPatch) -> Iterator[Inline]:
+    """Commands that work in this process, without Ray."""
+    from curation import pipeline
+
+    monkeypatch.setattr(pipeline, "session", lambda _: nullcontext())
+    with Inline() as did:
+        yield did
+
+
+def test_sources_come_and_go(tmp_path: Path, inline: Inline) -> None:
+    videos, out, settings = tmp_path / "videos", tmp_path / "d", tmp_path / "mine.yaml"
+    videos.mkdir()
+    for k, name in enumerate(("a.mp4", "b.mp4", "c \x1b[31m.mp4")):
+        render.write_video(videos / name, render.scenes([30], (128, 96), fps=20, seed=k), fps=20)
+    (videos / "torn.mp4").write_bytes(b"torn")
+    settings.write_text(SETTINGS.replace("{min: 100}", "{min: 90}"))
+    build: list[str | Path] = ["build", videos, "--out", out, "--config", settings]
+    assert reelmill(*build).exit_code == 0
+
+    why = reelmill("status", out, "--explain")
+    assert why.exit_code == 0, why.output
+    assert "4 sources named: 0 to measure, 4 done before" in why.stdout
+    why = reelmill("status", out, "--explain", "--set", "cut.crf=30", "--set", "filters.quality.frames=3")
+    assert "configuration: cut.crf: 18 -> 30" in why.stdout
+    assert "3 to score again" in why.stdout
+    assert "the settings of cut changed" in why.stdout
+    why = reelmill("status", out, videos / "a.mp4", "--explain", "--config", settings)
+    assert "3 sources of this dataset were not named; they stay" in why.output.replace("\n", " ")
+    assert "\x1b" not in why.output  # a name may not write to the terminal
+    assert "\\x1b[31m.mp4" in why.output
+
+    gone = reelmill("remove", out, videos / "a.mp4")
+    assert gone.exit_code == 0, gone.output
+    assert "removed 1 sources, 1 clips, 1 shard rows" in gone.stdout
+    assert sums(gone.stdout)["sources"] == [3, 2, 1]
+    assert reelmill("remove", out, videos / "nothere.mp4").exit_code == 2
+    left_out = reelmill(*build)
+    assert sums(left_out.stdout)["sources"] == [3, 2, 1]
+    assert "1 sources were removed with reelmill remove" in left_out.stderr
+    assert reelmill("remove", out, videos / "b.mp4", "--undo").exit_code == 2
+    assert reelmill("remove", out, videos / "a.mp4", "--undo").exit_code == 0
+    assert sums(reelmill(*build).stdout)["sources"] == [4, 3, 1]
+
+    (videos / "b.mp4").unlink()
+    assert sums(reelmill(*build).stdout)["sources"] == [4, 3, 1]
+    pruned = reelmill(*build, "--prune")
+    assert "removing 1 sources and their 1 clips" in pruned.stderr
+    assert sums(pruned.stdout)["sources"] == [3, 2, 1]
+    assert reelmill("verify", out, "--decode").stdout.strip() == "sound"
+
+
+def test_too_many_failures_are_code_3(tmp_path: Path, inline: Inline) -> None:
+    (tmp_path / "videos").mkdir()
+    (tmp_path / "videos" / "torn.mp4").write_bytes(b"torn")
+    (tmp_path / "mine.yaml").write_text(SETTINGS)
+    build: list[str | Path] = ["build", tmp_path / "videos", "--out", tmp_path / "d"]
+    build += ["--config", tmp_path / "mine.yaml"]
+    stopped = reelmill(*build, "--set", "run.max_failed_fraction=0.5")
+    assert stopped.exit_code == 3
+    assert "1 of 1 sources failed" in stopped.stderr
+    assert "--retry-failed" in stopped.stderr
+    assert reelmill("status", tmp_path / "d").exit_code == 3
+    assert reelmill(*build).exit_code == 0
+    assert reelmill("status", tmp_path / "d").exit_code == 0
+
+
+def test_while_one_works_on_a_dataset_others_are_refused(tmp_path: Path, inline: Inline) -> None:
+    (tmp_path / "videos").mkdir()
+    render.write_video(tmp_path / "videos" / "a.mp4", render.scenes([30], (128, 96), fps=20), fps=20)
+    (tmp_path / "mine.yaml").write_text(SETTINGS)
+    build: list[str | Path] = ["build", tmp_path / "videos", "--out", tmp_path / "d"]
+    build += ["--config", tmp_path / "mine.yaml"]
+    assert reelmill(*build).exit_code == 0
+    code = "import sys, time; from curation.dataset import Dataset; from curation.lease import Lease\n"
+    code += "with Lease(Dataset(sys.argv[1]), 'build'): print('held', flush=True); time.sleep(600)"
+    holder = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path / "d")], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        before = tree(tmp_path / "d")
+        select: list[str | Path] = ["select", tmp_path / "d", "--set", "rules.motion.speed.max=1"]
+        for command in (build, select, ["remove", tmp_path / "d", tmp_path / "videos" / "a.mp4"]):
+            refused = reelmill(*command)
+            assert refused.exit_code == 2, refused.output
+            assert f"pid {holder.pid}" in refused.stderr
+        assert tree(tmp_path / "d") == before
+        assert f"pid {holder.pid}" in reelmill("status", tmp_path / "d").stdout
+    finally:
+        holder.kill()
+        holder.wait()
+        assert holder.stdout is not None
+        holder.stdout.close()
+    assert reelmill(*build).exit_code == 0  # a dead holder does not block
+    assert not (tmp_path / "d" / "_lease.json").exists()
 
 
 def test_select_takes_rules_only(tmp_path: Path, no_work: None) -> None:
