@@ -275,6 +275,9 @@ def build(
     measure(dataset, todo, config, progress, len(listed))
     clear_old_scores(dataset, config)
     drop_orphans(dataset)
+    if retry_failed:  # clips, too: they are accepted again until they fail again
+        for part in dataset.parts("failures"):
+            dataset.remove(f"failures/{part}.parquet")
     cut(dataset, select_and_caption(dataset, config), config, progress)
     write_manifest(dataset, config, ended=True)
     return todo

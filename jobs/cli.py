@@ -152,7 +152,7 @@ def build(
     limit: Annotated[int | None, typer.Option(min=1, help="take only the first N sources")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="count and estimate; write nothing")] = False,
     retry_failed: Annotated[
-        bool, typer.Option("--retry-failed", help="measure failed sources again")
+        bool, typer.Option("--retry-failed", help="try failed sources and clips again")
     ] = False,
     prune: Annotated[
         bool, typer.Option("--prune", help="remove the sources that are not named, with their clips")

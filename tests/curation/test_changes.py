@@ -332,6 +332,21 @@ def test_clips_of_a_file_that_has_changed_are_never_cut_from_the_new_one(
     assert verify(built) == []
 
 
+def test_failed_clips_are_tried_again_when_asked(built: Dataset, folder: Path, config: Config) -> None:
+    new = changed(config, "cut.crf=30")
+    (folder / "b.mkv").rename(folder / "away")
+    named = [str(folder / n) for n in ("a.mp4", "b.mkv", "fast.mp4", "still.png")]
+    (folder / "list.csv").write_text("\n".join(["path", *named]))
+    build(folder / "list.csv", built, new)
+    failed = {v["clip_id"] for v in built.verdicts() if v["status"] == "failed"}
+    assert failed == {i for i, c in table(built, "clips").items() if c["uri"].endswith("b.mkv")}
+    (folder / "away").rename(folder / "b.mkv")
+    assert build(folder / "list.csv", built, new)[2].decodes == {}
+    _, _, did = build(folder / "list.csv", built, new, retry_failed=True)
+    assert set(did.encoded) == failed
+    assert accounting(built).failed_clips == 0
+
+
 def test_a_file_that_changes_while_it_is_measured_fails(folder: Path, config: Config, tmp_path: Path) -> None:
     from curation import sources
 
