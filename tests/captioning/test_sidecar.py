@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -226,10 +228,25 @@ def test_a_json_file_that_is_no_caption_is_an_error_that_names_it(video: Path, c
     assert "`start` and `end`" in str(error.value)
 
 
-def test_a_sidecar_that_cannot_be_read_is_an_error_and_not_silence(video: Path) -> None:
-    video.with_name("my.holiday.txt").mkdir()
-    with pytest.raises(OSError):
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo])
+def test_a_sidecar_that_cannot_be_read_is_an_error_and_neither_silence_nor_a_hang(
+    video: Path, make: Callable[[Path], None]
+) -> None:
+    make(video.with_name("my.holiday.txt"))
+    with pytest.raises(ValueError, match=r"my\.holiday\.txt: not a regular file"):
         caption(video)
+
+
+def test_a_name_that_leaves_no_room_for_a_suffix_has_no_sidecar(video: Path) -> None:
+    assert caption(video.with_name("n" * 251 + ".mp4")) is None
+
+
+def test_json_that_is_too_deep_or_holds_half_characters(video: Path) -> None:
+    beside(video, ".json", "[" * 100_000)
+    with pytest.raises(ValueError, match="not a caption file"):
+        caption(video)
+    beside(video, ".json", '{"caption": "half \\ud83c here"}')
+    assert caption(video) == "half ? here"
 
 
 # --- precedence -----------------------------------------------------------------------------------
