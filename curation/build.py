@@ -273,7 +273,12 @@ def build(
         drop_sources(dataset, {row["source_id"] for row in todo.drop})
     progress.start_measure(todo.sources, max(0, len(listed) - todo.sources))
     measure(dataset, todo, config, progress, len(listed))
-    clear_old_scores(dataset, config)
+    left = clear_old_scores(dataset, config, todo.named)
+    if left:
+        progress.say(
+            f"{left} clips of sources that were not named, or cannot be read, keep scores of other versions "
+            "or parameters: name them to have them scored again"
+        )
     drop_orphans(dataset)
     if retry_failed:  # clips, too: they are accepted again until they fail again
         for part in dataset.parts("failures"):

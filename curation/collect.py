@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 from curation import pipeline
@@ -154,21 +154,25 @@ def _of(names: Iterable[str], row: Row) -> Row:
     return {n: row.get(n) for n in names}
 
 
-def clear_old_scores(dataset: Dataset, config: Config) -> int:
+def clear_old_scores(dataset: Dataset, config: Config, named: Collection[str]) -> int:
     """Null the scores of another version or other parameters where they are not computed again (a cheaper
-    rule spares the clip them): nobody shall read them as what the configuration says. Returns how many
-    clips were changed."""
+    rule spares the clip them): nobody shall read them as what the configuration says.
+
+    Clips of sources that are not among `named` are as they were, since nothing can be computed for them.
+    Returns how many of those keep old scores.
+    """
     staleness = Staleness(config)
-    count = 0
-    columns = ["clip_id", "fps", "keys", *SCORE_COLUMNS]
+    left = 0
+    columns = ["clip_id", "source_id", "fps", "keys", *SCORE_COLUMNS]
     for part, table in dataset.tables("clips", columns):
-        old = {c["clip_id"] for c in table.to_pylist() if staleness.holds_old_values(c)}
+        found = [c for c in table.to_pylist() if staleness.holds_old_values(c)]
+        old = {c["clip_id"] for c in found if c["source_id"] in named}
+        left += len(found) - len(old)
         if old:
-            count += len(old)
             rows = dataset.read_part("clips", part).to_pylist()
             kept = [
                 staleness.cleared(c) if c["clip_id"] in old else {**c, "keys": dict(c["keys"] or [])}
                 for c in rows
             ]
             dataset.write_table(f"clips/{part}.parquet", kept, CLIPS)
-    return count
+    return left

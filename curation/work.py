@@ -36,6 +36,7 @@ class Todo:
     changed: list[Row] = field(default_factory=list)  # another file is there now; what was measured stays
     vanished: list[Row] = field(default_factory=list)  # named, but not to be read now; they stay
     barred: list[Source] = field(default_factory=list)  # removed by `reelmill remove`: left out
+    named: set[str] = field(default_factory=set)  # source_ids of what was named and can be read
     failed_before: int = 0  # of the named sources
 
     @property
@@ -67,6 +68,7 @@ def find_work(
     todo = Todo()
     sources = _without_removed(dataset, sources, todo)
     sources = _without_vanished(committed, sources, todo)
+    todo.named = {s.source_id for s in sources}
     stale = _stale(dataset, config)
     fresh: list[Source] = []
     for source in sources:

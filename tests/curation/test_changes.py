@@ -228,6 +228,21 @@ def test_numbers_of_other_parameters_are_not_left_where_a_clip_is_spared(
     assert "fast.mp4" not in did.decodes
 
 
+def test_what_is_not_named_or_not_there_keeps_its_scores_and_is_reported(
+    built: Dataset, folder: Path, config: Config, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = table(built, "clips")
+    named = [str(folder / n) for n in ("a.mp4", "b.mkv")]
+    (folder / "list.csv").write_text("\n".join(["path", *named]))
+    (folder / "b.mkv").unlink()
+    _, _, did = build(folder / "list.csv", built, changed(config, "filters.quality.frames=3"))
+    assert did.decodes == {"a.mp4": 1}
+    after = table(built, "clips")
+    others = {i for i, c in before.items() if not c["uri"].endswith("a.mp4")}
+    assert {i: after[i] for i in others} == {i: before[i] for i in others}
+    assert f"{len(others)} clips of sources that were not named" in capsys.readouterr().err
+
+
 def test_a_changed_detector_measures_again(
     built: Dataset, folder: Path, config: Config, tmp_path: Path
 ) -> None:
