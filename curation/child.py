@@ -61,8 +61,12 @@ class SourceFailed(Exception):
 
 def readable(text: str) -> str:
     """`text` on one line, with everything that does not print (and lone surrogates) as escapes."""
-    line = " ".join(text.split())
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
+    return printable(" ".join(text.split()))
+
+
+def printable(text: str) -> str:
+    """File names, too, may hold what moves the cursor or sets the title of a terminal."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def last_words(written: str) -> str:

@@ -8,16 +8,13 @@ from typing import Any
 
 from rich.console import Console
 
+from curation.child import printable
+
 _PLAIN_SECONDS = 10.0
 
 
 class Stopped(Exception):
     """The build stops here by a limit that the user set, and can go on from here. The text says how."""
-
-
-def printable(text: str) -> str:
-    """File names may hold anything, also what moves the cursor or sets the title of a terminal."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 class Progress:

@@ -20,10 +20,11 @@ from typing import Annotated, Any, Literal, NoReturn
 import typer
 from rich.console import Console
 
+from curation.child import printable
 from curation.config import Config, ConfigError, read_config_file, validated
 from curation.dataset import Dataset, DatasetError, reelmill_version
 from curation.lease import Lease, LeaseHeld, LeaseLost
-from curation.progress import Progress, Stopped, printable
+from curation.progress import Progress, Stopped
 from curation.sources import SourcesError, list_sources
 from filters import SCORERS
 from filters.base import MissingModel

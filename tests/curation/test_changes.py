@@ -580,7 +580,10 @@ def test_too_many_failures_stop_the_build_and_it_can_go_on(
         (["filters.quality.frames=3"], ["4 to score again", "4 quality not scored, or scored otherwise"]),
         (["cut.crf=30"], ["cut.crf: 18 -> 30", "clips would be encoded: the settings of cut changed"]),
         (["rules.motion.speed.max=2"], ["1 aesthetics not scored", "clips would be judged after"]),
-        (["rules.duration.seconds.min=100"], ["0 clips known to be accepted", "are not (or not yet)"]),
+        (
+            ["rules.duration.seconds.min=100"],
+            ["1 clips known to be accepted: 0 newly, 4 of those before are not"],
+        ),
     ],
 )
 def test_explain_says_what_a_build_would_do_and_writes_nothing(
