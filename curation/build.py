@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from typing import Any
@@ -27,6 +27,7 @@ from filters import SCORERS
 from filters.base import MissingModel
 
 Row = dict[str, Any]
+_CLIPS_PER_WAVE = 4000  # minutes of work at least, seconds of it to start the workers
 
 
 def write_manifest(
@@ -140,24 +141,38 @@ def cut(dataset: Dataset, accepted: Sequence[Row], config: Config, progress: Pro
     columns = ["source_id", "uri", "bytes", "mtime_or_etag", "fingerprint", "extra"]
     sources = {s["source_id"]: s for s in dataset.rows("sources", columns)}
     by_id = {c["clip_id"]: c for c in wanted}
-    tasks = []
-    for shard in planned:
+
+    def task(shard: shards.Shard) -> Row:
         clips = [
             {**by_id[i], "captions": captions.get(i, []), "source": sources[by_id[i]["source_id"]]}
             for i in shard.clip_ids
         ]
-        tasks.append({"name": shard.name, "clips": json.dumps(clips)})
+        return {"name": shard.name, "clips": json.dumps(clips)}
+
     progress.start_cut(len(wanted))
-    failures: list[Row] = []
-    for row in pipeline.cut(tasks, config, dataset.address(""), config.hash()):
-        failed = json.loads(row["failures"])
-        failures += failed
-        commit_failures(dataset, failed)
-        progress.shard(row["rows"], len(failed), row["bytes"], row["seconds"])
+    failures = 0
+    for wave in _waves(planned):
+        for row in pipeline.cut([task(s) for s in wave], config, dataset.address(""), config.hash()):
+            failed = json.loads(row["failures"])
+            failures += len(failed)
+            commit_failures(dataset, failed)
+            progress.shard(row["rows"], len(failed), row["bytes"], row["seconds"])
     dataset.remove(shards.PLAN)
     if failures:
         write_verdicts(dataset, config.rules, config.cut_hash())
     return len(wanted)
+
+
+def _waves(planned: Sequence[shards.Shard]) -> Iterator[list[shards.Shard]]:
+    """The shards in groups: what the driver tells a worker of a clip takes more memory than its row."""
+    wave: list[shards.Shard] = []
+    for shard in planned:
+        wave.append(shard)
+        if sum(len(s.clip_ids) for s in wave) >= _CLIPS_PER_WAVE:
+            yield wave
+            wave = []
+    if wave:
+        yield wave
 
 
 def select_and_caption(dataset: Dataset, config: Config) -> list[Row]:

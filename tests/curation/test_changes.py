@@ -347,6 +347,18 @@ def test_clips_of_a_file_that_has_changed_are_never_cut_from_the_new_one(
     assert verify(built) == []
 
 
+def test_shards_do_not_depend_on_how_many_are_given_out_at_once(
+    built: Dataset, folder: Path, config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = changed(config, "shards.target_mb=0.01")
+    at_once, _, _ = build(folder, tmp_path / "at once", small)
+    assert len(at_once.parts("shards")) >= 3
+    monkeypatch.setattr(builder, "_CLIPS_PER_WAVE", 2)
+    in_waves, _, _ = build(folder, tmp_path / "in waves", small)
+    assert files(in_waves, "shards").keys() == files(at_once, "shards").keys()
+    assert list(in_waves.rows("shards")) == list(at_once.rows("shards"))
+
+
 def test_failed_clips_are_tried_again_when_asked(built: Dataset, folder: Path, config: Config) -> None:
     new = changed(config, "cut.crf=30")
     (folder / "b.mkv").rename(folder / "away")
