@@ -127,6 +127,7 @@ SHARDS = pa.schema(
         pa.field("config_hash", pa.string()),
     ]
 )
+LEASE = "_lease.json"  # who writes now: see `curation.lease`
 _NEXT = "_next-"
 TABLES = {"sources": SOURCES, "clips": CLIPS, "captions": CAPTIONS, "failures": FAILURES, "shards": SHARDS}
 
@@ -171,7 +172,7 @@ class Dataset:
                 raise DatasetError(f"{self.location} is a file; --out names a folder")
             names = (posixpath.basename(p.rstrip("/")) for p in self._fs.ls(self._root, detail=False))
             # A build that was killed before its first commit leaves a lease, and an unfinished dataset.json.
-            if any(not n.startswith("_") for n in names):
+            if any(n != LEASE and not n.startswith("_tmp-") for n in names):
                 raise DatasetError(
                     f"{self.location} holds something else (it is not empty and has no dataset.json): "
                     "name a new or empty folder with --out"

@@ -24,9 +24,8 @@ from typing import Protocol
 
 import psutil
 
-from curation.dataset import Dataset
+from curation.dataset import LEASE, Dataset
 
-LEASE = "_lease.json"
 _RECORD_BYTES = 1024  # always: a heartbeat then needs no new room on a full disk
 _NO_FLOCK = {errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.ENOLCK}
 

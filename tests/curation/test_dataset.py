@@ -230,8 +230,40 @@ def test_a_build_that_was_killed_before_its_first_commit_can_go_on(tmp_path: Pat
     local = Dataset(str(tmp_path / "d"))
     local.write("_tmp-0123abcd-dataset.json", b'{"half')
     local.check_writable()
+    local.write("_lease.json", b"{}")  # of a first build that was killed, or that has just begun
+    local.check_writable()
+    (tmp_path / "d" / "_lease.json").unlink()
     assert local.clean() == 1
     assert os.listdir(local.location) == []
+
+
+@pytest.mark.parametrize("place", ["local", "memory"])
+@pytest.mark.parametrize(
+    ("written", "wins"),
+    [(["clips"], "old"), (["clips", "sources"], "new"), (["sources"], "new")],
+    ids=["before the commit", "committed", "half moved"],
+)
+def test_a_part_that_replaces_another_is_the_old_one_or_the_new_one(
+    tmp_path: Path, place: str, written: list[str], wins: str
+) -> None:
+    """As a kill leaves it at each point of the way."""
+    dataset = Dataset(str(tmp_path / "d") if place == "local" else f"memory://{tmp_path.name}-{wins}")
+    new = Dataset(str(tmp_path / "new"))
+    for target, source_id in ((dataset, "old"), (new, "new")):
+        target.commit_part("p", [source_row(source_id)], [clip_row(f"{source_id} clip", source_id)])
+    for table in ("clips", "sources"):
+        data = new.read(f"{table}/p.parquet")
+        if table in written:
+            dataset.write(f"{table}/_next-p.parquet", data)
+        elif wins == "new":
+            dataset.write(f"{table}/p.parquet", data)  # it has its place already
+    assert len(dataset.unfinished()) == len(written)
+    dataset.clean()
+    assert dataset.unfinished() == []
+    assert [s["source_id"] for s in dataset.rows("sources")] == [wins]
+    assert [c["source_id"] for c in dataset.rows("clips")] == [wins]
+    dataset.commit_part("p", [], [])  # and a part without rows is none
+    assert dataset.parts("sources") == dataset.parts("clips") == []
 
 
 @pytest.mark.parametrize("content", ["notes.txt", ".hidden", "shards/shard-00000.parquet", "_plan.json"])

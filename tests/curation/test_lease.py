@@ -24,8 +24,8 @@ import fsspec
 import psutil
 import pytest
 
-from curation.dataset import Dataset
-from curation.lease import LEASE, Lease, LeaseHeld, LeaseLost, holder
+from curation.dataset import LEASE, Dataset
+from curation.lease import Lease, LeaseHeld, LeaseLost, holder
 
 ROOT = Path(__file__).parents[2]
 QUICK: dict[str, Any] = {"heartbeat_seconds": 0.05, "takeover_seconds": 0.6, "settle_seconds": 0.1}
