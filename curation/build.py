@@ -13,7 +13,7 @@ from typing import Any
 from captioning.base import Caption, Captioner, CaptionRequest, NoCaptions
 from captioning.sidecar import Sidecar
 from curation import pipeline, shards
-from curation.collect import clear_old_scores, measure
+from curation.collect import clear_old_scores, measure, take_extras
 from curation.config import Config, changes, validated
 from curation.dataset import CAPTIONS, FAILURES, SCHEMA_VERSION, SCORE_COLUMNS, Dataset, reelmill_version
 from curation.progress import Progress
@@ -110,6 +110,9 @@ def select(dataset: Dataset, config: Config) -> list[Row]:
     accepted = set(write_verdicts(dataset, config.rules, config.cut_hash()))
     columns = ["clip_id", "source_id", "uri", "start_s", "end_s", "frames", "fps", "width", "height"]
     rows = [c for c in dataset.rows("clips", [*columns, *SCORE_COLUMNS]) if c["clip_id"] in accepted]
+    extras = {s["source_id"]: s["extra"] for s in dataset.rows("sources", ["source_id", "extra"])}
+    for row in rows:
+        row["extra"] = extras[row["source_id"]]
     shards.align(dataset, {row["clip_id"]: row for row in rows})
     return rows
 
@@ -282,11 +285,9 @@ def build(
             progress.say(f"{n} sources again: {reason}")
     for line in notes(todo):
         progress.say(line)
-    if todo.drop:
-        clips = sum(row["clips"] or 0 for row in todo.drop)
-        progress.say(f"removing {len(todo.drop)} sources and their {clips} clips")
-        drop_sources(dataset, {row["source_id"] for row in todo.drop})
-    progress.start_measure(todo.sources, max(0, len(listed) - todo.sources))
+    drop_sources(dataset, {row["source_id"] for row in (*todo.pruned, *todo.mended)})
+    take_extras(dataset, todo.extras)
+    progress.start_measure(todo.sources, todo.done)
     measure(dataset, todo, config, progress, len(listed))
     left = clear_old_scores(dataset, config, todo.named)
     if left:

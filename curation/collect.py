@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from curation import pipeline
@@ -93,6 +93,8 @@ class _Collector:
             data.setdefault("status", "measured")
             self._sources[part][data["source_id"]] = data
             self._progress.source(data)
+            if data["status"] == "measured" and data.get("message") and "rescored" not in data:
+                self._progress.say(f"measured with damage: {data['uri']}: {data['message']}")
             if "rescored" in data and "error" in data:
                 what = f"{data['stage']}: {data['error']}: {data['message']}"
                 self._progress.say(f"not scored again, its clips stay unscored: {data['uri']}: {what}")
@@ -152,6 +154,15 @@ class _Collector:
 
 def _of(names: Iterable[str], row: Row) -> Row:
     return {n: row.get(n) for n in names}
+
+
+def take_extras(dataset: Dataset, extras: Mapping[str, str]) -> None:
+    """Take over the list's other columns of sources (by source_id) that are measured already."""
+    for part in dataset.parts("sources") if extras else ():
+        rows = dataset.read_part("sources", part).to_pylist()
+        if any(row["source_id"] in extras for row in rows):
+            new = [{**row, "extra": extras.get(row["source_id"], row["extra"])} for row in rows]
+            dataset.write_table(f"sources/{part}.parquet", new, SOURCES)
 
 
 def clear_old_scores(dataset: Dataset, config: Config, named: Collection[str]) -> int:

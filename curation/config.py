@@ -315,7 +315,13 @@ def read_config_file(path: Path, overrides: Sequence[str] = ()) -> Config:
 def changes(old: Config, new: Config) -> list[str]:
     """What differs, but for `run`: lines of `key: old -> new`."""
     a, b = (_flat(c.model_dump(mode="json", exclude={"run"})) for c in (old, new))
-    return [f"{key}: {a.get(key)} -> {b.get(key)}" for key in sorted({*a, *b}) if a.get(key) != b.get(key)]
+    keys = [key for key in sorted({*a, *b}) if a.get(key) != b.get(key)]
+    return [f"{key}: {_shown(a.get(key))} -> {_shown(b.get(key))}" for key in keys]
+
+
+def _shown(value: Any) -> str:
+    """As the user would write it."""
+    return json.dumps(value) if value is None or isinstance(value, bool) else str(value)
 
 
 def _flat(value: Any, prefix: str = "") -> dict[str, Any]:

@@ -12,17 +12,24 @@ from curation.config import Config
 from curation.dataset import Dataset
 from curation.shards import estimated_bytes
 from curation.sources import Source
-from curation.work import describe, find_work
+from curation.work import describe, explain, find_work
 
 _SAMPLE = 16  # sources that are probed
 _MEASURED = 3  # of them, that are measured to time it
 _MEASURE_SECONDS = 20.0
 
 
-def estimate(dataset: Dataset, listed: Sequence[Source], config: Config) -> Iterator[str]:
+def estimate(
+    dataset: Dataset,
+    listed: Sequence[Source],
+    config: Config,
+    *,
+    retry_failed: bool = False,
+    prune: bool = False,
+) -> Iterator[str]:
     """Lines to print. Reads the sources; writes nothing."""
-    todo = find_work(dataset, listed, config)
-    yield from describe(todo, listed)
+    todo = find_work(dataset, listed, config, retry_failed=retry_failed, prune=prune)
+    yield from explain(dataset, listed, config, todo) if dataset.exists() else describe(todo, listed)
     sources = [s for group in todo.parts.values() for s in group if s.source_id not in todo.rescore]
     if not sources:
         return

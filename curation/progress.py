@@ -82,6 +82,8 @@ class Progress:
         rate = f"{self._seconds / elapsed:.1f}x real time"
         if self._phase == "measure":
             done = f"{self._sources}/{self._total} sources{failed}, {self._clips} clips"
+            if not self._seconds:  # scored again: nobody asked how long they are
+                return f"measure: {done}"
             return f"measure: {done}, {self._seconds / 60:.1f} min of video, {rate}"
         done = f"{self._cut}/{self._total} clips{failed}, {self._bytes / 1e6:.1f} MB"
         return f"cut: {done}, {rate}"

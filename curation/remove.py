@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from curation.dataset import TABLES, Dataset, DatasetError
+from curation.sources import Source, identify
 from curation.video import is_remote
 
 Row = dict[str, Any]
@@ -41,8 +42,13 @@ class Removed:
         self._write([*self.entries, *added])
 
     def forget(self, names: Sequence[str]) -> int:
-        """Let builds take sources again. Returns how many entries went."""
-        kept = [e for e in self.entries if not any(_means(name, e) for name in names)]
+        """Let builds take sources again, with their copies. A name that is not among them may be of a copy:
+        its content tells. Returns how many entries went."""
+        meant = [e for e in self.entries if any(_means(name, e) for name in names)]
+        contents = {e["fingerprint"] for e in meant}
+        contents |= {s.fingerprint for s in identify([Source(_path(name)) for name in names], {}, retries=0)}
+        contents.discard(None)
+        kept = [e for e in self.entries if e not in meant and e["fingerprint"] not in contents]
         gone = len(self.entries) - len(kept)
         if gone:
             self._write(kept)
@@ -54,9 +60,11 @@ class Removed:
 
 
 def _means(name: str, row: Row) -> bool:
-    return (
-        row["uri"] in (name, name if is_remote(name) else os.path.abspath(name)) or row["source_id"] == name
-    )
+    return row["uri"] in (name, _path(name)) or row["source_id"] == name
+
+
+def _path(name: str) -> str:
+    return name if is_remote(name) else os.path.abspath(name)
 
 
 def named(dataset: Dataset, names: Sequence[str]) -> list[Row]:

@@ -181,14 +181,14 @@ def sharded_clips(dataset: Dataset) -> dict[str, str]:
 
 
 def align(dataset: Dataset, accepted: Mapping[str, Mapping[str, Any]]) -> int:
-    """Bring the shards in line with the accepted clips (clip_id -> its scores): rows of others go, and scores
-    that have been computed anew are taken over. Nothing is encoded; shards that are right are not touched.
+    """Bring the shards in line with the accepted clips (clip_id -> its scores and `extra`): rows of others
+    go, and what has changed is taken over. Nothing is encoded; shards that are right are not touched.
     Returns how many rows went or changed."""
     touched = 0
     for part in dataset.parts("shards"):
-        rows = dataset.read_part("shards", part, ["clip_id", *SCORE_COLUMNS]).to_pylist()
+        rows = dataset.read_part("shards", part, ["clip_id", "extra", *SCORE_COLUMNS]).to_pylist()
         kept = [r for r in rows if r["clip_id"] in accepted]
-        other = sum(not _same_scores(r, accepted[r["clip_id"]]) for r in kept)
+        other = sum(not _same(r, accepted[r["clip_id"]]) for r in kept)
         if len(kept) == len(rows) and not other:
             continue
         touched += len(rows) - len(kept) + other
@@ -202,20 +202,22 @@ def align(dataset: Dataset, accepted: Mapping[str, Mapping[str, Any]]) -> int:
                 ids = table["clip_id"].to_pylist()
                 table = table.take([i for i, c in enumerate(ids) if c in accepted])
                 if table.num_rows:
-                    writer.write_table(_with_scores(table, accepted))
+                    writer.write_table(_brought_up(table, accepted))
         source.close()
     return touched
 
 
-def _same_scores(row: Mapping[str, Any], clip: Mapping[str, Any]) -> bool:
-    return all(row[c] == clip[c] or (row[c] != row[c] and clip[c] != clip[c]) for c in SCORE_COLUMNS)
+def _same(row: Mapping[str, Any], clip: Mapping[str, Any]) -> bool:
+    scores = all(row[c] == clip[c] or (row[c] != row[c] and clip[c] != clip[c]) for c in SCORE_COLUMNS)
+    return scores and row["extra"] == clip["extra"]
 
 
-def _with_scores(table: pa.Table, clips: Mapping[str, Mapping[str, Any]]) -> pa.Table:
+def _brought_up(table: pa.Table, clips: Mapping[str, Mapping[str, Any]]) -> pa.Table:
     ids = table["clip_id"].to_pylist()
-    for name in SCORE_COLUMNS:
-        values = pa.array([clips[i][name] for i in ids], pa.float64())
-        table = table.set_column(table.schema.get_field_index(name), table.schema.field(name), values)
+    for name in (*SCORE_COLUMNS, "extra"):
+        field = table.schema.field(name)
+        values = pa.array([clips[i][name] for i in ids], field.type)
+        table = table.set_column(table.schema.get_field_index(name), field, values)
     return table
 
 

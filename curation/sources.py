@@ -147,7 +147,8 @@ def _escaped(surrogate: re.Match[str]) -> str:
 
 
 def _is_media(path: str) -> bool:
-    return Path(path).suffix.lower() in MEDIA_SUFFIXES
+    # `._x.mp4` is what a Mac writes beside `x.mp4` on foreign disks: no media.
+    return Path(path).suffix.lower() in MEDIA_SUFFIXES and not os.path.basename(path).startswith("._")
 
 
 def _expand(name: str) -> Iterator[Source]:

@@ -59,11 +59,11 @@ class Accounting:
         if self.duplicates:
             are = "is a duplicate" if self.duplicates == 1 else "are duplicates"
             lines.append(f"  {self.duplicates} of the measured {are} of another source")
-        are = "=" if self.clips == self.accepted + self.rejected + self.failed_clips else "!="
-        lines.append(
-            f"clips {self.clips} {are} accepted {self.accepted} + rejected {self.rejected} "
-            f"+ failed {self.failed_clips}"
-        )
+        judged = self.accepted + self.rejected + self.failed_clips
+        line = f"accepted {self.accepted} + rejected {self.rejected} + failed {self.failed_clips}"
+        if judged < self.clips:  # the build has not come so far
+            line += f" + not judged yet {self.clips - judged}"
+        lines.append(f"clips {self.clips} {'=' if judged <= self.clips else '!='} {line}")
         for reason, clips in self.by_reason.items():
             lines.append(f"  {'rejected' if _is_column(reason) else 'failed'} {clips} by {reason}")
         return lines

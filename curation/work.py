@@ -31,7 +31,9 @@ class Todo:
     direct: dict[str, list[Row]] = field(default_factory=dict)  # part -> rows that need no measuring
     rescore: set[str] = field(default_factory=set)  # source_ids: the spans stay, some columns are computed
     reasons: dict[str, str] = field(default_factory=dict)  # source_id -> why it is measured or scored
-    drop: list[Row] = field(default_factory=list)  # rows to remove: pruned, or failed ones that were replaced
+    pruned: list[Row] = field(default_factory=list)  # rows to remove, with their clips
+    mended: list[Row] = field(default_factory=list)  # failed rows to remove: another file is there now
+    extras: dict[str, str] = field(default_factory=dict)  # source_id -> the list's other columns, changed
     unlisted: list[Row] = field(default_factory=list)  # not named this time; they stay
     changed: list[Row] = field(default_factory=list)  # another file is there now; what was measured stays
     vanished: list[Row] = field(default_factory=list)  # named, but not to be read now; they stay
@@ -42,6 +44,11 @@ class Todo:
     @property
     def sources(self) -> int:
         return sum(map(len, self.parts.values())) + sum(map(len, self.direct.values()))
+
+    @property
+    def done(self) -> int:
+        """Named sources for which nothing is to be done."""
+        return len(self.named - self.reasons.keys())
 
 
 def find_work(
@@ -85,6 +92,8 @@ def find_work(
             _add(todo, before[0], source)
         elif before[1]["status"] == "failed":
             todo.failed_before += 1
+        if before and source.extra and (extra := source_row(source)["extra"]) != before[1]["extra"]:
+            todo.extras[source.source_id] = extra
     _leftover(todo, committed, sources, prune=prune)
     for group in _groups(fresh):
         ids = "\n".join(s.source_id for s in group)
@@ -143,8 +152,10 @@ def _leftover(
         if id_ in named:
             continue
         replaced = row["uri"] in uris
-        if prune or (replaced and row["status"] == "failed"):
-            todo.drop.append(row)
+        if replaced and row["status"] == "failed":
+            todo.mended.append(row)
+        elif prune:
+            todo.pruned.append(row)
         elif replaced:
             todo.changed.append(row)
         else:
@@ -201,7 +212,11 @@ def _why_again(source: Source, row: Row, config: Config, *, retry_failed: bool) 
     if row["status"] == "failed":
         return "failed before" if retry_failed else None
     if source.duplicate_of is not None or row["duplicate_of"] is not None:
-        return None if source.duplicate_of == row["duplicate_of"] else "its duplicate changed"
+        if source.duplicate_of == row["duplicate_of"]:
+            return None
+        return (
+            "a copy of another one now" if source.duplicate_of else "no copy of a source that stays any more"
+        )
     return "shots or spans changed" if row["config_hash"] != config.spans_hash() else None
 
 
@@ -221,10 +236,9 @@ def _stale(dataset: Dataset, config: Config) -> dict[str, str]:
 
 def describe(todo: Todo, listed: Sequence[Source]) -> Iterator[str]:
     """What a build would do with the sources, in lines."""
-    done = len(listed) - todo.sources - len(todo.barred) - len(todo.vanished)
     again = f", {len(todo.rescore)} to score again" if todo.rescore else ""
     measured = todo.sources - len(todo.rescore)
-    yield f"{len(listed)} sources named: {measured} to measure{again}, {max(0, done)} done before"
+    yield f"{len(listed)} sources named: {measured} to measure{again}, {todo.done} done before"
     for reason, n in sorted(Counter(todo.reasons.values()).items()):
         yield f"  {n} {reason}"
     yield from notes(todo)
@@ -233,7 +247,9 @@ def describe(todo: Todo, listed: Sequence[Source]) -> Iterator[str]:
 def notes(todo: Todo) -> Iterator[str]:
     """What the user should know of sources that are not simply named and there."""
     found: list[tuple[Iterable[Row], str]] = [
-        (todo.unlisted, "of this dataset were not named; they stay (--prune removes them)"),
+        (todo.pruned, "are not named, or have changed, and are removed with their clips (--prune)"),
+        (todo.mended, "failed, and another file is there now: their rows go"),
+        (todo.unlisted, "were not named; they stay (--prune removes them)"),
         (
             todo.changed,
             "have changed since they were measured; the clips of the old files stay (--prune removes them)",
@@ -245,7 +261,9 @@ def notes(todo: Todo) -> Iterator[str]:
         uris = sorted(row["uri"] for row in rows)
         if uris:
             more = f" and {len(uris) - 3} more" if len(uris) > 3 else ""
-            yield f"{len(uris)} sources {what}: {', '.join(uris[:3])}{more}"
+            yield f"sources that {what}: {len(uris)} ({', '.join(uris[:3])}{more})"
+    if todo.extras:
+        yield f"sources whose other columns in the list have changed: {len(todo.extras)}; they are taken over"
 
 
 def explain(dataset: Dataset, listed: Sequence[Source], config: Config, todo: Todo) -> Iterator[str]:
@@ -254,13 +272,12 @@ def explain(dataset: Dataset, listed: Sequence[Source], config: Config, todo: To
     for line in changes(stored, config):
         yield f"configuration: {line}"
     yield from describe(todo, listed)
-    if todo.drop:
-        yield f"{len(todo.drop)} sources would be removed with their clips"
     staleness = Staleness(config)
-    again = set(todo.reasons) - todo.rescore | {row["source_id"] for row in todo.drop}
-    spared = outdated = 0
+    gone = [row["source_id"] for row in (*todo.pruned, *todo.mended)]
+    again = set(todo.reasons) - todo.rescore | set(gone)
     accepted: set[str] = set()
-    unknown = 0
+    rejected: set[str] = set()
+    unknown = spared = outdated = 0
     rules = ordered(config.rules)
     failures = {f["clip_id"]: f for f in dataset.rows("failures") if f["key"] == config.cut_hash()}
     for clip in dataset.rows("clips", ["clip_id", "source_id", "fps", "keys", *SCORE_COLUMNS]):
@@ -271,25 +288,24 @@ def explain(dataset: Dataset, listed: Sequence[Source], config: Config, todo: To
             continue
         outdated += staleness.holds_old_values(clip)
         spared += bool(staleness.outdated(clip))
-        if judge(staleness.cleared(clip), rules, failures.get(clip["clip_id"])).status == "accepted":
-            accepted.add(clip["clip_id"])
-    if unknown:
-        yield f"{unknown} clips would be judged after they were scored"
+        verdict = judge(staleness.cleared(clip), rules, failures.get(clip["clip_id"]))
+        (accepted if verdict.status == "accepted" else rejected).add(clip["clip_id"])
     if spared:
         yield f"{spared} clips are spared dear scores: a cheaper rule rejects them"
     if outdated:
         yield f"{outdated} clips would lose scores of another version or other parameters"
-    yield from _explain_shards(dataset, config, stored, accepted)
-
-
-def _explain_shards(dataset: Dataset, config: Config, stored: Config, accepted: set[str]) -> Iterator[str]:
     before = {v["clip_id"] for v in dataset.verdicts() if v["status"] == "accepted"}
     yield (
-        f"{len(accepted)} clips known to be accepted: {len(accepted - before)} newly, "
-        f"{len(before - accepted)} of those before are not (or not yet)"
+        f"{len(accepted)} clips are known to be accepted, {len(accepted - before)} of them newly; "
+        f"{len(before & rejected)} that were accepted would be rejected"
     )
+    there = set(sharded_clips(dataset))
     if stored.cut_hash() != config.cut_hash():
-        yield f"{len(accepted)} clips would be encoded: the settings of cut changed"
+        yield f"{len(accepted)} clips are known to be encoded again: the settings of cut changed"
     else:
-        there = set(sharded_clips(dataset))
-        yield f"{len(accepted - there)} clips would be encoded, {len(accepted & there)} are in shards"
+        yield f"{len(accepted - there)} clips are known to be encoded; {len(accepted & there)} are in shards"
+    if unknown:
+        inside = len(there - accepted - rejected)
+        yield f"{unknown} clips would be judged after they were scored; {inside} of them are in shards now"
+    if len(again) > len(gone):
+        yield f"what {len(again) - len(gone)} sources give is seen when they are measured"

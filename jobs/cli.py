@@ -176,7 +176,7 @@ def build(
         if dry_run:
             from curation.estimate import estimate
 
-            for line in estimate(dataset, listed, settings):
+            for line in estimate(dataset, listed, settings, retry_failed=retry_failed, prune=prune):
                 out.print(printable(line), markup=False)
             return
         progress = Progress()
@@ -250,7 +250,8 @@ def remove(
                 out.print(f"{count} sources may be taken again by the next build that names them")
                 return
             count, clips, rows = builder.remove(target, sources, settings)
-            out.print(f"removed {count} sources, {clips} clips, {rows} shard rows; builds leave them out now")
+            what = f"removed {count} sources, {clips} clips, {rows} shard rows" if count else "removed before"
+            out.print(f"{what}; builds leave them out")
             write_report(target)
             _end(target)
 
@@ -312,7 +313,8 @@ def verify(
     dataset: DatasetArg,
     decode: Annotated[bool, typer.Option("--decode", help="decode every clip with decord, too")] = False,
 ) -> None:
-    """Check the invariants and the checksums of a dataset. Exit code 1 when something is wrong."""
+    """Check invariants and checksums. Exit code 1: something is wrong; 3: its build has not ended."""
+    from curation import build as builder
     from curation.verify import verify as check
 
     with _user_errors():
@@ -321,6 +323,10 @@ def verify(
         problems = check(target, decode=decode)
         for problem in problems:
             out.print(printable(problem), markup=False)
+        waiting = builder.waiting(target, _stored_config(target, None))
+        if waiting:
+            out.print(f"not complete, and so not to be judged: {waiting}; see reelmill status", markup=False)
+            raise typer.Exit(3)
         if problems:
             raise typer.Exit(1)
         out.print("sound", markup=False)

@@ -5,6 +5,7 @@ Decodes, model calls and encodes are counted, and the result is compared with a 
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import shutil
@@ -399,6 +400,23 @@ def test_a_file_that_changes_while_it_is_measured_fails(folder: Path, config: Co
     assert [s["status"] for s in dataset.rows("sources")] == ["measured", "measured"]
 
 
+def test_other_columns_of_a_list_that_change_are_taken_over(
+    built: Dataset, folder: Path, config: Config
+) -> None:
+    before = {r["clip_id"]: r["video"] for r in built.rows("shards")}
+    listed = folder / "list.csv"
+    listed.write_text(f"path,licence\n{folder / 'a.mp4'},CC0\n{folder / 'b.mkv'},\n")
+    _, todo, did = build(listed, built, config)
+    assert (did.decodes, len(todo.extras)) == ({}, 2)
+    for row in built.rows("shards"):
+        licence = {"a.mp4": "CC0", "b.mkv": ""}.get(Path(row["uri"]).name)
+        assert row["extra"] == (None if licence is None else json.dumps({"licence": licence}))
+    assert {r["clip_id"]: r["video"] for r in built.rows("shards")} == before
+    assert build(listed, built, config)[1].extras == {}
+    assert build(folder, built, config)[1].extras == {}  # a folder says nothing of them: they stay
+    assert {r["extra"] for r in built.rows("sources")} >= {json.dumps({"licence": "CC0"})}
+
+
 def test_a_broken_file_that_was_mended_leaves_no_failed_row(
     folder: Path, config: Config, tmp_path: Path
 ) -> None:
@@ -465,8 +483,8 @@ def test_remove_is_for_good_copies_included(
     assert len(todo.barred) == 3
     assert "removed with reelmill remove" in capsys.readouterr().err
     assert not a & set(table(built, "clips"))
-    assert Removed(built).forget([str(folder / "a.mp4")]) == 1
-    assert Removed(built).forget([str(folder / "copy of a.mp4")]) == 1
+    assert Removed(built).forget([str(folder / "b.mkv")]) == 0
+    assert Removed(built).forget([str(folder / "another name.mp4")]) == 2  # by its content
     _, _, did = build(folder, built, config)
     assert did.measured == {"a.mp4": 1}
 
@@ -587,14 +605,31 @@ def test_too_many_failures_stop_the_build_and_it_can_go_on(
 @pytest.mark.parametrize(
     ("overrides", "says"),
     [
-        ([], ["4 sources named: 0 to measure, 4 done before", "0 clips would be encoded"]),
+        (
+            [],
+            [
+                "4 sources named: 0 to measure, 4 done before",
+                "5 clips are known to be accepted, 0 of them newly; 0 that were",
+                "0 clips are known to be encoded; 5",
+            ],
+        ),
         (["shots.detector=none"], ["shots.detector: adaptive -> none", "4 shots or spans changed"]),
-        (["filters.quality.frames=3"], ["4 to score again", "4 quality not scored, or scored otherwise"]),
-        (["cut.crf=30"], ["cut.crf: 18 -> 30", "clips would be encoded: the settings of cut changed"]),
+        (
+            ["filters.quality.frames=3"],
+            [
+                "4 to score again",
+                "4 quality not scored, or scored otherwise",
+                "6 clips would be judged after they were scored; 5",
+            ],
+        ),
+        (
+            ["cut.crf=30"],
+            ["cut.crf: 18 -> 30", "clips are known to be encoded again: the settings of cut changed"],
+        ),
         (["rules.motion.speed.max=2"], ["1 aesthetics not scored", "clips would be judged after"]),
         (
             ["rules.duration.seconds.min=100"],
-            ["1 clips known to be accepted: 0 newly, 4 of those before are not"],
+            ["1 clips are known to be accepted, 0 of them newly; 4 that were accepted would be rejected"],
         ),
     ],
 )

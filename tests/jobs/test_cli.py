@@ -356,7 +356,9 @@ def test_sources_come_and_go(tmp_path: Path, inline: Inline) -> None:
     assert "3 to score again" in why.stdout
     assert "the settings of cut changed" in why.stdout
     why = reelmill("status", out, videos / "a.mp4", "--explain", "--config", settings)
-    assert "3 sources of this dataset were not named; they stay" in why.output.replace("\n", " ")
+    assert "sources that were not named; they stay (--prune removes them): 3 (" in why.output.replace(
+        "\n", " "
+    )
     assert "\x1b" not in why.output  # a name may not write to the terminal
     assert "\\x1b[31m.mp4" in why.output
 
@@ -364,18 +366,23 @@ def test_sources_come_and_go(tmp_path: Path, inline: Inline) -> None:
     assert gone.exit_code == 0, gone.output
     assert "removed 1 sources, 1 clips, 1 shard rows" in gone.stdout
     assert sums(gone.stdout)["sources"] == [3, 2, 1]
+    assert "removed before" in reelmill("remove", out, videos / "a.mp4").stdout
     assert reelmill("remove", out, videos / "nothere.mp4").exit_code == 2
     left_out = reelmill(*build)
     assert sums(left_out.stdout)["sources"] == [3, 2, 1]
-    assert "1 sources were removed with reelmill remove" in left_out.stderr
+    assert "sources that were removed with reelmill remove; they are left out: 1 (" in left_out.stderr
     assert reelmill("remove", out, videos / "b.mp4", "--undo").exit_code == 2
     assert reelmill("remove", out, videos / "a.mp4", "--undo").exit_code == 0
     assert sums(reelmill(*build).stdout)["sources"] == [4, 3, 1]
 
     (videos / "b.mp4").unlink()
     assert sums(reelmill(*build).stdout)["sources"] == [4, 3, 1]
+    before = tree(out)
+    dry = reelmill(*build, "--prune", "--dry-run")
+    assert f"removed with their clips (--prune): 1 ({videos}/b.mp4)" in dry.stdout.replace("\n", " ")
+    assert tree(out) == before
     pruned = reelmill(*build, "--prune")
-    assert "removing 1 sources and their 1 clips" in pruned.stderr
+    assert f"removed with their clips (--prune): 1 ({videos}/b.mp4)" in pruned.stderr
     assert sums(pruned.stdout)["sources"] == [3, 2, 1]
     assert reelmill("verify", out, "--decode").stdout.strip() == "sound"
 
