@@ -7,7 +7,7 @@ from typing import Any
 
 from curation.config import Config
 from curation.select import columns_of, ordered, spared
-from filters import EMBEDDER, SCORERS
+from filters import EMBEDDER
 
 
 class Staleness:
@@ -57,8 +57,3 @@ class Staleness:
         if EMBEDDER in outdated and "embedding" in row:
             row["embedding"] = None
         return row
-
-
-def describe(names: list[str]) -> str:
-    assert all(n in SCORERS for n in names)
-    return f"{', '.join(names)} not scored, or scored with another version or parameters"

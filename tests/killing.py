@@ -91,7 +91,6 @@ SCENARIOS = [
 
 
 def write_footage(folder: Path) -> None:
-    """Sizes are multiples of 16."""
     folder.mkdir(parents=True)
     render.write_video(folder / "a.mp4", render.scenes([30, 40], (128, 96), fps=20), fps=20)
     render.write_video(folder / "b.mkv", render.scenes([50], (128, 128), fps=20, seed=5), fps=20)
