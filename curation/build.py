@@ -270,7 +270,7 @@ def build(
     prune: bool = False,
 ) -> Todo:
     """The whole build. The caller has checked the models and the folder, holds the lease, and has opened a
-    Ray session. Raises `collect.Stopped`."""
+    Ray session. Raises `progress.Stopped`."""
     settle(dataset)
     if dataset.exists():
         for line in changes(validated(dataset.manifest()["config"]), config):

@@ -139,6 +139,9 @@ def _without_vanished(
             todo.vanished += by_uri[source.uri]
         else:
             kept.append(source)
+    # Nor is what lies below a folder that cannot be read now gone.
+    folders = tuple(f"{s.uri}/" for s in sources if s.error is not None)
+    todo.vanished += [row for _, row in committed.values() if row["uri"].startswith(folders)]
     return kept
 
 

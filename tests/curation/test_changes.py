@@ -23,7 +23,7 @@ from curation.config import Config, load_config
 from curation.dataset import SCORE_COLUMNS, Dataset
 from curation.progress import Progress, Stopped
 from curation.remove import Removed
-from curation.sources import list_sources
+from curation.sources import Source, list_sources
 from curation.verify import accounting, verify
 from curation.work import Todo, explain, find_work
 from filters import SCORERS
@@ -448,6 +448,21 @@ def test_sources_that_are_not_named_stay_and_prune_removes_them(
     assert {v["clip_id"] for v in built.verdicts()} == clips
     assert {c["clip_id"] for c in built.rows("captions")} <= clips
     assert {i: r for i, r in before.items() if i in clips} == table(built, "shards")
+
+
+def test_prune_leaves_what_lies_below_a_folder_that_cannot_be_read(
+    built: Dataset, folder: Path, config: Config
+) -> None:
+    before = table(built, "shards")
+    unreadable = Source(
+        str(folder), error=("PermissionError", "the folder cannot be read: Permission denied")
+    )
+    with Inline() as did:
+        todo = builder.build(built, [unreadable], config, Progress(), prune=True)
+    assert (did.decodes, len(todo.vanished), todo.pruned) == ({}, 4, [])
+    assert table(built, "shards") == before
+    assert accounting(built).failed_sources == 1  # the folder itself
+    assert verify(built) == []
 
 
 def test_a_copy_of_a_source_that_stays_is_no_new_source(
