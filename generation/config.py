@@ -1,0 +1,252 @@
+"""What a stage is trained with: one typed configuration, stored beside its weights as RUN/STAGE/config.json.
+
+Presets are in `generation.presets`; a file and dotted overrides are laid over them. Everything is validated
+here, once, before any work starts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
+FEED_FORWARD = ("ff.net.0.proj", "ff.net.2")
+ADAPTIVE_NORM = ("norm1.linear", "norm2.linear")
+
+Positive = Annotated[int, Field(ge=1)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Codec(_Section):
+    """Between video and latents."""
+
+    kind: Literal["patch"] = "patch"
+    temporal: Positive = 4  # frames per latent frame, after the first
+    spatial: Positive = 8  # pixels per latent pixel, each way
+    std: Annotated[float, Field(gt=0)] = 0.5  # latents are coefficients divided by it
+
+
+class Text(_Section):
+    kind: Literal["minilm", "t5", "transformers"] = "minilm"
+    model: str | None = None  # folder or hub name; minilm: the packaged one
+    revision: str | None = None
+    max_tokens: Positive = 226
+    padded: bool = False  # to max_tokens, pads attended, as published weights expect; else real tokens only
+    dropout: Fraction = 0.1  # captions replaced by zeros, for classifier-free guidance
+
+    @model_validator(mode="after")
+    def _named(self) -> Text:
+        if self.kind != "minilm" and not self.model:
+            raise ValueError(
+                "text.model: name a folder or a hub model, such as google/t5-v1_1-xxl for text.kind=t5"
+            )
+        return self
+
+
+class Transformer(_Section):
+    layers: Positive = 30
+    heads: Positive = 30
+    head_dim: Annotated[int, Field(ge=16, multiple_of=16)] = 64  # 1/4 for time, 3/8 for each side, in pairs
+    time_embed_dim: Positive = 512
+    patch: Positive = 2
+    pretrained: str | None = None  # diffusers folder, hub name, or RUN/STAGE of ours; null: from scratch
+    revision: str | None = None
+    positions: Literal["integer", "resized"] = "integer"  # resized: as diffusers does for its checkpoints
+    noise_strength: bool = False  # the `ofs` embedding, which tells Stage II how noisy its start is
+    gradient_checkpointing: bool = False
+    compile: bool = False
+
+
+class Lora(_Section):
+    rank: Positive = 128
+    alpha: Annotated[float, Field(gt=0)] = 128.0  # the update is scaled by alpha / rank
+    targets: tuple[str, ...] = (*ATTENTION, *FEED_FORWARD, *ADAPTIVE_NORM)
+
+
+class Bucket(_Section):
+    """A shape that batches come in. Frames are 4n + 1; 1 is an image."""
+
+    frames: Positive
+    height: Positive
+    width: Positive
+
+
+class Between(_Section):
+    min: float | None = None
+    max: float | None = None
+
+
+class Data(_Section):
+    fps: Annotated[float, Field(gt=0)] = 8.0  # clips are sampled by time at this rate
+    buckets: tuple[Bucket, ...] = (Bucket(frames=49, height=256, width=480),)
+    crop: Literal["center", "random"] = "center"  # random: a window at native scale; else scaled to cover
+    single_frame_fraction: Fraction = 0.0  # of the video batches that are used as images, one frame of each
+    random_start: bool = False  # else the middle of the clip
+    motion_tag: bool = False  # prefix the caption with "low motion, " and the like, from motion.speed
+    motion_bounds: tuple[float, float, float, float] = (0.01, 0.03, 0.1, 0.3)  # frame widths per second
+    where: dict[str, Between] = Field(default_factory=dict)  # only rows whose columns are in bounds
+    validation_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.02  # held out, by hash of clip_id
+    workers: Annotated[int, Field(ge=0)] = 2
+    max_bad_fraction: Fraction = 0.05  # of rows that cannot be read, per epoch
+
+
+class Objective(_Section):
+    kind: Literal["v", "flow"] = (
+        "v"  # v: v-prediction, zero terminal SNR; flow: from noise, or a degraded latent
+    )
+    snr_shift: Annotated[float, Field(gt=0)] = 1.0
+    shift: Annotated[float, Field(gt=0)] = 1.0  # flow: training times warped towards the start
+
+
+class Degradation(_Section):
+    """Of Stage II's training pairs. All draws are constant within a clip."""
+
+    scale: tuple[float, float] = (4.0, 8.0)  # down and up again, drawn between
+    strong_probability: Fraction = 0.5  # of the chain blur, resize, noise, codec, twice; else resize alone
+    noise_steps: tuple[int, int] | None = None  # of the zero-SNR schedule; null: by the number of tokens
+    noise_range: Literal["wide", "narrow"] = "wide"  # by tokens: 600 to 900 or 650 to 750 at 1080p
+    variants: Annotated[int, Field(ge=0)] = 0  # > 0: so many fixed degradations per clip, which can be cached
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Degradation:
+        if not 1 <= self.scale[0] <= self.scale[1]:
+            raise ValueError(
+                f"degradation.scale: two factors of at least 1, the smaller first, not {self.scale}"
+            )
+        if self.noise_steps and not 0 <= self.noise_steps[0] <= self.noise_steps[1] <= 999:
+            raise ValueError(
+                f"degradation.noise_steps: two steps between 0 and 999, the smaller first, not {self.noise_steps}"
+            )
+        return self
+
+
+class Phase(_Section):
+    """A part of training with data or degradations of its own, laid over the configuration's."""
+
+    steps: Positive
+    data: dict[str, Any] = Field(default_factory=dict)
+    degradation: dict[str, Any] = Field(default_factory=dict)
+
+
+class Train(_Section):
+    steps: Positive = 1000
+    batch_size: Positive = 1  # per worker and micro-batch
+    accumulate: Positive = 1  # micro-batches per step
+    learning_rate: Annotated[float, Field(gt=0)] = 4e-5
+    warmup_steps: Annotated[int, Field(ge=0)] = 100
+    betas: tuple[float, float] = (0.9, 0.95)
+    weight_decay: Annotated[float, Field(ge=0)] = 1e-4
+    clip_norm: Annotated[float, Field(gt=0)] = 0.1
+    ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.999  # 0: no average is kept
+    precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 where there is a GPU
+    checkpoint_every: Positive = 500
+    keep_last: Positive = 3
+    validate_every: Annotated[int, Field(ge=0)] = 500  # 0: never
+    sample_every: Annotated[int, Field(ge=0)] = 0
+    log_every: Positive = 10
+    cache_latents: bool = False
+    cache_text: bool = True
+
+
+class Sampling(_Section):
+    """What sampling uses where the command line says nothing."""
+
+    steps: Positive = 50
+    guidance: Annotated[float, Field(ge=0)] = 6.0
+    guidance_ramp: Literal["constant", "dynamic", "published"] = "constant"
+    shift: Annotated[float, Field(gt=0)] = 1.0  # of a flow's time grid
+    noise_step: Annotated[int, Field(ge=0, le=999)] | None = None  # Stage II; null: by the number of tokens
+    negative_prompt: str = ""
+
+
+class Config(_Section):
+    """Everything that decides what one stage learns."""
+
+    stage: Literal["stage1", "stage2"]
+    preset: str = ""
+    seed: int = 0
+    codec: Codec = Codec()
+    text: Text = Text()
+    transformer: Transformer = Transformer()
+    lora: Lora | None = None
+    data: Data = Data()
+    objective: Objective = Objective()
+    degradation: Degradation = Degradation()
+    phases: tuple[Phase, ...] = ()
+    train: Train = Train()
+    sampling: Sampling = Sampling()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _phases_are_valid(cls, data: Any) -> Any:
+        """Each phase's overrides are checked now and not when its turn comes."""
+        if isinstance(data, dict) and data.get("phases"):
+            for k, phase in enumerate(data["phases"]):
+                given = phase.model_dump() if isinstance(phase, BaseModel) else phase
+                if isinstance(given, dict):
+                    for section, model in (("data", Data), ("degradation", Degradation)):
+                        base = data.get(section) or {}
+                        base = base.model_dump() if isinstance(base, BaseModel) else base
+                        try:
+                            model.model_validate({**base, **(given.get(section) or {})})
+                        except ValueError as error:
+                            raise ValueError(f"phases.{k}.{section}: {error}") from error
+        return data
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Config:
+        if self.stage == "stage2" and self.objective.kind != "flow":
+            raise ValueError("objective.kind: stage2 is a flow; write flow")
+        if self.stage == "stage2" and not self.transformer.noise_strength:
+            raise ValueError("transformer.noise_strength: stage2 needs it; write true")
+        if self.stage == "stage1" and self.transformer.noise_strength:
+            raise ValueError("transformer.noise_strength: only stage2 has a degraded start; write false")
+        if self.lora and not self.transformer.pretrained:
+            raise ValueError(
+                "lora: it adapts a trained model; name one in transformer.pretrained (a diffusers folder, a hub "
+                "name, or RUN/stage1 of an earlier training), or write lora=null to train all weights"
+            )
+        side = self.codec.spatial * self.transformer.patch
+        for phase in range(max(1, len(self.phases))):
+            for bucket in self.phase(phase)[1].buckets:
+                if (bucket.frames - 1) % self.codec.temporal:
+                    good = (bucket.frames - 1) // self.codec.temporal * self.codec.temporal + 1
+                    raise ValueError(
+                        f"data.buckets: {bucket.frames} frames are not {self.codec.temporal}n + 1; take {good} "
+                        f"or {good + self.codec.temporal}"
+                    )
+                for name, length in (("height", bucket.height), ("width", bucket.width)):
+                    if length % side:
+                        good = max(side, length // side * side)
+                        raise ValueError(
+                            f"data.buckets: {name} {length} is no multiple of {side} (the codec's {self.codec.spatial} "
+                            f"x the transformer's patch {self.transformer.patch}); take {good} or {good + side}"
+                        )
+        return self
+
+    @property
+    def steps(self) -> int:
+        """Of all phases."""
+        return sum(phase.steps for phase in self.phases) or self.train.steps
+
+    def phase(self, k: int) -> tuple[int, Data, Degradation]:
+        """Steps, data and degradation of phase `k`; without phases there is one."""
+        if not self.phases:
+            return self.train.steps, self.data, self.degradation
+        phase = self.phases[k]
+        data = Data.model_validate({**self.data.model_dump(), **phase.data})
+        degradation = Degradation.model_validate({**self.degradation.model_dump(), **phase.degradation})
+        return phase.steps, data, degradation
+
+
+def content_hash(value: Any) -> str:
+    """16 hexadecimal digits that stand for plain data."""
+    text = json.dumps(value, sort_keys=True, default=str)
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
