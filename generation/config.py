@@ -27,10 +27,18 @@ class _Section(BaseModel):
 class Codec(_Section):
     """Between video and latents."""
 
-    kind: Literal["patch"] = "patch"
+    kind: Literal["patch", "cogvideox"] = "patch"
+    model: str | None = None  # cogvideox: folder or hub name
+    revision: str | None = None
     temporal: Positive = 4  # frames per latent frame, after the first
     spatial: Positive = 8  # pixels per latent pixel, each way
-    std: Annotated[float, Field(gt=0)] = 0.5  # latents are coefficients divided by it
+    std: Annotated[float, Field(gt=0)] = 0.5  # latents are divided by it (cogvideox: 1 / scaling factor)
+
+    @model_validator(mode="after")
+    def _named(self) -> Codec:
+        if self.kind != "patch" and not self.model:
+            raise ValueError("codec.model: name a folder or a hub model, such as THUDM/CogVideoX-5b")
+        return self
 
 
 class Text(_Section):
@@ -122,7 +130,8 @@ class Degradation(_Section):
             )
         if self.noise_steps and not 0 <= self.noise_steps[0] <= self.noise_steps[1] <= 999:
             raise ValueError(
-                f"degradation.noise_steps: two steps between 0 and 999, the smaller first, not {self.noise_steps}"
+                "degradation.noise_steps: two steps between 0 and 999, the smaller first, "
+                f"not {self.noise_steps}"
             )
         return self
 
@@ -210,26 +219,30 @@ class Config(_Section):
             raise ValueError("transformer.noise_strength: only stage2 has a degraded start; write false")
         if self.lora and not self.transformer.pretrained:
             raise ValueError(
-                "lora: it adapts a trained model; name one in transformer.pretrained (a diffusers folder, a hub "
-                "name, or RUN/stage1 of an earlier training), or write lora=null to train all weights"
+                "lora: it adapts a trained model; name one in transformer.pretrained (a diffusers folder, a "
+                "hub name, or RUN/stage1 of an earlier training), or write lora=null to train all weights"
+            )
+        for k in range(max(1, len(self.phases))):
+            for bucket in self.phase(k)[1].buckets:
+                self._check_shape(bucket)
+        return self
+
+    def _check_shape(self, bucket: Bucket) -> None:
+        stride = self.codec.temporal
+        if (bucket.frames - 1) % stride:
+            good = (bucket.frames - 1) // stride * stride + 1
+            raise ValueError(
+                f"data.buckets: {bucket.frames} frames are not {stride}n + 1; take {good} or {good + stride}"
             )
         side = self.codec.spatial * self.transformer.patch
-        for phase in range(max(1, len(self.phases))):
-            for bucket in self.phase(phase)[1].buckets:
-                if (bucket.frames - 1) % self.codec.temporal:
-                    good = (bucket.frames - 1) // self.codec.temporal * self.codec.temporal + 1
-                    raise ValueError(
-                        f"data.buckets: {bucket.frames} frames are not {self.codec.temporal}n + 1; take {good} "
-                        f"or {good + self.codec.temporal}"
-                    )
-                for name, length in (("height", bucket.height), ("width", bucket.width)):
-                    if length % side:
-                        good = max(side, length // side * side)
-                        raise ValueError(
-                            f"data.buckets: {name} {length} is no multiple of {side} (the codec's {self.codec.spatial} "
-                            f"x the transformer's patch {self.transformer.patch}); take {good} or {good + side}"
-                        )
-        return self
+        for name, length in (("height", bucket.height), ("width", bucket.width)):
+            if length % side:
+                good = max(side, length // side * side)
+                raise ValueError(
+                    f"data.buckets: {name} {length} is no multiple of {side} (the codec's "
+                    f"{self.codec.spatial} pixels times the transformer's patch "
+                    f"{self.transformer.patch}); take {good} or {good + side}"
+                )
 
     @property
     def steps(self) -> int:
