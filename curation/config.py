@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import (
@@ -293,7 +293,7 @@ def validated(data: Any) -> Config:
     try:
         return Config.model_validate(data)
     except ValidationError as error:
-        raise ConfigError("\n".join(_explain(dict(e)) for e in error.errors())) from error
+        raise ConfigError("\n".join(explain(dict(e)) for e in error.errors())) from error
 
 
 def read_config_file(path: Path, overrides: Sequence[str] = ()) -> Config:
@@ -359,17 +359,27 @@ def _apply(data: dict[str, Any], override: str) -> None:
     here[path[-1]] = value
 
 
-def _explain(error: dict[str, Any]) -> str:
+def explain(error: dict[str, Any], model: type[BaseModel] = Config) -> str:
+    """One of pydantic's errors, with the key, the value, and the keys that there are."""
     key = ".".join(str(part) for part in error["loc"])
     message = str(error["msg"]).removeprefix("Value error, ")
     if error["type"] == "extra_forbidden":
         *parents, name = (str(part) for part in error["loc"])
-        section: Any = Config
+        section: Any = model
         for part in parents:
-            section = section.model_fields[part].annotation
-        return f"unknown key {key}: there are {', '.join(sorted(section.model_fields))} (not {name})"
+            field = getattr(section, "model_fields", {}).get(part)
+            section = next(iter(_models(field.annotation)), None) if field else None
+        known = f": there are {', '.join(sorted(section.model_fields))}" if section else ""
+        return f"unknown key {key}{known} (not {name})"
     if not key:
         return message
     given = error.get("input")
     shown = f" (got {given!r})" if not isinstance(given, dict | BaseModel) else ""
     return f"{key}: {message}{shown}"
+
+
+def _models(annotation: Any) -> list[type[BaseModel]]:
+    """The sections that an annotation names: `Lora` in `Lora | None`."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for part in get_args(annotation) for model in _models(part)]

@@ -1,0 +1,52 @@
+"""A training stage's configuration from a preset, a YAML file and `--set`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from curation.config import ConfigError, apply_overrides, explain
+from generation.config import Config
+from generation.presets import preset
+
+
+def stage_config(stage: str, name: str, file: str | None, overrides: Sequence[str]) -> Config:
+    """Raises `ConfigError`, which names the key, the value and what would be right."""
+    try:
+        data = preset(name, stage)
+    except ValueError as error:
+        raise ConfigError(f"--preset: {error}") from error
+    if file:
+        _merge(data, _read(Path(file)), file)
+    apply_overrides(data, overrides)
+    if data["stage"] != stage:
+        raise ConfigError(f"stage: {data['stage']}, but the command says {stage}")
+    try:
+        return Config.model_validate(data)
+    except ValidationError as error:
+        raise ConfigError("\n".join(explain(dict(e), Config) for e in error.errors())) from error
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """A YAML file, or a stage's config.json, which is YAML too."""
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read the configuration {path}: {error.strerror}") from error
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path}: not valid YAML: {error}") from error
+    if not isinstance(data, dict):
+        raise ConfigError(f"{path}: the file must hold a mapping of sections")
+    return data
+
+
+def _merge(data: dict[str, Any], over: dict[str, Any], path: str) -> None:
+    for key, value in over.items():
+        if isinstance(value, dict) and isinstance(data.get(key), dict):
+            _merge(data[key], value, path)
+        else:
+            data[key] = value
