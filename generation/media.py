@@ -1,0 +1,308 @@
+"""Frames into mp4 files, and frames out of any video file, with PyAV.
+
+Frames are uint8 RGB, (n, H, W, 3), as displayed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import chain
+from pathlib import Path
+
+import av
+import numpy as np
+import torch
+from av.container import InputContainer, OutputContainer
+from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc, Interpolation
+from av.video.stream import VideoStream
+from torch import Tensor
+
+_BT709 = 1  # AVCOL_SPC_BT709
+_SEEK_GAP_SECONDS = 5.0  # what is nearer is reached by decoding on
+_ASSUMED_RATE = 25.0  # of files that declare none
+
+
+def to_uint8(video: Tensor) -> np.ndarray:
+    """Float (…, 3, n, H, W) in [-1, 1] to uint8 (…, n, H, W, 3): rounded to the nearest level, clamped.
+
+    Raises `ValueError` where a value is not finite.
+    """
+    if not bool(torch.isfinite(video).all()):
+        bad = (~torch.isfinite(video)).transpose(-4, -3).flatten(-3).any(-1)
+        frames = bad.reshape(-1, bad.shape[-1]).any(0).nonzero().flatten().tolist()
+        raise ValueError(
+            f"the video has values that are no numbers (NaN or infinite), first in frame {frames[0]}"
+        )
+    levels = ((video.detach().float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+    return levels.movedim(-4, -1).contiguous().cpu().numpy()
+
+
+def from_uint8(frames: np.ndarray) -> Tensor:
+    """uint8 (…, n, H, W, 3) to float32 (…, 3, n, H, W) in [-1, 1]; `to_uint8` gives the same frames back."""
+    assert frames.dtype == np.uint8, f"frames are uint8, not {frames.dtype}"
+    return torch.from_numpy(np.ascontiguousarray(np.moveaxis(frames, -1, -4))).float() / 127.5 - 1
+
+
+# ---------------------------------------------------------------------------------------------------
+# Writing
+# ---------------------------------------------------------------------------------------------------
+
+
+def write_mp4(path: str | Path, pieces: Iterable[np.ndarray], fps: float, crf: int = 16) -> Path:
+    """Encode pieces of video, each uint8 (n, H, W, 3), to an H.264 mp4 (yuv420p, BT.709), as they come.
+
+    The file appears whole or not at all: it is written aside as `_NAME` and renamed at the end. Raises
+    `ValueError` for odd or changing sizes, for no frame at all, and for a rate that is none; whatever
+    `pieces` raises goes through.
+    """
+    path = Path(path)
+    if not (math.isfinite(fps) and fps > 0):
+        raise ValueError(f"{path}: {fps} is no frame rate; give frames per second, such as 8")
+    aside = path.with_name(f"_{path.name}")
+    try:
+        # The index in front, so that players may start before they have read all.
+        with av.open(str(aside), "w", format="mp4", options={"movflags": "+faststart"}) as container:
+            _encode(container, pieces, fps, crf, path)
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
+    return path
+
+
+def _encode(
+    container: OutputContainer, pieces: Iterable[np.ndarray], fps: float, crf: int, path: Path
+) -> None:
+    rate = Fraction(fps).limit_denominator(1001)
+    stream: VideoStream | None = None
+    count = 0
+    for piece in pieces:
+        assert piece.dtype == np.uint8, f"a piece is uint8, not {piece.dtype}"
+        assert piece.ndim == 4, f"a piece is (n, H, W, 3), not {piece.shape}"
+        height, width = piece.shape[1:3]
+        if stream is None:
+            if height % 2 or width % 2:
+                raise ValueError(
+                    f"{path}: {width}x{height} is odd, and H.264 in 4:2:0 needs even sides; "
+                    f"take {width + width % 2}x{height + height % 2}"
+                )
+            stream = _add_stream(container, rate, width, height, crf)
+        if (stream.width, stream.height) != (width, height):
+            old = f"{stream.width}x{stream.height}"
+            raise ValueError(f"{path}: the size changes from {old} to {width}x{height} at frame {count}")
+        for image in piece:
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24").reformat(
+                format="yuv420p",
+                dst_colorspace=Colorspace.ITU709,
+                dst_color_range=ColorRange.MPEG,
+                interpolation=Interpolation.BICUBIC | Interpolation.ACCURATE_RND,
+            )
+            frame.pts, frame.time_base = count, 1 / rate
+            container.mux(stream.encode(frame))
+            count += 1
+    if stream is None or count == 0:
+        raise ValueError(f"{path}: there is no frame to write")
+    container.mux(stream.encode(None))
+
+
+def _add_stream(container: OutputContainer, rate: Fraction, width: int, height: int, crf: int) -> VideoStream:
+    stream = container.add_stream("libx264", rate=rate, options={"crf": str(crf), "preset": "medium"})
+    assert isinstance(stream, VideoStream)
+    stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+    context = stream.codec_context
+    context.time_base = 1 / rate
+    # Said, as players guess otherwise: BT.709 for large pictures, BT.601 for small ones.
+    context.color_range = ColorRange.MPEG
+    context.colorspace = _BT709
+    context.color_primaries = ColorPrimaries.BT709
+    context.color_trc = ColorTrc.BT709
+    return stream
+
+
+def write_grid(
+    path: str | Path, videos: Sequence[np.ndarray], fps: float, columns: int | None = None
+) -> Path:
+    """One mp4 that shows several equally sized clips, uint8 (T, H, W, 3), side by side, row by row.
+
+    About as many rows as columns unless told; a shorter clip stays on its last frame; free places are black.
+    """
+    sizes = {v.shape[1:3] for v in videos}
+    if len(sizes) != 1:
+        listed = ", ".join(f"{w}x{h}" for h, w in sorted(sizes)) or "none"
+        raise ValueError(f"{path}: a grid takes clips of one size, not {listed}")
+    columns = columns or math.ceil(math.sqrt(len(videos)))
+    return write_mp4(path, _mosaic(videos, columns), fps)
+
+
+def _mosaic(videos: Sequence[np.ndarray], columns: int) -> Iterator[np.ndarray]:
+    height, width = videos[0].shape[1:3]
+    rows = math.ceil(len(videos) / columns)
+    for k in range(max(len(v) for v in videos)):
+        canvas = np.zeros((1, rows * height, columns * width, 3), np.uint8)
+        for place, video in enumerate(videos):
+            y, x = place // columns * height, place % columns * width
+            canvas[0, y : y + height, x : x + width] = video[min(k, len(video) - 1)]
+        yield canvas
+
+
+# ---------------------------------------------------------------------------------------------------
+# Reading
+# ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Video:
+    frames: np.ndarray  # uint8 (T, H, W, 3)
+    fps: float
+
+
+def read_video(
+    path: str | Path, fps: float | None = None, start_s: float = 0.0, frames: int | None = None
+) -> Video:
+    """The first video stream of a file, as displayed: turned and with square pixels.
+
+    Frame k shows what is on display `start_s` + k / fps seconds after the stream's first frame, by
+    presentation times, so a variable rate comes out right. fps: the file's own average rate unless told.
+    frames: no more than so many; the file may give fewer. Pictures are videos of one frame.
+
+    Raises `ValueError` that names the file: missing, no video stream, broken, no frame, too short.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(
+            f"{path}: {'a folder, not a video file' if path.is_dir() else 'there is no such file'}"
+        )
+    if fps is not None and not (math.isfinite(fps) and fps > 0):
+        raise ValueError(f"{path}: {fps} is no frame rate; give frames per second, such as 8")
+    if not (math.isfinite(start_s) and start_s >= 0):
+        raise ValueError(f"{path}: start at {start_s} s; give 0 or more seconds")
+    if frames is not None and frames < 1:
+        raise ValueError(f"{path}: {frames} frames asked; give 1 or more")
+    source = None
+    try:
+        source = _Source(path)
+        rate = fps or source.rate
+        chosen = source.sampled(rate, start_s, frames)
+    except av.error.FFmpegError as error:
+        raise ValueError(f"{path}: not a video that can be read ({error.strerror or error})") from error
+    finally:
+        if source is not None:
+            source.close()
+    return Video(np.stack(chosen), rate)
+
+
+class _Source:
+    """An opened file and its first frame. Times are seconds after it."""
+
+    def __init__(self, path: Path):
+        self._path = path
+        self._container = self._open()
+        try:
+            self._stream = self._video_stream()
+            self._decoded = self._container.decode(self._stream)
+            first = next(self._decoded, None)
+            if first is None:
+                raise ValueError(f"{path}: its video stream has no frame")
+            self._first = first
+            self._zero = first.time or 0.0
+            rate = self._stream.average_rate or self._stream.guessed_rate
+            self.rate = float(rate) if rate else _ASSUMED_RATE
+        except BaseException:
+            self.close()
+            raise
+
+    def _open(self) -> InputContainer:
+        # `file:` and the one protocol allowed: a name with a colon, or a playlist, opens nothing else.
+        options = {"protocol_whitelist": "file"}
+        return av.open(f"file:{self._path}", "r", options=options, metadata_errors="replace")
+
+    def _video_stream(self) -> VideoStream:
+        for stream in self._container.streams.video:
+            cover = bool(stream.disposition & type(stream.disposition).attached_pic)
+            if not cover and stream.codec_context is not None:
+                stream.thread_type = "AUTO"
+                return stream
+        raise ValueError(f"{self._path}: the file has no video stream that can be decoded")
+
+    def sampled(self, rate: float, start_s: float, limit: int | None) -> list[np.ndarray]:
+        """RGB pictures at `start_s` + k / rate."""
+        # Written times are rounded, by up to a millisecond in Matroska: a frame that comes a little late
+        # still belongs to its moment.
+        tolerance = 0.25 / max(rate, self.rate)
+        chosen: list[np.ndarray] = []
+        shown: av.VideoFrame | None = None
+        end = 0.0
+
+        def moment() -> float:
+            return start_s + len(chosen) / rate
+
+        def show(until: float) -> None:
+            picture: np.ndarray | None = None
+            while shown is not None and moment() < until and (limit is None or len(chosen) < limit):
+                picture = self._picture(shown) if picture is None else picture
+                chosen.append(picture)
+
+        for time, frame in self._frames(start_s):
+            show(until=time - tolerance)
+            if limit is not None and len(chosen) >= limit:
+                return chosen
+            shown = frame
+            end = time + self._duration(frame)
+        show(until=end - tolerance)
+        if not chosen:
+            raise ValueError(
+                f"{self._path}: the video ends after {end:.3f} s; there is nothing at {start_s} s"
+            )
+        return chosen
+
+    def _frames(self, start_s: float) -> Iterator[tuple[float, av.VideoFrame]]:
+        """Frames with rising times, the first of them at or before `start_s`."""
+        first = self._seek(start_s) if start_s > _SEEK_GAP_SECONDS else self._first
+        time, last = 0.0, -math.inf
+        for frame in chain([first], self._decoded):
+            time = frame.time - self._zero if frame.time is not None else time
+            if time > last:  # a repeated or backward time is not a new moment
+                yield time, frame
+                last = time
+            time += self._duration(frame)  # where the next one tells none
+
+    def _seek(self, start_s: float) -> av.VideoFrame:
+        """A frame at or before `start_s`, after which decoding goes on."""
+        assert self._stream.time_base is not None
+        target = self._zero + start_s
+        # Half a second early: some containers index key frames by decoding time.
+        self._container.seek(int((target - 0.5) / self._stream.time_base), stream=self._stream, backward=True)
+        self._decoded = self._container.decode(self._stream)
+        first = next(self._decoded, None)
+        if first is None or first.time is None or first.time > target:
+            # The file's index leads elsewhere, or it has no times: from the start, then.
+            self._container.close()
+            self._container = self._open()
+            self._stream = self._video_stream()
+            self._decoded = self._container.decode(self._stream)
+            first = next(self._decoded, None) or self._first
+        return first
+
+    def _duration(self, frame: av.VideoFrame) -> float:
+        if frame.duration and frame.time_base:
+            return float(frame.duration * frame.time_base)
+        return 1 / self.rate
+
+    def _picture(self, frame: av.VideoFrame) -> np.ndarray:
+        """RGB, square pixels, upright, of the size of the first frame."""
+        aspect = self._stream.sample_aspect_ratio or self._stream.codec_context.sample_aspect_ratio or 1
+        width, height = self._first.width, self._first.height
+        if aspect > 1:
+            width = round(width * aspect)
+        elif 0 < aspect < 1:
+            height = round(height / aspect)
+        rgb = frame.reformat(
+            width, height, "rgb24", interpolation=Interpolation.BICUBIC | Interpolation.ACCURATE_RND
+        ).to_ndarray()
+        # Degrees that a player turns the stored picture counter-clockwise, as numpy does.
+        return np.ascontiguousarray(np.rot90(rgb, round(self._first.rotation / 90) % 4))
+
+    def close(self) -> None:
+        self._container.close()
