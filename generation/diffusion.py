@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -69,13 +70,13 @@ def training_step(index: int, *key: int | str) -> int:
 
 
 def timesteps(steps: int) -> list[int]:
-    """Noise steps that a sampler visits, evenly spaced and trailing: 999, 979, ..., 19 for 50.
+    """Noise steps that a sampler visits, diffusers' "trailing" ones: 999, 979, ..., 19 for 50.
 
     Raises `ValueError` unless 1 <= steps <= 1000.
     """
     if not 1 <= steps <= STEPS:
         raise ValueError(f"steps: {steps} evaluations; take 1 to {STEPS}")
-    return [round(STEPS - i * STEPS / steps) - 1 for i in range(steps)]
+    return (np.arange(STEPS, 0, -STEPS / steps)[:steps].round().astype(int) - 1).tolist()
 
 
 def _half_log_snr(a: float) -> float:

@@ -1,7 +1,8 @@
 """Flow matching between any two latents, and its Euler solver.
 
 Time runs from 0 at the source (noise, or the degraded latent) to 1 at the data. diffusers' sigma and the
-network's time run the other way: it is told 1000 (1 - t), 1000 at the source, so that a time embedding trained on noise steps keeps its meaning.
+network's time run the other way: the network is told 1000 (1 - t), which is 1000 at the source, and a time
+embedding trained on noise steps keeps its meaning.
 """
 
 from __future__ import annotations
