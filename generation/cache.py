@@ -1,0 +1,69 @@
+"""Tensors kept on disk by what they were made from: each is computed once, whoever needs it again."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import secrets
+import zlib
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+
+def cache_key(clip_id: str, transform: str, model: str, *more: int | str) -> str:
+    """Of what a model made of a clip: `transform` is `Sample.transform`, `model` the codec's hash, `more`
+    whatever else decides, such as the number of a degradation."""
+    parts = json.dumps([clip_id, transform, model, *more])
+    return hashlib.blake2b(parts.encode(), digest_size=20).hexdigest()
+
+
+class TensorCache:
+    """A folder of safetensors files, one tensor each: FOLDER/ab/abcd….safetensors.
+
+    Many processes may share it. A file is written aside and renamed; a damaged one counts as absent, and is
+    replaced by the next `put`.
+    """
+
+    def __init__(self, folder: str | Path):
+        self.folder = Path(folder)
+
+    def _path(self, key: str) -> Path:
+        return self.folder / key[:2] / f"{key}.safetensors"
+
+    def has(self, key: str) -> bool:
+        """Whether there is a file; only `get` tells whether it is sound."""
+        return self._path(key).exists()
+
+    def get(self, key: str) -> Tensor | None:
+        """The tensor, on the CPU; None when it is not there or damaged."""
+        try:
+            with safe_open(self._path(key), framework="pt") as file:
+                # safetensors has no checksum of its own: a flipped bit would train on as noise.
+                about = file.metadata() or {}
+                tensor: Tensor = file.get_tensor("tensor")
+        except (OSError, SafetensorError):
+            return None
+        return tensor if about.get("crc32") == _checksum(tensor) else None
+
+    def put(self, key: str, tensor: Tensor) -> None:
+        """Raises `OSError` when the disk is full or the folder cannot be written."""
+        path = self._path(key)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        tensor = tensor.detach().cpu().contiguous()
+        aside = path.with_name(f"_tmp-{secrets.token_hex(8)}")
+        try:
+            save_file({"tensor": tensor}, aside, metadata={"crc32": _checksum(tensor)})
+            os.replace(aside, path)
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                aside.unlink()
+
+
+def _checksum(tensor: Tensor) -> str:
+    return f"{zlib.crc32(tensor.reshape(-1).view(torch.uint8).numpy().data):08x}"
