@@ -224,22 +224,23 @@ class Config(_Section):
             )
         for k in range(max(1, len(self.phases))):
             for bucket in self.phase(k)[1].buckets:
-                self._check_shape(bucket)
+                self.check_shape(bucket)
         return self
 
-    def _check_shape(self, bucket: Bucket) -> None:
+    def check_shape(self, bucket: Bucket, what: str = "data.buckets") -> None:
+        """Raises `ValueError` for frames or sizes that latents and patches do not divide."""
         stride = self.codec.temporal
         if (bucket.frames - 1) % stride:
             good = (bucket.frames - 1) // stride * stride + 1
             raise ValueError(
-                f"data.buckets: {bucket.frames} frames are not {stride}n + 1; take {good} or {good + stride}"
+                f"{what}: {bucket.frames} frames are not {stride}n + 1; take {good} or {good + stride}"
             )
         side = self.codec.spatial * self.transformer.patch
         for name, length in (("height", bucket.height), ("width", bucket.width)):
             if length % side:
                 good = max(side, length // side * side)
                 raise ValueError(
-                    f"data.buckets: {name} {length} is no multiple of {side} (the codec's "
+                    f"{what}: {name} {length} is no multiple of {side} (the codec's "
                     f"{self.codec.spatial} pixels times the transformer's patch "
                     f"{self.transformer.patch}); take {good} or {good + side}"
                 )
@@ -257,6 +258,30 @@ class Config(_Section):
         data = Data.model_validate({**self.data.model_dump(), **phase.data})
         degradation = Degradation.model_validate({**self.degradation.model_dump(), **phase.degradation})
         return phase.steps, data, degradation
+
+
+# What a resumed training may change: it decides how it runs and when it ends, not what a step computes.
+HARMLESS = frozenset(
+    {f"train.{k}" for k in ("steps", "checkpoint_every", "keep_last", "log_every")}
+    | {f"train.{k}" for k in ("validate_every", "sample_every", "cache_latents", "cache_text")}
+    | {f"sampling.{k}" for k in Sampling.model_fields}
+    | {"data.workers", "preset"}
+)
+
+
+def differences(old: Config, new: Config) -> list[str]:
+    """What a resume cannot change and yet differs: lines of `key: old -> new`."""
+    a, b = (_flat(c.model_dump(mode="json")) for c in (old, new))
+    keys = [k for k in sorted({*a, *b}) if k not in HARMLESS and a.get(k) != b.get(k)]
+    return [f"{k}: {json.dumps(a.get(k))} -> {json.dumps(b.get(k))}" for k in keys]
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(value, dict) or not value:
+        return {prefix: value}
+    return {
+        k: v for name, x in value.items() for k, v in _flat(x, f"{prefix}.{name}" if prefix else name).items()
+    }
 
 
 def content_hash(value: Any) -> str:

@@ -28,9 +28,10 @@ from curation.progress import Progress, Stopped
 from curation.sources import SourcesError, list_sources
 from filters import SCORERS
 from filters.base import MissingModel
+from jobs import generate
 
 app = typer.Typer(
-    help="Raw videos in, training shards out.",
+    help="Raw videos in, a trained two-stage text-to-video model out.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
@@ -54,7 +55,7 @@ def _complain(text: str) -> None:
 
 
 @contextlib.contextmanager
-def _user_errors() -> Iterator[None]:
+def user_errors() -> Iterator[None]:
     """Errors that the user can mend become one message and exit code 2."""
     try:
         yield
@@ -78,7 +79,32 @@ def _user_errors() -> Iterator[None]:
         raise typer.Exit(130) from error
 
 
-def _private_ray(config: Config) -> None:
+@contextlib.contextmanager
+def generation_errors() -> Iterator[None]:
+    """As `user_errors`; and what `generation` says of wrong input, with its `ValueError`s."""
+    from generation.trainer import NotFinite
+
+    with user_errors():
+        try:
+            yield
+        except NotFinite as error:
+            raise Stopped(str(error)) from error
+        except ValueError as error:
+            if not _raised_by_us(error):
+                raise
+            raise ConfigError(str(error)) from error
+
+
+def _raised_by_us(error: BaseException) -> bool:
+    """Whether one of our own lines raised it, with a message for the user; a library's is a fault of ours."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    ours = Path(__file__).parents[1]
+    return trace is not None and Path(trace.tb_frame.f_code.co_filename).parent.parent == ours
+
+
+def private_ray(config: Config) -> None:
     """A Ray of our own listens on the network: only who knows a token, drawn for this run, may talk to it.
 
     A cluster that is named has its own way. Ray reads this when it is imported.
@@ -128,7 +154,7 @@ def _options(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="print it")
     ] = False,
 ) -> None:
-    """Raw videos in, training shards out."""
+    """Raw videos in, a trained two-stage text-to-video model out."""
 
 
 def _dataset(location: str) -> Dataset:
@@ -160,9 +186,9 @@ def build(
     ] = False,
 ) -> None:
     """Make a dataset from raw videos, or continue one."""
-    with _user_errors():
+    with user_errors():
         settings = load_named_config(config, set_)
-        _private_ray(settings)
+        private_ray(settings)
         from curation import build as builder
         from curation import pipeline
         from curation.report import write_report
@@ -197,7 +223,7 @@ def build(
 @app.command()
 def select(dataset: DatasetArg, set_: Overrides = None) -> None:
     """Apply other rules to a dataset: no scorer runs, only newly accepted clips are cut."""
-    with _user_errors():
+    with user_errors():
         for override in set_ or []:
             if not override.startswith("rules."):
                 raise ConfigError(
@@ -206,7 +232,7 @@ def select(dataset: DatasetArg, set_: Overrides = None) -> None:
                 )
         target = _dataset(dataset)
         settings = _stored_config(target, set_)
-        _private_ray(settings)
+        private_ray(settings)
         from curation import build as builder
         from curation import pipeline
         from curation.report import write_report
@@ -240,7 +266,7 @@ def remove(
     from curation.remove import Removed
     from curation.report import write_report
 
-    with _user_errors():
+    with user_errors():
         target = _dataset(dataset)
         settings = _stored_config(target, None)
         with _working(target, "remove"):
@@ -261,7 +287,7 @@ def report(dataset: DatasetArg) -> None:
     """Write DATASET/report.html again."""
     from curation.report import write_report
 
-    with _user_errors():
+    with user_errors():
         target = _dataset(dataset)
         target.manifest()
         out.print(write_report(target), markup=False)
@@ -283,7 +309,7 @@ def status(
     from curation.work import as_listed, find_work
     from curation.work import explain as lines
 
-    with _user_errors():
+    with user_errors():
         if not explain and (sources or config or set_):
             raise ConfigError("SOURCES, --config and --set go with --explain")
         target = _dataset(dataset)
@@ -317,7 +343,7 @@ def verify(
     from curation import build as builder
     from curation.verify import verify as check
 
-    with _user_errors():
+    with user_errors():
         target = _dataset(dataset)
         target.manifest()
         problems = check(target, decode=decode)
@@ -341,7 +367,7 @@ def export(
     """Copy the accepted clips into another form."""
     from curation.export import export as copy
 
-    with _user_errors():
+    with user_errors():
         target = _dataset(dataset)
         target.manifest()
         try:
@@ -365,6 +391,11 @@ def _end(dataset: Dataset) -> None:
     """Print the accounting of work that has ended. Sums that differ are a fault of ours, never hidden."""
     wrong = _print_accounting(dataset)
     assert not wrong, "; ".join(wrong)
+
+
+app.command()(generate.train)
+app.command()(generate.sample)
+app.command()(generate.enhance)
 
 
 def leave(command: Callable[[], object]) -> NoReturn:

@@ -1,0 +1,94 @@
+"""Will it fit? An estimate before the start, so that a training does not end at its first step.
+
+Weights, gradients, optimiser and average are counted; activations are estimated from the shapes that live at
+once in a block of the transformer. The estimate is coarse and meant for "ten times too much".
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from generation.config import Bucket, Config
+from generation.transformer import tokens
+
+# Tensors of (tokens, width) that one block keeps for its backward pass: norms, modulation, query, key, value,
+# attention's output, and the feed-forward layer's hidden ones, which are four wide each.
+_KEPT_PER_BLOCK = 24
+
+
+@dataclass(frozen=True)
+class Need:
+    """Bytes on one device, per process."""
+
+    weights: float
+    training: float  # gradients, optimiser, average
+    activations: float
+
+    @property
+    def total(self) -> float:
+        return self.weights + self.training + self.activations
+
+
+def training_need(
+    config: Config, channels: int, parameters: int, trained: int, bucket: Bucket, world: int, bf16: bool
+) -> Need:
+    """Of one training step in `bucket`. Attention's own matrices never exist as a whole (flash kernels)."""
+    model = config.transformer
+    width = model.heads * model.head_dim
+    grid = (
+        (bucket.frames - 1) // config.codec.temporal + 1,
+        bucket.height // config.codec.spatial,
+        bucket.width // config.codec.spatial,
+    )
+    length = tokens(grid, model.patch) + config.text.max_tokens
+    element = 2 if bf16 else 4
+    rows = config.train.batch_size * length * width * element
+    kept = model.layers * (1 if model.gradient_checkpointing else _KEPT_PER_BLOCK) + _KEPT_PER_BLOCK
+    latents = config.train.batch_size * channels * grid[0] * grid[1] * grid[2] * 4 * 8
+    video = config.train.batch_size * 3 * bucket.frames * bucket.height * bucket.width * 4 * 4
+    copies = 4 if config.train.ema_decay else 3  # gradient, two moments, average, in float32
+    return Need(
+        weights=(trained * 4 + (parameters - trained) * element) / world,
+        training=trained * 4 * copies / world,
+        activations=float(rows * kept + latents + video),
+    )
+
+
+def available(device: torch.device) -> float:
+    """Bytes that a process may take on a device: the GPU's, or the machine's or its container's."""
+    if device.type == "cuda":
+        return float(torch.cuda.mem_get_info(device)[0])
+    import psutil
+
+    free = float(psutil.virtual_memory().available)
+    try:  # a container's own limit
+        text = Path("/sys/fs/cgroup/memory.max").read_text().strip()
+        used = float(Path("/sys/fs/cgroup/memory.current").read_text())
+        return free if text == "max" else min(free, float(text) - used)
+    except (OSError, ValueError):
+        return free
+
+
+def check(need: Need, device: torch.device, config: Config) -> str:
+    """One line that says what it takes. Raises `ValueError` when that is more than there is."""
+    have = available(device)
+    line = (
+        f"memory: about {_gb(need.total)} (weights {_gb(need.weights)}, optimiser {_gb(need.training)}, "
+        f"activations {_gb(need.activations)}) of {_gb(have)}"
+    )
+    if need.total <= have:
+        return line
+    ways = []
+    if not config.transformer.gradient_checkpointing:
+        ways.append("transformer.gradient_checkpointing=true")
+    if config.train.batch_size > 1:
+        ways.append(f"train.batch_size={config.train.batch_size // 2} with train.accumulate doubled")
+    ways += ["smaller data.buckets", "more processes (--workers)", "a smaller --preset"]
+    raise ValueError(f"too little memory on {device}. {line}. What would help: {'; '.join(ways)}")
+
+
+def _gb(size: float) -> str:
+    return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.0f} MB"

@@ -1,0 +1,195 @@
+"""A run's folder: RUN/{stage1,stage2}/{config.json, checkpoints/, weights/, log.jsonl, tensorboard/, …}.
+
+`weights/` is what sampling loads, and other programs can: a diffusers folder `transformer/`, or for a LoRA
+`pytorch_lora_weights.safetensors`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from pydantic import ValidationError
+from torch import Tensor, nn
+
+from generation import lora as adapters
+from generation import transformer
+from generation.checkpoint import whole_folder, write_text
+from generation.codec import Codec, open_codec
+from generation.config import Config, Transformer, differences
+from generation.parallel import uses_bf16
+from generation.text import TextCache, open_text
+
+STAGES = ("stage1", "stage2")
+
+# Dense bf16 peaks, in FLOP/s, from the makers' data sheets, by a part of the device's name.
+_PEAKS = {
+    "B200": 2250e12,
+    "H200": 989e12,
+    "H100 PCIe": 756e12,
+    "H100": 989e12,
+    "A100": 312e12,
+    "L40S": 362e12,
+    "L4": 121e12,
+    "RTX 4090": 165e12,
+    "RTX 3090": 71e12,
+    "A10": 125e12,
+}
+
+
+def peak_flops(device: torch.device) -> float | None:
+    """The device's peak in bfloat16; None where it is not known, as for CPUs."""
+    if device.type != "cuda":
+        return None
+    name = torch.cuda.get_device_name(device)
+    return next((peak for part, peak in _PEAKS.items() if part in name), None)
+
+
+def begin(run: Path, config: Config) -> Path:
+    """The folder of a stage's training, with its configuration written down; or that of an earlier start.
+
+    Raises `ValueError` when it holds a training of another configuration.
+    """
+    folder = run / config.stage
+    path = folder / "config.json"
+    if path.exists():
+        changed = differences(read_config(run, config.stage), config)
+        if changed and (folder / "checkpoints").exists():
+            raise ValueError(
+                f"{folder} holds a training of another configuration; take another --out, or go on "
+                f"with the same one. Changed: {'; '.join(changed)}"
+            )
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(path, config.model_dump_json(indent=1))
+    return folder
+
+
+def read_config(run: Path, stage: str) -> Config:
+    """The configuration of a stage that was trained. Raises `ValueError` when there is none."""
+    path = run / stage / "config.json"
+    if not path.exists():
+        if not run.is_dir():
+            raise ValueError(
+                f"{run}: there is no such run folder; reelmill train {stage} --out {run} makes it"
+            )
+        there = [s for s in STAGES if (run / s / "config.json").exists()]
+        raise ValueError(
+            f"{run} has no {stage} (it has {', '.join(there) or 'no stage'}); "
+            f"reelmill train {stage} --data DATASET --out {run} trains it"
+        )
+    try:
+        return Config.model_validate_json(path.read_text(encoding="utf-8"))
+    except ValidationError as error:
+        raise ValueError(f"{path}: not a configuration of this version of reelmill: {error}") from error
+
+
+def build_model(
+    config: Config, channels: int, text_dim: int, dtype: torch.dtype = torch.float32
+) -> nn.Module:
+    """The network of a stage, ready to be trained: from scratch or from `transformer.pretrained`, with LoRA.
+
+    Raises `ValueError` when the checkpoint is missing or has other sizes than configuration, codec and text
+    encoder.
+    """
+    wanted, adapter = _resolved(config.transformer)
+    first = config.data.buckets[0]
+    grid = (
+        (first.frames - 1) // config.codec.temporal + 1,
+        first.height // config.codec.spatial,
+        first.width // config.codec.spatial,
+    )
+    model = transformer.build(
+        wanted, channels, text_dim, config.text.max_tokens, config.codec.temporal, grid, config.seed, dtype
+    )
+    if adapter:
+        adapters.load(model, adapter)
+        adapters.fuse(model)
+    if config.lora:
+        adapters.add(model, config.lora, config.seed)
+    return model
+
+
+def _resolved(wanted: Transformer) -> tuple[Transformer, Path | None]:
+    """`pretrained` may be RUN/STAGE of ours: its weights, or for a LoRA its base and the adapters."""
+    if not wanted.pretrained:
+        return wanted, None
+    folder = Path(wanted.pretrained).expanduser()
+    weights = folder / "weights"
+    if not (folder / "config.json").is_file() or not weights.is_dir():
+        return wanted, None
+    if (weights / adapters.FILE).is_file():
+        base = read_config(folder.parent, folder.name).transformer
+        found, below = _resolved(wanted.model_copy(update={"pretrained": base.pretrained}))
+        if below:
+            raise ValueError(
+                f"transformer.pretrained: {folder} is a LoRA on a LoRA; name the run at the bottom, or "
+                "train one with lora=null"
+            )
+        return found, weights
+    return wanted.model_copy(update={"pretrained": str(weights)}), None
+
+
+def export(model: nn.Module, config: Config, state: Mapping[str, Tensor], folder: Path, step: int) -> Path:
+    """Write `weights/`, whole or not at all: the whole transformer, or the LoRA alone."""
+    final, aside = folder / "weights", folder / "_weights"
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir()
+    if config.lora:
+        path = adapters.save_state(model, state, aside)
+    else:
+        path = transformer.save_state(model, state, aside / "transformer")
+    about = {"stage": config.stage, "step": step, "hash": _file_hash(path)}
+    (aside / "weights.json").write_text(json.dumps(about, indent=1), encoding="utf-8")
+    whole_folder(aside, final)
+    return final
+
+
+def _file_hash(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=8)).hexdigest()
+
+
+@dataclass
+class Trained:
+    """A trained stage. The network is loaded when it is wanted, and let go of before the next one."""
+
+    config: Config
+    folder: Path
+    hash: str
+    codec: Codec
+    text: TextCache
+    device: torch.device
+
+    def model(self) -> nn.Module:
+        """The network with its trained weights, on the device, for sampling."""
+        weights = self.folder / "weights"
+        config = self.config.model_copy(update={"lora": None})
+        if not self.config.lora:
+            wanted = config.transformer.model_copy(update={"pretrained": str(weights), "revision": None})
+            config = config.model_copy(update={"transformer": wanted})
+        bf16 = uses_bf16(self.config.train.precision, self.device)
+        dtype = torch.bfloat16 if bf16 else torch.float32
+        model = build_model(config, self.codec.channels, self.text.dim, dtype)
+        if self.config.lora:
+            adapters.load(model, weights)
+        return model.eval().requires_grad_(False).to(self.device)
+
+
+def open_trained(run: Path, stage: str, device: torch.device) -> Trained:
+    """A stage for sampling. Raises `ValueError` when it is not there, or has no weights yet."""
+    config = read_config(run, stage)
+    folder = run / stage
+    about = folder / "weights" / "weights.json"
+    if not about.exists():
+        raise ValueError(
+            f"{folder} has no weights yet: its training was not stopped in good order before the first "
+            f"checkpoint; reelmill train {stage} --data DATASET --out {run} goes on with it"
+        )
+    digest = json.loads(about.read_text(encoding="utf-8"))["hash"]
+    text = TextCache(None, open_text(config.text, device))
+    return Trained(config, folder, digest, open_codec(config.codec, device), text, device)

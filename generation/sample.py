@@ -1,0 +1,293 @@
+"""From prompts to previews (Stage I) to final videos (Stage II); and any video made larger by Stage II.
+
+A preview is saved with its latents, so that the dear second stage can run later, in another process, with the
+same bits as in one go. Networks are loaded one after the other, never two at once.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from generation import stage1, stage2
+from generation.codec import Codec, open_codec
+from generation.config import Bucket, Config, Sampling
+from generation.config import Codec as CodecConfig
+from generation.media import from_uint8, read_video, to_uint8, write_mp4
+from generation.preview import (
+    Preview,
+    find_preview,
+    is_preview,
+    load_preview,
+    save_preview,
+)
+from generation.run import Trained, open_trained
+from generation.transformer import tokens
+
+Step = Callable[[str, int, int], None]  # what is done, evaluations done, of how many
+
+
+def _silent(what: str, done: int, steps: int) -> None:
+    pass
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the user asks for; None: as the stage's configuration has it."""
+
+    frames: int | None = None
+    height: int | None = None
+    width: int | None = None
+    fps: float | None = None
+    steps: int | None = None
+    guidance: float | None = None
+    noise_step: int | None = None  # Stage II
+    negative_prompt: str | None = None
+    seed: int | None = None  # None: 0, or the preview's
+
+    def sampling(self, config: Config) -> Sampling:
+        """The stage's way of sampling with these options laid over it."""
+        given = {
+            "steps": self.steps,
+            "guidance": self.guidance,
+            "noise_step": self.noise_step,
+            "negative_prompt": self.negative_prompt,
+        }
+        wanted = {k: v for k, v in given.items() if v is not None}
+        return Sampling.model_validate({**config.sampling.model_dump(), **wanted})
+
+    def shape(self, config: Config, like: tuple[int, int, int] | None = None) -> Bucket:
+        """Frames and size: as asked for, else of the bucket nearest to `like` (frames, height, width).
+
+        Raises `ValueError` for frames and sizes that the stage cannot make.
+        """
+        buckets = [b for b in config.data.buckets if b.frames > 1] or list(config.data.buckets)
+        near = buckets[0]
+        if like:
+            near = min(buckets, key=lambda b: abs(b.width / b.height - like[2] / like[1]))
+        shape = Bucket(
+            frames=self.frames or (like[0] if like else near.frames),
+            height=self.height or near.height,
+            width=self.width or near.width,
+        )
+        config.check_shape(shape, "the asked-for video")
+        return shape
+
+
+def sample_previews(
+    run: Path,
+    prompts: Sequence[str],
+    out: Path,
+    options: Options,
+    device: torch.device,
+    on_step: Step = _silent,
+    say: Callable[[str], None] = lambda text: None,
+) -> list[Path]:
+    """Make a preview of each prompt: OUT/0000-slug/{preview.mp4, latents.safetensors, preview.json}.
+
+    Prompt k is drawn with the seed plus k, so that each can be made again alone. Previews that are there
+    already are kept. Raises `ValueError` when the run has no Stage I, or cannot make what is asked for.
+    """
+    trained = open_trained(run, "stage1", device)
+    shape = options.shape(trained.config)
+    sampling = options.sampling(trained.config)
+    wanted = [_preview(trained, prompt, sampling, shape, options, k) for k, prompt in enumerate(prompts)]
+    folders = {k: find_preview(out, k, preview) for k, preview in enumerate(wanted)}
+    todo = [k for k, found in folders.items() if found is None]
+    if todo:
+        text = trained.text.get([wanted[k].prompt for k in todo])
+        negative = trained.text.get([sampling.negative_prompt])[0] if sampling.negative_prompt else None
+        trained.text.release()
+        model = trained.model()
+        grid = trained.codec.grid(shape.frames, shape.height, shape.width)
+        for k, embedded in zip(todo, text, strict=True):
+            latents = stage1.sample(
+                model,
+                trained.config.objective,
+                sampling,
+                (trained.codec.channels, *grid),
+                embedded,
+                negative,
+                "stage1",
+                wanted[k].seed,
+                positions=trained.config.transformer.positions,
+                device=device,
+                on_step=_named(on_step, f"preview {k + 1} of {len(prompts)}"),
+            )
+            with torch.no_grad():
+                pieces = _frames(trained.codec, latents, shape.frames)
+                folders[k] = save_preview(out, k, wanted[k], latents.cpu(), pieces)
+            say(f"preview  {folders[k]}")
+        del model
+        free(device)
+    return [folder for folder in folders.values() if folder is not None]
+
+
+def _preview(
+    trained: Trained, prompt: str, sampling: Sampling, shape: Bucket, options: Options, k: int
+) -> Preview:
+    return Preview(
+        prompt=prompt,
+        negative_prompt=sampling.negative_prompt,
+        seed=(options.seed or 0) + k,
+        frames=shape.frames,
+        height=shape.height,
+        width=shape.width,
+        fps=options.fps or trained.config.data.fps,
+        steps=sampling.steps,
+        guidance=sampling.guidance,
+        weights_hash=trained.hash,
+        codec=trained.config.codec.model_dump(mode="json"),
+        codec_hash=trained.codec.hash,
+        text_hash=trained.text.hash,
+        version=_version(),
+    )
+
+
+@dataclass(frozen=True)
+class Source:
+    """A low-quality video to enhance, (1, 3, T, H, W) in [-1, 1], and what is known of it."""
+
+    video: Tensor
+    fps: float
+    prompt: str
+    negative_prompt: str
+    seed: int
+
+
+def open_source(path: Path, device: torch.device, options: Options, prompt: str | None) -> Source:
+    """A preview's folder (or a file in it), decoded from its latents; or any video file.
+
+    Raises `ValueError` when it is neither, or a video file comes without a prompt.
+    """
+    if path.is_dir() or is_preview(path):
+        preview, latents = load_preview(path)
+        codec = open_codec(CodecConfig.model_validate(preview.codec), device)
+        if codec.hash != preview.codec_hash:
+            raise ValueError(
+                f"{path}: its latents were made with codec {preview.codec_hash}, and {dict(preview.codec)} "
+                f"opens {codec.hash} now: take the same weights"
+            )
+        with torch.no_grad():
+            video = codec.decode(latents.to(device), preview.frames)
+        return Source(video, preview.fps, prompt or preview.prompt, preview.negative_prompt, preview.seed)
+    if prompt is None:
+        raise ValueError(f"{path}: a video file needs --prompt, which says what it shows")
+    found = read_video(path, fps=options.fps, frames=options.frames)
+    return Source(from_uint8(found.frames)[None].to(device), found.fps, prompt, "", 0)
+
+
+def enhance(
+    trained: Trained,
+    model: torch.nn.Module,
+    source: Source,
+    out: Path,
+    options: Options,
+    on_step: Callable[[int, int], None] | None = None,
+) -> Tensor:
+    """Stage II on a video; writes `out` and returns the latents (1, C, t, h, w).
+
+    The number of frames is cut to what the codec's stride allows. Raises `ValueError` for sizes that the
+    stage cannot make.
+    """
+    config, codec = trained.config, trained.codec
+    stride = config.codec.temporal
+    _, _, frames, height, width = source.video.shape
+    frames = (frames - 1) // stride * stride + 1
+    shape = options.shape(config, (frames, height, width))
+    if shape.frames > frames:
+        raise ValueError(f"the asked-for video: {shape.frames} frames, but the source has {frames} to give")
+    sampling = options.sampling(config)
+    negative = sampling.negative_prompt or source.negative_prompt
+    embedded = trained.text.get([source.prompt, *([negative] if negative else [])])
+    seed = source.seed if options.seed is None else options.seed
+    with torch.no_grad():
+        scaled = stage2.resize(source.video[:, :, : shape.frames], shape.height, shape.width)
+        low_quality = codec.encode(scaled)
+    length = tokens(codec.grid(shape.frames, shape.height, shape.width), config.transformer.patch)
+    latents = stage2.sample(
+        model,
+        sampling,
+        low_quality,
+        stage2.noise_step(config.degradation, sampling, length),
+        embedded[0],
+        embedded[1] if negative else None,
+        "stage2",
+        seed,
+        positions=config.transformer.positions,
+        on_step=on_step,
+    )
+    with torch.no_grad():
+        write_mp4(out, _frames(codec, latents, shape.frames), source.fps)
+    return latents
+
+
+def enhance_previews(
+    run: Path,
+    folders: Sequence[Path],
+    options: Options,
+    device: torch.device,
+    on_step: Step = _silent,
+) -> list[Path]:
+    """The final.mp4 of each preview's folder; those that are there already are kept."""
+    trained = open_trained(run, "stage2", device)
+    todo = [folder for folder in folders if not (folder / "final.mp4").exists()]
+    model = trained.model() if todo else None
+    for k, folder in enumerate(todo):
+        assert model is not None
+        source = open_source(folder, device, options, None)
+        what = f"final {k + 1} of {len(todo)}"
+        enhance(trained, model, source, folder / "final.mp4", options, _named(on_step, what))
+    return [folder / "final.mp4" for folder in folders]
+
+
+def enhance_file(
+    run: Path,
+    path: Path,
+    out: Path | None,
+    options: Options,
+    prompt: str | None,
+    device: torch.device,
+    on_step: Step = _silent,
+) -> Path:
+    """Enhance one preview, or any video file. `out` None: final.mp4 in the preview's folder."""
+    trained = open_trained(run, "stage2", device)
+    source = open_source(path, device, options, prompt)
+    if out is None:
+        if not (path.is_dir() or is_preview(path)):
+            raise ValueError(f"{path}: a video file needs --out, the file to write")
+        out = (path if path.is_dir() else path.parent) / "final.mp4"
+    out.parent.mkdir(parents=True, exist_ok=True)
+    enhance(trained, trained.model(), source, out, options, _named(on_step, "enhance"))
+    return out
+
+
+def _named(on_step: Step, what: str) -> Callable[[int, int], None]:
+    return lambda done, steps: on_step(what, done, steps)
+
+
+def _frames(codec: Codec, latents: Tensor, frames: int) -> Iterator[np.ndarray]:
+    for piece in codec.decode_stream(latents, frames):
+        yield to_uint8(piece[0].cpu())
+
+
+def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("reelmill")
+    except PackageNotFoundError:  # run from its folder, not installed
+        return "not installed"
+
+
+def free(device: torch.device) -> None:
+    """Give memory back between stages."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()

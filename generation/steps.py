@@ -1,0 +1,261 @@
+"""What the trainer does with a batch: its latents, its text, its loss. One step function per stage.
+
+A stage holds everything that is loaded for training: the network, the codec, the text encoder, the caches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from generation import draws, memory, parallel, stage1, stage2
+from generation.cache import TensorCache, cache_key
+from generation.codec import Codec, open_codec
+from generation.config import Config, Data, Degradation
+from generation.degrade import degrade_pixels
+from generation.loader import Batch, Loader
+from generation.media import to_uint8, write_grid
+from generation.parallel import World
+from generation.plan import open_selection
+from generation.run import build_model
+from generation.stage1 import Key
+from generation.text import TextCache, null_like, open_text
+from generation.transform import Sample
+from generation.transformer import tokens
+
+VALIDATION_CLIPS = 8
+SHOWN = 4
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A micro-batch as the loss wants it, on the device."""
+
+    latents: Tensor  # (B, C, t, h, w)
+    low_quality: Tensor | None  # Stage II: latents of the degraded video, same shape
+    text: list[Tensor]  # tokens (L, D) of each sample
+    at: list[float]  # times in [0, 1)
+    noise_steps: list[int]  # Stage II
+    keys: list[Key]  # of each sample's draws
+
+
+class Stage:
+    """A stage in training, on one process."""
+
+    def __init__(self, config: Config, model: nn.Module, codec: Codec, text: TextCache, folder: Path):
+        self.config, self.model, self.codec, self.text = config, model, codec, text
+        self.degradation: Degradation = config.degradation
+        self.cache = TensorCache(folder / "cache" / "latents") if config.train.cache_latents else None
+
+    @property
+    def is_second(self) -> bool:
+        return self.config.stage == "stage2"
+
+    # ---- before the start
+
+    def check_memory(self, world: World) -> str:
+        """One line that says what training takes. Raises `ValueError` when there is not enough."""
+        config = self.config
+        parameters = list(self.model.parameters())
+        largest = max(
+            (b for k in range(max(1, len(config.phases))) for b in config.phase(k)[1].buckets),
+            key=lambda b: b.frames * b.height * b.width,
+        )
+        need = memory.training_need(
+            config,
+            self.codec.channels,
+            sum(p.numel() for p in parameters),
+            sum(p.numel() for p in parameters if p.requires_grad),
+            largest,
+            world.size,
+            parallel.uses_bf16(config.train.precision, world.device),
+        )
+        return memory.check(need, world.device, config)
+
+    def place(self, world: World) -> None:
+        """Put the network where it computes: on the device, sharded, compiled."""
+        bf16 = parallel.uses_bf16(self.config.train.precision, world.device)
+        if self.config.lora and bf16:
+            for parameter in self.model.parameters():
+                if not parameter.requires_grad:
+                    parameter.data = parameter.data.to(torch.bfloat16)
+        self.model.to(world.device)
+        blocks: Sequence[nn.Module] = list(self.model.transformer_blocks)  # type: ignore[arg-type]
+        if self.config.transformer.compile:
+            for block in blocks:
+                block.compile(dynamic=True)  # sequences differ from bucket to bucket
+        parallel.shard(self.model, blocks, world, bf16)
+        self.model.train()
+
+    def loader(self, dataset: str, data: Data, phase: int, world: World) -> Loader:
+        """Batches of a phase. Raises `ValueError` when nothing in the dataset can be used."""
+        cacheable = self.cache is not None and (not self.is_second or self.degradation.variants > 0)
+        return Loader(
+            open_selection(dataset, data),
+            self.config.train.batch_size,
+            seed=self.config.seed,
+            phase=phase,
+            rank=world.rank,
+            world=world.size,
+            cache=self.cache if cacheable else None,
+            keys=self._cache_keys if cacheable else None,
+        )
+
+    def _cache_keys(self, sample: Sample) -> list[str]:
+        """Of the clip's latents, and in Stage II of its degraded copy's."""
+        parts = (sample.clip_id, sample.transform, self.codec.hash)
+        keys = [cache_key(*parts)]
+        if self.is_second:
+            shape = self.degradation.model_dump_json(exclude={"noise_steps", "noise_range"})
+            keys.append(cache_key(*parts, shape, self._variant(sample)))
+        return keys
+
+    def _variant(self, sample: Sample) -> int:
+        """Which of a clip's fixed degradations it has this time."""
+        draw = draws.uniform("variant", self.config.seed, sample.clip_id, sample.position)
+        return int(draw * self.degradation.variants)
+
+    # ---- a step
+
+    def prepare(self, batch: Batch, phase: int) -> Prepared:
+        """Latents, text and draws of a micro-batch."""
+        order: Key = (self.config.seed, phase, batch.epoch)
+        keys: list[Key] = [(*order, p) for p in batch.positions]
+        at = [stage1.times(self.config.objective, p, *order) for p in batch.positions]
+        text = [
+            null_like(tokens) if draws.uniform("drop caption", *key) < self.config.text.dropout else tokens
+            for tokens, key in zip(self._text(batch), keys, strict=True)
+        ]
+        return self._prepared(batch, keys, at, text, order)
+
+    def _text(self, batch: Batch) -> list[Tensor]:
+        return self.text.get([caption or "" for caption in batch.captions])
+
+    def _prepared(
+        self, batch: Batch, keys: list[Key], at: list[float], text: list[Tensor], order: Key
+    ) -> Prepared:
+        latents = self._latents(batch, keys)
+        clean = torch.stack([pair[0] for pair in latents]).to(self.codec.device)
+        if not self.is_second:
+            return Prepared(clean, None, text, at, [], keys)
+        low_quality = torch.stack([pair[1] for pair in latents]).to(self.codec.device)
+        span = stage2.noise_steps(self.degradation, self.video_tokens(clean))
+        steps = [stage2.draw_noise_step(span, p, *order) for p in batch.positions]
+        return Prepared(clean, low_quality, text, at, steps, keys)
+
+    def video_tokens(self, latents: Tensor) -> int:
+        t, h, w = latents.shape[-3:]
+        return tokens((t, h, w), self.config.transformer.patch)
+
+    @torch.no_grad()
+    def _latents(self, batch: Batch, keys: Sequence[Key]) -> list[tuple[Tensor, ...]]:
+        """Of each clip, and in Stage II of its degraded copy: (C, t, h, w). Each clip is encoded alone,
+        so that its bits do not depend on which others are in the cache."""
+        found: list[tuple[Tensor, ...]] = []
+        pixels = iter(batch.video if batch.video is not None else ())
+        for i, cached in enumerate(batch.latents):
+            if cached is not None:
+                found.append(cached)
+                continue
+            video = next(pixels)[None].to(self.codec.device).float() / 127.5 - 1
+            made = [self.codec.encode(video)[0]]
+            if self.is_second:
+                sample = batch.samples[i]
+                fixed = ("variant", self.config.seed, sample.clip_id, self._variant(sample))
+                draw = fixed if self.degradation.variants else ("degrade", *keys[i])
+                made.append(self.codec.encode(degrade_pixels(video, self.degradation, *draw))[0])
+            if self.cache is not None:
+                for key, latents in zip(batch.keys[i], made, strict=False):
+                    self.cache.put(key, latents.cpu())
+            found.append(tuple(made))
+        return found
+
+    def losses(self, prepared: Prepared) -> Tensor:
+        """The loss of each sample: (B,)."""
+        positions = self.config.transformer.positions
+        if prepared.low_quality is None:
+            return stage1.loss(
+                self.model,
+                self.config.objective,
+                prepared.latents,
+                prepared.text,
+                prepared.at,
+                prepared.keys,
+                positions,
+            )
+        return stage2.loss(
+            self.model,
+            prepared.latents,
+            prepared.low_quality,
+            prepared.text,
+            prepared.at,
+            prepared.noise_steps,
+            prepared.keys,
+            positions,
+        )
+
+    # ---- now and then
+
+    def validation(self, loader: Loader) -> Iterator[Prepared]:
+        """Held-out clips at fixed times, noise and degradations: the same whenever they are wanted."""
+        count = 0
+        for batch in loader.validation(max(1, VALIDATION_CLIPS // loader.batch_size)):
+            keys: list[Key] = [("validation", s.clip_id) for s in batch.samples]
+            at = [((count + i) % VALIDATION_CLIPS + 0.5) / VALIDATION_CLIPS for i in range(len(keys))]
+            count += len(keys)
+            yield self._prepared(batch, keys, at, self._text(batch), ("validation",))
+
+    @torch.no_grad()
+    def show(self, loader: Loader, path: Path, write: bool) -> None:
+        """Videos for captions of held-out clips, side by side: Stage I's samples; in Stage II the degraded
+        clip, the enhanced one and the true one, of each."""
+        rows: list[list[Tensor]] = []
+        for prepared in self.validation(loader):
+            for i, text in enumerate(prepared.text):
+                frames = (prepared.latents.shape[2] - 1) * self.codec.temporal + 1
+                latents = self._sampled(prepared, i, text)
+                rows.append([video.cpu() for video in self.codec.decode(latents, frames)])
+                if len(rows) == SHOWN:
+                    break
+            break  # one batch has one shape, which a grid needs
+        if write and rows:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_grid(path, [to_uint8(video) for row in rows for video in row], self.config.data.fps)
+
+    def _sampled(self, prepared: Prepared, i: int, text: Tensor) -> Tensor:
+        """(1 or 3, C, t, h, w)"""
+        config, clean = self.config, prepared.latents[i : i + 1]
+        positions = config.transformer.positions
+        if prepared.low_quality is None:
+            shape = (clean.shape[1], clean.shape[2], clean.shape[3], clean.shape[4])
+            return stage1.sample(
+                self.model,
+                config.objective,
+                config.sampling,
+                shape,
+                text,
+                None,
+                "show",
+                i,
+                positions=positions,
+                device=clean.device,
+            )
+        low_quality = prepared.low_quality[i : i + 1]
+        step = stage2.noise_step(self.degradation, config.sampling, self.video_tokens(clean))
+        made = stage2.sample(
+            self.model, config.sampling, low_quality, step, text, None, "show", i, positions=positions
+        )
+        return torch.cat([low_quality, made, clean])
+
+
+def open_stage(config: Config, device: torch.device, folder: Path) -> Stage:
+    """Load or make everything that training a stage needs. Raises `ValueError` for what is missing."""
+    codec = open_codec(config.codec, device)
+    encoder = open_text(config.text, device)
+    text = TextCache(folder / "cache" / "text" if config.train.cache_text else None, encoder)
+    model = build_model(config, codec.channels, encoder.dim)
+    return Stage(config, model, codec, text, folder)

@@ -1,0 +1,409 @@
+"""The training loop of both stages: one loop, a step function per stage.
+
+Everything that a step draws is keyed by (seed, phase, epoch, place in the plan), and the model has no state
+of its own: so a training that was stopped and resumed, any number of times, ends with the same bits.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from generation import checkpoint, parallel
+from generation import run as runs
+from generation.config import Config
+from generation.loader import Batch, Loader
+from generation.parallel import World
+from generation.steps import Prepared, Stage
+from generation.transformer import flops, tokens
+
+TIME_BINS = 8
+
+
+class NotFinite(ArithmeticError):
+    """The loss or the gradient is not a number any more; the message names the clips."""
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """What one step did, for whoever shows progress. Rates are since the last report."""
+
+    step: int
+    steps: int
+    loss: float
+    grad_norm: float
+    learning_rate: float
+    samples_per_s: float
+    data_wait: float  # fraction of the time
+    tflops_per_s: float  # of one process
+    mfu: float | None  # of the device's peak, where it is known
+    seconds_left: float
+
+
+@dataclass
+class Position:
+    """Where the data stands: the next micro-batch is `index` of `epoch` of `phase`."""
+
+    phase: int = 0
+    epoch: int = 0
+    index: int = 0
+
+
+@dataclass
+class _Window:
+    """Sums since the last report."""
+
+    began: float = field(default_factory=time.perf_counter)
+    steps: int = 0
+    samples: int = 0
+    wait_s: float = 0.0
+    flops: float = 0.0
+    bin_sum: list[float] = field(default_factory=lambda: [0.0] * TIME_BINS)
+    bin_count: list[int] = field(default_factory=lambda: [0] * TIME_BINS)
+
+
+class Trainer:
+    """One stage in training. `fit` is the loop; the rest is what it is made of."""
+
+    def __init__(self, config: Config, stage: Stage, dataset: str, folder: Path, world: World):
+        self.config, self.stage, self.dataset, self.folder, self.world = config, stage, dataset, folder, world
+        self.model = stage.model
+        self.trained = {n: p for n, p in self.model.named_parameters() if p.requires_grad}
+        train = config.train
+        self.optimizer = torch.optim.AdamW(
+            self.trained.values(),
+            lr=train.learning_rate,
+            betas=train.betas,
+            weight_decay=train.weight_decay,
+        )
+        self.ema = {n: p.detach().clone() for n, p in self.trained.items()} if train.ema_decay else {}
+        self.step = 0
+        self.position = Position()
+        self.loader: Loader | None = None
+        self.bf16 = parallel.uses_bf16(train.precision, world.device)
+        self._window = _Window()
+
+    # ---- the loop
+
+    def fit(
+        self,
+        stop_at: int | None = None,
+        on_step: Callable[[Metrics], None] | None = None,
+        should_stop: Callable[[], bool] = lambda: False,
+        say: Callable[[str], None] = lambda text: None,
+    ) -> bool:
+        """Train up to the configured number of steps, or `stop_at`. Returns whether it is complete.
+
+        The last step is always checkpointed, and the weights exported. Raises `NotFinite`; `ValueError` when
+        the data cannot be used.
+        """
+        from tensorboardX import SummaryWriter
+
+        last = self.config.steps if stop_at is None else min(stop_at, self.config.steps)
+        board = (
+            SummaryWriter(str(self.folder / "tensorboard"), purge_step=self.step)
+            if self.world.first
+            else None
+        )
+        batches: Iterator[Batch] = iter(())
+        stopped = False
+        try:
+            while self.step < last and not stopped:
+                if self.loader is None or self._phase_at(self.step) != self.position.phase:
+                    batches = self._open_phase(self._phase_at(self.step), say)
+                loss, norm, bad = self._optimise(batches)
+                self.step += 1
+                self._log(loss, norm, board, on_step, last)
+                for text in bad:
+                    say(text)
+                stopped = max(parallel.gathered(should_stop(), self.world))
+                train = self.config.train
+                ends = self.step == last or stopped
+                if self.step % train.checkpoint_every == 0 or ends:
+                    self.save()
+                if train.validate_every and (self.step % train.validate_every == 0 or self.step == last):
+                    self._validate(board, say)
+                if train.sample_every and self.step % train.sample_every == 0:
+                    self._show(say)
+        finally:
+            if self.loader:
+                self.loader.close()
+                self.loader = None
+            if board:
+                board.close()
+        return self.step >= self.config.steps
+
+    def _phase_at(self, step: int) -> int:
+        for k, phase in enumerate(self.config.phases):
+            if step < phase.steps:
+                return k
+            step -= phase.steps
+        return max(0, len(self.config.phases) - 1)
+
+    def _open_phase(self, phase: int, say: Callable[[str], None]) -> Iterator[Batch]:
+        if self.loader:
+            self.loader.close()
+        if phase != self.position.phase:
+            self.position = Position(phase=phase)
+        _, data, degradation = self.config.phase(phase)
+        self.stage.degradation = degradation
+        self.loader = self.stage.loader(self.dataset, data, phase, self.world)
+        for line in self.loader.table():
+            say(line)
+        return self.loader.batches(self.position.epoch, self.position.index)
+
+    def _optimise(self, batches: Iterator[Batch]) -> tuple[float, float, list[str]]:
+        """One optimiser step: loss and gradient norm over all processes, and what was wrong with rows."""
+        train = self.config.train
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.learning_rate
+        total = torch.zeros((), device=self.world.device)
+        used: list[str] = []
+        bad: list[str] = []
+        for _ in range(train.accumulate):
+            waiting = time.perf_counter()
+            batch = next(batches)
+            self._window.wait_s += time.perf_counter() - waiting
+            used += batch.clip_ids
+            bad += batch.bad
+            prepared = self.stage.prepare(batch, self.position.phase)
+            with torch.autocast(self.world.device.type, torch.bfloat16, enabled=self.bf16):
+                losses = self.stage.losses(prepared)
+            share = losses.sum() / (len(losses) * train.accumulate)
+            share.backward()
+            total += share.detach()
+            self._count(prepared, losses)
+            self.position.epoch, self.position.index = batch.epoch, batch.index + 1
+        found = torch.nn.utils.clip_grad_norm_(self.trained.values(), train.clip_norm)
+        norm = float(parallel.whole(found))
+        loss = float(parallel.mean(total, self.world))
+        if not math.isfinite(loss) or not math.isfinite(norm):
+            clips = sorted({c for ids in parallel.gathered(used, self.world) for c in ids})
+            raise NotFinite(
+                f"step {self.step + 1}: the loss is {loss}, the gradient's norm {norm}; nothing was updated. "
+                f"The clips of this step: {', '.join(clips)}. The last checkpoint is sound: go on with a "
+                "lower train.learning_rate, or remove these clips"
+            )
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self._average()
+        return loss, norm, bad
+
+    @property
+    def learning_rate(self) -> float:
+        """Constant after a linear warm-up."""
+        train = self.config.train
+        return train.learning_rate * min(1.0, (self.step + 1) / max(1, train.warmup_steps))
+
+    @torch.no_grad()
+    def _average(self) -> None:
+        """Exponential moving average; young ones follow faster: min(decay, (1 + n) / (10 + n))."""
+        if not self.ema:
+            return
+        decay = min(self.config.train.ema_decay, (2 + self.step) / (11 + self.step))
+        for name, parameter in self.trained.items():
+            self.ema[name].lerp_(parameter.detach(), 1 - decay)
+
+    # ---- what is shown
+
+    def _count(self, prepared: Prepared, losses: Tensor) -> None:
+        window = self._window
+        window.samples += len(losses)
+        config = self.config.transformer
+        video = tokens(tuple(prepared.latents.shape[2:]), config.patch)  # type: ignore[arg-type]
+        text = max(len(t) for t in prepared.text)
+        forward = flops(config, prepared.latents.shape[1], video, text, prepared.text[0].shape[1])
+        # Backward costs two forwards; with frozen weights, whose own gradients are not computed, about one.
+        window.flops += (2 if self.config.lora else 3) * forward * len(losses)
+        for at, loss in zip(prepared.at, losses.detach().tolist(), strict=True):
+            k = min(TIME_BINS - 1, int(at * TIME_BINS))
+            window.bin_sum[k] += loss
+            window.bin_count[k] += 1
+
+    def _log(
+        self,
+        loss: float,
+        norm: float,
+        board: Any,
+        on_step: Callable[[Metrics], None] | None,
+        last: int,
+    ) -> None:
+        window = self._window
+        window.steps += 1
+        rate = self.learning_rate
+        if self.world.first:
+            line = {"step": self.step, "loss": loss, "grad_norm": norm, "learning_rate": rate}
+            with (self.folder / "log.jsonl").open("a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
+        if self.step % self.config.train.log_every and self.step != last:
+            return
+        seconds = max(1e-9, time.perf_counter() - window.began)
+        peak = runs.peak_flops(self.world.device)
+        metrics = Metrics(
+            step=self.step,
+            steps=last,
+            loss=loss,
+            grad_norm=norm,
+            learning_rate=rate,
+            samples_per_s=window.samples * self.world.size / seconds,
+            data_wait=window.wait_s / seconds,
+            tflops_per_s=window.flops / seconds / 1e12,
+            mfu=window.flops / seconds / peak if peak else None,
+            seconds_left=(last - self.step) * seconds / window.steps,
+        )
+        if board:
+            for name in ("loss", "grad_norm", "learning_rate", "samples_per_s", "data_wait", "tflops_per_s"):
+                board.add_scalar(f"train/{name}", getattr(metrics, name), self.step)
+            if metrics.mfu is not None:
+                board.add_scalar("train/mfu", metrics.mfu, self.step)
+            for k, count in enumerate(window.bin_count):
+                if count:
+                    board.add_scalar(
+                        f"loss_by_time/{k / TIME_BINS:.3f}", window.bin_sum[k] / count, self.step
+                    )
+        if on_step:
+            on_step(metrics)
+        self._window = _Window()
+
+    def _validate(self, board: Any, say: Callable[[str], None]) -> None:
+        """The loss on held-out clips at fixed times and with fixed noise: comparable from step to step."""
+        began = time.perf_counter()
+        assert self.loader is not None
+        with torch.no_grad(), torch.autocast(self.world.device.type, torch.bfloat16, enabled=self.bf16):
+            losses = [self.stage.losses(prepared).mean() for prepared in self.stage.validation(self.loader)]
+        if losses:
+            loss = float(torch.stack(losses).mean())
+            if self.world.first:
+                with (self.folder / "validation.jsonl").open("a", encoding="utf-8") as file:
+                    file.write(json.dumps({"step": self.step, "loss": loss}) + "\n")
+                board.add_scalar("validation/loss", loss, self.step)
+                say(f"step {self.step}: validation loss {loss:.4f}")
+        self._window.began += time.perf_counter() - began
+
+    def _show(self, say: Callable[[str], None]) -> None:
+        """Samples of the averaged weights. Whatever goes wrong here never ends a training."""
+        began = time.perf_counter()
+        assert self.loader is not None
+        kept = {n: p.detach().clone() for n, p in self.trained.items()} if self.ema else {}
+        try:
+            self._put(self.ema)
+            path = self.folder / "samples" / f"step-{self.step:07d}.mp4"
+            self.stage.show(self.loader, path, write=self.world.first)
+        except Exception as error:
+            if self.world.size > 1:  # the other processes would wait for this one for ever
+                raise
+            say(f"step {self.step}: no samples this time: {type(error).__name__}: {error}")
+        finally:
+            self._put(kept)
+        self._window.began += time.perf_counter() - began
+
+    @torch.no_grad()
+    def _put(self, values: dict[str, Tensor]) -> None:
+        for name, value in values.items():
+            self.trained[name].copy_(value)
+
+    # ---- what is kept
+
+    def save(self) -> None:
+        """A checkpoint, and the weights that sampling uses: the averaged ones, where they are kept."""
+        model = {n: parallel.whole(p) for n, p in self.trained.items()}
+        optimizer = {
+            f"{name}/{key}": parallel.whole(value)
+            for name, p in self.trained.items()
+            for key, value in self.optimizer.state[p].items()
+        }
+        ema = {n: parallel.whole(p) for n, p in self.ema.items()}
+        frozen = {} if self.config.lora else self._not_trained()
+        if self.world.first:
+            state = {
+                "step": self.step,
+                "position": vars(self.position),
+                "dataset": self.loader.dataset_hash if self.loader else "",
+                "world": self.world.size,
+            }
+            tensors = {"model": model, "optimizer": optimizer, "ema": ema}
+            checkpoint.save(
+                self.folder / "checkpoints", self.step, tensors, state, self.config.train.keep_last
+            )
+            runs.export(self.stage.model, self.config, {**frozen, **(ema or model)}, self.folder, self.step)
+        parallel.wait(self.world)
+
+    def _not_trained(self) -> dict[str, Tensor]:
+        state = self.model.state_dict()
+        return {n: parallel.whole(t) for n, t in state.items() if n not in self.trained}
+
+    def resume(self, new_data: bool = False) -> int:
+        """Go on from the newest checkpoint, if there is one. Returns the step.
+
+        Raises `ValueError` when it was made from another dataset or by another number of processes
+        (`run.begin` has compared the configurations); `new_data` takes these up at the next epoch's start.
+        """
+        folder = self.folder / "checkpoints"
+        saved = checkpoint.steps(folder)
+        if not saved:
+            self._truncate(0)
+            return 0
+        found = checkpoint.load(folder, saved[-1])
+        state = found.state
+        self.step = state["step"]
+        self.position = Position(**state["position"])
+        self._take_up(state, new_data)
+        missing = self.trained.keys() ^ found.tensors["model"].keys()
+        if missing:
+            raise ValueError(
+                f"{folder}: the checkpoint is of another model: {', '.join(sorted(missing)[:4])} "
+                f"{'and more ' if len(missing) > 4 else ''}are in one of the two only"
+            )
+        self._put({n: parallel.placed(t, self.trained[n]) for n, t in found.tensors["model"].items()})
+        for name, average in self.ema.items():
+            average.copy_(parallel.placed(found.tensors["ema"][name], average))
+        for name, tensor in found.tensors["optimizer"].items():
+            parameter = self.trained[name.rpartition("/")[0]]
+            key = name.rpartition("/")[2]
+            value = parallel.placed(tensor, parameter) if key != "step" else tensor
+            self.optimizer.state[parameter][key] = value
+        self._truncate(self.step)
+        return self.step
+
+    def _take_up(self, state: dict[str, Any], new_data: bool) -> None:
+        _, data, degradation = self.config.phase(self.position.phase)
+        self.stage.degradation = degradation
+        loader = self.stage.loader(self.dataset, data, self.position.phase, self.world)
+        now = loader.dataset_hash
+        loader.close()
+        what = ""
+        if state["dataset"] != now:
+            what = f"the dataset is another one than at step {self.step} (clips, captions or shards changed)"
+        elif state["world"] != self.world.size:
+            what = f"it was trained by {state['world']} processes, and now there are {self.world.size}"
+        if what and not new_data:
+            raise ValueError(
+                f"{self.folder}: {what}; --new-data goes on with it from the start of the next epoch"
+            )
+        if what:
+            self.position.epoch, self.position.index = self.position.epoch + 1, 0
+
+    def _truncate(self, step: int) -> None:
+        """Forget what was logged after the checkpoint."""
+        if not self.world.first:
+            return
+        for name in ("log.jsonl", "validation.jsonl"):
+            path = self.folder / name
+            if path.exists():
+                lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+                kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
+                checkpoint.write_text(path, "".join(kept))
+
+
+def losses_of(folder: Path) -> list[float]:
+    """The loss of every step of a training, in order."""
+    lines = (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line)["loss"] for line in lines]

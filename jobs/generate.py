@@ -1,0 +1,230 @@
+"""The commands of generation: train, sample, enhance. Thin: parse, call, report."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+from rich.console import Console
+
+from curation.config import ConfigError
+from jobs.configuring import stage_config
+
+out = Console(highlight=False, soft_wrap=True)
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+Stage = Annotated[Literal["stage1", "stage2"], typer.Argument(metavar="STAGE", help="stage1 or stage2")]
+RunOption = Annotated[str, typer.Option("--run", metavar="RUN", help="the folder that was trained")]
+Device = Annotated[str | None, typer.Option(help="cpu or cuda; default: a GPU where there is one")]
+Seed = Annotated[int | None, typer.Option(help="default 0, or the preview's")]
+
+
+def train(
+    stage: Stage,
+    data: Annotated[str, typer.Option("--data", metavar="DATASET", help="a dataset with shards")],
+    out_: Annotated[str, typer.Option("--out", metavar="RUN", help="folder to make or to continue")],
+    preset: Annotated[str, typer.Option(help="tiny, small, flashvideo; each with -fast")] = "tiny",
+    config: Annotated[str | None, typer.Option(help="a YAML file, laid over the preset")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="e.g. train.learning_rate=1e-4")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="train up to this step")] = None,
+    workers: Annotated[int, typer.Option(min=1, help="processes, by Ray Train; 1: this one")] = 1,
+    device: Device = None,
+    new_data: Annotated[
+        bool, typer.Option("--new-data", help="go on with a changed dataset or number of workers")
+    ] = False,
+) -> None:
+    """Train a stage on a dataset's shards, or go on with it."""
+    from jobs.cli import generation_errors
+
+    with generation_errors():
+        overrides = list(set_ or [])
+        settings = stage_config(stage, preset, config, overrides)
+        if steps and not settings.phases:
+            settings = stage_config(stage, preset, config, [*overrides, f"train.steps={steps}"])
+        run, dataset = Path(os.path.abspath(out_)), os.path.abspath(data) if "://" not in data else data
+        if workers == 1:
+            from jobs.training import train as run_here
+
+            run_here(settings, dataset, run, stop_at=steps, device=device, new_data=new_data)
+            return
+        _train_on_ray(settings, dataset, run, workers, steps, device, new_data)
+
+
+def _train_on_ray(settings, dataset, run, workers, steps, device, new_data):  # type: ignore[no-untyped-def]
+    from curation.config import Config as CurationConfig
+    from jobs.cli import private_ray
+
+    plain = CurationConfig()
+    private_ray(plain)
+    from curation import pipeline
+    from jobs.training import train_on_ray
+
+    with pipeline.session(plain):
+        import ray
+
+        gpus = device != "cpu" and ray.cluster_resources().get("GPU", 0) >= workers
+        train_on_ray(settings, dataset, run, workers, stop_at=steps, new_data=new_data, gpus=gpus)
+
+
+def sample(
+    run: RunOption,
+    out_: Annotated[str, typer.Option("--out", metavar="DIR", help="gets a folder for each prompt")],
+    prompt: Annotated[str | None, typer.Argument(metavar="[PROMPT]")] = None,
+    prompts: Annotated[
+        str | None, typer.Option("--prompts", metavar="FILE", help="one prompt a line")
+    ] = None,
+    preview_only: Annotated[bool, typer.Option("--preview-only", help="Stage I alone")] = False,
+    frames: Annotated[int | None, typer.Option(help="4n + 1")] = None,
+    size: Annotated[str | None, typer.Option(metavar="WxH", help="of the preview")] = None,
+    final_size: Annotated[str | None, typer.Option(metavar="WxH", help="of the final video")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="evaluations of Stage I")] = None,
+    guidance: Annotated[float | None, typer.Option(min=0, help="of Stage I; 1: none")] = None,
+    negative: Annotated[
+        str | None, typer.Option("--negative", metavar="PROMPT", help="what to avoid")
+    ] = None,
+    seed: Seed = None,
+    enhance_steps: Annotated[int | None, typer.Option(min=1, help="evaluations of Stage II")] = None,
+    enhance_guidance: Annotated[float | None, typer.Option(min=0, help="of Stage II; 1: none")] = None,
+    noise_step: Annotated[int | None, typer.Option(min=0, max=999, help="of Stage II's start")] = None,
+    device: Device = None,
+) -> None:
+    """Make a video of each prompt: a preview, then the final one."""
+    from jobs.cli import generation_errors
+
+    with generation_errors():
+        texts = _prompts(prompt, prompts)
+        from generation.run import open_trained
+        from generation.sample import Options, enhance_previews, sample_previews
+
+        where = _device(device)
+        folder = Path(os.path.abspath(run))
+        first = Options(
+            frames=frames,
+            **_size(size, "--size"),
+            steps=steps,
+            guidance=guidance,
+            negative_prompt=negative,
+            seed=seed,
+        )
+        second = Options(
+            **_size(final_size, "--final-size"),
+            steps=enhance_steps,
+            guidance=enhance_guidance,
+            noise_step=noise_step,
+            negative_prompt=negative,
+        )
+        if not preview_only:
+            open_trained(folder, "stage2", where)  # that it is there is known before hours of Stage I
+        with _evaluations() as on_step:
+            made = sample_previews(folder, texts, Path(out_), first, where, on_step)
+            if not preview_only:
+                enhance_previews(folder, made, second, where, on_step)
+        for path in made:
+            out.print(str(path / ("preview.mp4" if preview_only else "final.mp4")), markup=False)
+
+
+def enhance(
+    source: Annotated[str, typer.Argument(metavar="PREVIEW|VIDEO")],
+    run: RunOption,
+    out_: Annotated[
+        str | None, typer.Option("--out", metavar="FILE", help="default: final.mp4 beside a preview")
+    ] = None,
+    prompt: Annotated[str | None, typer.Option(help="what it shows; needed for a video file")] = None,
+    size: Annotated[str | None, typer.Option(metavar="WxH", help="of the result")] = None,
+    frames: Annotated[int | None, typer.Option(help="4n + 1; default: as many as there are")] = None,
+    fps: Annotated[float | None, typer.Option(min=0.1, help="of a video file; default: its own")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="evaluations")] = None,
+    guidance: Annotated[float | None, typer.Option(min=0, help="1: none")] = None,
+    noise_step: Annotated[int | None, typer.Option(min=0, max=999, help="how noisy the start is")] = None,
+    negative: Annotated[
+        str | None, typer.Option("--negative", metavar="PROMPT", help="what to avoid")
+    ] = None,
+    seed: Seed = None,
+    device: Device = None,
+) -> None:
+    """Make the final video of a preview, or a larger one of any video file, with Stage II."""
+    from jobs.cli import generation_errors
+
+    with generation_errors():
+        from generation.sample import Options, enhance_file
+
+        options = Options(
+            frames=frames,
+            **_size(size, "--size"),
+            fps=fps,
+            steps=steps,
+            guidance=guidance,
+            noise_step=noise_step,
+            negative_prompt=negative,
+            seed=seed,
+        )
+        with _evaluations() as on_step:
+            path = enhance_file(
+                Path(os.path.abspath(run)),
+                Path(source),
+                Path(out_) if out_ else None,
+                options,
+                prompt,
+                _device(device),
+                on_step,
+            )
+        out.print(str(path), markup=False)
+
+
+def _device(name: str | None):  # type: ignore[no-untyped-def]
+    from generation.parallel import join
+
+    return join(name).device
+
+
+def _prompts(prompt: str | None, path: str | None) -> list[str]:
+    if (prompt is None) == (path is None):
+        raise ConfigError("give a PROMPT, or a file of them with --prompts; not both")
+    if prompt is not None:
+        texts = [prompt.strip()]
+    else:
+        assert path is not None
+        try:
+            texts = [line.strip() for line in Path(path).read_text(encoding="utf-8").splitlines()]
+        except OSError as error:
+            raise ConfigError(f"--prompts {path}: {error.strerror}") from error
+        except UnicodeDecodeError as error:
+            raise ConfigError(f"--prompts {path}: it is not text in UTF-8") from error
+        texts = [text for text in texts if text]
+    if not texts or not all(texts):
+        raise ConfigError(f"{path or 'PROMPT'}: there is no prompt in it; write one a line")
+    return texts
+
+
+def _size(text: str | None, option: str) -> dict[str, int | None]:
+    if text is None:
+        return {}
+    width, x, height = text.partition("x")
+    if not (x and width.isdigit() and height.isdigit() and int(width) and int(height)):
+        raise ConfigError(f"{option} {text}: write WIDTHxHEIGHT in pixels, such as 480x256")
+    return {"width": int(width), "height": int(height)}
+
+
+class _evaluations:
+    """What is being made, and how far it is."""
+
+    def __enter__(self):  # type: ignore[no-untyped-def]
+        self._status = err.status("") if err.is_terminal else None
+        if self._status:
+            self._status.start()
+        return self._show
+
+    def _show(self, what: str, done: int, steps: int) -> None:
+        line = f"{what}: {done}/{steps} evaluations"
+        if self._status:
+            self._status.update(line)
+        elif done == steps:
+            err.print(line, markup=False)
+
+    def __exit__(self, *_: object) -> None:
+        if self._status:
+            self._status.stop()
