@@ -219,7 +219,10 @@ def test_parameters_are_in_their_ranges_and_the_second_round_is_weaker() -> None
     even = sum(pair[0].sigma[0] == pair[0].sigma[1] for pair in rounds)
     assert 150 < even < 250  # isotropic
     for of in (lambda one: one.noise, lambda one: one.crf, lambda one: one.sigma[0]):
-        assert np.mean([of(second) for _, second in rounds]) < np.mean([of(first) for first, _ in rounds])
+        values = np.array([[of(one) for one in pair] for pair in rounds])
+        assert values[:, 1].mean() < values[:, 0].mean()
+    noise = np.array([[one.noise for one in pair] for pair in rounds])
+    assert abs(np.corrcoef(noise.T)[0, 1]) < 0.2  # the rounds are drawn apart
 
 
 def test_a_still_clip_stays_still_but_for_the_codec() -> None:
@@ -264,6 +267,8 @@ def test_noise_has_its_strength_and_no_cast() -> None:
         assert out.mean((2, 3)).abs().max() < 1e-6
         assert torch.equal(out[:, 0], out[:, 1]) == one_colour
         assert torch.equal(out[0], out[2])
+        twice = degrade.strong(grey, (noisy, noisy), "noise")  # fields of their own, or it would double
+        assert twice.std().item() == pytest.approx(0.1 * math.sqrt(2), rel=0.05)
 
 
 # ---- the codec
