@@ -19,7 +19,8 @@ from generation import draws
 from generation.config import Lora
 
 FILE = "pytorch_lora_weights.safetensors"
-_NAME = "default"
+_NAME = "default"  # of the adapter, in peft
+_RECORD = "lora_adapter_metadata"  # where diffusers looks for rank and alpha
 
 
 def layers(model: nn.Module, targets: tuple[str, ...]) -> dict[str, nn.Linear]:
@@ -89,21 +90,28 @@ def save_state(model: nn.Module, state: Mapping[str, Tensor], folder: str | Path
     Rank, alpha and layers are written too: without alpha an adapter would be loaded at another strength.
     """
     from diffusers import CogVideoXPipeline
+    from safetensors.torch import save_file
 
     library: Any = model
     settings = library.peft_config[_NAME]
     assert set(state) == set(trainable(model)), "a state of exactly the adapters"
+    record = {
+        "transformer.r": settings.r,
+        "transformer.lora_alpha": settings.lora_alpha,
+        "transformer.target_modules": sorted(settings.target_modules),
+    }
+
+    def write(tensors: dict[str, Tensor], file: str) -> None:
+        # One entry alone: safetensors writes several in any order, and equal weights would differ in hash.
+        save_file(tensors, file, metadata={_RECORD: json.dumps(record, sort_keys=True)})
+
     CogVideoXPipeline.save_lora_weights(
         folder,
         transformer_lora_layers={
             name.replace(f".{_NAME}.", "."): value.detach().cpu().contiguous()
             for name, value in state.items()
         },
-        transformer_lora_adapter_metadata={
-            "r": settings.r,
-            "lora_alpha": settings.lora_alpha,
-            "target_modules": sorted(settings.target_modules),
-        },
+        save_function=write,
     )
     path = Path(folder) / FILE
     assert path.is_file(), path
@@ -170,7 +178,7 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
     try:
         with safe_open(path, framework="pt") as file:
             state = {key.removeprefix("transformer."): file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-            header = (file.metadata() or {}).get("lora_adapter_metadata")
+            header = (file.metadata() or {}).get(_RECORD)
             metadata = json.loads(header) if header else None
     except (OSError, SafetensorError, ValueError) as error:
         raise ValueError(f"{path}: these adapters cannot be read: {error}") from error

@@ -38,15 +38,15 @@ def read(source: str | Path, revision: str | None = None, dtype: torch.dtype = t
             "THUDM/CogVideoX-5b"
         )
     try:
-        with torch.random.fork_rng(devices=[]):  # nothing that the library may draw is seen outside
-            model, found = CogVideoXTransformer3DModel.from_pretrained(
-                place,
-                subfolder=subfolder,
-                revision=revision,
-                torch_dtype=dtype,
-                use_safetensors=True,
-                output_loading_info=True,
-            )
+        model, found = CogVideoXTransformer3DModel.from_pretrained(
+            place,
+            subfolder=subfolder,
+            revision=revision,
+            torch_dtype=dtype,
+            use_safetensors=True,
+            low_cpu_mem_usage=True,  # no weights are drawn only to be replaced
+            output_loading_info=True,
+        )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise ValueError(f"{_KEY}: {source} cannot be loaded: {error}") from error
     # The library only warns of these, and starts what is missing at random.

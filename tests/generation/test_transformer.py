@@ -129,8 +129,9 @@ def test_the_start_is_the_same_for_a_seed_and_leaves_global_draws_alone() -> Non
 
 
 def test_the_start_has_the_spread_of_dit() -> None:
-    model = transformer.build(shape(heads=8, time_embed_dim=256), 4, 24, 8)
-    assert model.time_embedding.linear_1.weight.std().item() == pytest.approx(0.02, rel=0.05)
+    model = transformer.build(shape(heads=8, time_embed_dim=256, noise_strength=True), 4, 24, 8)
+    for layer in (model.time_embedding.linear_1, model.time_embedding.linear_2, model.ofs_embedding.linear_1):
+        assert layer.weight.std().item() == pytest.approx(0.02, rel=0.05)
     width = 8 * 16
     for weight, bound in (
         (model.transformer_blocks[1].attn1.to_q.weight, (6 / (2 * width)) ** 0.5),
