@@ -11,7 +11,8 @@ from pathlib import Path
 
 import torch
 
-from generation.config import Bucket, Config
+from generation.config import Bucket, Config, Sampling
+from generation.parallel import uses_bf16
 from generation.transformer import tokens
 
 # Tensors of (tokens, width) that one block keeps for its backward pass: norms, modulation, query, key, value,
@@ -32,18 +33,28 @@ class Need:
         return self.weights + self.training + self.activations
 
 
+def latent_grid(config: Config, bucket: Bucket) -> tuple[int, int, int]:
+    """(t, h, w) of a video's latents."""
+    codec = config.codec
+    return (
+        (bucket.frames - 1) // codec.temporal + 1,
+        bucket.height // codec.spatial,
+        bucket.width // codec.spatial,
+    )
+
+
+def video_tokens(config: Config, bucket: Bucket) -> int:
+    return tokens(latent_grid(config, bucket), config.transformer.patch)
+
+
 def training_need(
     config: Config, channels: int, parameters: int, trained: int, bucket: Bucket, world: int, bf16: bool
 ) -> Need:
     """Of one training step in `bucket`. Attention's own matrices never exist as a whole (flash kernels)."""
     model = config.transformer
     width = model.heads * model.head_dim
-    grid = (
-        (bucket.frames - 1) // config.codec.temporal + 1,
-        bucket.height // config.codec.spatial,
-        bucket.width // config.codec.spatial,
-    )
-    length = tokens(grid, model.patch) + config.text.max_tokens
+    grid = latent_grid(config, bucket)
+    length = video_tokens(config, bucket) + config.text.max_tokens
     element = 2 if bf16 else 4
     rows = config.train.batch_size * length * width * element
     kept = model.layers * (1 if model.gradient_checkpointing else _KEPT_PER_BLOCK) + _KEPT_PER_BLOCK
@@ -55,6 +66,29 @@ def training_need(
         training=trained * 4 * copies / world,
         activations=float(rows * kept + latents + video),
     )
+
+
+def check_sampling(
+    config: Config, channels: int, shape: Bucket, sampling: Sampling, device: torch.device
+) -> None:
+    """Raises `ValueError` when one evaluation at this shape, beside the weights, does not fit the device."""
+    model = config.transformer
+    bf16 = uses_bf16(config.train.precision, device)
+    length = video_tokens(config, shape) + config.text.max_tokens
+    rows = (1 if sampling.guidance == 1.0 else 2) * length * model.heads * model.head_dim
+    need = Need(
+        weights=12.0 * model.layers * (model.heads * model.head_dim) ** 2 * (2 if bf16 else 4),
+        training=0.0,
+        activations=float(rows * (2 if bf16 else 4) * _KEPT_PER_BLOCK)
+        + 3.0 * shape.frames * shape.height * shape.width * 4 * 4,
+    )
+    have = available(device)
+    if need.total > have:
+        raise ValueError(
+            f"too little memory on {device} for {shape.frames} frames of {shape.width}x{shape.height}: about "
+            f"{_gb(need.total)} (weights {_gb(need.weights)}, activations {_gb(need.activations)}) of "
+            f"{_gb(have)}. What would help: fewer frames, a smaller size, guidance 1, or a larger GPU"
+        )
 
 
 def available(device: torch.device) -> float:

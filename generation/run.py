@@ -12,6 +12,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from pydantic import ValidationError
@@ -165,8 +166,11 @@ class Trained:
     text: TextCache
     device: torch.device
 
-    def model(self) -> nn.Module:
-        """The network with its trained weights, on the device, for sampling."""
+    def model(self, offload: bool = False) -> nn.Module:
+        """The network with its trained weights, on the device, for sampling.
+
+        offload: the blocks stay in the CPU's memory, and come to the device one at a time.
+        """
         weights = self.folder / "weights"
         config = self.config.model_copy(update={"lora": None})
         if not self.config.lora:
@@ -177,7 +181,17 @@ class Trained:
         model = build_model(config, self.codec.channels, self.text.dim, dtype)
         if self.config.lora:
             adapters.load(model, weights)
-        return model.eval().requires_grad_(False).to(self.device)
+        model = model.eval().requires_grad_(False)
+        if offload and self.device.type != "cpu":
+            library: Any = model
+            library.enable_group_offload(
+                onload_device=self.device,
+                offload_device=torch.device("cpu"),
+                offload_type="block_level",
+                num_blocks_per_group=1,
+            )
+            return model
+        return model.to(self.device)
 
 
 def open_trained(run: Path, stage: str, device: torch.device) -> Trained:

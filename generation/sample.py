@@ -7,6 +7,7 @@ same bits as in one go. Networks are loaded one after the other, never two at on
 from __future__ import annotations
 
 import gc
+import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from generation import stage1, stage2
+from generation import memory, stage1, stage2
+from generation.checkpoint import write_text
 from generation.codec import Codec, open_codec
 from generation.config import Bucket, Config, Sampling
 from generation.config import Codec as CodecConfig
@@ -88,6 +90,7 @@ def sample_previews(
     device: torch.device,
     on_step: Step = _silent,
     say: Callable[[str], None] = lambda text: None,
+    offload: bool = False,
 ) -> list[Path]:
     """Make a preview of each prompt: OUT/0000-slug/{preview.mp4, latents.safetensors, preview.json}.
 
@@ -97,6 +100,7 @@ def sample_previews(
     trained = open_trained(run, "stage1", device)
     shape = options.shape(trained.config)
     sampling = options.sampling(trained.config)
+    memory.check_sampling(trained.config, trained.codec.channels, shape, sampling, device)
     wanted = [_preview(trained, prompt, sampling, shape, options, k) for k, prompt in enumerate(prompts)]
     folders = {k: find_preview(out, k, preview) for k, preview in enumerate(wanted)}
     todo = [k for k, found in folders.items() if found is None]
@@ -104,7 +108,7 @@ def sample_previews(
         text = trained.text.get([wanted[k].prompt for k in todo])
         negative = trained.text.get([sampling.negative_prompt])[0] if sampling.negative_prompt else None
         trained.text.release()
-        model = trained.model()
+        model = trained.model(offload)
         grid = trained.codec.grid(shape.frames, shape.height, shape.width)
         for k, embedded in zip(todo, text, strict=True):
             latents = stage1.sample(
@@ -183,49 +187,69 @@ def open_source(path: Path, device: torch.device, options: Options, prompt: str 
     return Source(from_uint8(found.frames)[None].to(device), found.fps, prompt, "", 0)
 
 
+@dataclass(frozen=True)
+class Plan:
+    """How a source will be enhanced: all that decides the result, besides the source and the weights."""
+
+    shape: Bucket
+    sampling: Sampling
+    noise_step: int
+    negative_prompt: str
+    seed: int
+
+
+def plan_enhance(trained: Trained, source: Source, options: Options) -> Plan:
+    """The number of frames is cut to what the codec's stride allows, unless it is asked for.
+
+    Raises `ValueError` for sizes that the stage cannot make, or that memory does not hold.
+    """
+    config = trained.config
+    stride = config.codec.temporal
+    _, _, frames, height, width = source.video.shape
+    possible = (frames - 1) // stride * stride + 1
+    shape = options.shape(config, (possible, height, width))
+    if shape.frames > possible:
+        raise ValueError(
+            f"the asked-for video: {shape.frames} frames, but the source gives {frames}; take {possible}"
+        )
+    sampling = options.sampling(config)
+    memory.check_sampling(config, trained.codec.channels, shape, sampling, trained.device)
+    length = tokens(trained.codec.grid(shape.frames, shape.height, shape.width), config.transformer.patch)
+    return Plan(
+        shape=shape,
+        sampling=sampling,
+        noise_step=stage2.noise_step(config.degradation, sampling, length),
+        negative_prompt=sampling.negative_prompt or source.negative_prompt,
+        seed=source.seed if options.seed is None else options.seed,
+    )
+
+
 def enhance(
     trained: Trained,
     model: torch.nn.Module,
     source: Source,
-    out: Path,
-    options: Options,
+    plan: Plan,
     on_step: Callable[[int, int], None] | None = None,
 ) -> Tensor:
-    """Stage II on a video; writes `out` and returns the latents (1, C, t, h, w).
-
-    The number of frames is cut to what the codec's stride allows. Raises `ValueError` for sizes that the
-    stage cannot make.
-    """
-    config, codec = trained.config, trained.codec
-    stride = config.codec.temporal
-    _, _, frames, height, width = source.video.shape
-    frames = (frames - 1) // stride * stride + 1
-    shape = options.shape(config, (frames, height, width))
-    if shape.frames > frames:
-        raise ValueError(f"the asked-for video: {shape.frames} frames, but the source has {frames} to give")
-    sampling = options.sampling(config)
-    negative = sampling.negative_prompt or source.negative_prompt
+    """Stage II on a video: the latents (1, C, t, h, w) of the larger one."""
+    shape, codec = plan.shape, trained.codec
+    negative = plan.negative_prompt
     embedded = trained.text.get([source.prompt, *([negative] if negative else [])])
-    seed = source.seed if options.seed is None else options.seed
     with torch.no_grad():
         scaled = stage2.resize(source.video[:, :, : shape.frames], shape.height, shape.width)
         low_quality = codec.encode(scaled)
-    length = tokens(codec.grid(shape.frames, shape.height, shape.width), config.transformer.patch)
-    latents = stage2.sample(
+    return stage2.sample(
         model,
-        sampling,
+        plan.sampling,
         low_quality,
-        stage2.noise_step(config.degradation, sampling, length),
+        plan.noise_step,
         embedded[0],
         embedded[1] if negative else None,
         "stage2",
-        seed,
-        positions=config.transformer.positions,
+        plan.seed,
+        positions=trained.config.transformer.positions,
         on_step=on_step,
     )
-    with torch.no_grad():
-        write_mp4(out, _frames(codec, latents, shape.frames), source.fps)
-    return latents
 
 
 def enhance_previews(
@@ -234,16 +258,25 @@ def enhance_previews(
     options: Options,
     device: torch.device,
     on_step: Step = _silent,
+    say: Callable[[str], None] = lambda text: None,
+    offload: bool = False,
 ) -> list[Path]:
-    """The final.mp4 of each preview's folder; those that are there already are kept."""
+    """The final.mp4 of each preview's folder. One that was made in the same way is kept: final.json tells."""
     trained = open_trained(run, "stage2", device)
-    todo = [folder for folder in folders if not (folder / "final.mp4").exists()]
-    model = trained.model() if todo else None
-    for k, folder in enumerate(todo):
-        assert model is not None
+    model = None
+    for k, folder in enumerate(folders):
         source = open_source(folder, device, options, None)
-        what = f"final {k + 1} of {len(todo)}"
-        enhance(trained, model, source, folder / "final.mp4", options, _named(on_step, what))
+        plan = plan_enhance(trained, source, options)
+        about = {"stage2_hash": trained.hash, **_plain(plan)}
+        record = folder / "final.json"
+        if (folder / "final.mp4").exists() and _is(record, about):
+            continue
+        record.unlink(missing_ok=True)
+        model = model or trained.model(offload)
+        latents = enhance(trained, model, source, plan, _named(on_step, f"final {k + 1} of {len(folders)}"))
+        _write(folder / "final.mp4", trained, latents, plan, source.fps)
+        write_text(record, json.dumps(about, indent=1))
+        say(f"final    {folder / 'final.mp4'}")
     return [folder / "final.mp4" for folder in folders]
 
 
@@ -255,17 +288,50 @@ def enhance_file(
     prompt: str | None,
     device: torch.device,
     on_step: Step = _silent,
+    offload: bool = False,
 ) -> Path:
     """Enhance one preview, or any video file. `out` None: final.mp4 in the preview's folder."""
+    if not path.exists():
+        raise ValueError(f"{path}: there is no such file or folder")
+    preview = path.is_dir() or is_preview(path)
+    if out is None:
+        if not preview:
+            raise ValueError(f"{path}: a video file needs --out, the file to write")
+        if prompt is None:
+            folder = path if path.is_dir() else path.parent
+            return enhance_previews(run, [folder], options, device, on_step, offload=offload)[0]
+        out = (path if path.is_dir() else path.parent) / "final.mp4"
     trained = open_trained(run, "stage2", device)
     source = open_source(path, device, options, prompt)
-    if out is None:
-        if not (path.is_dir() or is_preview(path)):
-            raise ValueError(f"{path}: a video file needs --out, the file to write")
-        out = (path if path.is_dir() else path.parent) / "final.mp4"
+    plan = plan_enhance(trained, source, options)
     out.parent.mkdir(parents=True, exist_ok=True)
-    enhance(trained, trained.model(), source, out, options, _named(on_step, "enhance"))
+    if preview:
+        (out.parent / "final.json").unlink(missing_ok=True)  # it would tell of another final.mp4
+    latents = enhance(trained, trained.model(offload), source, plan, _named(on_step, "enhance"))
+    _write(out, trained, latents, plan, source.fps)
     return out
+
+
+def _write(path: Path, trained: Trained, latents: Tensor, plan: Plan, fps: float) -> None:
+    with torch.no_grad():
+        write_mp4(path, _frames(trained.codec, latents, plan.shape.frames), fps)
+
+
+def _plain(plan: Plan) -> dict[str, object]:
+    return {
+        "shape": plan.shape.model_dump(),
+        "sampling": plan.sampling.model_dump(mode="json"),
+        "noise_step": plan.noise_step,
+        "negative_prompt": plan.negative_prompt,
+        "seed": plan.seed,
+    }
+
+
+def _is(record: Path, about: dict[str, object]) -> bool:
+    try:
+        return bool(json.loads(record.read_text(encoding="utf-8")) == about)
+    except (OSError, ValueError):
+        return False
 
 
 def _named(on_step: Step, what: str) -> Callable[[int, int], None]:

@@ -18,6 +18,9 @@ err = Console(stderr=True, highlight=False, soft_wrap=True)
 Stage = Annotated[Literal["stage1", "stage2"], typer.Argument(metavar="STAGE", help="stage1 or stage2")]
 RunOption = Annotated[str, typer.Option("--run", metavar="RUN", help="the folder that was trained")]
 Device = Annotated[str | None, typer.Option(help="cpu or cuda; default: a GPU where there is one")]
+Offload = Annotated[
+    bool, typer.Option("--offload", help="keep the network in the CPU's memory: slower, fits a small GPU")
+]
 Seed = Annotated[int | None, typer.Option(help="default 0, or the preview's")]
 
 
@@ -91,6 +94,7 @@ def sample(
     enhance_guidance: Annotated[float | None, typer.Option(min=0, help="of Stage II; 1: none")] = None,
     noise_step: Annotated[int | None, typer.Option(min=0, max=999, help="of Stage II's start")] = None,
     device: Device = None,
+    offload: Offload = False,
 ) -> None:
     """Make a video of each prompt: a preview, then the final one."""
     from jobs.cli import generation_errors
@@ -120,9 +124,9 @@ def sample(
         if not preview_only:
             open_trained(folder, "stage2", where)  # that it is there is known before hours of Stage I
         with _evaluations() as on_step:
-            made = sample_previews(folder, texts, Path(out_), first, where, on_step)
+            made = sample_previews(folder, texts, Path(out_), first, where, on_step, offload=offload)
             if not preview_only:
-                enhance_previews(folder, made, second, where, on_step)
+                enhance_previews(folder, made, second, where, on_step, offload=offload)
         for path in made:
             out.print(str(path / ("preview.mp4" if preview_only else "final.mp4")), markup=False)
 
@@ -145,6 +149,7 @@ def enhance(
     ] = None,
     seed: Seed = None,
     device: Device = None,
+    offload: Offload = False,
 ) -> None:
     """Make the final video of a preview, or a larger one of any video file, with Stage II."""
     from jobs.cli import generation_errors
@@ -171,6 +176,7 @@ def enhance(
                 prompt,
                 _device(device),
                 on_step,
+                offload,
             )
         out.print(str(path), markup=False)
 
