@@ -71,11 +71,13 @@ class _Here:
 
 def _decoded(job: Job) -> np.ndarray | str:
     """The sample, or what is wrong with the clip."""
+    from av.error import FFmpegError
     from decord import DECORDError
 
+    bad = (DECORDError, FFmpegError, ValueError, TypeError, RuntimeError, IndexError, OSError, MemoryError)
     try:
         return apply(job.row, job.sample)
-    except (DECORDError, ValueError, TypeError, RuntimeError, IndexError, OSError, MemoryError) as error:
+    except bad as error:
         return " ".join(f"{type(error).__name__}: {error}".split())[:300]
 
 
@@ -242,7 +244,8 @@ def main() -> None:
     """A child's life."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    import decord  # noqa: F401  # before the first clip's time is taken
+    import av.error  # noqa: F401  # before the first clip's time is taken
+    import decord  # noqa: F401
 
     with Connection(int(sys.argv[1])) as connection:
         connection.send_bytes(_READY)
