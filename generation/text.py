@@ -163,6 +163,7 @@ class TransformersEncoder:
 
     def _load(self) -> tuple[Any, Any]:
         """The tokenizer and the network."""
+        from safetensors import SafetensorError
         from transformers import AutoModel, AutoTokenizer, T5EncoderModel
         from transformers.utils import logging as progress
 
@@ -181,7 +182,7 @@ class TransformersEncoder:
                 dtype=self.dtype,
                 output_loading_info=True,
             )
-        except (OSError, ValueError, RuntimeError, KeyError, ImportError) as error:
+        except (OSError, ValueError, RuntimeError, KeyError, ImportError, SafetensorError) as error:
             remedy = "name a complete folder, as `save_pretrained` writes it"
             if find_spec("sentencepiece") is None and "tiktoken" in str(error):  # which is tried instead
                 remedy = "its tokenizer needs `pip install sentencepiece`"
@@ -191,10 +192,10 @@ class TransformersEncoder:
         finally:
             if bars:
                 progress.enable_progress_bar()
-        self._check_loaded(tokenizer, model, report["missing_keys"])
         if model.config.is_encoder_decoder:
             model = model.get_encoder()
         model = getattr(model, "text_model", model)  # of CLIP and the like, which see pictures, too
+        self._check_loaded(tokenizer, model, report["missing_keys"])
         return tokenizer, model.to(self._device).eval().requires_grad_(False)
 
     def _check_loaded(self, tokenizer: Any, model: Any, missing_keys: set[str]) -> None:
@@ -206,8 +207,8 @@ class TransformersEncoder:
         known, trained = len(tokenizer), model.get_input_embeddings().num_embeddings
         if not trained / 2 <= known <= trained:
             raise ValueError(
-                f"text.model: the tokenizer of {name} knows {known} tokens and the weights {trained}: its files "
-                "are missing, or another model's"
+                f"text.model: the tokenizer of {name} knows {known} tokens and the weights {trained}: its "
+                "files are missing, or another model's"
             )
         if self._settings.padded and tokenizer.pad_token_id is None:
             raise ValueError(f"text.padded: the tokenizer of {name} has no pad token; write false")

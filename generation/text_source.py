@@ -96,9 +96,18 @@ def _on_hub(name: str, revision: str | None) -> Source:
     from huggingface_hub import errors, hf_hub_download
 
     by_hand = f"or `hf download {name} --local-dir FOLDER` elsewhere, and write text.model=FOLDER"
+    unreachable: Exception | None = None
     for part, tokenizer in (("", ""), ("text_encoder", "tokenizer")):
         try:
-            found = hf_hub_download(name, "config.json", subfolder=part or None, revision=revision)
+            found = hf_hub_download(
+                name,
+                "config.json",
+                subfolder=part or None,
+                revision=revision,
+                local_files_only=unreachable is not None,  # it was tried long enough
+            )
+        except errors.RemoteEntryNotFoundError:
+            continue
         except errors.GatedRepoError as error:
             raise ValueError(
                 f"text.model: {name} is gated; accept its terms on https://huggingface.co/{name} and run "
@@ -116,18 +125,16 @@ def _on_hub(name: str, revision: str | None) -> Source:
         except errors.HFValidationError as error:
             raise ValueError(f"text.model: {name} is neither a folder nor a hub name") from error
         except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, errors.HfHubHTTPError) as error:
-            if isinstance(error, errors.EntryNotFoundError) and not isinstance(
-                error, errors.LocalEntryNotFoundError
-            ):
-                continue
-            raise ValueError(
-                f"text.model: there is no folder {name}, and the hub cannot be reached; try again with a "
-                f"connection, {by_hand} ({first_line(error)})"
-            ) from error
+            unreachable = unreachable or error
+            continue
         # .../snapshots/COMMIT/[text_encoder/]config.json: the commit stands for all of its files.
-        parents = Path(found).parents
-        commit = parents[1 if part else 0].name
+        commit = Path(found).parents[1 if part else 0].name
         return Source(name, commit, part, tokenizer, Path(found), commit)
+    if unreachable is not None:
+        raise ValueError(
+            f"text.model: there is no folder {name}, and the hub cannot be reached; try again with a "
+            f"connection, {by_hand} ({first_line(unreachable)})"
+        ) from unreachable
     raise ValueError(f"text.model: {name} has no config.json; name a text encoder of transformers")
 
 
