@@ -29,7 +29,7 @@ from generation.preview import (
     load_preview,
     save_preview,
 )
-from generation.run import Trained, open_trained
+from generation.run import Trained, open_trained, read_config
 from generation.transformer import tokens
 
 Step = Callable[[str, int, int], None]  # what is done, evaluations done, of how many
@@ -250,6 +250,15 @@ def enhance(
         positions=trained.config.transformer.positions,
         on_step=on_step,
     )
+
+
+def check_final(run: Path, previews: Options, finals: Options, device: torch.device) -> None:
+    """Raises `ValueError` for what Stage II could not make of such previews, before hours of Stage I."""
+    trained = open_trained(run, "stage2", device)
+    small = previews.shape(read_config(run, "stage1"))
+    shape = finals.shape(trained.config, (small.frames, small.height, small.width))
+    sampling = finals.sampling(trained.config)
+    memory.check_sampling(trained.config, trained.codec.channels, shape, sampling, device)
 
 
 def enhance_previews(

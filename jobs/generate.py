@@ -101,8 +101,7 @@ def sample(
 
     with generation_errors():
         texts = _prompts(prompt, prompts)
-        from generation.run import open_trained
-        from generation.sample import Options, enhance_previews, sample_previews
+        from generation.sample import Options, check_final, enhance_previews, sample_previews
 
         where = _device(device)
         folder = Path(os.path.abspath(run))
@@ -122,7 +121,7 @@ def sample(
             negative_prompt=negative,
         )
         if not preview_only:
-            open_trained(folder, "stage2", where)  # that it is there is known before hours of Stage I
+            check_final(folder, first, second, where)
         with _evaluations() as on_step:
             made = sample_previews(folder, texts, Path(out_), first, where, on_step, offload=offload)
             if not preview_only:

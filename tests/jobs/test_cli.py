@@ -23,7 +23,7 @@ from tests.curation import dataset_fixture
 from tests.curation.inline import Inline
 
 ROOT = Path(__file__).parents[2]
-COMMANDS = ["build", "select", "remove", "report", "status", "verify", "export"]
+COMMANDS = ["build", "select", "remove", "report", "status", "verify", "export", "train", "sample", "enhance"]
 
 
 def reelmill(*arguments: str | Path) -> Result:
