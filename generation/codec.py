@@ -78,7 +78,11 @@ class Codec(Protocol):
 
 
 def open_codec(settings: config.Codec, device: torch.device | str = "cpu") -> Codec:
-    """The codec that a configuration names."""
+    """The codec that a configuration names. Raises `ValueError` for weights that are not there."""
+    if settings.kind == "cogvideox":
+        from generation.vae import CogVideoXCodec
+
+        return CogVideoXCodec(settings).to(device)
     return PatchCodec(settings).to(device)
 
 
@@ -125,7 +129,7 @@ class PatchCodec:
     on those that a video can have: the first frame is the mean of its copies.
 
     Sums are in float64, one latent frame of one sample at a time: results depend neither on the batch, nor on
-    the pieces, nor on the accelerator's reduced precisions, and an earlier latent never sees a later frame.
+    the pieces, nor on autocast and TF32, which leave float64 alone; and no latent sees a later frame.
     """
 
     def __init__(self, settings: config.Codec = config.Codec()):  # noqa: B008 (frozen)
@@ -196,10 +200,9 @@ class PatchCodec:
         a, s = self.temporal, self.spatial
         h, w = block.shape[2] // s, block.shape[3] // s
         x = block.to(self.device, torch.float64).reshape(3, a, h, s, w, s)
-        with torch.autocast(self.device.type, enabled=False):
-            x = torch.einsum("cahiwj,xj->cahiwx", x, self._side)
-            x = torch.einsum("cahiwx,yi->cahywx", x, self._side)
-            x = torch.einsum("cahywx,ta->ctyxhw", x, self._time)
+        x = torch.einsum("cahiwj,xj->cahiwx", x, self._side)
+        x = torch.einsum("cahiwx,yi->cahywx", x, self._side)
+        x = torch.einsum("cahywx,ta->ctyxhw", x, self._time)
         return (x.reshape(self.channels, h, w) / self.std).float()
 
     def _inverse(self, latent: Tensor, first: bool) -> Tensor:
@@ -209,8 +212,7 @@ class PatchCodec:
         x = latent.to(self.device, torch.float64).reshape(3, a, s, s, h, w) * self.std
         # The mean of equal frames is what the constant row of the transform gives back.
         time = self._time.mean(1, keepdim=True) if first else self._time  # (t, 1) or (t, a)
-        with torch.autocast(self.device.type, enabled=False):
-            x = torch.einsum("ctyxhw,ta->cahywx", x, time)
-            x = torch.einsum("cahywx,yi->cahiwx", x, self._side)
-            x = torch.einsum("cahiwx,xj->cahiwj", x, self._side)
+        x = torch.einsum("ctyxhw,ta->cahywx", x, time)
+        x = torch.einsum("cahywx,yi->cahiwx", x, self._side)
+        x = torch.einsum("cahiwx,xj->cahiwj", x, self._side)
         return x.reshape(3, -1, h * s, w * s).float()

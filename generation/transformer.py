@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from generation import draws
 from generation import rotary as _rotary
 from generation.config import Transformer
-from generation.pretrained import check_fits, read, write
+from generation.pretrained import TRANSFORMER, check_fits, read, write
 
 # Zero at the start: each block is then the identity, the output is zero, and the noise strength changes
 # nothing. The other layers as in DiT's `initialize_weights`.
@@ -156,7 +156,7 @@ def load(
 
     noise_strength: give it that embedding where it has none, as when Stage II starts from Stage I's weights.
     """
-    model = read(source, revision, dtype)
+    model = read(TRANSFORMER, source, revision, dtype)
     config: Any = model.config
     if noise_strength and config.ofs_embed_dim is None:
         add_noise_strength(model, seed)

@@ -211,4 +211,4 @@ def test_without_a_hub_the_remedy_is_named(monkeypatch: pytest.MonkeyPatch, tmp_
     with pytest.raises(
         ValueError, match=r"transformer\.pretrained: .* hub cannot be reached; .*hf download a-b/c\.d"
     ):
-        pretrained.read("a-b/c.d")
+        pretrained.read(pretrained.TRANSFORMER, "a-b/c.d")

@@ -1,0 +1,110 @@
+"""The published CogVideoX autoencoder behind the codec protocol: 8 x 8 pixels and 4 frames to 16 channels."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from itertools import pairwise
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from generation import config
+from generation.codec import Statistics, check_grid
+from generation.pretrained import VAE, read
+
+
+class CogVideoXCodec:
+    """diffusers' `AutoencoderKLCogVideoX`, deterministic: a clip's latents are the posterior's mean.
+
+    Latents are the codes divided by `std`, which is one over the published scaling factor. It works in chunks
+    of 8 frames and 2 latents, the first one longer, as the library does, and only lengths of 8n + 1 come back
+    as they were: others are refused. Its group norms take the statistics of a chunk, so that the chunks must
+    stay as they are. Videos are encoded one by one, in bfloat16 on a GPU that can.
+    """
+
+    temporal, spatial = 4, 8
+
+    def __init__(self, settings: config.Codec):
+        assert settings.model is not None
+        for name, value, own in (("temporal", settings.temporal, 4), ("spatial", settings.spatial, 8)):
+            if value != own:
+                raise ValueError(f"codec.{name}: {value}, but codec.kind=cogvideox has {own}")
+        self._vae = _load(settings.model, settings.revision)
+        self.channels = int(self._vae.config.latent_channels)
+        self.std = settings.std
+        self.hash = config.content_hash(["cogvideox", 1, settings.std, _digest(self._vae)])
+
+    @property
+    def device(self) -> torch.device:
+        device: torch.device = self._vae.device
+        return device
+
+    @property
+    def statistics(self) -> Statistics:
+        shape = (self.channels,)
+        return Statistics(
+            torch.zeros(shape, device=self.device), torch.full(shape, self.std, device=self.device)
+        )
+
+    def to(self, device: torch.device | str) -> Self:
+        where = torch.device(device)
+        bf16 = where.type == "cuda" and torch.cuda.is_bf16_supported()
+        torch.nn.Module.to(self._vae, where, torch.bfloat16 if bf16 else torch.float32)
+        return self
+
+    def grid(self, frames: int, height: int, width: int) -> tuple[int, int, int]:
+        """Raises `ValueError` for lengths other than 8n + 1, of which the library makes other ones."""
+        if (frames - 1) % 8:
+            below = (frames - 1) // 8 * 8 + 1
+            raise ValueError(
+                f"{frames} frames are not 8n + 1, as codec.kind=cogvideox needs; take {below} or {below + 8}"
+            )
+        return check_grid(frames, height, width, self.temporal, self.spatial)
+
+    @torch.no_grad()
+    def encode(self, video: Tensor) -> Tensor:
+        self.grid(*video.shape[2:])
+        codes = [
+            self._vae.encode(clip[None].to(self.device, self._vae.dtype)).latent_dist.mode() for clip in video
+        ]
+        return torch.cat(codes).float() / self.std
+
+    def decode(self, latents: Tensor, frames: int) -> Tensor:
+        return torch.cat(list(self.decode_stream(latents, frames)), dim=2)
+
+    def decode_stream(self, latents: Tensor, frames: int) -> Iterator[Tensor]:
+        """The first piece has 9 frames (or 1, of an image), the others 8 each."""
+        t, h, w = latents.shape[2:]
+        if self.grid(frames, h * self.spatial, w * self.spatial)[0] != t:
+            raise ValueError(
+                f"{t} latent frames are {(t - 1) * self.temporal + 1} frames of video, not {frames}"
+            )
+        return self._pieces(latents)
+
+    def _pieces(self, latents: Tensor) -> Iterator[Tensor]:
+        codes = (latents.to(self.device) * self.std).to(self._vae.dtype)
+        count = codes.shape[2]
+        bounds = [0, *range(min(3, count), count + 1, 2)]
+        cache: Any = None
+        for start, end in pairwise(bounds):
+            with torch.no_grad():
+                part = codes[:, :, start:end]
+                if self._vae.post_quant_conv is not None:
+                    part = self._vae.post_quant_conv(part)
+                piece, cache = self._vae.decoder(part, conv_cache=cache)
+            yield piece.float()
+
+
+def _load(source: str, revision: str | None) -> Any:
+    return read(VAE, source, revision).eval().requires_grad_(False)
+
+
+def _digest(vae: Any) -> str:
+    """Of the weights: equal sizes of another training would be other latents."""
+    digest = hashlib.blake2b(digest_size=8)
+    for name, value in sorted(vae.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.float().contiguous().numpy().tobytes())
+    return digest.hexdigest()
