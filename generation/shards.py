@@ -13,7 +13,7 @@ import json
 import random
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +26,7 @@ import pyarrow.parquet as pq
 
 _SIZES = ("frames", "fps", "width", "height")
 _READ_ATTEMPTS = 3
+_RETRY_S = 0.5
 _KEPT_FOOTERS = 256  # some 100 kB each, decoded
 _INDEX_THREADS = 8
 _REFUSED_BY_DECORD = (16, 24, 32, 48, 96, 144)  # widths: it stumbles over its own padding of rows
@@ -204,9 +205,9 @@ class _Columns:
 
 
 def _read_columns(fs: Any, path: str, wanted: Sequence[str]) -> _Columns:
-    counted = _Counted(fs, path)
+    read: list[int] = []
     try:
-        with counted, pq.ParquetFile(counted) as file:
+        with _Counted(fs, path, read.append) as source, pq.ParquetFile(source) as file:
             schema = file.schema_arrow
             needed = ("clip_id", "caption", "video", *_SIZES)
             missing = [n for n in needed if n not in schema.names]
@@ -224,9 +225,7 @@ def _read_columns(fs: Any, path: str, wanted: Sequence[str]) -> _Columns:
         else np.full(table.num_rows, np.nan)
         for name in wanted
     }
-    return _Columns(
-        table.select(["clip_id", "caption"]).cast(text), numbers, numeric, groups, counted.bytes_read
-    )
+    return _Columns(table.select(["clip_id", "caption"]).cast(text), numbers, numeric, groups, sum(read))
 
 
 class GroupReader:
@@ -256,21 +255,25 @@ class GroupReader:
 
     def _attempt(self, path: str, group: int) -> pa.Table:
         for attempt in range(_READ_ATTEMPTS):
-            counted = _Counted(self._fs, path)
+            if attempt:
+                time.sleep(_RETRY_S * attempt)
+            footer = self._footers.get(path)
             try:
-                footer = self._footers.get(path)
                 # Without pre_buffer exactly the two column chunks are read.
-                with counted, pq.ParquetFile(counted, metadata=footer, pre_buffer=False) as file:
+                with (
+                    _Counted(self._fs, path, self._count) as source,
+                    pq.ParquetFile(source, metadata=footer, pre_buffer=False) as file,
+                ):
                     table = file.read_row_group(group, ["clip_id", "video.bytes"], use_threads=False)
                     self._keep(path, file.metadata)
                 return table
             except (pa.ArrowInvalid, OSError) as error:
                 last = error
                 self._footers.pop(path, None)
-                time.sleep(0.5 * attempt)
-            finally:
-                self.bytes_read += counted.bytes_read
         raise Unreadable(f"row group {group} of {path} cannot be read: {last}")
+
+    def _count(self, read: int) -> None:
+        self.bytes_read += read
 
     def _keep(self, path: str, footer: Any) -> None:
         self._footers[path] = footer
@@ -289,17 +292,17 @@ def _leaf(table: pa.Table) -> pa.ChunkedArray:
 
 
 class _Counted(io.RawIOBase):
-    """A file opened for reading that counts the bytes it hands out."""
+    """A file opened for reading that tells how many bytes each read gave."""
 
-    def __init__(self, fs: Any, path: str):
+    def __init__(self, fs: Any, path: str, count: Callable[[int], None]):
         local = "file" in (fs.protocol if isinstance(fs.protocol, tuple) else (fs.protocol,))
         # A remote file must not read ahead: Parquet knows exactly which bytes it wants.
         self._file = fs.open(path, "rb") if local else fs.open(path, "rb", cache_type="none")
-        self.bytes_read = 0
+        self._count = count
 
     def read(self, size: int | None = -1) -> bytes:
         data: bytes = self._file.read(-1 if size is None else size)
-        self.bytes_read += len(data)
+        self._count(len(data))
         return data
 
     def seek(self, offset: int, whence: int = 0) -> int:
