@@ -272,18 +272,21 @@ class _Source:
         """A frame at or before `start_s`, after which decoding goes on."""
         assert self._stream.time_base is not None
         target = self._zero + start_s
-        # Half a second early: some containers index key frames by decoding time.
-        self._container.seek(int((target - 0.5) / self._stream.time_base), stream=self._stream, backward=True)
-        self._decoded = self._container.decode(self._stream)
-        first = next(self._decoded, None)
-        if first is None or first.time is None or first.time > target:
-            # The file's index leads elsewhere, or it has no times: from the start, then.
-            self._container.close()
-            self._container = self._open()
-            self._stream = self._video_stream()
+        try:
+            # Half a second early: some containers index key frames by decoding time.
+            ticks = int((target - 0.5) / self._stream.time_base)
+            self._container.seek(ticks, stream=self._stream, backward=True)
             self._decoded = self._container.decode(self._stream)
-            first = next(self._decoded, None) or self._first
-        return first
+            first = next(self._decoded, None)
+            if first is not None and first.time is not None and first.time <= target:
+                return first
+        except av.error.FFmpegError:
+            pass  # no index, or a broken one: from the start, then
+        self._container.close()
+        self._container = self._open()
+        self._stream = self._video_stream()
+        self._decoded = self._container.decode(self._stream)
+        return next(self._decoded, None) or self._first
 
     def _duration(self, frame: av.VideoFrame) -> float:
         if frame.duration and frame.time_base:
