@@ -110,7 +110,7 @@ class Loader:
         self._cache, self._keys = cache, keys
         self._decoder = open_decoder(selection.data.workers, timeout_s)
         self._held_out: dict[int, bytes | str] = {}  # clips for validation: they are wanted again and again
-        self._bad: dict[int, list[str]] = {}  # epoch -> what was wrong
+        self._bad: dict[int, dict[int, str]] = {}  # epoch -> row -> what was wrong
 
     @classmethod
     def open(cls, dataset: str | Path, data: Data, batch_size: int, **kwargs: Any) -> Loader:
@@ -308,7 +308,8 @@ class Loader:
             path = self.selection.index.file(lost.row)
             text = f"clip {lost.clip_id} of {path}: {reason}"
             bad.append(f"{text}; {samples[i].clip_id} took its place")
-            self._count(pending.plan, text)
+            if not self.selection.held_out[lost.row]:  # these come again at every validation
+                self._count(pending.plan, lost.row, text)
         decoded = [p for p in pixels if p is not None]
         return Batch(
             epoch=pending.plan.epoch,
@@ -340,15 +341,15 @@ class Loader:
             f"last {last}. reelmill verify finds what is damaged"
         )
 
-    def _count(self, plan: Plan, text: str) -> None:
+    def _count(self, plan: Plan, row: int, text: str) -> None:
         """Raises `ValueError` when too many clips of an epoch were bad."""
-        bad = self._bad.setdefault(plan.epoch, [])
-        bad.append(text)
+        bad = self._bad.setdefault(plan.epoch, {})
+        bad[row] = text
         limit = self.selection.data.max_bad_fraction
         if len(bad) > limit * plan.rows.size:
             more = f"\n... and {len(bad) - _NAMED} more" if len(bad) > _NAMED else ""
             raise ValueError(
                 f"{len(bad)} of {plan.rows.size} clips of epoch {plan.epoch} cannot be read, more than "
                 f"data.max_bad_fraction={limit:g} allows. reelmill verify {self.selection.index.dataset} "
-                "finds what is damaged:\n" + "\n".join(bad[:_NAMED]) + more
+                "finds what is damaged:\n" + "\n".join(list(bad.values())[:_NAMED]) + more
             )

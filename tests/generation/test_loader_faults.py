@@ -112,3 +112,23 @@ def test_shards_that_changed_are_refused(tmp_path: Path) -> None:
         synthetic.write_dataset(tmp_path, 24, seed=1)
         with pytest.raises(ValueError, match="has changed since training began"):
             next(loader.batches())
+
+
+def test_a_bad_clip_counts_once_an_epoch_and_not_at_validation(tmp_path: Path) -> None:
+    with_bad(tmp_path, range(0, 24, 2))
+    chosen = data(validation_fraction=0.3, max_bad_fraction=0.7)
+    with Loader.open(tmp_path, chosen, 3, seed=0) as loader:
+        held_out = loader.selection.rows(validation=True)
+        assert any(row % 2 == 0 for row in held_out)
+        assert any(row % 2 for row in held_out)
+        for _ in range(20):
+            told = [line for b in loader.validation() for line in b.bad]
+            assert told
+        for _ in range(5):  # of a loader that is set back again and again
+            list(islice(loader.batches(), len(loader.plan(0))))
+
+
+def test_validation_without_clips_is_empty(tmp_path: Path) -> None:
+    synthetic.write_dataset(tmp_path, 8)
+    with Loader.open(tmp_path, data(), 3, seed=0) as loader:
+        assert list(loader.validation()) == []
