@@ -72,7 +72,8 @@ def save(
     folder.mkdir(parents=True, exist_ok=True)
     final = folder / f"step-{step:07d}"
     aside = folder / f"_{final.name}"
-    shutil.rmtree(aside, ignore_errors=True)
+    for left in (*folder.glob("_step-*"), *folder.glob("_old-step-*")):  # by a process that was killed
+        shutil.rmtree(left)
     aside.mkdir()
     for part in PARTS:
         save_file({k: v.contiguous() for k, v in tensors[part].items()}, aside / f"{part}.safetensors")

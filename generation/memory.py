@@ -6,6 +6,8 @@ once in a block of the transformer. The estimate is coarse and meant for "ten ti
 
 from __future__ import annotations
 
+import contextlib
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -92,18 +94,23 @@ def check_sampling(
 
 
 def available(device: torch.device) -> float:
-    """Bytes that a process may take on a device: the GPU's, or the machine's or its container's."""
+    """Bytes that a process may take on a device: the GPU's, or its share of the machine's or container's."""
     if device.type == "cuda":
         return float(torch.cuda.mem_get_info(device)[0])
     import psutil
 
     free = float(psutil.virtual_memory().available)
-    try:  # a container's own limit
-        text = Path("/sys/fs/cgroup/memory.max").read_text().strip()
-        used = float(Path("/sys/fs/cgroup/memory.current").read_text())
-        return free if text == "max" else min(free, float(text) - used)
-    except (OSError, ValueError):
-        return free
+    with contextlib.suppress(OSError, ValueError):  # a container's own limit
+        group = Path("/sys/fs/cgroup")
+        limit = (group / "memory.max").read_text().strip()
+        if limit != "max":
+            # Pages of files that were read count as used, and are given up when memory is wanted.
+            lines = (group / "memory.stat").read_text().splitlines()
+            stat = {name: float(value) for name, value in map(str.split, lines)}
+            used = float((group / "memory.current").read_text())
+            files = stat.get("inactive_file", 0.0) + stat.get("active_file", 0.0)
+            free = min(free, float(limit) - used + files)
+    return free / int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
 def check(need: Need, device: torch.device, config: Config) -> str:

@@ -7,13 +7,16 @@ Processes are started by `torchrun`, by Ray Train, or by hand with the same envi
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -64,9 +67,14 @@ def shard(model: nn.Module, blocks: Sequence[nn.Module], world: World, bf16: boo
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
+    # The transformer's output is a view; nobody writes into it.
+    warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view", category=UserWarning)
     mesh = init_device_mesh(world.device.type, (world.size,))
+    # Inputs stay as they are, and autocast decides: as bfloat16, times up to 1000 would be multiples of 4.
     policy = MixedPrecisionPolicy(
-        param_dtype=torch.bfloat16 if bf16 else None, reduce_dtype=torch.float32 if bf16 else None
+        param_dtype=torch.bfloat16 if bf16 else None,
+        reduce_dtype=torch.float32 if bf16 else None,
+        cast_forward_inputs=False,
     )
     for block in blocks:
         fully_shard(block, mesh=mesh, mp_policy=policy)
@@ -80,6 +88,25 @@ def whole(tensor: Tensor) -> Tensor:
     tensor = tensor.detach()
     gathered = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
     return gathered.cpu().clone()
+
+
+def gathered_tensors(tensors: Mapping[str, Tensor], world: World) -> dict[str, Tensor]:
+    """Whole tensors on the CPU of the first process; the others help, and get nothing."""
+    found: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        gathered = whole(tensor)
+        if world.first:
+            found[name] = gathered
+    return found
+
+
+def forget_gathered(model: nn.Module) -> None:
+    """To be called when parameters were written to: a sharded model may hold gathered copies of old ones."""
+    from torch.distributed.fsdp import FSDPModule
+
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
 
 
 def placed(tensor: Tensor, like: Tensor) -> Tensor:
@@ -108,6 +135,21 @@ def gathered(value: Any, world: World) -> list[Any]:
     values: list[Any] = [None] * world.size
     dist.all_gather_object(values, value)
     return values
+
+
+def together(action: Callable[[], T], world: World) -> T:
+    """What `action` gives here. A `ValueError` in one process is raised in all: none waits for it in vain."""
+    if world.size == 1:
+        return action()
+    try:
+        found = action()
+    except ValueError as error:
+        gathered(str(error), world)
+        raise
+    elsewhere = next((text for text in gathered(None, world) if text is not None), None)
+    if elsewhere is not None:
+        raise ValueError(elsewhere)
+    return found
 
 
 def wait(world: World) -> None:

@@ -10,7 +10,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,31 +21,14 @@ from generation import checkpoint, parallel
 from generation import run as runs
 from generation.config import Config
 from generation.loader import Batch, Loader
+from generation.metrics import Metrics, Window
 from generation.parallel import World
 from generation.steps import Prepared, Stage
-from generation.transformer import flops, tokens
-
-TIME_BINS = 8
+from generation.transformer import flops
 
 
 class NotFinite(ArithmeticError):
     """The loss or the gradient is not a number any more; the message names the clips."""
-
-
-@dataclass(frozen=True)
-class Metrics:
-    """What one step did, for whoever shows progress. Rates are since the last report."""
-
-    step: int
-    steps: int
-    loss: float
-    grad_norm: float
-    learning_rate: float
-    samples_per_s: float
-    data_wait: float  # fraction of the time
-    tflops_per_s: float  # of one process
-    mfu: float | None  # of the device's peak, where it is known
-    seconds_left: float
 
 
 @dataclass
@@ -55,19 +38,6 @@ class Position:
     phase: int = 0
     epoch: int = 0
     index: int = 0
-
-
-@dataclass
-class _Window:
-    """Sums since the last report."""
-
-    began: float = field(default_factory=time.perf_counter)
-    steps: int = 0
-    samples: int = 0
-    wait_s: float = 0.0
-    flops: float = 0.0
-    bin_sum: list[float] = field(default_factory=lambda: [0.0] * TIME_BINS)
-    bin_count: list[int] = field(default_factory=lambda: [0] * TIME_BINS)
 
 
 class Trainer:
@@ -89,7 +59,7 @@ class Trainer:
         self.position = Position()
         self.loader: Loader | None = None
         self.bf16 = parallel.uses_bf16(train.precision, world.device)
-        self._window = _Window()
+        self._window = Window()
 
     # ---- the loop
 
@@ -109,23 +79,25 @@ class Trainer:
 
         last = self.config.steps if stop_at is None else min(stop_at, self.config.steps)
         board = (
-            SummaryWriter(str(self.folder / "tensorboard"), purge_step=self.step)
+            SummaryWriter(str(self.folder / "tensorboard"), purge_step=self.step + 1)
             if self.world.first
             else None
         )
         batches: Iterator[Batch] = iter(())
         stopped = False
+        self._window = Window()
         try:
             while self.step < last and not stopped:
                 if self.loader is None or self._phase_at(self.step) != self.position.phase:
                     batches = self._open_phase(self._phase_at(self.step), say)
+                train, rate = self.config.train, self.learning_rate
                 loss, norm, bad = self._optimise(batches)
                 self.step += 1
-                self._log(loss, norm, board, on_step, last)
-                for text in bad:
+                self._log(loss, norm, rate, board, on_step, last)
+                of_all = parallel.gathered((should_stop(), bad), self.world)
+                stopped = any(stop for stop, _ in of_all)
+                for text in (text for _, texts in of_all for text in texts):
                     say(text)
-                stopped = max(parallel.gathered(should_stop(), self.world))
-                train = self.config.train
                 ends = self.step == last or stopped
                 if self.step % train.checkpoint_every == 0 or ends:
                     self.save()
@@ -175,7 +147,7 @@ class Trainer:
             used += batch.clip_ids
             bad += batch.bad
             prepared = self.stage.prepare(batch, self.position.phase)
-            with torch.autocast(self.world.device.type, torch.bfloat16, enabled=self.bf16):
+            with self._autocast():
                 losses = self.stage.losses(prepared)
             share = losses.sum() / (len(losses) * train.accumulate)
             share.backward()
@@ -186,6 +158,7 @@ class Trainer:
         norm = float(parallel.whole(found))
         loss = float(parallel.mean(total, self.world))
         if not math.isfinite(loss) or not math.isfinite(norm):
+            self.optimizer.zero_grad(set_to_none=True)
             clips = sorted({c for ids in parallel.gathered(used, self.world) for c in ids})
             raise NotFinite(
                 f"step {self.step + 1}: the loss is {loss}, the gradient's norm {norm}; nothing was updated. "
@@ -215,72 +188,46 @@ class Trainer:
     # ---- what is shown
 
     def _count(self, prepared: Prepared, losses: Tensor) -> None:
-        window = self._window
-        window.samples += len(losses)
         config = self.config.transformer
-        video = tokens(tuple(prepared.latents.shape[2:]), config.patch)  # type: ignore[arg-type]
-        text = max(len(t) for t in prepared.text)
-        forward = flops(config, prepared.latents.shape[1], video, text, prepared.text[0].shape[1])
+        text, channels = prepared.text, prepared.latents.shape[1]
+        video = self.stage.video_tokens(prepared.latents)
+        forward = flops(config, channels, video, max(map(len, text)), text[0].shape[1])
         # Backward costs two forwards; with frozen weights, whose own gradients are not computed, about one.
-        window.flops += (2 if self.config.lora else 3) * forward * len(losses)
-        for at, loss in zip(prepared.at, losses.detach().tolist(), strict=True):
-            k = min(TIME_BINS - 1, int(at * TIME_BINS))
-            window.bin_sum[k] += loss
-            window.bin_count[k] += 1
+        passes = 2 if self.config.lora else 3
+        self._window.add(prepared.at, losses.detach().tolist(), passes * forward * len(losses))
 
     def _log(
         self,
         loss: float,
         norm: float,
+        rate: float,
         board: Any,
         on_step: Callable[[Metrics], None] | None,
         last: int,
     ) -> None:
-        window = self._window
-        window.steps += 1
-        rate = self.learning_rate
+        self._window.steps += 1
         if self.world.first:
             line = {"step": self.step, "loss": loss, "grad_norm": norm, "learning_rate": rate}
             with (self.folder / "log.jsonl").open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
         if self.step % self.config.train.log_every and self.step != last:
             return
-        seconds = max(1e-9, time.perf_counter() - window.began)
         peak = runs.peak_flops(self.world.device)
-        metrics = Metrics(
-            step=self.step,
-            steps=last,
-            loss=loss,
-            grad_norm=norm,
-            learning_rate=rate,
-            samples_per_s=window.samples * self.world.size / seconds,
-            data_wait=window.wait_s / seconds,
-            tflops_per_s=window.flops / seconds / 1e12,
-            mfu=window.flops / seconds / peak if peak else None,
-            seconds_left=(last - self.step) * seconds / window.steps,
-        )
+        metrics = self._window.report(self.step, last, loss, norm, rate, self.world.size, peak)
         if board:
-            for name in ("loss", "grad_norm", "learning_rate", "samples_per_s", "data_wait", "tflops_per_s"):
-                board.add_scalar(f"train/{name}", getattr(metrics, name), self.step)
-            if metrics.mfu is not None:
-                board.add_scalar("train/mfu", metrics.mfu, self.step)
-            for k, count in enumerate(window.bin_count):
-                if count:
-                    board.add_scalar(
-                        f"loss_by_time/{k / TIME_BINS:.3f}", window.bin_sum[k] / count, self.step
-                    )
+            self._window.write(board, metrics)
         if on_step:
             on_step(metrics)
-        self._window = _Window()
+        self._window = Window()
 
     def _validate(self, board: Any, say: Callable[[str], None]) -> None:
         """The loss on held-out clips at fixed times and with fixed noise: comparable from step to step."""
         began = time.perf_counter()
         assert self.loader is not None
-        with torch.no_grad(), torch.autocast(self.world.device.type, torch.bfloat16, enabled=self.bf16):
+        with torch.no_grad(), self._autocast():
             losses = [self.stage.losses(prepared).mean() for prepared in self.stage.validation(self.loader)]
         if losses:
-            loss = float(torch.stack(losses).mean())
+            loss = float(parallel.mean(torch.stack(losses).mean(), self.world))
             if self.world.first:
                 with (self.folder / "validation.jsonl").open("a", encoding="utf-8") as file:
                     file.write(json.dumps({"step": self.step, "loss": loss}) + "\n")
@@ -292,18 +239,30 @@ class Trainer:
         """Samples of the averaged weights. Whatever goes wrong here never ends a training."""
         began = time.perf_counter()
         assert self.loader is not None
-        kept = {n: p.detach().clone() for n, p in self.trained.items()} if self.ema else {}
         try:
-            self._put(self.ema)
+            self._swap_average()
             path = self.folder / "samples" / f"step-{self.step:07d}.mp4"
-            self.stage.show(self.loader, path, write=self.world.first)
+            with self._autocast():
+                self.stage.show(self.loader, path, write=self.world.first)
         except Exception as error:
             if self.world.size > 1:  # the other processes would wait for this one for ever
                 raise
             say(f"step {self.step}: no samples this time: {type(error).__name__}: {error}")
         finally:
-            self._put(kept)
+            self._swap_average()
         self._window.began += time.perf_counter() - began
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.world.device.type, torch.bfloat16, enabled=self.bf16)
+
+    @torch.no_grad()
+    def _swap_average(self) -> None:
+        """Averaged and trained weights in each other's place; once more puts them back, bit for bit."""
+        for name, average in self.ema.items():
+            kept = average.clone()
+            average.copy_(self.trained[name].detach())
+            self.trained[name].copy_(kept)
+        parallel.forget_gathered(self.model)
 
     @torch.no_grad()
     def _put(self, values: dict[str, Tensor]) -> None:
@@ -314,14 +273,10 @@ class Trainer:
 
     def save(self) -> None:
         """A checkpoint, and the weights that sampling uses: the averaged ones, where they are kept."""
-        model = {n: parallel.whole(p) for n, p in self.trained.items()}
-        optimizer = {
-            f"{name}/{key}": parallel.whole(value)
-            for name, p in self.trained.items()
-            for key, value in self.optimizer.state[p].items()
-        }
-        ema = {n: parallel.whole(p) for n, p in self.ema.items()}
-        frozen = {} if self.config.lora else self._not_trained()
+        model = parallel.gathered_tensors(self.trained, self.world)
+        moments = {f"{n}/{k}": v for n, p in self.trained.items() for k, v in self.optimizer.state[p].items()}
+        optimizer = parallel.gathered_tensors(moments, self.world)
+        ema = parallel.gathered_tensors(self.ema, self.world)
         if self.world.first:
             state = {
                 "step": self.step,
@@ -333,12 +288,22 @@ class Trainer:
             checkpoint.save(
                 self.folder / "checkpoints", self.step, tensors, state, self.config.train.keep_last
             )
-            runs.export(self.stage.model, self.config, {**frozen, **(ema or model)}, self.folder, self.step)
+        self._export(ema or model)
+
+    def _export(self, weights: dict[str, Tensor]) -> None:
+        """weights: whole ones, on the first process."""
+        frozen = {} if self.config.lora else self._not_trained()
+        if self.world.first:
+            runs.export(self.model, self.config, {**frozen, **weights}, self.folder, self.step)
         parallel.wait(self.world)
 
+    def _exported_step(self) -> int | None:
+        path = self.folder / "weights" / "weights.json"
+        return json.loads(path.read_text(encoding="utf-8"))["step"] if path.exists() else None
+
     def _not_trained(self) -> dict[str, Tensor]:
-        state = self.model.state_dict()
-        return {n: parallel.whole(t) for n, t in state.items() if n not in self.trained}
+        state = {n: t for n, t in self.model.state_dict().items() if n not in self.trained}
+        return parallel.gathered_tensors(state, self.world)
 
     def resume(self, new_data: bool = False) -> int:
         """Go on from the newest checkpoint, if there is one. Returns the step.
@@ -371,6 +336,8 @@ class Trainer:
             value = parallel.placed(tensor, parameter) if key != "step" else tensor
             self.optimizer.state[parameter][key] = value
         self._truncate(self.step)
+        if self._exported_step() != self.step:  # it ended between the checkpoint and them
+            self._export(found.tensors["ema"] or found.tensors["model"])
         return self.step
 
     def _take_up(self, state: dict[str, Any], new_data: bool) -> None:

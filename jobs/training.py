@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import shutil
 import signal
+import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +18,13 @@ import torch
 from rich.console import Console
 
 from curation.child import printable
+from generation import parallel
+from generation import run as runs
 from generation.config import Config
-from generation.parallel import join
-from generation.steps import open_stage
-from generation.trainer import Metrics, Trainer
+from generation.metrics import Metrics
+from generation.parallel import World, join
+from generation.steps import Stage, open_stage
+from generation.trainer import NotFinite, Trainer
 
 _PLAIN_SECONDS = 10.0
 
@@ -89,80 +97,228 @@ def train(
     """
     world = join(device)
     progress = TrainProgress()
-    say = progress.say if world.first else lambda text: None
+    task = _Task(config, dataset, run, stop_at, new_data, check_memory)
     try:
         with _asked_to_stop() as asked:
-            began = _open(config, dataset, run, world, say, check_memory)
-            at = began.resume(new_data)
-            if at:
-                say(f"going on from step {at}")
-            if at >= min(stop_at or config.steps, config.steps):
-                say(f"{began.folder} is trained: {at} steps")
-                return
-            complete = began.fit(stop_at, progress.step if world.first else None, asked, say)
+            say = progress.say if world.first else lambda text: None
+            complete = _train(task, world, progress.step if world.first else None, say, asked)
             if not complete and asked():
                 raise KeyboardInterrupt
-            say(f"weights  {began.folder / 'weights'}")
     finally:
         progress.close()
 
 
-def _open(
-    config: Config, dataset: str, run: Path, world: Any, say: Callable[[str], None], check_memory: bool
-) -> Trainer:
-    from generation import parallel
-    from generation import run as runs
+@dataclass(frozen=True)
+class _Task:
+    config: Config
+    dataset: str
+    run: Path
+    stop_at: int | None
+    new_data: bool
+    check_memory: bool = True
 
-    folder = run / config.stage
-    if world.first:
-        folder = runs.begin(run, config)
-    parallel.wait(world)
-    stage = open_stage(config, world.device, folder)
-    if check_memory:
-        say(stage.check_memory(world))
+    @property
+    def last(self) -> int:
+        return min(self.stop_at or self.config.steps, self.config.steps)
+
+
+def _train(
+    task: _Task,
+    world: World,
+    on_step: Callable[[Metrics], None] | None,
+    say: Callable[[str], None],
+    asked: Callable[[], bool],
+) -> bool:
+    """Whether it came to its last step."""
+    trainer = _open(task, world, say)
+    at = trainer.resume(task.new_data)
+    if at:
+        say(f"going on from step {at}")
+    if at >= task.last:
+        say(f"{trainer.folder} is trained: {at} steps")
+        return True
+    trainer.fit(task.stop_at, on_step, asked, say)
+    say(f"weights  {trainer.folder / 'weights'}")
+    return trainer.step >= task.last
+
+
+def _open(task: _Task, world: World, say: Callable[[str], None]) -> Trainer:
+    config, folder = task.config, task.run / task.config.stage
+
+    def load() -> Stage:
+        stage = open_stage(config, world.device, folder)
+        if task.check_memory:
+            say(stage.check_memory(world))
+        return stage
+
+    parallel.together(lambda: runs.begin(task.run, config) if world.first else None, world)
+    stage = parallel.together(load, world)
     stage.place(world)
-    return Trainer(config, stage, dataset, folder, world)
+    return Trainer(config, stage, task.dataset, folder, world)
+
+
+# ---- on Ray
+
+_RETRIES = 3
+_SECONDS = 0.3  # between two looks of the driver
 
 
 def train_on_ray(
     config: Config, dataset: str, run: Path, workers: int, *, stop_at: int | None, new_data: bool, gpus: bool
 ) -> None:
-    """Train with N workers of Ray Train, sharded (FSDP2). A worker that dies is replaced, three times.
+    """Train with N workers of Ray Train, sharded (FSDP2). When a worker dies, all go on from the newest
+    checkpoint, three times.
 
-    `dataset` and `run` must be seen by all workers: on a cluster, in a folder that they share.
+    `dataset` and `run` must be seen by all workers: on a cluster, in a folder that they share. Raises as
+    `train` does.
     """
-    import ray.train
-    from ray.train.torch import TorchConfig, TorchTrainer
+    import ray
+    from ray.train import TrainingFailedError
 
-    trainer = TorchTrainer(
-        _worker,
-        train_loop_config={
-            "config": config.model_dump(mode="json"),
-            "dataset": dataset,
-            "run": str(run),
-            "stop_at": stop_at,
-            "new_data": new_data,
-            "device": "cuda" if gpus else "cpu",
-        },
-        torch_config=TorchConfig(backend="nccl" if gpus else "gloo"),
-        scaling_config=ray.train.ScalingConfig(num_workers=workers, use_gpu=gpus),
-        run_config=ray.train.RunConfig(
-            name=config.stage,
-            storage_path=str(run / "_ray"),
-            failure_config=ray.train.FailureConfig(max_failures=3),
-        ),
-    )
-    trainer.fit()
+    task = _Task(config, dataset, run, stop_at, new_data)
+    link: Any = ray.remote(num_cpus=0)(_Link).remote()
+    progress = TrainProgress()
+    try:
+        with _asked_to_stop() as asked:
+            for attempt in range(_RETRIES + 1):
+                fitting = _Fitting(task, workers, gpus, link)
+                while fitting.is_alive():
+                    fitting.join(_SECONDS)
+                    _show(ray.get(link.take.remote(asked())), progress)
+                wrong = ray.get(link.wrong.remote())
+                if wrong:
+                    raise NotFinite(wrong[1]) if wrong[0] == NotFinite.__name__ else ValueError(wrong[1])
+                if fitting.error is None:
+                    break
+                if not isinstance(fitting.error, TrainingFailedError) or attempt == _RETRIES or asked():
+                    raise fitting.error
+                progress.say(f"a worker was lost, from the newest checkpoint on: {_reason(fitting.error)}")
+            if asked() and not ray.get(link.is_complete.remote()):
+                raise KeyboardInterrupt
+    finally:
+        progress.close()
+
+
+def _show(told: list[Metrics | str], progress: TrainProgress) -> None:
+    for what in told:
+        if isinstance(what, Metrics):
+            progress.step(what)
+        else:
+            progress.say(what)
+
+
+def _reason(error: Exception) -> str:
+    return next((line for line in reversed(str(error).splitlines()) if line.strip()), type(error).__name__)
+
+
+class _Link:
+    """An actor between the workers and the driver, who has the terminal and gets the signals."""
+
+    def __init__(self) -> None:
+        self._told: list[Metrics | str] = []
+        self._stop = False
+        self._complete = False
+        self._wrong: tuple[str, str] | None = None
+
+    def tell(self, what: Metrics | str) -> None:
+        self._told.append(what)
+
+    def take(self, stop: bool) -> list[Metrics | str]:
+        """What was told since the last time; and the driver's wish to stop."""
+        self._stop = stop
+        told, self._told = self._told, []
+        return told
+
+    def is_asked(self) -> bool:
+        return self._stop
+
+    def end(self, complete: bool) -> None:
+        self._complete = complete
+
+    def is_complete(self) -> bool:
+        return self._complete
+
+    def fail(self, kind: str, text: str) -> None:
+        """What the user can mend: no other attempt would help."""
+        self._wrong = self._wrong or (kind, text)
+
+    def wrong(self) -> tuple[str, str] | None:
+        return self._wrong
+
+
+class _Fitting(threading.Thread):
+    """One attempt. In a thread: in the main one Ray answers a Ctrl-C itself, and the last steps are lost."""
+
+    def __init__(self, task: _Task, workers: int, gpus: bool, link: Any):
+        super().__init__(daemon=True)
+        self._task, self._workers, self._gpus, self._link = task, workers, gpus, link
+        self.error: Exception | None = None
+        self.start()
+
+    def run(self) -> None:
+        import ray
+        import ray.train
+        from ray.train.torch import TorchConfig, TorchTrainer
+
+        cpus = ray.cluster_resources().get("CPU", 1.0)
+        share = min(1.0, int(1000 * cpus / self._workers) / 1000)  # also more workers than CPUs are started
+        storage = self._task.run / "_ray"
+        trainer = TorchTrainer(
+            _worker,
+            train_loop_config={
+                "config": self._task.config.model_dump(mode="json"),
+                "dataset": self._task.dataset,
+                "run": str(self._task.run),
+                "stop_at": self._task.stop_at,
+                "new_data": self._task.new_data,
+                "device": "cuda" if self._gpus else "cpu",
+                "folder": os.getcwd(),
+                "link": self._link,
+            },
+            torch_config=TorchConfig(backend="nccl" if self._gpus else "gloo"),
+            scaling_config=ray.train.ScalingConfig(
+                num_workers=self._workers,
+                use_gpu=self._gpus,
+                resources_per_worker={"CPU": share, **({"GPU": 1.0} if self._gpus else {})},
+            ),
+            # Attempts are ours to make: Ray would repeat one that failed for wrong input, too.
+            run_config=ray.train.RunConfig(
+                name=f"{self._task.config.stage}-{uuid.uuid4().hex[:8]}",
+                storage_path=str(storage),
+                failure_config=ray.train.FailureConfig(max_failures=0),
+            ),
+        )
+        try:
+            trainer.fit()
+        except Exception as error:  # raised again in the main thread
+            self.error = error
+        finally:
+            shutil.rmtree(storage, ignore_errors=True)
 
 
 def _worker(given: dict[str, Any]) -> None:
+    """What runs in each worker, in a thread of it."""
+    import ray
+
+    from jobs.cli import _raised_by_us
+
     if given["device"] == "cpu":
         torch.set_num_threads(1)
-    train(
-        Config.model_validate(given["config"]),
-        given["dataset"],
-        Path(given["run"]),
-        stop_at=given["stop_at"],
-        device=given["device"],
-        new_data=given["new_data"],
-    )
+    with contextlib.suppress(OSError):
+        os.chdir(given["folder"])  # models may be named by relative paths
+    config = Config.model_validate(given["config"])
+    task = _Task(config, given["dataset"], Path(given["run"]), given["stop_at"], given["new_data"])
+    link = given["link"]
+    world = join(given["device"])
+
+    def tell(what: Metrics | str) -> None:
+        if world.first:
+            link.tell.remote(what)
+
+    try:
+        complete = _train(task, world, tell, tell, lambda: world.first and ray.get(link.is_asked.remote()))
+        ray.get(link.end.remote(complete))
+    except (ValueError, NotFinite) as error:
+        if _raised_by_us(error):
+            ray.get(link.fail.remote(type(error).__name__, str(error)))
+        raise
