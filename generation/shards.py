@@ -11,6 +11,7 @@ import hashlib
 import io
 import json
 import random
+import sys
 import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -84,6 +85,10 @@ def frames(row: Mapping[str, Any], indices: Sequence[int] | None = None) -> np.n
 
 def _by_decord(mp4: bytes, wanted: list[int]) -> tuple[int, np.ndarray]:
     """How many frames there are, and those wanted: seeks to the nearest key frame."""
+    if "decord" not in sys.modules:
+        # decord loads every CUDA library that it finds, NVBLAS among them: a PyTorch that comes later crashes
+        # in its matrix products on the CPU. Processes that only decode import decord before, and no PyTorch.
+        import torch  # noqa: F401
     from decord import VideoReader  # half a second, which only those who decode need to spend
 
     reader = VideoReader(io.BytesIO(mp4), num_threads=1)

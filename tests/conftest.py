@@ -9,7 +9,7 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-# decord loads every CUDA library that it finds, and PyTorch then crashes on the CPU, unless it was there first.
+# Before decord, which loads every CUDA library that it finds: PyTorch then crashes on the CPU.
 import torch  # noqa: F401, I001
 import cv2
 import pytest

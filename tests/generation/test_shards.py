@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import fsspec
@@ -246,3 +248,19 @@ def test_an_address_is_read_as_a_folder_is(dataset: Path) -> None:
         assert GroupReader(there).read(1) == GroupReader(here).read(1)
     finally:
         memory.rm("/bucket", recursive=True)
+
+
+def test_pytorch_may_be_imported_after_reading_clips(tmp_path: Path) -> None:
+    """decord brings a CUDA library along that ends a process in PyTorch's first matrix product on the CPU."""
+    synthetic.write_dataset(tmp_path, 2)
+    script = (
+        "from generation.shards import clips, frames\n"
+        f"print(frames(next(clips({str(tmp_path)!r})), [0]).shape)\n"
+        "import torch\n"
+        "print(float((torch.ones(300, 300) @ torch.ones(300, 300)).sum()))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split("\n")[1] == str(300.0**3)
