@@ -108,7 +108,9 @@ def _encode(
 
 
 def _add_stream(container: OutputContainer, rate: Fraction, width: int, height: int, crf: int) -> VideoStream:
-    stream = container.add_stream("libx264", rate=rate, options={"crf": str(crf), "preset": "medium"})
+    # Without mbtree=0 equal frames give other bytes now and then, where sides are no multiples of 16.
+    options = {"crf": str(crf), "preset": "medium", "x264-params": "mbtree=0"}
+    stream = container.add_stream("libx264", rate=rate, options=options)
     assert isinstance(stream, VideoStream)
     stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
     context = stream.codec_context
