@@ -10,7 +10,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -170,33 +170,39 @@ def train_on_ray(
     checkpoint, three times.
 
     `dataset` and `run` must be seen by all workers: on a cluster, in a folder that they share. Raises as
-    `train` does.
+    `train` does; `RuntimeError` when workers die again and again.
     """
     import ray
-    from ray.train import TrainingFailedError
 
     task = _Task(config, dataset, run, stop_at, new_data)
-    link: Any = ray.remote(num_cpus=0)(_Link).remote()
+    actor: Any = ray.remote(_Foreman)
+    foreman = actor.options(num_cpus=0, max_concurrency=4).remote(task, workers, gpus, os.getcwd())
     progress = TrainProgress()
     try:
         with _asked_to_stop() as asked:
-            for attempt in range(_RETRIES + 1):
-                fitting = _Fitting(task, workers, gpus, link)
-                while fitting.is_alive():
-                    fitting.join(_SECONDS)
-                    _show(ray.get(link.take.remote(asked())), progress)
-                wrong = ray.get(link.wrong.remote())
-                if wrong:
-                    raise NotFinite(wrong[1]) if wrong[0] == NotFinite.__name__ else ValueError(wrong[1])
-                if fitting.error is None:
-                    break
-                if not isinstance(fitting.error, TrainingFailedError) or attempt == _RETRIES or asked():
-                    raise fitting.error
-                progress.say(f"a worker was lost, from the newest checkpoint on: {_reason(fitting.error)}")
-            if asked() and not ray.get(link.is_complete.remote()):
-                raise KeyboardInterrupt
+            for _ in range(_RETRIES + 1):
+                attempt = foreman.fit.remote(foreman)
+                heard = _Heard()
+                # Not until Ray has ended the attempt: that takes it many seconds more.
+                while heard.complete is None and heard.wrong is None:
+                    over, _ = ray.wait([attempt], timeout=_SECONDS)
+                    heard = ray.get(foreman.listen.remote(asked()))
+                    _show(heard.told, progress)
+                    if over:
+                        break
+                if heard.wrong:
+                    kind, text = heard.wrong
+                    raise NotFinite(text) if kind == NotFinite.__name__ else ValueError(text)
+                if heard.complete:
+                    return
+                if heard.complete is False or asked():
+                    raise KeyboardInterrupt
+                reason = ray.get(attempt)
+                progress.say(f"a worker was lost ({reason}); going on from the newest checkpoint")
+            raise RuntimeError(f"workers were lost {_RETRIES + 1} times, at last: {reason}")
     finally:
         progress.close()
+        shutil.rmtree(_storage(run), ignore_errors=True)
 
 
 def _show(told: list[Metrics | str], progress: TrainProgress) -> None:
@@ -207,73 +213,47 @@ def _show(told: list[Metrics | str], progress: TrainProgress) -> None:
             progress.say(what)
 
 
-def _reason(error: Exception) -> str:
-    return next((line for line in reversed(str(error).splitlines()) if line.strip()), type(error).__name__)
+def _storage(run: Path) -> Path:
+    """Ray Train wants a folder that all nodes see."""
+    return run / "_ray"
 
 
-class _Link:
-    """An actor between the workers and the driver, who has the terminal and gets the signals."""
+@dataclass
+class _Heard:
+    """What the workers told since the last time."""
 
-    def __init__(self) -> None:
-        self._told: list[Metrics | str] = []
+    told: list[Metrics | str] = field(default_factory=list)
+    complete: bool | None = None  # whether they came to the last step; None: they are at work
+    wrong: tuple[str, str] | None = None  # kind and text of what the user can mend: no retry would help
+
+
+class _Foreman:
+    """An actor between the workers and the driver, who has the terminal and gets the signals.
+
+    Ray Train is run by it, too: in the driver Ray would answer a Ctrl-C itself, and the last steps be lost.
+    """
+
+    def __init__(self, task: _Task, workers: int, gpus: bool, folder: str) -> None:
+        self._task, self._workers, self._gpus, self._folder = task, workers, gpus, folder
+        self._lock = threading.Lock()  # calls come in threads of their own
+        self._heard = _Heard()
         self._stop = False
-        self._complete = False
-        self._wrong: tuple[str, str] | None = None
 
-    def tell(self, what: Metrics | str) -> None:
-        self._told.append(what)
-
-    def take(self, stop: bool) -> list[Metrics | str]:
-        """What was told since the last time; and the driver's wish to stop."""
-        self._stop = stop
-        told, self._told = self._told, []
-        return told
-
-    def is_asked(self) -> bool:
-        return self._stop
-
-    def end(self, complete: bool) -> None:
-        self._complete = complete
-
-    def is_complete(self) -> bool:
-        return self._complete
-
-    def fail(self, kind: str, text: str) -> None:
-        """What the user can mend: no other attempt would help."""
-        self._wrong = self._wrong or (kind, text)
-
-    def wrong(self) -> tuple[str, str] | None:
-        return self._wrong
-
-
-class _Fitting(threading.Thread):
-    """One attempt. In a thread: in the main one Ray answers a Ctrl-C itself, and the last steps are lost."""
-
-    def __init__(self, task: _Task, workers: int, gpus: bool, link: Any):
-        super().__init__(daemon=True)
-        self._task, self._workers, self._gpus, self._link = task, workers, gpus, link
-        self.error: Exception | None = None
-        self.start()
-
-    def run(self) -> None:
+    def fit(self, me: Any) -> str:
+        """One attempt. Why it failed, or nothing."""
         import ray
         import ray.train
         from ray.train.torch import TorchConfig, TorchTrainer
 
         cpus = ray.cluster_resources().get("CPU", 1.0)
         share = min(1.0, int(1000 * cpus / self._workers) / 1000)  # also more workers than CPUs are started
-        storage = self._task.run / "_ray"
         trainer = TorchTrainer(
             _worker,
             train_loop_config={
-                "config": self._task.config.model_dump(mode="json"),
-                "dataset": self._task.dataset,
-                "run": str(self._task.run),
-                "stop_at": self._task.stop_at,
-                "new_data": self._task.new_data,
+                "task": self._task,
                 "device": "cuda" if self._gpus else "cpu",
-                "folder": os.getcwd(),
-                "link": self._link,
+                "folder": self._folder,
+                "foreman": me,
             },
             torch_config=TorchConfig(backend="nccl" if self._gpus else "gloo"),
             scaling_config=ray.train.ScalingConfig(
@@ -284,16 +264,39 @@ class _Fitting(threading.Thread):
             # Attempts are ours to make: Ray would repeat one that failed for wrong input, too.
             run_config=ray.train.RunConfig(
                 name=f"{self._task.config.stage}-{uuid.uuid4().hex[:8]}",
-                storage_path=str(storage),
+                storage_path=str(_storage(self._task.run)),
                 failure_config=ray.train.FailureConfig(max_failures=0),
             ),
         )
         try:
             trainer.fit()
-        except Exception as error:  # raised again in the main thread
-            self.error = error
-        finally:
-            shutil.rmtree(storage, ignore_errors=True)
+        except ray.train.TrainingFailedError as error:
+            lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+            return lines[-1] if lines else type(error).__name__
+        return ""
+
+    def listen(self, stop: bool) -> _Heard:
+        """For the driver, who tells whether all is to stop."""
+        with self._lock:
+            self._stop = stop
+            heard = self._heard
+            self._heard = _Heard(complete=heard.complete, wrong=heard.wrong)
+            return heard
+
+    def is_asked(self) -> bool:
+        return self._stop
+
+    def tell(self, what: Metrics | str) -> None:
+        with self._lock:
+            self._heard.told.append(what)
+
+    def end(self, complete: bool) -> None:
+        with self._lock:
+            self._heard.complete = complete
+
+    def fail(self, kind: str, text: str) -> None:
+        with self._lock:
+            self._heard.wrong = self._heard.wrong or (kind, text)
 
 
 def _worker(given: dict[str, Any]) -> None:
@@ -306,19 +309,21 @@ def _worker(given: dict[str, Any]) -> None:
         torch.set_num_threads(1)
     with contextlib.suppress(OSError):
         os.chdir(given["folder"])  # models may be named by relative paths
-    config = Config.model_validate(given["config"])
-    task = _Task(config, given["dataset"], Path(given["run"]), given["stop_at"], given["new_data"])
-    link = given["link"]
+    foreman = given["foreman"]
     world = join(given["device"])
 
     def tell(what: Metrics | str) -> None:
         if world.first:
-            link.tell.remote(what)
+            foreman.tell.remote(what)
+
+    def asked() -> bool:
+        return world.first and bool(ray.get(foreman.is_asked.remote()))
 
     try:
-        complete = _train(task, world, tell, tell, lambda: world.first and ray.get(link.is_asked.remote()))
-        ray.get(link.end.remote(complete))
+        complete = _train(given["task"], world, tell, tell, asked)
+        if world.first:
+            ray.get(foreman.end.remote(complete))
     except (ValueError, NotFinite) as error:
         if _raised_by_us(error):
-            ray.get(link.fail.remote(type(error).__name__, str(error)))
+            ray.get(foreman.fail.remote(type(error).__name__, str(error)))
         raise
