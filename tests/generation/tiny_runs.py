@@ -1,0 +1,163 @@
+"""Trainings of a very small model: 20 steps take a second. Shared by the tests of the trainer."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from generation import checkpoint
+from generation import run as runs
+from generation.config import Config
+from generation.parallel import World
+from generation.steps import open_stage
+from generation.trainer import Trainer, losses_of
+from tests.generation import synthetic
+
+ROOT = Path(__file__).parents[2]
+ALONE = World(0, 1, torch.device("cpu"))
+
+_TINY: dict[str, Any] = {
+    "codec": {"kind": "patch", "temporal": 4, "spatial": 4},
+    "text": {"kind": "minilm", "max_tokens": 16},
+    "transformer": {"layers": 2, "heads": 2, "head_dim": 16, "time_embed_dim": 32},
+    "data": {
+        "fps": 8,
+        "buckets": [{"frames": 9, "height": 16, "width": 24}, {"frames": 5, "height": 16, "width": 24}],
+        "workers": 0,
+        "validation_fraction": 0.1,
+        "random_start": True,
+    },
+    "train": {
+        "steps": 20,
+        "batch_size": 2,
+        "learning_rate": 1e-3,
+        "warmup_steps": 5,
+        "clip_norm": 1.0,
+        "ema_decay": 0.9,
+        "checkpoint_every": 1000,
+        "validate_every": 0,
+        "log_every": 5,
+    },
+    "sampling": {"steps": 2, "guidance": 1.0},
+}
+_STAGE2: dict[str, Any] = {
+    "stage": "stage2",
+    "transformer": {"noise_strength": True},
+    "objective": {"kind": "flow"},
+    "degradation": {"scale": [2, 3]},
+}
+
+
+def tiny(stage: str = "stage1", **sections: Any) -> Config:
+    """`sections` are laid over: tiny(train={"accumulate": 2})."""
+    base = merged(_TINY, _STAGE2) if stage == "stage2" else merged(_TINY, {"stage": "stage1"})
+    return Config.model_validate(merged(base, sections))
+
+
+def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    both = dict(base)
+    for key, value in over.items():
+        inside = isinstance(value, Mapping) and isinstance(both.get(key), Mapping)
+        both[key] = merged(both[key], value) if inside else value
+    return both
+
+
+def dataset(folder: Path, clips: int = 26, seed: int = 0) -> Path:
+    """Captioned clips of two lengths: both buckets have some."""
+    short = synthetic.encode(
+        synthetic.render_clip(synthetic.contents(1, seed + 7)[0], 7, 64, 48, 8), 8
+    )  # 7 frames: too few for 9
+
+    def change(k: int, row: synthetic.Row) -> synthetic.Row:
+        if k % 3:
+            return row
+        return {**row, "video": {"bytes": short, "path": None}, "frames": 7, "duration_s": 7 / 8}
+
+    return synthetic.write_dataset(folder, clips, distinct=8, seed=seed, change=change)
+
+
+def open_trainer(config: Config, data: Path, run: Path, world: World = ALONE) -> Trainer:
+    """Everything made anew, as in a process of its own. Nothing is taken up yet.
+
+    Tokens of captions are shared by the runs on a dataset: a third of the time goes into them.
+    """
+    folder = run / config.stage
+    if world.first:
+        runs.begin(run, config)
+        text = folder / "cache" / "text"
+        if not text.exists():
+            shared = data.with_name(f"{data.name}-text")
+            shared.mkdir(exist_ok=True)
+            text.parent.mkdir(exist_ok=True)
+            text.symlink_to(shared)
+    stage = open_stage(config, world.device, folder)
+    stage.place(world)
+    return Trainer(config, stage, str(data), folder, world)
+
+
+def train(config: Config, data: Path, run: Path, *stops: int, world: World = ALONE, **resume: Any) -> Trainer:
+    """To each of the stops with a trainer of its own; to the end without one. The last trainer."""
+    for stop in stops or (config.steps,):
+        trainer = open_trainer(config, data, run, world)
+        trainer.resume(**resume)
+        trainer.fit(stop)
+    return trainer
+
+
+def kept(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any], list[float]]:
+    """Of a stage's newest checkpoint: parameters, optimiser state and averages by name; the rest; and the
+    losses."""
+    found = checkpoint.load(folder / "checkpoints", checkpoint.steps(folder / "checkpoints")[-1])
+    tensors = {f"{part}/{n}": t for part, named in found.tensors.items() for n, t in named.items()}
+    return tensors, found.state, losses_of(folder)
+
+
+def different(one: Path, other: Path) -> list[str]:
+    """What is not bit-equal in two stages' newest checkpoints and losses: names."""
+    (a, about_a, losses_a), (b, about_b, losses_b) = kept(one), kept(other)
+    assert {n.partition("/")[0] for n in a} == set(checkpoint.PARTS)
+    names = [n for n in sorted({*a, *b}) if n not in a or n not in b or not torch.equal(a[n], b[n])]
+    names += ["state"] if about_a != about_b else []
+    return names + (["losses"] if losses_a != losses_b else [])
+
+
+def on_two_ranks(function: str, *arguments: object, timeout: float = 240) -> None:
+    """Run `package.module:function` with text arguments in two processes that make a gloo group."""
+    module, _, name = function.partition(":")
+    call = f"import sys; from {module} import {name}; {name}(*sys.argv[1:])"
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    processes = []
+    for rank in range(2):
+        environment = {
+            **os.environ,
+            "OMP_NUM_THREADS": "1",
+            "RANK": str(rank),
+            "LOCAL_RANK": str(rank),
+            "WORLD_SIZE": "2",
+            "LOCAL_WORLD_SIZE": "2",
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(port),
+        }
+        command = [sys.executable, "-c", call, *map(str, arguments)]
+        pipe = subprocess.PIPE
+        processes.append(
+            subprocess.Popen(
+                command, cwd=ROOT, env=environment, stderr=pipe, text=True, start_new_session=True
+            )
+        )
+    try:
+        errors = [process.communicate(timeout=timeout)[1] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert [p.returncode for p in processes] == [0, 0], "\n".join(errors)
