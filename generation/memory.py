@@ -6,7 +6,6 @@ once in a block of the transformer. The estimate is coarse and meant for "ten ti
 
 from __future__ import annotations
 
-import contextlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,17 +99,23 @@ def available(device: torch.device) -> float:
     import psutil
 
     free = float(psutil.virtual_memory().available)
-    with contextlib.suppress(OSError, ValueError):  # a container's own limit
-        group = Path("/sys/fs/cgroup")
+    left = left_in_container(Path("/sys/fs/cgroup"))
+    return min(free, left if left is not None else free) / int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
+def left_in_container(group: Path) -> float | None:
+    """Bytes that a control group (version 2) has left; None: no limit, or none that can be read."""
+    try:
         limit = (group / "memory.max").read_text().strip()
-        if limit != "max":
-            # Pages of files that were read count as used, and are given up when memory is wanted.
-            lines = (group / "memory.stat").read_text().splitlines()
-            stat = {name: float(value) for name, value in map(str.split, lines)}
-            used = float((group / "memory.current").read_text())
-            files = stat.get("inactive_file", 0.0) + stat.get("active_file", 0.0)
-            free = min(free, float(limit) - used + files)
-    return free / int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        if limit == "max":
+            return None
+        used = float((group / "memory.current").read_text())
+        lines = (group / "memory.stat").read_text().splitlines()
+        stat = {name: float(value) for name, value in map(str.split, lines)}
+        # Pages of files that were read count as used, and are given up when memory is wanted.
+        return float(limit) - used + stat.get("inactive_file", 0.0) + stat.get("active_file", 0.0)
+    except (OSError, ValueError):
+        return None
 
 
 def check(need: Need, device: torch.device, config: Config) -> str:

@@ -1,0 +1,189 @@
+"""The estimate before the start: of the right size, and what is said when there is too little."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import torch
+
+from generation import memory
+from generation.config import Config
+from generation.memory import Need, available, check, left_in_container, training_need
+from generation.steps import Prepared, open_stage
+from generation.trainer import Trainer
+from tests.generation.tiny_runs import ALONE, ROOT, tiny
+
+CPU = torch.device("cpu")
+WIDE = {"frames": 13, "height": 80, "width": 112}
+SHAPES: dict[str, dict[str, Any]] = {
+    # Activations are most of it, then weights and optimiser, then pixels and latents.
+    "activations": {"transformer": {"layers": 4, "heads": 8, "head_dim": 32}, "data": {"buckets": [WIDE]}},
+    "checkpointed": {
+        "transformer": {"layers": 6, "heads": 8, "head_dim": 32, "gradient_checkpointing": True},
+        "data": {"buckets": [WIDE]},
+    },
+    "half": {
+        "transformer": {"layers": 4, "heads": 8, "head_dim": 32},
+        "data": {"buckets": [WIDE]},
+        "train": {"precision": "bf16"},
+    },
+    "weights": {
+        "transformer": {"layers": 12, "heads": 8, "head_dim": 48},
+        "data": {"buckets": [{"frames": 5, "height": 32, "width": 48}]},
+        "train": {"batch_size": 1},
+    },
+}
+
+
+def measure() -> None:
+    """Print for each shape what two steps take at their peak, and what was estimated. Runs in a process of
+    its own, whose allocator gives everything back."""
+    torch.set_num_threads(1)
+    here = psutil.Process()
+    peak = 0
+
+    def watch() -> None:
+        nonlocal peak
+        while True:
+            peak = max(peak, here.memory_info().rss)
+            time.sleep(0.002)
+
+    _two_steps(tiny())  # libraries are loaded
+    threading.Thread(target=watch, daemon=True).start()
+    for name, sections in SHAPES.items():
+        peak = before = here.memory_info().rss
+        need = _two_steps(tiny(**sections))
+        print(json.dumps([name, peak - before, need]), flush=True)
+
+
+def _two_steps(config: Config) -> float:
+    stage = open_stage(config, CPU, Path("/nowhere"))
+    stage.place(ALONE)
+    trainer = Trainer(config, stage, "", Path("/nowhere"), ALONE)
+    bucket, n = config.data.buckets[0], config.train.batch_size
+    for k in range(2):
+        latents = torch.randn(n, stage.codec.channels, *memory.latent_grid(config, bucket))
+        text = [torch.randn(config.text.max_tokens, stage.text.dim)] * n
+        prepared = Prepared(latents, None, text, [0.3] * n, [], [(k, i) for i in range(n)])
+        with trainer._autocast():
+            losses = stage.losses(prepared)
+        losses.mean().backward()
+        trainer.optimizer.step()
+        trainer.optimizer.zero_grad()
+        trainer._average()
+    parameters = sum(p.numel() for p in stage.model.parameters())
+    half = config.train.precision == "bf16"
+    return training_need(config, stage.codec.channels, parameters, parameters, bucket, 1, half).total
+
+
+def test_the_estimate_is_what_a_step_takes() -> None:
+    call = "from tests.generation.test_memory import measure; measure()"
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": "65536"}
+    found = subprocess.run(
+        [sys.executable, "-c", call], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
+    )
+    lines = [json.loads(line) for line in found.stdout.splitlines() if line.startswith("[")]
+    assert [name for name, _, _ in lines] == list(SHAPES)
+    for name, measured, estimated in lines:
+        assert measured > 60e6, (name, measured)  # else it says nothing
+        assert measured / 2 < estimated < measured * 2, (name, measured / 1e6, estimated / 1e6)
+
+
+# ---- the sum
+
+
+def _need(config: Config, world: int = 1, half: bool = False, trained: int = 1000) -> Need:
+    return training_need(config, 48, 1000, trained, config.data.buckets[0], world, half)
+
+
+def test_what_is_trained_costs_five_times_its_weights_and_is_shared() -> None:
+    whole = _need(tiny())
+    assert (whole.weights, whole.training) == (4000, 16000)
+    assert _need(tiny(train={"ema_decay": 0})).training == 12000
+    assert _need(tiny(), world=4).weights == 1000
+    assert _need(tiny(), world=4).training == 4000
+    assert _need(tiny(), world=4).activations == whole.activations
+    adapters = _need(tiny(), half=True, trained=10)
+    assert (adapters.weights, adapters.training) == (10 * 4 + 990 * 2, 160)
+    assert whole.total == whole.weights + whole.training + whole.activations
+
+
+def test_activations_follow_what_makes_them() -> None:
+    config = tiny()
+    one = _need(config).activations
+    assert _need(tiny(train={"batch_size": 6})).activations == 3 * one
+    assert _need(tiny(transformer={"gradient_checkpointing": True})).activations < one
+    assert _need(config, half=True).activations < one
+    assert _need(tiny(transformer={"layers": 4})).activations > 1.3 * one
+
+
+# ---- what there is
+
+
+def test_too_little_memory_is_said_with_what_would_help(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "available", lambda device: 2e9)
+    config = tiny(train={"batch_size": 6})
+    fits = check(Need(0.5e9, 1e9, 0.4e9), CPU, config)
+    assert fits == "memory: about 1.9 GB (weights 0.5 GB, optimiser 1.0 GB, activations 0.4 GB) of 2.0 GB"
+    with pytest.raises(ValueError, match="too little memory on cpu") as caught:
+        check(Need(0.5e9, 1e9, 0.6e9), CPU, config)
+    text = str(caught.value)
+    assert "about 2.1 GB" in text
+    assert "of 2.0 GB" in text
+    for way in (
+        "transformer.gradient_checkpointing=true",
+        "train.batch_size=3 with train.accumulate doubled",
+        "smaller data.buckets",
+        "more processes (--workers)",
+        "a smaller --preset",
+    ):
+        assert way in text
+    used_up = tiny(train={"batch_size": 1}, transformer={"gradient_checkpointing": True})
+    with pytest.raises(ValueError, match=r"What would help: smaller data\.buckets"):
+        check(Need(0.5e9, 1e9, 0.6e9), CPU, used_up)
+
+
+def test_a_stage_that_does_not_fit_is_refused_before_the_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the largest bucket of any phase."""
+    phases = [{"steps": 1}, {"steps": 1, "data": {"buckets": [{"frames": 97, "height": 480, "width": 848}]}}]
+    monkeypatch.setattr(memory, "available", lambda device: 100e6)
+    small = open_stage(tiny(), CPU, tmp_path)
+    assert small.check_memory(ALONE).startswith("memory: about ")
+    large = open_stage(tiny(phases=phases), CPU, tmp_path)
+    with pytest.raises(ValueError, match="too little memory on cpu"):
+        large.check_memory(ALONE)
+
+
+def test_processes_on_one_machine_share_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    alone = available(CPU)
+    assert 50e6 < alone <= psutil.virtual_memory().total
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    assert available(CPU) == pytest.approx(alone / 4, rel=0.3)  # others come and go
+
+
+def _group(folder: Path, limit: str, used: int, **stat: int) -> Path:
+    (folder / "memory.max").write_text(f"{limit}\n")
+    (folder / "memory.current").write_text(f"{used}\n")
+    (folder / "memory.stat").write_text("".join(f"{k} {v}\n" for k, v in stat.items()))
+    return folder
+
+
+def test_a_containers_limit_counts_but_not_files_that_were_read(tmp_path: Path) -> None:
+    assert left_in_container(tmp_path / "nowhere") is None
+    assert left_in_container(_group(tmp_path, "max", 5)) is None
+    found = left_in_container(_group(tmp_path, "1000", 900, anon=200, inactive_file=500, active_file=150))
+    assert found == 750
+    (tmp_path / "memory.stat").write_text("not what it should be\n")
+    assert left_in_container(tmp_path) is None
