@@ -12,8 +12,9 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
+
+from generation.tensors import save_tensors
 
 
 def cache_key(clip_id: str, transform: str, model: str, *more: int | str) -> str:
@@ -49,7 +50,7 @@ class TensorCache:
                 tensor: Tensor = file.get_tensor("tensor")
         except (OSError, SafetensorError):
             return None
-        return tensor if about.get("crc32") == _checksum(tensor) else None
+        return tensor if about.get("check") == _check(key, tensor) else None
 
     def put(self, key: str, tensor: Tensor) -> None:
         """Raises `OSError` when the disk is full or the folder cannot be written."""
@@ -58,12 +59,13 @@ class TensorCache:
         tensor = tensor.detach().cpu().contiguous()
         aside = path.with_name(f"_tmp-{secrets.token_hex(8)}")
         try:
-            save_file({"tensor": tensor}, aside, metadata={"crc32": _checksum(tensor)})
+            save_tensors({"tensor": tensor}, aside, {"check": _check(key, tensor)})
             os.replace(aside, path)
         finally:
             with contextlib.suppress(FileNotFoundError):
                 aside.unlink()
 
 
-def _checksum(tensor: Tensor) -> str:
-    return f"{zlib.crc32(tensor.reshape(-1).view(torch.uint8).numpy().data):08x}"
+def _check(key: str, tensor: Tensor) -> str:
+    """Tells a file's own, whole content from another's and from a damaged one."""
+    return f"{key} {zlib.crc32(tensor.reshape(-1).view(torch.uint8).numpy().data):08x}"

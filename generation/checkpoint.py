@@ -15,8 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
+
+from generation.tensors import save_tensors
 
 PARTS = ("model", "optimizer", "ema")
 
@@ -76,7 +78,7 @@ def save(
         shutil.rmtree(left)
     aside.mkdir()
     for part in PARTS:
-        save_file({k: v.contiguous() for k, v in tensors[part].items()}, aside / f"{part}.safetensors")
+        save_tensors({k: v.contiguous() for k, v in tensors[part].items()}, aside / f"{part}.safetensors")
     (aside / "state.json").write_text(json.dumps(state, indent=1), encoding="utf-8")
     whole_folder(aside, final)
     for old in steps(folder)[:-keep_last]:

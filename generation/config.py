@@ -34,6 +34,11 @@ class Codec(_Section):
     spatial: Positive = 8  # pixels per latent pixel, each way
     std: Annotated[float, Field(gt=0)] = 0.5  # latents are divided by it (cogvideox: 1 / scaling factor)
 
+    @property
+    def frame_stride(self) -> int:
+        """Videos have so many frames times n, plus one: others come out of CogVideoX's autoencoder longer."""
+        return 8 if self.kind == "cogvideox" else self.temporal
+
     @model_validator(mode="after")
     def _named(self) -> Codec:
         if self.kind != "patch" and not self.model:
@@ -84,6 +89,7 @@ class Bucket(_Section):
     frames: Positive
     height: Positive
     width: Positive
+    crop: Literal["center", "random"] | None = None  # null: data.crop
 
 
 class Between(_Section):
@@ -95,6 +101,7 @@ class Data(_Section):
     fps: Annotated[float, Field(gt=0)] = 8.0  # clips are sampled by time at this rate
     buckets: tuple[Bucket, ...] = (Bucket(frames=49, height=256, width=480),)
     crop: Literal["center", "random"] = "center"  # random: a window at native scale; else scaled to cover
+    max_upscale: Annotated[float, Field(ge=1)] | None = None  # clips that are smaller still are left out
     single_frame_fraction: Fraction = 0.0  # of the video batches that are used as images, one frame of each
     random_start: bool = False  # else the middle of the clip
     motion_tag: bool = False  # prefix the caption with "low motion, " and the like, from motion.speed
@@ -215,6 +222,13 @@ class Config(_Section):
             raise ValueError("objective.kind: stage2 is a flow; write flow")
         if self.stage == "stage2" and not self.transformer.noise_strength:
             raise ValueError("transformer.noise_strength: stage2 needs it; write true")
+        if self.stage == "stage2" and self.sampling.guidance_ramp != "constant":
+            raise ValueError("sampling.guidance_ramp: stage2 has few evaluations and a constant guidance")
+        if self.stage == "stage2" and self.train.cache_latents and not self.degradation.variants:
+            raise ValueError(
+                "train.cache_latents: stage2 degrades each clip anew, so there is nothing to keep; write "
+                "false, or say with degradation.variants how many fixed degradations a clip has"
+            )
         if self.stage == "stage1" and self.transformer.noise_strength:
             raise ValueError("transformer.noise_strength: only stage2 has a degraded start; write false")
         if self.lora and not self.transformer.pretrained:
@@ -229,7 +243,7 @@ class Config(_Section):
 
     def check_shape(self, bucket: Bucket, what: str = "data.buckets") -> None:
         """Raises `ValueError` for frames or sizes that latents and patches do not divide."""
-        stride = self.codec.temporal
+        stride = self.codec.frame_stride
         if (bucket.frames - 1) % stride:
             good = (bucket.frames - 1) // stride * stride + 1
             raise ValueError(
@@ -260,12 +274,14 @@ class Config(_Section):
         return phase.steps, data, degradation
 
 
-# What a resumed training may change: it decides how it runs and when it ends, not what a step computes.
+# What a resumed training may change: how it runs and when it ends; and the learning rate, to save a training
+# that has diverged.
 HARMLESS = frozenset(
     {f"train.{k}" for k in ("steps", "checkpoint_every", "keep_last", "log_every")}
     | {f"train.{k}" for k in ("validate_every", "sample_every", "cache_latents", "cache_text")}
     | {f"sampling.{k}" for k in Sampling.model_fields}
-    | {"data.workers", "preset"}
+    | {"train.learning_rate", "transformer.gradient_checkpointing", "transformer.compile"}
+    | {"data.workers", "data.max_bad_fraction", "preset"}
 )
 
 

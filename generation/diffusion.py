@@ -14,8 +14,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from generation import draws
-
 STEPS = 1000
 
 
@@ -62,11 +60,6 @@ def x0_from_v(x: Tensor, v: Tensor, k: int | Tensor, snr_shift: float = 1.0) -> 
     """The clean latent that a prediction stands for: a x - b v."""
     a, b = _mix(k, x, snr_shift)
     return a * x - b * v
-
-
-def training_step(index: int, *key: int | str) -> int:
-    """Noise step of the sample at position `index` of a plan: stratified over 0..999."""
-    return int(STEPS * draws.stratified(index, *key))
 
 
 def timesteps(steps: int) -> list[int]:

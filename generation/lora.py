@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from generation import draws
 from generation.config import Lora
+from generation.tensors import save_tensors
 
 FILE = "pytorch_lora_weights.safetensors"
 _NAME = "default"  # of the adapter, in peft
@@ -90,7 +91,6 @@ def save_state(model: nn.Module, state: Mapping[str, Tensor], folder: str | Path
     Rank, alpha and layers are written too: without alpha an adapter would be loaded at another strength.
     """
     from diffusers import CogVideoXPipeline
-    from safetensors.torch import save_file
 
     library: Any = model
     settings = library.peft_config[_NAME]
@@ -103,7 +103,7 @@ def save_state(model: nn.Module, state: Mapping[str, Tensor], folder: str | Path
 
     def write(tensors: dict[str, Tensor], file: str) -> None:
         # One entry alone: safetensors writes several in any order, and equal weights would differ in hash.
-        save_file(tensors, file, metadata={_RECORD: json.dumps(record, sort_keys=True)})
+        save_tensors(tensors, file, {_RECORD: json.dumps(record, sort_keys=True)})
 
     CogVideoXPipeline.save_lora_weights(
         folder,

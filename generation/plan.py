@@ -94,6 +94,16 @@ def select(index: Index, data: Data) -> Selection:
     none = ~fits.any(0)
     _mark(why, none & is_image, "an image, and no bucket in data.buckets has 1 frame")
     _mark(why, none & ~is_image, f"too short: {needs}")
+    if data.max_upscale is not None:
+        with np.errstate(invalid="ignore", divide="ignore"):
+            scale = np.stack([np.maximum(b.width / width, b.height / height) for b in data.buckets])
+        large = fits & (scale <= data.max_upscale)
+        _mark(
+            why,
+            np.logical_not(large.any(0)),
+            f"data.max_upscale: smaller than its bucket by more than {data.max_upscale:g}",
+        )
+        fits = large
     usable = why == ""
     bucket = np.where(usable, _nearest(fits, width, height, data.buckets), -1)
     selection = Selection(

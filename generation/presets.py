@@ -22,7 +22,7 @@ def _bucket(frames: int, height: int, width: int) -> Section:
 
 
 _TINY: Section = {
-    "codec": {"kind": "patch", "temporal": 4, "spatial": 4},
+    "codec": {"kind": "patch", "temporal": 4, "spatial": 2},
     "text": {"kind": "minilm", "max_tokens": 64},
 }
 _TINY_TRANSFORMER: Section = {"layers": 4, "heads": 4, "head_dim": 48, "time_embed_dim": 192}
@@ -37,7 +37,7 @@ _TINY_TRAIN: Section = {
     "validate_every": 100,
 }
 _SMALL: Section = {
-    "codec": {"kind": "patch", "temporal": 4, "spatial": 8},
+    "codec": {"kind": "patch", "temporal": 4, "spatial": 4},
     "text": {"kind": "minilm", "max_tokens": 128},
 }
 _SMALL_TRAIN: Section = {
@@ -108,6 +108,7 @@ PRESETS: dict[str, dict[str, Section]] = {
             },
             "data": {
                 "fps": 8,
+                "max_upscale": 1.05,
                 "buckets": [_bucket(25, 256, 448), _bucket(25, 448, 256), _bucket(1, 256, 448)],
             },
             "objective": _flow(),
@@ -145,7 +146,7 @@ PRESETS: dict[str, dict[str, Section]] = {
                 "noise_strength": True,
                 "gradient_checkpointing": True,
             },
-            "data": {"fps": 8, "buckets": [_bucket(49, 1072, 1920)], "motion_tag": True},
+            "data": {"fps": 8, "buckets": [_bucket(49, 1072, 1920)], "motion_tag": True, "max_upscale": 1.05},
             "objective": _flow(),
             "degradation": {"scale": [4, 8]},
             # The published four: image crops, images and videos 1 : 2, full size (in two parts), best subset.
@@ -161,7 +162,10 @@ PRESETS: dict[str, dict[str, Section]] = {
                 },
                 {
                     "steps": 30_000,
-                    "data": {"buckets": [_bucket(49, 528, 960)], "single_frame_fraction": 0.333},
+                    "data": {
+                        "buckets": [_bucket(49, 528, 960), {**_bucket(1, 528, 960), "crop": "random"}],
+                        "single_frame_fraction": 0.333,
+                    },
                     "degradation": {"noise_steps": [600, 900]},
                 },
                 {"steps": 1_000, "degradation": {"noise_steps": [600, 900]}},
@@ -172,7 +176,7 @@ PRESETS: dict[str, dict[str, Section]] = {
                     "degradation": {"noise_steps": [650, 750]},
                 },
             ],
-            "train": {**_PUBLISHED_TRAIN, "accumulate": 64},
+            "train": {**_PUBLISHED_TRAIN, "accumulate": 64, "ema_decay": 0.999, "cache_latents": False},
             "sampling": {"steps": 4, "guidance": 13.0, "shift": 2.5, "noise_step": 675},
         },
     },

@@ -27,14 +27,17 @@ import torch
 from torch import Tensor
 
 from generation import config, media
+from generation.tensors import save_tensors
 
 _FORMAT = "reelmill preview 1"
 _FILES = ("preview.json", "preview.mp4", "latents.safetensors")
 _KINDS: dict[str, type | tuple[type, ...]] = {
-    **dict.fromkeys(("prompt", "negative_prompt", "weights_hash", "codec_hash", "text_hash", "version"), str),
-    **dict.fromkeys(("seed", "frames", "height", "width", "steps"), int),
-    **dict.fromkeys(("fps", "guidance"), (int, float)),
-    "codec": dict,
+    **dict.fromkeys(
+        ("prompt", "negative_prompt", "weights_hash", "precision", "codec_hash", "text_hash", "version"), str
+    ),
+    **dict.fromkeys(("seed", "frames", "height", "width"), int),
+    "fps": (int, float),
+    **dict.fromkeys(("codec", "sampling"), dict),
 }
 _SLUG_LENGTH = 40
 
@@ -50,9 +53,9 @@ class Preview:
     height: int
     width: int
     fps: float
-    steps: int
-    guidance: float
-    weights_hash: str  # of Stage I
+    sampling: Mapping[str, Any]  # steps, guidance and the like, as `config.Sampling` takes them
+    weights_hash: str  # of Stage I, and of what it was adapted from
+    precision: str  # that the network computed in
     codec: Mapping[str, Any]  # the settings that `config.Codec` takes, which decode the latents
     codec_hash: str
     text_hash: str
@@ -103,8 +106,6 @@ def save_preview(
 
     A finished one of the same content is replaced. Raises `ValueError` where the index is taken by another.
     """
-    from safetensors.torch import save_file
-
     assert latents.dtype == torch.float32, f"latents are float32, not {latents.dtype}"
     directory = Path(directory)
     finished = find_preview(directory, index, preview)
@@ -114,7 +115,7 @@ def save_preview(
     aside.mkdir(parents=True)
     try:
         latents = latents.detach().cpu().contiguous()
-        save_file({"latents": latents}, aside / "latents.safetensors", metadata={"preview": preview.key})
+        save_tensors({"latents": latents}, aside / "latents.safetensors", {"preview": preview.key})
         facts = {"dtype": "float32", "shape": list(latents.shape), "hash": _digest(latents)}
         content = {"format": _FORMAT, **dataclasses.asdict(preview), "latents": facts}
         (aside / "preview.json").write_text(json.dumps(content, indent=2) + "\n")

@@ -22,8 +22,9 @@ from generation import lora as adapters
 from generation import transformer
 from generation.checkpoint import whole_folder, write_text
 from generation.codec import Codec, open_codec
-from generation.config import Config, Transformer, differences
+from generation.config import Config, Transformer, content_hash, differences
 from generation.parallel import uses_bf16
+from generation.tensors import disk_errors
 from generation.text import TextCache, open_text
 
 STAGES = ("stage1", "stage2")
@@ -135,6 +136,21 @@ def _resolved(wanted: Transformer) -> tuple[Transformer, Path | None]:
     return wanted.model_copy(update={"pretrained": str(weights)}), None
 
 
+def _base_identity(config: Config) -> list[str | None]:
+    """What stands for the weights below a LoRA: for our own runs their hash, else names and sizes."""
+    if not config.lora:
+        return []
+    source = config.transformer.pretrained
+    assert source is not None
+    folder = Path(source).expanduser()
+    if not folder.is_dir():
+        return [source, config.transformer.revision]
+    about = folder / "weights" / "weights.json"
+    if about.exists():
+        return [json.loads(about.read_text(encoding="utf-8"))["hash"]]
+    return [f"{p.relative_to(folder)} {p.stat().st_size}" for p in sorted(folder.rglob("*.safetensors"))]
+
+
 def export(model: nn.Module, config: Config, state: Mapping[str, Tensor], folder: Path, step: int) -> Path:
     """Write `weights/`, whole or not at all: the whole transformer, or the LoRA alone."""
     final, aside = folder / "weights", folder / "_weights"
@@ -143,7 +159,8 @@ def export(model: nn.Module, config: Config, state: Mapping[str, Tensor], folder
     if config.lora:
         path = adapters.save_state(model, state, aside)
     else:
-        path = transformer.save_state(model, state, aside / "transformer")
+        with disk_errors(aside):
+            path = transformer.save_state(model, state, aside / "transformer")
     about = {"stage": config.stage, "step": step, "hash": _file_hash(path)}
     (aside / "weights.json").write_text(json.dumps(about, indent=1), encoding="utf-8")
     whole_folder(aside, final)
@@ -181,6 +198,7 @@ class Trained:
         model = build_model(config, self.codec.channels, self.text.dim, dtype)
         if self.config.lora:
             adapters.load(model, weights)
+            adapters.fuse(model)  # as they are published, and without their cost
         model = model.eval().requires_grad_(False)
         if offload and self.device.type != "cpu":
             library: Any = model
@@ -204,6 +222,6 @@ def open_trained(run: Path, stage: str, device: torch.device) -> Trained:
             f"{folder} has no weights yet: its training was not stopped in good order before the first "
             f"checkpoint; reelmill train {stage} --data DATASET --out {run} goes on with it"
         )
-    digest = json.loads(about.read_text(encoding="utf-8"))["hash"]
+    digest = content_hash([json.loads(about.read_text(encoding="utf-8"))["hash"], _base_identity(config)])
     text = TextCache(None, open_text(config.text, device))
     return Trained(config, folder, digest, open_codec(config.codec, device), text, device)

@@ -22,6 +22,7 @@ from generation.codec import Codec, open_codec
 from generation.config import Bucket, Config, Sampling
 from generation.config import Codec as CodecConfig
 from generation.media import from_uint8, read_video, to_uint8, write_mp4
+from generation.parallel import uses_bf16
 from generation.preview import (
     Preview,
     find_preview,
@@ -31,6 +32,8 @@ from generation.preview import (
 )
 from generation.run import Trained, open_trained, read_config
 from generation.transformer import tokens
+
+_MANY_FRAMES = 257  # nobody enhances more in one go by mistake
 
 Step = Callable[[str, int, int], None]  # what is done, evaluations done, of how many
 
@@ -62,7 +65,13 @@ class Options:
             "negative_prompt": self.negative_prompt,
         }
         wanted = {k: v for k, v in given.items() if v is not None}
-        return Sampling.model_validate({**config.sampling.model_dump(), **wanted})
+        sampling = Sampling.model_validate({**config.sampling.model_dump(), **wanted})
+        if self.negative_prompt and sampling.guidance == 1.0:
+            raise ValueError(
+                "the negative prompt: without guidance it has no effect; take a guidance above 1, or "
+                "leave it out"
+            )
+        return sampling
 
     def shape(self, config: Config, like: tuple[int, int, int] | None = None) -> Bucket:
         """Frames and size: as asked for, else of the bucket nearest to `like` (frames, height, width).
@@ -144,9 +153,9 @@ def _preview(
         height=shape.height,
         width=shape.width,
         fps=options.fps or trained.config.data.fps,
-        steps=sampling.steps,
-        guidance=sampling.guidance,
+        sampling=sampling.model_dump(mode="json"),
         weights_hash=trained.hash,
+        precision="bf16" if uses_bf16(trained.config.train.precision, trained.device) else "fp32",
         codec=trained.config.codec.model_dump(mode="json"),
         codec_hash=trained.codec.hash,
         text_hash=trained.text.hash,
@@ -171,6 +180,8 @@ def open_source(path: Path, device: torch.device, options: Options, prompt: str 
     Raises `ValueError` when it is neither, or a video file comes without a prompt.
     """
     if path.is_dir() or is_preview(path):
+        if options.fps:
+            raise ValueError(f"{path}: a preview has a frame rate of its own; leave --fps out")
         preview, latents = load_preview(path)
         codec = open_codec(CodecConfig.model_validate(preview.codec), device)
         if codec.hash != preview.codec_hash:
@@ -183,7 +194,12 @@ def open_source(path: Path, device: torch.device, options: Options, prompt: str 
         return Source(video, preview.fps, prompt or preview.prompt, preview.negative_prompt, preview.seed)
     if prompt is None:
         raise ValueError(f"{path}: a video file needs --prompt, which says what it shows")
-    found = read_video(path, fps=options.fps, frames=options.frames)
+    found = read_video(path, fps=options.fps, frames=options.frames or _MANY_FRAMES + 1)
+    if not options.frames and len(found.frames) > _MANY_FRAMES:
+        raise ValueError(
+            f"{path}: it has more than {_MANY_FRAMES} frames; say with --frames how many of them, or take "
+            "fewer a second with --fps"
+        )
     return Source(from_uint8(found.frames)[None].to(device), found.fps, prompt, "", 0)
 
 
@@ -204,7 +220,7 @@ def plan_enhance(trained: Trained, source: Source, options: Options) -> Plan:
     Raises `ValueError` for sizes that the stage cannot make, or that memory does not hold.
     """
     config = trained.config
-    stride = config.codec.temporal
+    stride = config.codec.frame_stride
     _, _, frames, height, width = source.video.shape
     possible = (frames - 1) // stride * stride + 1
     shape = options.shape(config, (possible, height, width))
@@ -273,6 +289,8 @@ def enhance_previews(
     """The final.mp4 of each preview's folder. One that was made in the same way is kept: final.json tells."""
     trained = open_trained(run, "stage2", device)
     model = None
+    previews = [load_preview(folder)[0] for folder in folders]
+    _embed(trained, [p.prompt for p in previews], [p.negative_prompt for p in previews], options)
     for k, folder in enumerate(folders):
         source = open_source(folder, device, options, None)
         plan = plan_enhance(trained, source, options)
@@ -282,7 +300,8 @@ def enhance_previews(
             continue
         record.unlink(missing_ok=True)
         model = model or trained.model(offload)
-        latents = enhance(trained, model, source, plan, _named(on_step, f"final {k + 1} of {len(folders)}"))
+        what = f"final {k + 1} of {len(folders)}"
+        latents = enhance(trained, model, source, plan, _named(on_step, what))
         _write(folder / "final.mp4", trained, latents, plan, source.fps)
         write_text(record, json.dumps(about, indent=1))
         say(f"final    {folder / 'final.mp4'}")
@@ -316,9 +335,17 @@ def enhance_file(
     out.parent.mkdir(parents=True, exist_ok=True)
     if preview:
         (out.parent / "final.json").unlink(missing_ok=True)  # it would tell of another final.mp4
+    _embed(trained, [source.prompt], [plan.negative_prompt], options)
     latents = enhance(trained, trained.model(offload), source, plan, _named(on_step, "enhance"))
     _write(out, trained, latents, plan, source.fps)
     return out
+
+
+def _embed(trained: Trained, prompts: Sequence[str], negatives: Sequence[str], options: Options) -> None:
+    """Embed all that will be asked for, and let go of the encoder before the network comes."""
+    own = options.sampling(trained.config).negative_prompt
+    trained.text.get([*prompts, *negatives, own])
+    trained.text.release()
 
 
 def _write(path: Path, trained: Trained, latents: Tensor, plan: Plan, fps: float) -> None:

@@ -22,7 +22,8 @@ Step = Callable[[int, int], None]  # evaluations done, of how many
 
 def times(objective: Objective, index: int, *key: int | str) -> float:
     """The training time of plan position `index`: t in [0, 1), evenly spread over neighbouring positions."""
-    return float(flow.shifted(draws.stratified(index, "time", *key), objective.shift))
+    shift = objective.shift if objective.kind == "flow" else 1.0
+    return flow.training_time(index, shift, "time", *key)
 
 
 def loss(
@@ -45,10 +46,10 @@ def loss(
     )
     if objective.kind == "v":
         # Time runs from the noisy end, as in a flow: t = 0 is step 999.
-        steps = torch.tensor([min(999, int(1000 * (1 - t))) for t in at], device=latents.device)
+        steps = torch.tensor([min(999, int(1000 * (1 - t))) for t in at])  # on the CPU, where the schedule is
         noisy = diffusion.add_noise(latents, noise, steps, objective.snr_shift)
         target = diffusion.v_target(latents, noise, steps, objective.snr_shift)
-        network_time = steps.float()
+        network_time = steps.float().to(latents.device)
     else:
         t = torch.tensor(list(at), dtype=torch.float32, device=latents.device)
         noisy = flow.interpolate(noise, latents, t)

@@ -38,9 +38,10 @@ def noise_step(degradation: Degradation, sampling: Sampling, tokens: int) -> int
 
 
 def draw_noise_step(span: tuple[int, int], index: int, *key: int | str) -> int:
-    """A step within `span`, ends included, evenly spread over neighbouring plan positions."""
+    """A step within `span`, ends included. Drawn anew for each plan position `index`: a second evenly spread
+    sequence beside that of the times would bind the two together."""
     low, high = span
-    return low + int(draws.stratified(index, "noise step", *key) * (high - low + 1))
+    return low + int(draws.uniform("noise step", index, *key) * (high - low + 1))
 
 
 def loss(
@@ -59,7 +60,7 @@ def loss(
     each sample; `at`: flow times in [0, 1); steps: noise steps of the degraded latents.
     """
     noise = torch.stack([draws.normal(tuple(clean.shape[1:]), "noise", *key) for key in noise_keys])
-    k = torch.tensor(list(steps), device=clean.device)
+    k = torch.tensor(list(steps))  # on the CPU, where the schedule is
     z0 = degrade_latents(low_quality, noise.to(clean.device), k)
     t = torch.tensor(list(at), dtype=torch.float32, device=clean.device)
     tokens, mask = stack(text)
@@ -69,7 +70,7 @@ def loss(
         tokens.to(clean.device),
         mask,
         flow.network_time(t),
-        strength=k.float(),
+        strength=k.float().to(clean.device),
         positions=positions,
     ).float()
     return (predicted - (clean - z0)).square().flatten(1).mean(1)
@@ -129,5 +130,5 @@ def sample(
         return flow.guided(out[:1], out[1:], sampling.guidance) if both else out
 
     with torch.no_grad():
-        start = degrade_latents(low_quality, noise, torch.tensor([step], device=device))
+        start = degrade_latents(low_quality, noise, torch.tensor([step]))
         return flow.euler(velocity, start, flow.flow_times(sampling.steps, sampling.shift))

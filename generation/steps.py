@@ -5,7 +5,7 @@ A stage holds everything that is loaded for training: the network, the codec, th
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from generation.degrade import degrade_pixels
 from generation.loader import Batch, Loader
 from generation.media import to_uint8, write_grid
 from generation.parallel import World
-from generation.plan import open_selection
+from generation.plan import open_selection, plan_epoch
 from generation.run import build_model
 from generation.stage1 import Key
 from generation.text import TextCache, null_like, open_text
@@ -76,6 +76,17 @@ class Stage:
         )
         return memory.check(need, world.device, config)
 
+    def notes(self) -> list[str]:
+        """What the configuration lets one expect, and should not surprise."""
+        model = self.config.transformer
+        numbers, width = self.codec.channels * model.patch**2, model.heads * model.head_dim
+        if numbers <= width:
+            return []
+        return [
+            f"note: a patch of latents has {numbers} numbers and the transformer is {width} wide: it cannot "
+            "tell apart, nor remove, all of the noise. Take a wider one, or a codec or patch of fewer numbers"
+        ]
+
     def place(self, world: World) -> None:
         """Put the network where it computes: on the device, sharded, compiled."""
         bf16 = parallel.uses_bf16(self.config.train.precision, world.device)
@@ -90,6 +101,20 @@ class Stage:
                 block.compile(dynamic=True)  # sequences differ from bucket to bucket
         parallel.shard(self.model, blocks, world, bf16)
         self.model.train()
+
+    def check_data(self, dataset: str, world: World) -> None:
+        """Every phase must have batches: raises `ValueError` now, and not when its turn has come."""
+        for k in range(max(1, len(self.config.phases))):
+            selection = open_selection(dataset, self.config.phase(k)[1])
+            plan_epoch(
+                selection,
+                self.config.train.batch_size,
+                seed=self.config.seed,
+                epoch=0,
+                phase=k,
+                rank=world.rank,
+                world=world.size,
+            )
 
     def loader(self, dataset: str, data: Data, phase: int, world: World) -> Loader:
         """Batches of a phase. Raises `ValueError` when nothing in the dataset can be used."""
@@ -107,11 +132,11 @@ class Stage:
 
     def _cache_keys(self, sample: Sample) -> list[str]:
         """Of the clip's latents, and in Stage II of its degraded copy's."""
-        parts = (sample.clip_id, sample.transform, self.codec.hash)
+        parts = (sample.clip_id, sample.transform, f"{self.codec.hash} on {self.codec.device.type}")
         keys = [cache_key(*parts)]
         if self.is_second:
             shape = self.degradation.model_dump_json(exclude={"noise_steps", "noise_range"})
-            keys.append(cache_key(*parts, shape, self._variant(sample)))
+            keys.append(cache_key(*parts, shape, self.config.seed, self._variant(sample)))
         return keys
 
     def _variant(self, sample: Sample) -> int:
@@ -210,14 +235,15 @@ class Stage:
             yield self._prepared(batch, keys, at, self._text(batch), ("validation",))
 
     @torch.no_grad()
-    def show(self, loader: Loader, path: Path, write: bool) -> None:
+    def show(self, loader: Loader, path: Path, autocast: Callable[[], torch.autocast], write: bool) -> None:
         """Videos for captions of held-out clips, side by side: Stage I's samples; in Stage II the degraded
         clip, the enhanced one and the true one, of each."""
         rows: list[list[Tensor]] = []
         for prepared in self.validation(loader):
             for i, text in enumerate(prepared.text):
                 frames = (prepared.latents.shape[2] - 1) * self.codec.temporal + 1
-                latents = self._sampled(prepared, i, text)
+                with autocast():
+                    latents = self._sampled(prepared, i, text)
                 rows.append([video.cpu() for video in self.codec.decode(latents, frames)])
                 if len(rows) == SHOWN:
                     break

@@ -8,8 +8,6 @@ one, or one dropped in training.
 from __future__ import annotations
 
 import logging
-import os
-import zlib
 from collections import OrderedDict
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -19,6 +17,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from generation.cache import TensorCache
 from generation.config import Text, content_hash
 from generation.text_source import first_line, locate
 
@@ -228,7 +227,7 @@ class TextCache:
 
     def __init__(self, folder: str | Path | None, encoder: TextEncoder, memory_bytes: int = 1 << 28):
         self.encoder = encoder
-        self._folder = Path(folder) if folder is not None else None
+        self._disk = TensorCache(folder) if folder is not None else None
         self._memory: OrderedDict[str, Tensor] = OrderedDict()  # the least recently asked for first
         self._memory_bytes = memory_bytes
         self._used = 0
@@ -255,10 +254,11 @@ class TextCache:
         if tokens is not None:
             self._memory.move_to_end(key)
             return tokens
-        tokens = self._read(key)
+        tokens = self._disk.get(key) if self._disk else None
         if tokens is None:
             tokens = self.encoder.encode([caption])[0]
-            self._write(key, tokens)
+            if self._disk:
+                self._disk.put(key, tokens)
         self._keep(key, tokens)
         return tokens
 
@@ -267,41 +267,3 @@ class TextCache:
         self._used += tokens.nbytes
         while self._used > self._memory_bytes:
             self._used -= self._memory.popitem(last=False)[1].nbytes
-
-    def _path(self, key: str) -> Path | None:
-        return self._folder / key[:2] / f"{key}.safetensors" if self._folder else None
-
-    def _read(self, key: str) -> Tensor | None:
-        from safetensors import SafetensorError, safe_open
-
-        path = self._path(key)
-        if path is None or not path.is_file():
-            return None
-        try:
-            with safe_open(path, "pt") as file:
-                tokens: Tensor = file.get_tensor("tokens")
-                fits = (file.metadata() or {}).get("check") == _check(key, tokens)
-        except (SafetensorError, OSError):
-            return None
-        return tokens.clone() if fits else None
-
-    def _write(self, key: str, tokens: Tensor) -> None:
-        from safetensors.torch import save_file
-
-        path = self._path(key)
-        if path is None:
-            return
-        path.parent.mkdir(parents=True, exist_ok=True)
-        aside = path.with_name(f"_{key}.{os.getpid()}")
-        try:
-            save_file({"tokens": tokens.contiguous()}, aside, metadata={"check": _check(key, tokens)})
-            aside.replace(path)
-        finally:
-            aside.unlink(missing_ok=True)
-
-
-def _check(key: str, tokens: Tensor) -> str:
-    """Tells a file's own, whole content from another's and from a damaged one."""
-    return (
-        f"{key} {tuple(tokens.shape)} {tokens.dtype} {zlib.crc32(tokens.contiguous().numpy().tobytes()):08x}"
-    )

@@ -224,8 +224,12 @@ class Trainer:
         """The loss on held-out clips at fixed times and with fixed noise: comparable from step to step."""
         began = time.perf_counter()
         assert self.loader is not None
-        with torch.no_grad(), self._autocast():
-            losses = [self.stage.losses(prepared).mean() for prepared in self.stage.validation(self.loader)]
+        losses = []
+        for prepared in self.stage.validation(
+            self.loader
+        ):  # codec and text run outside of autocast, as in training
+            with torch.no_grad(), self._autocast():
+                losses.append(self.stage.losses(prepared).mean())
         if losses:
             loss = float(parallel.mean(torch.stack(losses).mean(), self.world))
             if self.world.first:
@@ -242,8 +246,7 @@ class Trainer:
         try:
             self._swap_average()
             path = self.folder / "samples" / f"step-{self.step:07d}.mp4"
-            with self._autocast():
-                self.stage.show(self.loader, path, write=self.world.first)
+            self.stage.show(self.loader, path, self._autocast, write=self.world.first)
         except Exception as error:
             if self.world.size > 1:  # the other processes would wait for this one for ever
                 raise

@@ -116,7 +116,7 @@ def plan_sample(
         indices = frame_indices(bucket.frames, number["fps"], data.fps, count, at)
     if caption and data.motion_tag and len(indices) > 1:  # a picture does not move
         caption = motion_tag(number[MOTION_COLUMN], data.motion_bounds) + caption
-    box = window(width, height, bucket, data.crop, draw)
+    box = window(width, height, bucket, bucket.crop or data.crop, draw)
     return Sample(row, index.clip_id(row), caption, position, indices, box, bucket.height, bucket.width)
 
 

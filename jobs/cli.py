@@ -89,6 +89,15 @@ def generation_errors() -> Iterator[None]:
             yield
         except NotFinite as error:
             raise Stopped(str(error)) from error
+        except MemoryError as error:
+            raise ConfigError(f"out of memory: {error}") from error
+        except RuntimeError as error:
+            if type(error).__name__ != "OutOfMemoryError":  # PyTorch's
+                raise
+            raise ConfigError(
+                "out of memory on the GPU; take a smaller train.batch_size (with a larger train.accumulate), "
+                "transformer.gradient_checkpointing=true, a smaller size, or --offload where there is one"
+            ) from error
         except ValueError as error:
             if not _raised_by_us(error):
                 raise

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -69,7 +69,13 @@ def _train_on_ray(settings, dataset, run, workers, steps, device, new_data):  # 
     with pipeline.session(plain):
         import ray
 
-        gpus = device != "cpu" and ray.cluster_resources().get("GPU", 0) >= workers
+        there = int(ray.cluster_resources().get("GPU", 0)) if device != "cpu" else 0
+        if there < workers and (there or device == "cuda"):
+            raise ConfigError(
+                f"--workers {workers}: there are {there} GPUs, and each worker takes one; take fewer "
+                "workers, or --device cpu"
+            )
+        gpus = there > 0
         train_on_ray(settings, dataset, run, workers, stop_at=steps, new_data=new_data, gpus=gpus)
 
 
@@ -81,7 +87,7 @@ def sample(
         str | None, typer.Option("--prompts", metavar="FILE", help="one prompt a line")
     ] = None,
     preview_only: Annotated[bool, typer.Option("--preview-only", help="Stage I alone")] = False,
-    frames: Annotated[int | None, typer.Option(help="4n + 1")] = None,
+    frames: Annotated[int | None, typer.Option(min=1, help="4n + 1")] = None,
     size: Annotated[str | None, typer.Option(metavar="WxH", help="of the preview")] = None,
     final_size: Annotated[str | None, typer.Option(metavar="WxH", help="of the final video")] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="evaluations of Stage I")] = None,
@@ -101,6 +107,8 @@ def sample(
 
     with generation_errors():
         texts = _prompts(prompt, prompts)
+        if Path(out_).is_file():
+            raise ConfigError(f"--out {out_}: it is a file; name a folder")
         from generation.sample import Options, check_final, enhance_previews, sample_previews
 
         where = _device(device)
@@ -118,8 +126,7 @@ def sample(
             steps=enhance_steps,
             guidance=enhance_guidance,
             noise_step=noise_step,
-            negative_prompt=negative,
-        )
+        )  # the negative prompt comes with the preview
         if not preview_only:
             check_final(folder, first, second, where)
         with _evaluations() as on_step:
@@ -138,7 +145,7 @@ def enhance(
     ] = None,
     prompt: Annotated[str | None, typer.Option(help="what it shows; needed for a video file")] = None,
     size: Annotated[str | None, typer.Option(metavar="WxH", help="of the result")] = None,
-    frames: Annotated[int | None, typer.Option(help="4n + 1; default: as many as there are")] = None,
+    frames: Annotated[int | None, typer.Option(min=1, help="4n + 1; default: as many as there are")] = None,
     fps: Annotated[float | None, typer.Option(min=0.1, help="of a video file; default: its own")] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="evaluations")] = None,
     guidance: Annotated[float | None, typer.Option(min=0, help="1: none")] = None,
@@ -156,6 +163,10 @@ def enhance(
     with generation_errors():
         from generation.sample import Options, enhance_file
 
+        if out_ and Path(out_).is_dir():
+            raise ConfigError(
+                f"--out {out_}: it is a folder; name the file to write, such as {out_}/final.mp4"
+            )
         options = Options(
             frames=frames,
             **_size(size, "--size"),
@@ -205,7 +216,7 @@ def _prompts(prompt: str | None, path: str | None) -> list[str]:
     return texts
 
 
-def _size(text: str | None, option: str) -> dict[str, int | None]:
+def _size(text: str | None, option: str) -> dict[str, Any]:
     if text is None:
         return {}
     width, x, height = text.partition("x")

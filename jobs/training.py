@@ -149,6 +149,9 @@ def _open(task: _Task, world: World, say: Callable[[str], None]) -> Trainer:
         stage = open_stage(config, world.device, folder)
         if task.check_memory:
             say(stage.check_memory(world))
+        stage.check_data(task.dataset, world)
+        for line in stage.notes():
+            say(line)
         return stage
 
     parallel.together(lambda: runs.begin(task.run, config) if world.first else None, world)

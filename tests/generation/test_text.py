@@ -578,7 +578,7 @@ def test_damaged_files_are_written_anew(t5: Path, tmp_path: Path, damage: str) -
     cache, encoder = _cache(t5, tmp_path)
     assert torch.equal(cache.get(["a fox"])[0], expected)
     assert encoder._loaded is not None
-    assert load_file(path)["tokens"].equal(expected)
+    assert load_file(path)["tensor"].equal(expected)
     cache, encoder = _cache(t5, tmp_path)
     assert torch.equal(cache.get(["a fox"])[0], expected)
     assert encoder._loaded is None

@@ -88,7 +88,7 @@ def test_a_prompt_becomes_a_preview_and_a_final_video(tmp_path: Path, run: Path)
     assert shape(folder / "preview.mp4") == (9, 32, 48)
     assert shape(folder / "final.mp4") == (9, 64, 96)
     about = json.loads((folder / "preview.json").read_text())
-    assert (about["prompt"], about["seed"], about["steps"]) == ("a red circle", 5, 3)
+    assert (about["prompt"], about["seed"], about["sampling"]["steps"]) == ("a red circle", 5, 3)
 
 
 def test_the_asked_for_size_and_length_are_made(tmp_path: Path, run: Path) -> None:
