@@ -70,17 +70,28 @@ def training_need(
 
 
 def check_sampling(
-    config: Config, channels: int, shape: Bucket, sampling: Sampling, device: torch.device
+    config: Config,
+    channels: int,
+    shape: Bucket,
+    sampling: Sampling,
+    device: torch.device,
+    offload: bool = False,
 ) -> None:
-    """Raises `ValueError` when one evaluation at this shape, beside the weights, does not fit the device."""
+    """Raises `ValueError` when one evaluation at this shape, beside the weights, does not fit the device.
+
+    offload: a block's weights at a time are there, and the others in the CPU's memory.
+    """
     model = config.transformer
-    bf16 = uses_bf16(config.train.precision, device)
+    width = model.heads * model.head_dim
+    element = 2 if uses_bf16(config.train.precision, device) else 4
     length = video_tokens(config, shape) + config.text.max_tokens
-    rows = (1 if sampling.guidance == 1.0 else 2) * length * model.heads * model.head_dim
+    rows = (1 if sampling.guidance == 1.0 else 2) * length * width
+    # A block's attention and feed-forward layers, and its two adaptive norms.
+    block = 12.0 * width**2 + 12.0 * width * model.time_embed_dim
     need = Need(
-        weights=12.0 * model.layers * (model.heads * model.head_dim) ** 2 * (2 if bf16 else 4),
+        weights=block * element * (2 if offload and device.type != "cpu" else model.layers),
         training=0.0,
-        activations=float(rows * (2 if bf16 else 4) * _KEPT_PER_BLOCK)
+        activations=float(rows * element * _KEPT_PER_BLOCK)
         + 3.0 * shape.frames * shape.height * shape.width * 4 * 4,
     )
     have = available(device)
@@ -88,7 +99,8 @@ def check_sampling(
         raise ValueError(
             f"too little memory on {device} for {shape.frames} frames of {shape.width}x{shape.height}: about "
             f"{_gb(need.total)} (weights {_gb(need.weights)}, activations {_gb(need.activations)}) of "
-            f"{_gb(have)}. What would help: fewer frames, a smaller size, guidance 1, or a larger GPU"
+            f"{_gb(have)}. What would help: fewer frames, a smaller size, guidance 1, --offload, or a larger "
+            "GPU"
         )
 
 

@@ -109,7 +109,7 @@ def sample_previews(
     trained = open_trained(run, "stage1", device)
     shape = options.shape(trained.config)
     sampling = options.sampling(trained.config)
-    memory.check_sampling(trained.config, trained.codec.channels, shape, sampling, device)
+    memory.check_sampling(trained.config, trained.codec.channels, shape, sampling, device, offload)
     wanted = [_preview(trained, prompt, sampling, shape, options, k) for k, prompt in enumerate(prompts)]
     folders = {k: find_preview(out, k, preview) for k, preview in enumerate(wanted)}
     todo = [k for k, found in folders.items() if found is None]
@@ -214,7 +214,7 @@ class Plan:
     seed: int
 
 
-def plan_enhance(trained: Trained, source: Source, options: Options) -> Plan:
+def plan_enhance(trained: Trained, source: Source, options: Options, offload: bool = False) -> Plan:
     """The number of frames is cut to what the codec's stride allows, unless it is asked for.
 
     Raises `ValueError` for sizes that the stage cannot make, or that memory does not hold.
@@ -229,7 +229,7 @@ def plan_enhance(trained: Trained, source: Source, options: Options) -> Plan:
             f"the asked-for video: {shape.frames} frames, but the source gives {frames}; take {possible}"
         )
     sampling = options.sampling(config)
-    memory.check_sampling(config, trained.codec.channels, shape, sampling, trained.device)
+    memory.check_sampling(config, trained.codec.channels, shape, sampling, trained.device, offload)
     length = tokens(trained.codec.grid(shape.frames, shape.height, shape.width), config.transformer.patch)
     return Plan(
         shape=shape,
@@ -268,13 +268,15 @@ def enhance(
     )
 
 
-def check_final(run: Path, previews: Options, finals: Options, device: torch.device) -> None:
+def check_final(
+    run: Path, previews: Options, finals: Options, device: torch.device, offload: bool = False
+) -> None:
     """Raises `ValueError` for what Stage II could not make of such previews, before hours of Stage I."""
     trained = open_trained(run, "stage2", device)
     small = previews.shape(read_config(run, "stage1"))
     shape = finals.shape(trained.config, (small.frames, small.height, small.width))
     sampling = finals.sampling(trained.config)
-    memory.check_sampling(trained.config, trained.codec.channels, shape, sampling, device)
+    memory.check_sampling(trained.config, trained.codec.channels, shape, sampling, device, offload)
 
 
 def enhance_previews(
@@ -293,7 +295,7 @@ def enhance_previews(
     _embed(trained, [p.prompt for p in previews], [p.negative_prompt for p in previews], options)
     for k, folder in enumerate(folders):
         source = open_source(folder, device, options, None)
-        plan = plan_enhance(trained, source, options)
+        plan = plan_enhance(trained, source, options, offload)
         about = {"stage2_hash": trained.hash, **_plain(plan)}
         record = folder / "final.json"
         if (folder / "final.mp4").exists() and _is(record, about):
@@ -331,7 +333,7 @@ def enhance_file(
         out = (path if path.is_dir() else path.parent) / "final.mp4"
     trained = open_trained(run, "stage2", device)
     source = open_source(path, device, options, prompt)
-    plan = plan_enhance(trained, source, options)
+    plan = plan_enhance(trained, source, options, offload)
     out.parent.mkdir(parents=True, exist_ok=True)
     if preview:
         (out.parent / "final.json").unlink(missing_ok=True)  # it would tell of another final.mp4

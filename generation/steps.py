@@ -12,7 +12,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from generation import draws, memory, parallel, stage1, stage2
+from generation import draws, memory, parallel, stage1, stage2, transformer
+from generation import lora as adapters
 from generation.cache import TensorCache, cache_key
 from generation.codec import Codec, open_codec
 from generation.config import Config, Data, Degradation
@@ -57,25 +58,6 @@ class Stage:
 
     # ---- before the start
 
-    def check_memory(self, world: World) -> str:
-        """One line that says what training takes. Raises `ValueError` when there is not enough."""
-        config = self.config
-        parameters = list(self.model.parameters())
-        largest = max(
-            (b for k in range(max(1, len(config.phases))) for b in config.phase(k)[1].buckets),
-            key=lambda b: b.frames * b.height * b.width,
-        )
-        need = memory.training_need(
-            config,
-            self.codec.channels,
-            sum(p.numel() for p in parameters),
-            sum(p.numel() for p in parameters if p.requires_grad),
-            largest,
-            world.size,
-            parallel.uses_bf16(config.train.precision, world.device),
-        )
-        return memory.check(need, world.device, config)
-
     def notes(self) -> list[str]:
         """What the configuration lets one expect, and should not surprise."""
         model = self.config.transformer
@@ -90,10 +72,6 @@ class Stage:
     def place(self, world: World) -> None:
         """Put the network where it computes: on the device, sharded, compiled."""
         bf16 = parallel.uses_bf16(self.config.train.precision, world.device)
-        if self.config.lora and bf16:
-            for parameter in self.model.parameters():
-                if not parameter.requires_grad:
-                    parameter.data = parameter.data.to(torch.bfloat16)
         self.model.to(world.device)
         blocks: Sequence[nn.Module] = list(self.model.transformer_blocks)  # type: ignore[arg-type]
         if self.config.transformer.compile:
@@ -278,10 +256,36 @@ class Stage:
         return torch.cat([low_quality, made, clean])
 
 
-def open_stage(config: Config, device: torch.device, folder: Path) -> Stage:
-    """Load or make everything that training a stage needs. Raises `ValueError` for what is missing."""
+def open_stage(
+    config: Config,
+    device: torch.device,
+    folder: Path,
+    world_size: int = 1,
+    say: Callable[[str], None] | None = None,
+) -> Stage:
+    """Load or make everything that training a stage needs. Raises `ValueError` for what is missing.
+
+    say: told what training takes, before the network is made; raises `ValueError` when there is not enough.
+    """
     codec = open_codec(config.codec, device)
     encoder = open_text(config.text, device)
+    if say:
+        say(_memory(config, codec.channels, encoder.dim, device, world_size))
     text = TextCache(folder / "cache" / "text" if config.train.cache_text else None, encoder)
-    model = build_model(config, codec.channels, encoder.dim)
+    # What is frozen below a LoRA is kept as it computes; what learns is kept in float32.
+    frozen = config.lora is not None and parallel.uses_bf16(config.train.precision, device)
+    model = build_model(config, codec.channels, encoder.dim, torch.bfloat16 if frozen else torch.float32)
     return Stage(config, model, codec, text, folder)
+
+
+def _memory(config: Config, channels: int, text_dim: int, device: torch.device, world_size: int) -> str:
+    skeleton = transformer.skeleton(config.transformer, channels, text_dim)
+    count = sum(p.numel() for p in skeleton.parameters())
+    lora = adapters.parameters(skeleton, config.lora) if config.lora else 0
+    largest = max(
+        (b for k in range(max(1, len(config.phases))) for b in config.phase(k)[1].buckets),
+        key=lambda b: b.frames * b.height * b.width,
+    )
+    bf16 = parallel.uses_bf16(config.train.precision, device)
+    need = memory.training_need(config, channels, count + lora, lora or count, largest, world_size, bf16)
+    return memory.check(need, device, config)

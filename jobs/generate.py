@@ -128,7 +128,7 @@ def sample(
             noise_step=noise_step,
         )  # the negative prompt comes with the preview
         if not preview_only:
-            check_final(folder, first, second, where)
+            check_final(folder, first, second, where, offload)
         with _evaluations() as on_step:
             made = sample_previews(folder, texts, Path(out_), first, where, on_step, offload=offload)
             if not preview_only:

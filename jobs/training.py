@@ -146,9 +146,7 @@ def _open(task: _Task, world: World, say: Callable[[str], None]) -> Trainer:
     config, folder = task.config, task.run / task.config.stage
 
     def load() -> Stage:
-        stage = open_stage(config, world.device, folder)
-        if task.check_memory:
-            say(stage.check_memory(world))
+        stage = open_stage(config, world.device, folder, world.size, say if task.check_memory else None)
         stage.check_data(task.dataset, world)
         for line in stage.notes():
             say(line)

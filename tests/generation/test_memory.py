@@ -15,8 +15,8 @@ import psutil
 import pytest
 import torch
 
-from generation import memory
-from generation.config import Config
+from generation import memory, steps
+from generation.config import Bucket, Config, Sampling
 from generation.memory import Need, available, check, left_in_container, training_need
 from generation.steps import Prepared, open_stage
 from generation.trainer import Trainer
@@ -158,11 +158,27 @@ def test_a_stage_that_does_not_fit_is_refused_before_the_start(
     """By the largest bucket of any phase."""
     phases = [{"steps": 1}, {"steps": 1, "data": {"buckets": [{"frames": 97, "height": 480, "width": 848}]}}]
     monkeypatch.setattr(memory, "available", lambda device: 100e6)
-    small = open_stage(tiny(), CPU, tmp_path)
-    assert small.check_memory(ALONE).startswith("memory: about ")
-    large = open_stage(tiny(phases=phases), CPU, tmp_path)
+    said: list[str] = []
+    open_stage(tiny(), CPU, tmp_path, say=said.append)
+    assert len(said) == 1
+    assert said[0].startswith("memory: about ")
+    monkeypatch.setattr(steps, "build_model", lambda *_: pytest.fail("the network was made all the same"))
     with pytest.raises(ValueError, match="too little memory on cpu"):
-        large.check_memory(ALONE)
+        open_stage(tiny(phases=phases), CPU, tmp_path, say=said.append)
+
+
+def test_sampling_that_does_not_fit_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the blocks in the CPU's memory, less is wanted of the device."""
+    config = tiny(transformer={"layers": 40, "heads": 8, "head_dim": 64})
+    shape = Bucket(frames=9, height=32, width=48)
+    gpu = torch.device("cuda")
+    monkeypatch.setattr(memory, "available", lambda device: 60e6)
+    monkeypatch.setattr(memory, "uses_bf16", lambda *_: False)
+    with pytest.raises(ValueError, match=r"9 frames of 48x32: about .* --offload"):
+        memory.check_sampling(config, 192, shape, Sampling(), gpu)
+    memory.check_sampling(config, 192, shape, Sampling(), gpu, offload=True)
+    with pytest.raises(ValueError, match="too little memory"):  # the CPU has nowhere else to put them
+        memory.check_sampling(config, 192, shape, Sampling(), CPU, offload=True)
 
 
 def test_processes_on_one_machine_share_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -120,6 +120,19 @@ def test_sizes_of_nearly_one_aspect_compete_by_size() -> None:
     assert select(index_of(clips), data(*buckets)).bucket.tolist() == [1, 0, 1]
 
 
+def test_clips_that_would_have_to_be_enlarged_are_left_out_where_that_is_asked_for() -> None:
+    """Stage II would learn their blur as its target."""
+    buckets = (Bucket(frames=9, height=360, width=640), Bucket(frames=9, height=720, width=1280))
+    rows = [(33, 24.0, 1280, 720), (33, 24.0, 1220, 686), (33, 24.0, 640, 360), (33, 24.0, 320, 180)]
+    free = select(index_of(rows), Data(buckets=buckets, validation_fraction=0))
+    assert free.bucket.tolist() == [1, 0, 0, 0]
+    strict = select(index_of(rows), Data(buckets=buckets, validation_fraction=0, max_upscale=1.1))
+    assert strict.bucket.tolist() == [1, 0, 0, -1]
+    assert strict.reasons == {"data.max_upscale: smaller than its bucket by more than 1.1": 1}
+    only_large = Data(buckets=buckets[1:], validation_fraction=0, max_upscale=1.1)
+    assert select(index_of(rows), only_large).bucket.tolist() == [0, 0, -1, -1]
+
+
 def test_every_row_that_is_left_out_has_its_reason() -> None:
     rows = [VIDEO, IMAGE, (5, 24.0, 640, 360), (33, math.nan, 640, 360), (math.nan, 24.0, 640, 360)]
     rows += [VIDEO] * 4

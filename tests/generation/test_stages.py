@@ -195,3 +195,15 @@ def test_scaling_a_video_keeps_flat_colours_and_its_own_size() -> None:
     assert larger.shape == (1, 3, 2, 48, 64)
     assert torch.allclose(larger, torch.full_like(larger, 0.25), atol=1e-6)
     assert stage2.resize(video, 16, 24) is video
+
+
+def test_noise_steps_and_times_of_a_training_are_apart() -> None:
+    """Every quarter of the times meets every quarter of the noise steps, within one epoch."""
+    met = {
+        (
+            int(stage1.times(Objective(kind="flow"), i, 0) * 4),
+            (stage2.draw_noise_step((600, 899), i, 0) - 600) // 75,
+        )
+        for i in range(400)
+    }
+    assert len(met) == 16

@@ -452,3 +452,13 @@ def test_a_failure_to_show_samples_ends_no_training(data: Path, tmp_path: Path) 
     assert sum("no samples this time: FileExistsError" in line for line in said) == 2
     plain = train(tiny(train={"steps": 4}), data, tmp_path / "plain")
     assert different(plain.folder, trainer.folder) == []
+
+
+def test_looking_at_it_changes_nothing(data: Path, tmp_path: Path) -> None:
+    """Validation and samples come between the steps: in bfloat16, and with nothing kept of the text."""
+    quiet = {"precision": "bf16", "cache_text": False, "validate_every": 0, "steps": 4}
+    loud = {**quiet, "validate_every": 1, "sample_every": 2}
+    for name, train_section in (("quiet", quiet), ("loud", loud)):
+        train(tiny(train=train_section), data, tmp_path / name)
+    assert (tmp_path / "loud" / "stage1" / "validation.jsonl").exists()
+    assert not different(tmp_path / "quiet" / "stage1", tmp_path / "loud" / "stage1")

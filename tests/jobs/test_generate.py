@@ -233,8 +233,8 @@ SAMPLE = ["sample", "x", "--run", "{run}", "--out", "{new}"]
             ["10 frames", "take 9 or 13"],
         ),
         (
-            [*TRAIN, "--set", "data.buckets=[{frames: 9, height: 36, width: 48}]"],
-            ["height 36", "take 32 or 40"],
+            [*TRAIN, "--set", "data.buckets=[{frames: 9, height: 34, width: 48}]"],
+            ["height 34", "take 32 or 36"],
         ),
         ([*TRAIN, "--set", "phases=[{steps: 2, data: {fpz: 3}}]"], ["phases.0.data", "fpz"]),
         ([*TRAIN, "--set", "transformer.pretrained={new}"], ["transformer.pretrained", "{new}"]),
@@ -251,10 +251,14 @@ SAMPLE = ["sample", "x", "--run", "{run}", "--out", "{new}"]
         (["train", "stage1", "--data", "{new}", "--out", "{new}"], ["{new} has no shards", "reelmill build"]),
         ([*TRAIN, "--set", "train.batch_size=1000000000"], ["too little memory", "train.batch_size"]),
         ([*SAMPLE, "--frames", "8"], ["8 frames", "take 5 or 9"]),
-        ([*SAMPLE, "--size", "50x32"], ["width 50", "take 48 or 56"]),
+        ([*SAMPLE, "--size", "50x32"], ["width 50", "take 48 or 52"]),
         ([*SAMPLE, "--size", "big"], ["--size big", "480x256"]),
-        ([*SAMPLE, "--final-size", "100x64"], ["width 100", "take 96 or 104"]),
+        ([*SAMPLE, "--final-size", "101x64"], ["width 101", "take 100 or 104"]),
         (["sample", "--run", "{run}", "--out", "{new}"], ["PROMPT", "--prompts"]),
+        (["sample", "x", "--run", "{run}", "--out", "{empty}"], ["{empty}", "it is a file"]),
+        ([*SAMPLE, "--guidance", "1", "--negative", "rain"], ["negative prompt", "guidance above 1"]),
+        ([*SAMPLE, "--frames", "-3"], ["--frames", "greater than or equal to 1"]),
+        ([*TRAIN, "--set", "sampling.guidance_ramp=spiral"], ["guidance_ramp", "spiral"]),
         (["sample", "  ", "--run", "{run}", "--out", "{new}"], ["no prompt"]),
         (["sample", "--prompts", "{empty}", "--run", "{run}", "--out", "{new}"], ["{empty}", "no prompt"]),
         (["sample", "--prompts", "{missing}", "--run", "{run}", "--out", "{new}"], ["{missing}", "No such"]),
@@ -306,7 +310,7 @@ def test_weights_of_another_preset_are_refused_with_the_numbers_that_differ(
 ) -> None:
     said = refused(
         "train", "stage1", "--data", dataset, "--out", tmp_path / "new", "--preset", "small",
-        "--set", f"transformer.pretrained={run / 'stage1'}", "--set", "data.fps=4",
+        "--set", f"transformer.pretrained={run / 'stage1'}", "--set", "data.buckets=[{frames: 9, height: 32, width: 48}]",
     )  # fmt: skip
     assert "transformer.layers: 2, not 16" in said
     assert "codec" in said
