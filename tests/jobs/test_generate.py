@@ -310,7 +310,8 @@ def test_weights_of_another_preset_are_refused_with_the_numbers_that_differ(
 ) -> None:
     said = refused(
         "train", "stage1", "--data", dataset, "--out", tmp_path / "new", "--preset", "small",
-        "--set", f"transformer.pretrained={run / 'stage1'}", "--set", "data.buckets=[{frames: 9, height: 32, width: 48}]",
+        "--set", f"transformer.pretrained={run / 'stage1'}",
+        "--set", "data.buckets=[{frames: 9, height: 32, width: 48}]",
     )  # fmt: skip
     assert "transformer.layers: 2, not 16" in said
     assert "codec" in said
