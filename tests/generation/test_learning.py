@@ -2,8 +2,8 @@
 
 The real parts, from shards to exported weights: loader, degradation, codec, text encoder, trainer, sampler.
 The codec is the lossless patch transform, so that nothing but Stage II is judged; and stripes are judged, of
-which the low-quality video keeps an eighth. A falling training loss would prove nothing: so held-out clips, the
-latents' distance to the truth against doing nothing, and controls that must fail.
+which the low-quality video keeps an eighth. A falling training loss would prove nothing: so held-out clips,
+the latents' distance to the truth against doing nothing, and controls that must fail.
 """
 
 from __future__ import annotations
