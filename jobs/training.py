@@ -18,6 +18,7 @@ import torch
 from rich.console import Console
 
 from curation.child import printable
+from curation.progress import Stopped
 from generation import parallel
 from generation import run as runs
 from generation.config import Config
@@ -171,7 +172,7 @@ def train_on_ray(
     checkpoint, three times.
 
     `dataset` and `run` must be seen by all workers: on a cluster, in a folder that they share. Raises as
-    `train` does; `RuntimeError` when workers die again and again.
+    `train` does, `Stopped` instead of `NotFinite`; `RuntimeError` when workers die again and again.
     """
     import ray
 
@@ -193,7 +194,7 @@ def train_on_ray(
                         break
                 if heard.wrong:
                     kind, text = heard.wrong
-                    raise NotFinite(text) if kind == NotFinite.__name__ else ValueError(text)
+                    raise Stopped(text) if kind == NotFinite.__name__ else ValueError(text)
                 if heard.complete:
                     return
                 if heard.complete is False or asked():

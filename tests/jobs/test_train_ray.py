@@ -1,0 +1,233 @@
+"""`reelmill train … --workers 2` on a local Ray: it trains, stops, goes on, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import torch
+
+from generation import checkpoint
+from generation.config import Config
+from generation.parallel import join
+from generation.trainer import losses_of
+from tests.generation.tiny_runs import ROOT, dataset, different, kept, on_two_ranks, tiny, train
+
+ENDLESS = 100_000  # steps
+# Generous where the machine may be busy; what was measured on two idle cores is in brackets.
+STARTS_SECONDS = 180.0  # until the first steps are logged (20)
+ENDS_SECONDS = 30.0  # after Ctrl-C or SIGTERM (3)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return dataset(tmp_path_factory.mktemp("data"))
+
+
+class Command:
+    """`reelmill train` with two workers, in a process group and a temporary folder of its own."""
+
+    def __init__(self, data: Path, place: Path):
+        self.data, self.place = data, place
+        self.run = place / "run"
+        self.temp = Path("/tmp") / f"rm-{uuid.uuid4().hex[:6]}"  # short: Ray's sockets are in it
+        self.temp.mkdir()
+        self.mark = uuid.uuid4().hex
+        self.shared_memory = set(os.listdir("/dev/shm")) if os.path.isdir("/dev/shm") else set()
+        self.process: subprocess.Popen[str] | None = None
+
+    def start(self, config: Config, steps: int, data: Path | None = None) -> None:
+        """As it was, or once more into the same run."""
+        path = self.place / "config.json"
+        path.write_text(config.model_dump_json())
+        environment = {**os.environ, "REELMILL_TEST": self.mark, "TMPDIR": str(self.temp)}
+        for name in ("RAY_ADDRESS", "RAY_TMPDIR"):
+            environment.pop(name, None)
+        self.folder = self.run / config.stage
+        self.process = subprocess.Popen(
+            [
+                *(sys.executable, "-m", "jobs.cli", "train", config.stage, "--workers", "2"),
+                *("--data", data or self.data, "--out", self.run, "--config", path),
+                *("--steps", str(steps), "--device", "cpu"),
+            ],
+            cwd=ROOT,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+
+    def logged(self) -> int:
+        return len(losses_of(self.folder)) if (self.folder / "log.jsonl").exists() else 0
+
+    def wait_for_step(self, step: int) -> None:
+        assert self.process
+        until(lambda: self.process.poll() is not None or self.logged() >= step, STARTS_SECONDS)  # type: ignore[union-attr]
+        assert self.process.poll() is None, self.process.communicate()[1]
+
+    def processes(self) -> list[psutil.Process]:
+        """All that descend from it: they have its environment, whoever their parent is by now."""
+        found = []
+        for process in psutil.process_iter():
+            try:
+                if process.environ().get("REELMILL_TEST") == self.mark:
+                    found.append(process)
+            except psutil.Error:  # ended (a zombie has no environment), or not ours to look at
+                continue
+        return found
+
+    def end(self) -> tuple[int, list[str]]:
+        """Exit code, and lines of standard error."""
+        assert self.process
+        _, err = self.process.communicate(timeout=STARTS_SECONDS)
+        return self.process.returncode, err.strip().splitlines()
+
+    def left(self) -> list[str]:
+        """Processes, shared memory and temporary files that are still there."""
+        memory = set(os.listdir("/dev/shm")) - self.shared_memory if os.path.isdir("/dev/shm") else set()
+        ours = [f"/dev/shm/{m}" for m in memory if "plasma" in m]
+        storage = [self.run / "_ray"] if (self.run / "_ray").exists() else []
+        # PyTorch makes itself a folder for what it compiles.
+        files = [p for p in self.temp.iterdir() if not p.name.startswith("torchinductor_")]
+        return [*map(str, self.processes()), *ours, *map(str, files), *map(str, storage)]
+
+    def clean_up(self) -> None:
+        for process in self.processes():
+            process.kill()
+        if self.process:
+            self.process.communicate()
+        subprocess.run(["rm", "-rf", str(self.temp)], check=True)
+
+
+def until(true: Callable[[], bool], seconds: float) -> None:
+    began = time.monotonic()
+    while not true():
+        assert time.monotonic() - began < seconds
+        time.sleep(0.05)
+
+
+@pytest.fixture
+def command(data: Path, tmp_path: Path) -> Iterator[Command]:
+    made = Command(data, tmp_path)
+    yield made
+    made.clean_up()
+
+
+def _upto(config: Config, steps: int) -> Config:
+    return Config.model_validate(
+        {**config.model_dump(), "train": {**config.train.model_dump(), "steps": steps}}
+    )
+
+
+def straight_on_two(config: str, data: str, run: str) -> None:
+    """What two processes do without Ray, and without a stop."""
+    torch.set_num_threads(1)
+    train(Config.model_validate_json(config), Path(data), Path(run), world=join("cpu"))
+
+
+def test_workers_train_and_an_interrupt_leaves_a_checkpoint_and_nothing_else(command: Command) -> None:
+    command.start(tiny(), ENDLESS)
+    command.wait_for_step(4)
+    names = [" ".join(p.cmdline()) for p in command.processes()]
+    assert sum("RayTrainWorker" in name for name in names) == 2
+    assert command.process
+    os.killpg(command.process.pid, signal.SIGINT)  # as a terminal does: everything in the foreground gets it
+    began = time.monotonic()
+    code, lines = command.end()
+    assert time.monotonic() - began < ENDS_SECONDS
+    assert (code, lines[-1]) == (130, "reelmill: interrupted; run the same command again to continue")
+    text = "\n".join(lines)
+    assert "Traceback" not in text
+    assert "frames  height x width   clips  held out" in text  # the first worker's words
+    assert text.count("memory: about ") == 1
+    assert command.left() == []
+    last = command.logged()
+    assert last >= 4
+    assert checkpoint.steps(command.folder / "checkpoints") == [last]
+    assert kept(command.folder)[1]["world"] == 2
+
+
+@pytest.mark.slow
+def test_what_was_stopped_or_lost_a_worker_ends_with_the_same_bits(command: Command, tmp_path: Path) -> None:
+    config = tiny(train={"accumulate": 2, "checkpoint_every": 2, "keep_last": 100})
+    command.start(config, ENDLESS)
+    command.wait_for_step(3)
+    assert command.process
+    command.process.send_signal(signal.SIGTERM)
+    assert command.end()[0] == 130
+    stopped = command.logged()
+
+    last = stopped + 120
+    command.start(config, last)
+    command.wait_for_step(stopped + 3)
+    worker = next(p for p in command.processes() if "RayTrainWorker" in " ".join(p.cmdline()))
+    worker.kill()
+    code, lines = command.end()
+    assert code == 0, lines
+    text = "\n".join(lines)
+    assert text.count(f"going on from step {stopped}") == 1
+    assert text.count("a worker was lost (") == 1
+    assert "going on from the newest checkpoint" in text
+    assert text.count("going on from step ") == 2
+    assert f"step {last}/{last}: loss " in text
+    assert command.left() == []
+
+    whole = _upto(config, last).model_dump_json()
+    on_two_ranks("tests.jobs.test_train_ray:straight_on_two", whole, command.data, tmp_path / "straight")
+    assert different(tmp_path / "straight" / "stage1", command.folder) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("what", ["no dataset", "no clip", "another configuration", "no number"])
+def test_what_is_wrong_comes_out_of_the_workers_as_one_message(what: str, command: Command) -> None:
+    config, data, expected = tiny(), command.data, 2
+    if what == "no dataset":
+        data = command.place / "nowhere"
+        says = f"reelmill: {data} has no shards: reelmill build makes them"
+    elif what == "no clip":
+        config = tiny(data={"buckets": [{"frames": 121, "height": 16, "width": 24}]})
+        says = f"reelmill: {data} has no clip to train on: change data.buckets, data.fps or data.where"
+    elif what == "another configuration":
+        train(tiny(train={"steps": 1}), data, command.run)
+        config = tiny(seed=1)
+        says = (
+            f"reelmill: {command.run / 'stage1'} holds a training of another configuration; take another "
+            "--out, or go on with the same one. Changed: seed: 0 -> 1"
+        )
+    else:
+        config = tiny(train={"learning_rate": 1e30, "warmup_steps": 0})
+        says, expected = "reelmill: stopped: step ", 3
+    command.start(config, 40, data)
+    began = time.monotonic()
+    code, lines = command.end()
+    assert code == expected, lines
+    assert time.monotonic() - began < STARTS_SECONDS
+    assert not [line for line in lines if "Traceback" in line or "ray" in line.lower().replace("array", "")]
+    (place,) = [k for k, line in enumerate(lines) if line.startswith("reelmill: ")]
+    assert lines[place].startswith(says), lines
+    assert command.left() == []
+
+
+@pytest.mark.slow
+def test_more_workers_than_processors_are_started(command: Command) -> None:
+    """And the configuration says where a model lies by a path that is relative to where the command runs."""
+    base = train(tiny(train={"steps": 2}), command.data, command.place / "base").folder
+    related: dict[str, Any] = {
+        "transformer": {"pretrained": os.path.relpath(base, ROOT)},
+        "lora": {"rank": 2, "alpha": 2},
+    }
+    command.start(tiny(train={"batch_size": 1}, **related), 3)
+    code, lines = command.end()
+    assert code == 0, lines
+    assert json.loads((command.folder / "weights" / "weights.json").read_text())["step"] == 3
