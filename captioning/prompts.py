@@ -65,8 +65,9 @@ _STRUCTURED = """\
 Here is a short video clip, as a video or as frames in order of time; a single picture is a still image. \
 Describe it as one JSON object with exactly these keys, each with one English sentence as its value:
 "subject": who or what is seen; "actions": what happens, from beginning to end; \
-"attributes": number, colour, material, clothing and position of the subject; "background": the place and what else is there; \
-"camera": where the camera is and how it moves; "style": visual style and lighting.
+"attributes": number, colour, material, clothing and position of the subject; \
+"background": the place and what else is there; "camera": where the camera is and how it moves; \
+"style": visual style and lighting.
 Write only what can be seen, state what is there and never what is missing, and leave out opinions. \
 Answer with the JSON object alone."""
 
@@ -136,12 +137,12 @@ def _named(setting: str, known: dict[str, Prompt], kind: str) -> Prompt:
 
 
 def plain(answer: str) -> str:
-    """On one line, without a model's thoughts, control characters, and half characters, which JSON can escape."""
+    """On one line, without a model's thoughts, control characters and half characters (JSON escapes them)."""
     return _tidy(_THOUGHT.sub("", answer))
 
 
 def json_object(answer: str, keys: Iterable[str]) -> dict[str, str] | None:
-    """The first JSON object of an answer that has a text for each of `keys`: fenced or not, words around or not.
+    """The first JSON object of an answer that has a text for each of `keys`, fenced or among words or not.
 
     Keys match without regard to case, underscores and hyphens. Raw line breaks in values are tolerated.
     """
