@@ -165,10 +165,11 @@ def _key(key: str) -> str:
 
 
 def _joined(value: Any) -> str:
-    """A text, or a list of texts as models write for several actions; nothing for anything else."""
+    """A text, or the texts of a list, as models write several actions; nothing for anything else."""
     if isinstance(value, list) and all(isinstance(v, str) for v in value):
         value = " ".join(value)
-    return value.strip() if isinstance(value, str) else ""
+    # A model that repeats the question's example gives its dots as well.
+    return value.strip() if isinstance(value, str) and value.strip(" .…") else ""
 
 
 def _tidy(text: str) -> str:
