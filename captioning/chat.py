@@ -99,7 +99,7 @@ class _Trouble(Exception):
 
 
 class _BadAnswer(_Trouble):
-    """The server works, and what it says is of no use: another seed may do."""
+    """Something was said, and it is of no use: another seed may do."""
 
 
 def ask(
@@ -108,7 +108,7 @@ def ask(
     """An answer or a failure for each question, in their order whatever the order they come in.
 
     At most `server.concurrency` questions are built and under way at a time. `read` takes the text out of an
-    answer; a `ValueError` from it is a bad answer, which is asked for again. Raises `CaptionerMissing` when
+    answer; a `ValueError` from it is the failure BadAnswer. Raises `CaptionerMissing` when
     every other question would fail as well.
     """
     return _run(_ask_all(server, questions, read))
@@ -268,8 +268,8 @@ def _parse(server: Server, said: bytes, read: Callable[[str], str]) -> Answer:
         raise _BadAnswer("EmptyAnswer", f"the answer is empty (finish_reason: {str(finish)[:40]})")
     try:
         text = read(content)
-    except ValueError as error:
-        raise _BadAnswer("BrokenAnswer", _without_key(str(error), server)) from None
+    except ValueError as error:  # the model's doing: to ask the same again would bring the same
+        raise _Trouble("BadAnswer", _without_key(str(error), server), again=False) from None
     model, fingerprint = value.get("model"), value.get("system_fingerprint")
     return Answer(
         text,

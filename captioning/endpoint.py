@@ -1,4 +1,4 @@
-"""`endpoint`: captions by an OpenAI-compatible server that takes pictures: vLLM, SGLang, llama.cpp, a host."""
+"""`endpoint`: captions by an OpenAI-compatible server that takes pictures, one of your own or a hosted one."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import base64
 import hashlib
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, ClassVar
@@ -43,7 +43,8 @@ class Endpoint:
     api_key_env: str = "OPENAI_API_KEY"  # the variable's name; keys come from the environment alone
     temperature: float = 0.0
     seed: int | None = 0  # None for a server that knows no seeds
-    extra: dict[str, Any] = field(default_factory=dict)  # more of the request's fields; null takes one out
+    # More of the request's fields; null takes one out.
+    extra: dict[str, Any] = field(default_factory=dict, hash=False)
     name: ClassVar[str] = "endpoint"
 
     def __post_init__(self) -> None:
@@ -122,7 +123,7 @@ class Endpoint:
         )
 
 
-def probe(server: Server, question: partial[Content]) -> None:
+def probe(server: Server, question: Callable[[], Content]) -> None:
     """One question before the work. Raises `CaptionerMissing` if it shows that none would be answered."""
     said = ask(replace(server, retries=min(server.retries, 1)), [question])[0]
     # Too busy, or nothing to say about grey: it works.
