@@ -23,7 +23,8 @@ from tests.curation import dataset_fixture
 from tests.curation.inline import Inline
 
 ROOT = Path(__file__).parents[2]
-COMMANDS = ["build", "select", "remove", "report", "status", "verify", "export", "train", "sample", "enhance"]
+COMMANDS = ["build", "select", "caption", "remove", "report", "status", "verify", "export"]
+COMMANDS += ["train", "sample", "enhance"]
 
 
 def reelmill(*arguments: str | Path) -> Result:
