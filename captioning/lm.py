@@ -120,8 +120,9 @@ class TextModel:
 
 def _harmless(text: str, tokenizer: Any) -> str:
     """Without what ends a turn and the like: a caption is no part of the conversation's frame."""
-    for token in tokenizer.all_special_tokens:
-        text = text.replace(token, " ")
+    for token in tokenizer.added_tokens_decoder.values():
+        if token.special:
+            text = text.replace(token.content, " ")
     return text
 
 

@@ -122,7 +122,7 @@ def _on_hub(name: str, revision: str | None, setting: str) -> Source:
         switch = "unset HF_HUB_OFFLINE" if constants.HF_HUB_OFFLINE else "try again with a connection"
         raise CaptionerMissing(
             f"{setting}.model: there is no folder {name}, it is not in the cache, and the hub cannot be "
-            f"reached; {switch}, {by_hand} ({first_line(error)})"
+            f"reached; {switch}, {by_hand} ({first_line(error.__cause__ or error)})"
         ) from error
     # .../snapshots/COMMIT/config.json: the commit stands for all of its files.
     lacking = lacks(found.parent) if constants.HF_HUB_OFFLINE else None

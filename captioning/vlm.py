@@ -79,12 +79,12 @@ class Transformers:
         """Of what decides the text. Batch, precision and attention only round: they are not among it."""
         deciding = [
             identity(self.model, self.revision),
-            self._prompt.version,
             self._prompt.text,
             [self.frames, self.side, self.max_tokens],
             [self.temperature, self.seed, self.repetition_penalty],
         ]
-        return f"transformers-1-{hashlib.blake2b(json.dumps(deciding).encode(), digest_size=8).hexdigest()}"
+        digest = hashlib.blake2b(json.dumps(deciding).encode(), digest_size=8).hexdigest()
+        return f"transformers-1-{self._prompt.version}-{digest}"
 
     def check(self) -> None:
         """By config.json alone. Raises `CaptionerMissing`."""
@@ -96,11 +96,10 @@ class Transformers:
             )
 
     def again(self) -> Transformers:
-        """For a second try: another seed, and draws where the first try had none. Shares a loaded model."""
+        """For a second try: another seed, and draws where the first try had none. Shares the model."""
         warm = max(self.temperature, _RETRY_TEMPERATURE)
         other = dataclasses.replace(self, seed=self.seed + 1, temperature=warm)
-        if "_loaded" in self.__dict__:
-            other.__dict__["_loaded"] = self._loaded
+        other.__dict__["_held"] = self._held
         return other
 
     def __call__(self, clips: Sequence[CaptionRequest]) -> list[Caption | CaptionFailed]:
@@ -109,7 +108,7 @@ class Transformers:
 
         answers: list[Caption | CaptionFailed] = []
         decoding = Decoding(self.max_tokens, self.temperature, self.seed, self.repetition_penalty)
-        loaded = self._loaded
+        loaded = self._load()
         for asked in _alike(clips, loaded.videos):
             if not asked[0].pictures:
                 answers += [
@@ -130,7 +129,7 @@ class Transformers:
             text = asked.read(said.text)
         except ValueError as error:
             limit = f"; it ran into max_tokens={self.max_tokens}" if said.truncated else ""
-            return CaptionFailed(clip_id, "BadAnswer", f"{error}{limit}")
+            return CaptionFailed(clip_id, "BrokenAnswer" if said.text else "EmptyAnswer", f"{error}{limit}")
         return Caption(
             clip_id, self.name, asked.kind, text, self.model, revision, asked.version, said.truncated
         )
@@ -143,8 +142,14 @@ class Transformers:
         return prompt_of(self.prompt)
 
     @cached_property
-    def _loaded(self) -> _Loaded:
-        return _Loaded(self, self._prompt.text)
+    def _held(self) -> list[_Loaded]:
+        """The loaded model, if it is; shared with second tries."""
+        return []
+
+    def _load(self) -> _Loaded:
+        if not self._held:
+            self._held.append(_Loaded(self, self._prompt.text))
+        return self._held[0]
 
 
 def _check_family(source: Source) -> None:
@@ -237,11 +242,12 @@ class _Loaded:
             "padding_side": "left",
             "add_special_tokens": not (start and text.startswith(start)),
         }
+        seen = [np.stack(clip.pictures) for clip in clips]  # copies: torch takes no read-only arrays
         if video:
             looked |= {"do_sample_frames": False, "video_metadata": [_times(clip) for clip in clips]}
-            given = {"videos": [np.stack(clip.pictures) for clip in clips], "videos_kwargs": looked}
+            given = {"videos": seen, "videos_kwargs": looked}
         else:
-            given = {"images": [list(clip.pictures) for clip in clips], "images_kwargs": looked}
+            given = {"images": [list(pictures) for pictures in seen], "images_kwargs": looked}
         made: Mapping[str, Any] = self._processor(
             text=[text] * len(clips), text_kwargs=texts, common_kwargs={"return_tensors": "pt"}, **given
         )

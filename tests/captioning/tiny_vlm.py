@@ -1,7 +1,7 @@
-"""Tiny checkpoints with random weights, as `save_pretrained` writes them, of every family that the docs name.
+"""Tiny checkpoints with random weights, as `save_pretrained` writes them, of families that the docs name.
 
-Weights are drawn wide: a narrow draw leaves the last token's embedding to decide alone, and texts would be the
-same whatever the pictures. Tokenizers are made here, but for the real one of Qwen where it is at hand.
+Weights are drawn wide: a narrow draw leaves the last token's embedding to decide alone, and texts would be
+the same whatever the pictures. Tokenizers are made here, but for Qwen's real one where it is at hand.
 """
 
 from __future__ import annotations
@@ -19,18 +19,22 @@ from captioning.base import CaptionRequest
 QWEN_PROCESSOR = Path(__file__).parents[3] / "shared" / "data" / "qwen2_5_vl_processor"
 PATCH, SIDE = 14, 28  # of the vision towers made here
 END_EVERY = 24
-_WORDS = (
-    "a the red blue green old young big small fox dog bird boat car house tree street river hill window runs "
-    "sleeps turns falls opens shines left right slowly fast above below near far light dark warm cold day night"
-).split()
-_SPECIAL = (
-    "<pad> <s> </s> <unk> <|im_start|> <|im_end|> <image> <video> <img> </img> <ctx> <global-img> "
-    "<fake_token_around_image> <end_of_utterance> <row_1_col_1>"
-).split()
+# fmt: off
+_WORDS = [
+    "a", "the", "red", "blue", "green", "old", "young", "big", "small", "fox", "dog", "bird", "boat", "car",
+    "house", "tree", "street", "river", "hill", "window", "runs", "sleeps", "turns", "falls", "opens",
+    "shines", "left", "right", "slowly", "fast", "above", "below", "near", "far", "light", "dark", "warm",
+]
+_SPECIAL = [
+    "<pad>", "<s>", "</s>", "<unk>", "<|im_start|>", "<|im_end|>", "<image>", "<video>", "<img>", "</img>",
+    "<ctx>", "<global-img>", "<fake_token_around_image>", "<end_of_utterance>", "<row_1_col_1>",
+]
+# fmt: on
 _TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{% if m['content'] is string %}{{ m['content'] }}"
-    "{% else %}{% for c in m['content'] %}{% if c['type'] == 'image' %}IMAGE{% elif c['type'] == 'video' %}VIDEO"
-    "{% elif c['type'] == 'text' %}{{ c['text'] }}{% endif %}{% endfor %}{% endif %}<|im_end|>\n{% endfor %}"
+    "{% else %}{% for c in m['content'] %}{% if c['type'] == 'image' %}IMAGE"
+    "{% elif c['type'] == 'video' %}VIDEO{% elif c['type'] == 'text' %}{{ c['text'] }}{% endif %}"
+    "{% endfor %}{% endif %}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 
