@@ -1,4 +1,4 @@
-"""`endpoint`: captions by an OpenAI-compatible server that takes pictures, one of your own or a hosted one."""
+"""`endpoint`: captions by an OpenAI-compatible server that takes pictures, your own or a hosted one."""
 
 from __future__ import annotations
 

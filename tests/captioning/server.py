@@ -86,9 +86,9 @@ class Reply:
 class ChatServer:
     """`with ChatServer(script) as server`: `server.url`, what was `asked`, and the `most` at the same time.
 
-    A request counts from when it has been read to just before the last of its answer is sent, or to when its
-    client has gone: on the server's side, and exact. `hold` makes answers wait until so many are there at once
-    (or a second has passed), so that a bound is met for sure.
+    A request counts from when it has been read to just before its answer is sent, or to when its client has
+    gone: on the server's side, and exact. `hold` makes answers wait until so many are there at once (or a
+    second has passed), so that a bound is met for sure.
     """
 
     def __init__(self, script: Callable[[Asked], Reply] | None = None, hold: int = 0) -> None:
@@ -106,7 +106,7 @@ class ChatServer:
             server_ = owner
 
         self._http = _HTTP(("127.0.0.1", 0), Handler)
-        self._thread = threading.Thread(target=self._http.serve_forever, args=(0.05,), daemon=True)
+        self._thread = threading.Thread(target=self._http.serve_forever, args=(0.01,), daemon=True)
 
     @property
     def url(self) -> str:
