@@ -44,12 +44,12 @@ class TextModel:
 
     def check(self) -> None:
         """By config.json alone. Raises `CaptionerMissing`."""
-        _auto(self._locate(), self.settings.setting)
+        _auto(self._source, self.settings.setting)
 
     @property
     def revision(self) -> str | None:
         """The model's commit on the hub; None for a folder."""
-        return self._locate().revision
+        return self._source.revision
 
     def __call__(self, texts: Sequence[str]) -> list[str]:
         """Raw answers in the order of `texts`, empty where there is none: not enough memory, a text too long.
@@ -74,7 +74,8 @@ class TextModel:
             found.append("" if isinstance(answer, Unsaid) else answer.text)
         return found
 
-    def _locate(self) -> Source:
+    @cached_property
+    def _source(self) -> Source:
         return locate(self.settings.model, self.settings.revision, self.settings.setting)
 
     @cached_property
@@ -83,7 +84,7 @@ class TextModel:
 
         from captioning import generate
 
-        source, settings = self._locate(), self.settings
+        source, settings = self._source, self.settings
         auto = _auto(source, settings.setting)
         try:
             tokenizer = AutoTokenizer.from_pretrained(source.name, revision=source.revision)

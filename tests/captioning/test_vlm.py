@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import os
 import pickle
 import random
 import subprocess
 import sys
+import threading
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -556,21 +559,27 @@ def test_settings_that_cannot_be(settings: dict[str, Any], message: str) -> None
 
 
 _ASK = """
-import json, sys, time
+import json, sys
 from captioning.vlm import Transformers
-for name, revision in json.loads(sys.argv[1]):
+for name, revision, says in json.loads(sys.argv[1]):
+    captioner = Transformers(**({"model": name} if name else {}), revision=revision, max_tokens=16)
     try:
-        Transformers(**({"model": name} if name else {}), revision=revision).check()
-        print(json.dumps("fine"))
+        captioner.check()
+        said = None
+        if says:
+            from tests.captioning import tiny_vlm
+            said = captioner([tiny_vlm.clip("a", 1, (60, 80))])[0]
+        print(json.dumps([captioner.key, said and said.text, said and said.revision]))
     except ValueError as error:
         print(json.dumps(type(error).__name__ + " " + str(error)))
 """
+Question = tuple[str | None, str | None, bool]  # model, revision, does it say something
 
 
-def _ask(cache: Path, models: list[tuple[str | None, str | None]], **environment: str) -> list[str]:
-    """What `check` says, in a process of its own: the hub's address is read at import."""
+def _ask(cache: Path, questions: list[Question], **environment: str) -> list[Any]:
+    """What `check` and a caption say, in a process of its own: the hub's address is read at import."""
     done = subprocess.run(
-        [sys.executable, "-c", _ASK, json.dumps(models)],
+        [sys.executable, "-c", _ASK, json.dumps(questions)],
         env={**os.environ, "HF_HOME": str(cache), "HF_HUB_OFFLINE": "0", **environment},
         cwd=ROOT,
         capture_output=True,
@@ -582,13 +591,96 @@ def _ask(cache: Path, models: list[tuple[str | None, str | None]], **environment
 
 
 def test_the_default_model_without_a_hub(tmp_path: Path) -> None:
-    (said,) = _ask(tmp_path, [(None, None)], HF_HUB_OFFLINE="1")
+    (said,) = _ask(tmp_path, [(None, None, False)], HF_HUB_OFFLINE="1")
     assert said.startswith(
         "CaptionerMissing captions.transformers.model: there is no folder Qwen/Qwen2.5-VL-3B-Instruct"
     )
     assert "unset HF_HUB_OFFLINE" in said
     assert "hf download Qwen/Qwen2.5-VL-3B-Instruct --local-dir FOLDER" in said
     assert "captions.transformers.model=FOLDER" in said
+
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+@pytest.fixture
+def hub(llava: Path) -> Iterator[str]:
+    """A server that answers as the hub does: org/good and org/half are LLaVA."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_HEAD(self) -> None:
+            self._answer(body=False)
+
+        def do_GET(self) -> None:
+            self._answer(body=True)
+
+        def _answer(self, body: bool) -> None:
+            status, code, data = _hub_says(llava, self.path.lstrip("/"))
+            self.send_response(status)
+            if code:
+                self.send_header("X-Error-Code", code)
+            self.send_header("X-Repo-Commit", COMMIT)
+            self.send_header("ETag", f'"{hashlib.sha256(data).hexdigest()}"')
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            if body:
+                self.wfile.write(data)
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+def _hub_says(folder: Path, path: str) -> tuple[int, str, bytes]:
+    name, _, rest = path.removeprefix("api/models/").partition("/resolve/")
+    revision, _, file = rest.partition("/")
+    if name.startswith("org/gated"):
+        return 403, "GatedRepo", b""
+    if not name.startswith(("org/good", "org/half")):
+        return 404, "RepoNotFound", b""
+    if revision not in ("", "main", COMMIT):
+        return 404, "RevisionNotFound", b""
+    if not (folder / file).is_file():
+        return 404, "EntryNotFound", b""
+    return 200, "", (folder / file).read_bytes()
+
+
+def test_hub(hub: str, llava: Path, tmp_path: Path) -> None:
+    good, half, gated, unknown, revision, invalid = _ask(
+        tmp_path,
+        [
+            ("org/good", None, True),
+            ("org/half", None, False),
+            ("org/gated", None, False),
+            ("org/unknown", None, False),
+            ("org/good", "v9", False),
+            ("a b", None, False),
+        ],
+        HF_ENDPOINT=hub,
+    )
+    key, text, commit = good
+    local = Transformers(model=str(llava), max_tokens=16)([tiny_vlm.clip("a", 1, (60, 80))])[0]
+    assert isinstance(local, Caption)
+    assert (text, commit) == (local.text, COMMIT)
+    assert key == Transformers(model="org/good", max_tokens=16).key
+    assert isinstance(half, list)  # the check fetched config.json alone, and was content
+    prefix = "CaptionerMissing captions.transformers."
+    assert gated.startswith(f"{prefix}model: org/gated is gated; accept its terms on https://huggingface.co/")
+    assert "hf auth login" in gated
+    assert unknown.startswith(f"{prefix}model: the hub has no org/unknown, and there is no such folder")
+    assert revision == f"{prefix}revision: org/good has no v9; name a branch, tag or commit"
+    assert invalid == f"{prefix}model: a b is neither a folder nor a hub name"
+    # Once fetched it needs no connection. Half of it would not do, which shows before the work.
+    again, half = _ask(tmp_path, [("org/good", None, True), ("org/half", None, False)], HF_HUB_OFFLINE="1")
+    assert again == good
+    assert half.startswith(f"{prefix}model: of org/half the cache lacks weights")
+    assert "run `hf download org/half` with a connection" in half
 
 
 def test_import_is_quick() -> None:
