@@ -132,7 +132,7 @@ async def _ask_all(
     async with aiohttp.ClientSession(
         headers=_headers(server),
         timeout=aiohttp.ClientTimeout(total=server.timeout_s),
-        connector=aiohttp.TCPConnector(limit=server.concurrency),
+        connector=aiohttp.TCPConnector(limit=0),  # places are the bound
     ) as session:
 
         async def one(question: Callable[[], Content]) -> Answer | Failed:

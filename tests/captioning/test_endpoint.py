@@ -188,7 +188,7 @@ def test_what_does_not_pass_is_recorded(name: str) -> None:
 
 
 def test_everything_at_once() -> None:
-    """Each clip meets its own troubles in its own order; some get no answer at all. The bound holds throughout."""
+    """Each clip meets its own troubles in its own order; some get no answer. The bound holds throughout."""
     dice = random.Random(7)
     lost = {3, 17, 29}
     fates = {k: dice.sample(sorted(set(FIRST_TRIES) - {"late"}), dice.randint(0, 3)) for k in range(40)}
