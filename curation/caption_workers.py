@@ -31,6 +31,7 @@ READ = pa.schema(
     ]
 )
 _CLIPS_PER_BLOCK = 4
+_BAD_ANSWERS = ("EmptyAnswer", "BrokenAnswer", "BadAnswer")  # as captioners name them
 
 
 def worker(config: Config, step: Step) -> Captioner:
@@ -171,7 +172,7 @@ def _is_liked(found: list[Row] | CaptionFailed, rules: dict[str, Rule]) -> bool:
     """By the rules on captions. Of what failed, an answer that holds no caption may be another the next time;
     for the rest the captioner has tried often enough itself."""
     if isinstance(found, CaptionFailed):
-        return found.error != "BadAnswer"
+        return found.error not in _BAD_ANSWERS
     return all(
         row.get(column) is None or rule.allows(row[column]) for row in found for column, rule in rules.items()
     )

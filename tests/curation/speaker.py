@@ -77,3 +77,32 @@ class Speaker:
 def share(clip_id: str, what: str) -> int:
     """0 to 15, by clip."""
     return hashlib.blake2b(f"{what} {clip_id}".encode(), digest_size=1).digest()[0] % 16
+
+
+@dataclass(frozen=True)
+class Rewriter:
+    """In the place of `captioning.rewrite.Rewrite`: upper case; fails, or babbles, where it is told to."""
+
+    fails: int = 0  # in sixteenths of the clips
+    babbles: int = 0
+    batch_clips: int = 4
+    name: ClassVar[str] = "rewrite"
+    pictures: ClassVar[Pictures | None] = None
+    key: ClassVar[str] = "rewriter-1"
+
+    def check(self) -> None:
+        """Nothing can be missing."""
+
+    def __call__(self, clips: Sequence[CaptionRequest]) -> list[Caption | CaptionFailed]:
+        answers: list[Caption | CaptionFailed] = []
+        for clip in clips:
+            assert clip.text is not None
+            assert not clip.pictures
+            text = clip.text.upper()
+            if share(clip.clip_id, "fails") < self.fails:
+                answers.append(CaptionFailed(clip.clip_id, "EmptyAnswer", "nothing was said"))
+                continue
+            if share(clip.clip_id, "babbles") < self.babbles:
+                text = "A DOG " + "RUNS AND " * 60 + "STOPS."
+            answers.append(Caption(clip.clip_id, self.name, "rewritten", text, "upper"))
+        return answers

@@ -26,6 +26,7 @@ from curation.report import render
 from curation.sources import list_sources
 from curation.verify import accounting, verify
 from tests import render as drawn
+from tests.captioning.server import Asked, ChatServer, Reply
 from tests.conftest import CHEAP
 from tests.curation.helpers import decode
 from tests.curation.inline import Inline
@@ -50,7 +51,9 @@ def _speaker(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def use_speaker(patch: pytest.MonkeyPatch) -> None:
-    places = {**captioners._PLACES, "transformers": ("tests.curation.speaker", "Speaker")}
+    speakers = {name: ("tests.curation.speaker", name.capitalize()) for name in ("speaker", "rewriter")}
+    places = {"transformers": speakers["speaker"], "rewrite": speakers["rewriter"]}
+    places = {**captioners._PLACES, **places}
     patch.setattr(captioners, "_PLACES", places)
 
 
@@ -292,6 +295,123 @@ def test_a_captioner_that_is_missing_is_told_before_any_work(place: Path, tmp_pa
     with pytest.raises(CaptionerMissing, match=r"captions\.transformers\.model"):
         builder.check_models(config("captions.transformers={missing: true}"))
     assert builder.check_models(config()) is None
+
+
+def test_rewritten_captions_stand_beside_their_originals(built: Dataset) -> None:
+    first, bytes_ = table(built, "shards"), videos(built)
+    settings = config("captions.rewrite={fails: 4, babbles: 4}", "captions.kind=rewritten")
+    did = recaption(built, settings)
+    assert did.decodes == {}
+    assert set(did.captioned) == set(first)
+    failed = {i for i in first if share(i, "fails") < 4}
+    babbled = {i for i in set(first) - failed if share(i, "babbles") < 4}
+    assert failed
+    assert babbled
+    rows = table(built, "shards")
+    assert set(rows) == set(first)  # nobody is turned down for a bad rewrite: the original is there
+    for clip_id, row in rows.items():
+        original = first[clip_id]["caption"]
+        kept = clip_id in failed | babbled
+        assert row["caption"] == (original if kept else original.upper())
+        kinds = {c["kind"] for c in row["captions"]}
+        assert kinds == ({"long"} if clip_id in failed else {"long", "rewritten"})
+    assert recaption(built, settings).captioned == {}
+    assert set(recaption(built, settings, retry_failed=True).captioned) == failed
+    recaption(built, config("captions.rewrite={fails: 4, babbles: 4}"))  # the long ones again
+    assert {i: r["caption"] for i, r in table(built, "shards").items()} == {
+        i: r["caption"] for i, r in first.items()
+    }
+    assert videos(built) == bytes_
+
+
+def test_an_edited_original_is_rewritten_anew(place: Path, tmp_path: Path) -> None:
+    shutil.copytree(place / "footage", tmp_path / "footage")
+    settings = config("captions.captioner=sidecar", "captions.rewrite={}", "captions.kind=rewritten")
+    dataset, did = build(tmp_path, tmp_path / "d", settings)
+    assert did.captioned
+    said = {r["caption"] for r in dataset.rows("shards")}
+    assert said == {None, "WHAT A PERSON WROTE"}
+    (tmp_path / "footage" / "1.txt").write_text("and then corrected")
+    did = recaption(dataset, settings)
+    assert did.decodes == {}
+    assert {r["caption"] for r in dataset.rows("shards")} == {None, "AND THEN CORRECTED"}
+
+
+def test_a_server_answers_for_the_clips(built: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Out of order, and not for all: each clip has what was said of its pictures, or a recorded failure."""
+    import hashlib
+
+    def of(found: list[np.ndarray]) -> str:
+        mean = "".join("abcdefgh"[int(p.mean()) // 32] for p in found)
+        return f"A dog runs on the grass near the {mean} tree."
+
+    def answer(asked: Asked) -> Reply:
+        seen = asked.pictures
+        turned_down = hashlib.blake2b(b"".join(p.tobytes() for p in seen), digest_size=1).digest()[0] < 64
+        is_probe = all(p.std() < 2 for p in seen)
+        return Reply(status=400) if turned_down and not is_probe else Reply(of(seen))
+
+    monkeypatch.setenv("OPENAI_API_KEY", "secret")
+    with ChatServer(answer) as server:
+        settings = config(
+            "captions.captioner=endpoint",
+            f"captions.endpoint={{url: '{server.url}', model: m, frames: 3, side: 64, retries: 0}}",
+            "captions.language=null",
+        )
+        bytes_ = videos(built)
+        did = recaption(built, settings)
+        assert did.decodes == {}
+    verdicts = table(built, "verdicts")
+    rows = table(built, "shards")
+    failed = {i for i, v in verdicts.items() if v["status"] == "failed"}
+    assert failed == {f["clip_id"] for f in built.rows("failures") if f["stage"] == "caption"}
+    assert set(rows) | failed == set(bytes_)
+    assert rows
+    for clip_id, row in rows.items():
+        assert row["captions"][0]["captioner"] == "endpoint"
+        assert "near the" in row["caption"]
+        assert row["video"]["bytes"] == bytes_[clip_id]
+    # The server has gone: that is told before any work, and captions that are there are not touched.
+    again = config(
+        "captions.captioner=endpoint", f"captions.endpoint={{url: '{server.url}', model: other, retries: 0}}"
+    )
+    before = table(built, "captions")
+    with pytest.raises(CaptionerMissing, match=r"captions\.endpoint"):
+        recaption(built, again)
+    assert table(built, "captions") == before
+
+
+def test_similarity_to_the_clip_is_measured_where_it_has_an_embedding(place: Path, tmp_path: Path) -> None:
+    import json
+
+    import open_clip
+    import torch
+
+    from tests.filters import tiny
+
+    made = tiny.write_encoder(tmp_path / "head", "reelmill-test-captions-head")
+    text = {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1}
+    (tmp_path / "configs").mkdir()
+    name = "reelmill-test-captions"
+    (tmp_path / "configs" / f"{name}.json").write_text(json.dumps({**tiny.CONFIG, "text_cfg": text}))
+    open_clip.add_model_config(tmp_path / "configs")
+    torch.manual_seed(0)
+    torch.save(open_clip.create_model(name).state_dict(), tmp_path / "weights.pt")
+    scorer = {"model": name, "pretrained": str(tmp_path / "weights.pt"), "head": made["head"], "frames": 2}
+    settings = config(f"filters.aesthetics={json.dumps(scorer)}", "rules.caption.similarity.min=-1")
+    dataset, _ = build(place, tmp_path / "d", settings)
+    found = {r["clip_id"]: r["caption.similarity"] for r in dataset.rows("captions")}
+    assert set(found) == set(table(dataset, "shards"))
+    net = open_clip.create_model(name, pretrained=scorer["pretrained"]).eval()
+    tokenizer = open_clip.get_tokenizer(name)
+    texts = {r["clip_id"]: r["text"] for r in dataset.rows("captions")}
+    for row in dataset.rows("clips"):
+        with torch.inference_mode():
+            said = net.encode_text(tokenizer([texts[row["clip_id"]]])).numpy()[0]
+        seen = np.asarray(row["embedding"], np.float64)
+        cosine = said @ seen / np.linalg.norm(said) / np.linalg.norm(seen)
+        assert found[row["clip_id"]] == pytest.approx(cosine, abs=1e-3)
+    assert len({round(v, 6) for v in found.values()}) > 3
 
 
 def test_edited_sidecars_are_noticed(place: Path, tmp_path: Path) -> None:
