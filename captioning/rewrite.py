@@ -77,7 +77,9 @@ class Rewrite:
         for by, defaults in _DEFAULTS.items():
             for key, value in defaults.items():
                 if by != self.by and getattr(self, key) is not None:
-                    raise ValueError(f"{_SETTING}.{key} goes with by: {by}, not with {self.by}")
+                    raise ValueError(
+                        f"{_SETTING}.{key} goes with by: {by}, not with {self.by}: leave it out, or set it to null"
+                    )
                 if by == self.by and getattr(self, key) is None:
                     object.__setattr__(self, key, copy.copy(value))
         rewrite_of(self.prompt)
