@@ -78,7 +78,7 @@ class Rewrite:
             for key, value in defaults.items():
                 if by != self.by and getattr(self, key) is not None:
                     raise ValueError(
-                        f"{_SETTING}.{key} goes with by: {by}, not with {self.by}: leave it out, or set it to null"
+                        f"{_SETTING}.{key} goes with by: {by}, not with {self.by}: set it to null"
                     )
                 if by == self.by and getattr(self, key) is None:
                     object.__setattr__(self, key, copy.copy(value))
@@ -176,9 +176,8 @@ class Rewrite:
         return TextModel(self._text_settings())
 
     def __getstate__(self) -> dict[str, Any]:
-        return {
-            field.name: getattr(self, field.name) for field in fields(self)
-        }  # a model stays in its process
+        # A loaded model stays in its process.
+        return {f.name: getattr(self, f.name) for f in fields(self)}
 
 
 def rewritten(answer: str, prompt: Prompt) -> dict[str, str]:
