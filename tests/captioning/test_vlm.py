@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import warnings
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -19,11 +20,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from captioning.base import Caption, CaptionerMissing, CaptionFailed, CaptionRequest, Pictures
-from captioning.prompts import PROMPTS
+from captioning.prompts import PROMPTS, plain
 from captioning.vlm import Transformers
 from tests.captioning import tiny_vlm
 
@@ -51,6 +53,17 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path
             pytest.skip("the processor of SmolVLM needs num2words")
         folder: Path = tiny_vlm.FAMILIES[family](tmp_path_factory.mktemp(family))
         return folder
+
+    return made
+
+
+@pytest.fixture(scope="session")
+def loaded(checkpoint: Callable[[str], Path]) -> Callable[[str], Transformers]:
+    """A captioner that all tests of a family share: they leave it as it was."""
+
+    @cache
+    def made(family: str) -> Transformers:
+        return _captioner(checkpoint(family))
 
     return made
 
@@ -89,9 +102,9 @@ def _texts(answers: Sequence[Caption | CaptionFailed]) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("family", tiny_vlm.FAMILIES)
-def test_a_clips_text_is_its_own(checkpoint: Callable[[str], Path], family: str) -> None:
+def test_a_clips_text_is_its_own(loaded: Callable[[str], Transformers], family: str) -> None:
     """Clips in batches, in any order, say what each says alone; and say different things."""
-    captioner = _captioner(checkpoint(family), batch_clips=8)
+    captioner = loaded(family)
     count = 32 if family in ("qwen2_5_vl", "llava_onevision") else 12
     clips = _mixed(count)
     together = captioner(clips)
@@ -100,14 +113,55 @@ def test_a_clips_text_is_its_own(checkpoint: Callable[[str], Path], family: str)
     alone = [captioner([clip])[0] for clip in clips]
     assert [by_id[clip.clip_id] for clip in clips] == alone
     shuffled = random.Random(1).sample(clips, len(clips))
-    other = dataclasses.replace(captioner, batch_clips=5)
-    other.__dict__["_held"] = captioner._held
     captioner._load().generator.batch = 5
-    assert {a.clip_id: a for a in other(shuffled)} == by_id
+    assert {a.clip_id: a for a in captioner(shuffled)} == by_id
+    captioner._load().generator.batch = captioner.batch_clips
     texts = list(_texts(together).values())
     assert len(set(texts)) >= 0.85 * count
     ends = [a.truncated for a in together if isinstance(a, Caption)]
     assert 2 <= sum(ends) <= count - 2  # rows of a batch end at different steps
+
+
+@pytest.mark.parametrize("family", tiny_vlm.FAMILIES)
+def test_as_documented_by_transformers(loaded: Callable[[str], Transformers], family: str) -> None:
+    """A clip says what `apply_chat_template` and `generate` by hand say."""
+    from transformers import GenerationConfig
+
+    captioner = loaded(family)
+    processor, model = captioner._load()._processor, captioner._load().generator.model
+    model.generation_config = GenerationConfig.from_pretrained(captioner.model)
+    clips = [clip for clip in _mixed(5) if len(clip.pictures) in (1, 8)]
+    expected = {}
+    for clip in clips:
+        seen = {"type": "image", "image": clip.pictures[0]}
+        options: dict[str, Any] = {}
+        if not clip.is_image:
+            seen = {"type": "video", "video": np.stack(clip.pictures)}
+            rate = 1 / (clip.times_s[1] - clip.times_s[0])
+            # A video of which every second frame is shown, from the second on.
+            indices = [2 * k + 1 for k in range(8)]
+            metadata = {
+                "total_num_frames": 16,
+                "fps": 2 * rate,
+                "frames_indices": indices,
+                "duration": 8 / rate,
+            }
+            options = {"do_sample_frames": False, "video_metadata": [metadata]}
+        inputs = processor.apply_chat_template(
+            [{"role": "user", "content": [seen, {"type": "text", "text": ASKED}]}],
+            add_generation_prompt=True,
+            tokenize=True,
+            return_dict=True,
+            return_tensors="pt",
+            processor_kwargs=options,
+        )
+        said = model.generate(**inputs, do_sample=False, max_new_tokens=TOKENS)[0]
+        said = said[inputs["input_ids"].shape[1] :].tolist()
+        ends = [k for k, token in enumerate(said) if token in model.generation_config.eos_token_id]
+        expected[clip.clip_id] = plain(
+            processor.tokenizer.decode(said[: ends[0] if ends else None], skip_special_tokens=True)
+        )
+    assert _texts(captioner(clips)) == expected
 
 
 def test_again_is_the_same(llava: Path) -> None:
@@ -116,16 +170,15 @@ def test_again_is_the_same(llava: Path) -> None:
 
 
 @pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_vl", "smolvlm"])
-def test_times_are_told(checkpoint: Callable[[str], Path], family: str) -> None:
+def test_times_are_told(loaded: Callable[[str], Transformers], family: str) -> None:
     """Families that know when a picture was taken are told so, from the clip's start."""
-    captioner = _captioner(checkpoint(family))
     clip = tiny_vlm.clip("a", 1, (112, 168), seconds=8.0)
-    loaded = captioner._load()
-    inputs = loaded.inputs([clip])
+    checkpoint = loaded(family)._load()
+    inputs = checkpoint.inputs([clip])
     if family == "qwen2_5_vl":
         assert float(inputs["second_per_grid_ts"][0]) == pytest.approx(2.0)  # two pictures, one each second
         return
-    told = loaded._processor.tokenizer.decode(inputs["input_ids"][0])
+    told = checkpoint._processor.tokenizer.decode(inputs["input_ids"][0])
     # Of pairs of pictures at 0.5 and 1.5 s, 2.5 and 3.5 s …; and of pictures at 0.5, 1.5, 2.5 … s.
     expected = ["<1.0 seconds>", "<7.0 seconds>"] if family == "qwen3_vl" else ["from 00:00:", "from 00:07:"]
     assert all(words in told for words in expected)
@@ -133,10 +186,10 @@ def test_times_are_told(checkpoint: Callable[[str], Path], family: str) -> None:
         assert "eight frames from a 0:00:08 [H:MM:SS] video" in told
 
 
-def test_pictures_decide(checkpoint: Callable[[str], Path], llava: Path) -> None:
+def test_pictures_decide(loaded: Callable[[str], Transformers]) -> None:
     """Another last picture, another order: another text. So the comparisons above compare something."""
-    for folder in (llava, checkpoint("internvl")):
-        captioner = _captioner(folder)
+    for family in ("llava_onevision", "internvl"):
+        captioner = loaded(family)
         clip = tiny_vlm.clip("a", 1, (112, 168))
         shown = clip.pictures
         others = [(*shown[:-1], tiny_vlm.pictures(2, 1, 112, 168)[0]), shown[::-1]]
@@ -305,10 +358,13 @@ def _limited(captioner: Transformers, most: int) -> list[int]:
     """As on a device whose memory takes `most` clips; the sizes of the batches that are tried."""
     model = captioner._load().generator.model
     generate, tried = model.generate, []
+    refused: list[weakref.ref[torch.Tensor]] = []
 
     def limited(**inputs: Any) -> Any:
+        assert all(inputs() is None for inputs in refused)  # they would fill the memory still
         tried.append(len(inputs["input_ids"]))
         if tried[-1] > most:
+            refused.append(weakref.ref(inputs["input_ids"]))
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
         return generate(**inputs)
 
@@ -370,8 +426,8 @@ def test_memory_of_the_cpu(llava: Path) -> None:
     assert _texts(captioner(clips)) == _texts(_captioner(llava)(clips))
 
 
-def test_a_bad_clip_fails_alone(checkpoint: Callable[[str], Path]) -> None:
-    captioner = _captioner(checkpoint("qwen2_5_vl"))
+def test_a_bad_clip_fails_alone(loaded: Callable[[str], Transformers]) -> None:
+    captioner = loaded("qwen2_5_vl")
     clips = [tiny_vlm.clip(f"{k}", k, (112, 168)) for k in range(4)]
     flat = tiny_vlm.clip("flat", 5, (2, 900))  # no model takes such an aspect ratio
     torn = dataclasses.replace(clips[0], clip_id="torn", pictures=(*clips[0].pictures[:7], flat.pictures[0]))
@@ -435,6 +491,31 @@ def test_precision_and_attention(llava: Path, dtype: Any, attention: Any, expect
     assert model.config._attn_implementation == attention
     assert model.config.text_config._attn_implementation == attention
     assert len(_texts(captioner(_mixed(4)))) == 4
+
+
+def test_only_pixels_are_made_coarse(llava: Path) -> None:
+    generator = _captioner(llava, dtype="bfloat16")._load().generator
+    numbers = torch.tensor([0.7321])
+    assert generator._moved("pixel_values_videos", numbers).dtype == torch.bfloat16
+    assert generator._moved("second_per_grid_ts", numbers).dtype == torch.float32
+
+
+def test_one_token_begins_the_text(llava: Path, tmp_path: Path) -> None:
+    """A tokenizer that puts it there and a template that writes it are of one mind in Llama's families."""
+    from tokenizers import processors
+    from transformers import AutoTokenizer
+
+    folder = tiny_vlm.edited(llava, tmp_path / "m", "config.json")
+    words = AutoTokenizer.from_pretrained(folder)
+    words.bos_token = "<s>"
+    words.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        "<s> $A", special_tokens=[("<s>", words.bos_token_id)]
+    )
+    words.save_pretrained(folder)
+    for start in ("<s>", ""):
+        (folder / "chat_template.jinja").write_text(start + tiny_vlm.template())
+        inputs = _captioner(folder)._load().inputs(_mixed(1))
+        assert int((inputs["input_ids"] == words.bos_token_id).sum()) == 1
 
 
 def test_attention_changes_no_text(llava: Path) -> None:
