@@ -130,9 +130,10 @@ class Generator:
         try:
             return self._generate(prepare(items), names, decoding)
         except Exception as error:
-            if isinstance(error, getattr(torch, "AcceleratorError", ())):
-                raise  # the device is lost to this process
             failure = Unsaid(*_described(error))
+            lost = getattr(torch, "AcceleratorError", ())
+            if isinstance(error, lost) and failure.error != "OutOfMemoryError":
+                raise  # the device is lost to this process
         # The error is gone by now, and with its frames the tensors that filled the memory.
         if failure.error == "OutOfMemoryError":
             gc.collect()

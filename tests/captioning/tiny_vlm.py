@@ -8,17 +8,22 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from captioning.base import CaptionRequest
+from captioning.base import Caption, CaptionFailed, CaptionRequest
+from captioning.vlm import Transformers
 
 QWEN_PROCESSOR = Path(__file__).parents[3] / "shared" / "data" / "qwen2_5_vl_processor"
 PATCH, SIDE = 14, 28  # of the vision towers made here
 END_EVERY = 24
+SIZES = [(112, 168), (168, 112), (112, 112), (84, 196), (60, 240)]  # of clips, height and width
+TOKENS = 16
+ASKED = "Say what is seen."  # few tokens: pictures count for more of what follows
 # fmt: off
 _WORDS = [
     "a", "the", "red", "blue", "green", "old", "young", "big", "small", "fox", "dog", "bird", "boat", "car",
@@ -382,6 +387,31 @@ def clip(
         pictures=pictures(seed, count, *size),
         times_s=tuple((k + 0.5) * seconds / count for k in range(count)),
     )
+
+
+def tiny_captioner(folder: Path, **settings: Any) -> Transformers:
+    return Transformers(model=str(folder), **{"max_tokens": TOKENS, "prompt": ASKED, **settings})
+
+
+def mixed_clips(count: int = 32) -> list[CaptionRequest]:
+    """Videos of five shapes, two lengths and two numbers of pictures, and an image in every four."""
+    return [
+        clip(
+            f"clip-{k:02}",
+            k,
+            SIZES[k % 5],
+            count=8 if k % 3 else 6,
+            seconds=0 if k % 4 == 3 else 2.0 + 3 * (k % 2),
+        )
+        for k in range(count)
+    ]
+
+
+def texts_of(answers: Sequence[Caption | CaptionFailed]) -> dict[str, str]:
+    """Of each clip; random weights end some answers with their first token."""
+    failed = [a for a in answers if isinstance(a, CaptionFailed)]
+    assert {a.error for a in failed} <= {"EmptyAnswer"}
+    return {a.clip_id: a.text if isinstance(a, Caption) else "" for a in answers}
 
 
 def edited(folder: Path, to: Path, name: str, **changes: Any) -> Path:
