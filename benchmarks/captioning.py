@@ -2,24 +2,25 @@
 a bare loop of `model.generate` over the same clips in batches of the same size, inputs prepared beforehand.
 
 The model is a LLaVA-OneVision of random weights, made large enough that generating dominates, as it does in
-real ones; it says `--tokens` tokens for every clip. Both sides run on one thread (or on a GPU, where there is
-one), in turns, `--rounds` times. The pipeline's rate is from the first batch's answers to the last one's:
-starting workers and loading a model take as long for a million clips, and are printed beside it.
+real ones; it says `--tokens` tokens for every clip. Both sides run in a worker of Ray's, on one thread (or on
+a GPU, where there is one), in turns, `--rounds` times, and the best of each counts: what else a machine does
+only slows. The pipeline's rate is from the first batch's answers to the last one's: starting workers and
+loading a model take as long for a million clips, and are printed beside it.
 
-    OMP_NUM_THREADS=1 python -m benchmarks.captioning [--clips 96] [--batch 8] [--tokens 64] [--rounds 3]
+    OMP_NUM_THREADS=1 python -m benchmarks.captioning [--clips 64] [--batch 8] [--tokens 64] [--rounds 3]
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
+import ray
 import torch
 
 from captioning.base import CaptionRequest
@@ -55,14 +56,14 @@ def write_sources(folder: Path, clips: int) -> None:
 
 
 def write_model(folder: Path) -> Path:
-    """Some tens of millions of weights; nothing but the end token ends what it says."""
+    """Some ten millions of weights; nothing but the end token ends what it says."""
     small = tiny_vlm.language
     size = {
-        "hidden_size": 512,
-        "intermediate_size": 1536,
-        "num_hidden_layers": 8,
-        "num_attention_heads": 8,
-        "num_key_value_heads": 4,
+        "hidden_size": 384,
+        "intermediate_size": 1024,
+        "num_hidden_layers": 6,
+        "num_attention_heads": 6,
+        "num_key_value_heads": 3,
         "head_dim": 64,
         "initializer_range": 0.05,
     }
@@ -89,8 +90,9 @@ def requests(dataset: Dataset, captioner: Transformers) -> list[CaptionRequest]:
 class Bare:
     """`model.generate`, and nothing else."""
 
-    def __init__(self, dataset: Dataset, captioner: Transformers):
-        clips = requests(dataset, captioner)
+    def __init__(self, location: str, captioner: Transformers):
+        torch.set_num_threads(1)
+        clips = requests(Dataset(location), captioner)
         captioner(clips[:1])  # loads the model
         loaded = captioner._load()
         self._model = loaded.generator.model
@@ -116,14 +118,24 @@ class Bare:
         return self._clips / (time.perf_counter() - began)
 
 
+def bare(dataset: Dataset, config: Config) -> float:
+    """Captions per second, in a worker of Ray's as the pipeline's are: a busy machine treats both alike."""
+    gpus = min(1.0, float(ray.cluster_resources().get("GPU", 0.0)))
+    actor = ray.remote(num_cpus=1, num_gpus=gpus)(Bare).remote(dataset.location, config.captions.transformers)
+    rate: float = ray.get(actor.rate.remote())
+    ray.kill(actor)
+    return rate
+
+
 def piped(dataset: Dataset, config: Config) -> tuple[float, float, float]:
     """Captions per second from the first answers on; seconds until those; seconds in all."""
     todo = caption.wanted(dataset, config, "caption")
-    tasks = [{"shard": s, "group": g, "clips": json.dumps(clips)} for (s, g), clips in todo.items()]
+    tasks = caption.tasks(todo, config.captions.transformers.batch_clips)
     began = time.perf_counter()
     came: list[float] = []
     for row in pipeline.captioned(tasks, config, dataset.address(""), "caption"):
-        assert "captions" in json.loads(row["data"]), row["data"]
+        (made,) = json.loads(row["data"])["captions"]
+        assert made["caption.truncated"], "it said less than the bare loop's model does"
         came.append(time.perf_counter() - began)
     first = sum(at <= came[0] + 0.05 for at in came)  # those of the first batch come together
     return (len(came) - first) / (came[-1] - came[0]), came[0], came[-1]
@@ -131,17 +143,17 @@ def piped(dataset: Dataset, config: Config) -> tuple[float, float, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--clips", type=int, default=96)
+    parser.add_argument("--clips", type=int, default=64)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=3)
     asked = parser.parse_args()
-    torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         write_sources(folder / "footage", asked.clips)
         settings = {
             "model": str(write_model(folder / "model")),
+            "prompt": "Say what there is to be seen.",  # a byte is a token here
             "frames": 4,
             "side": 112,
             "max_tokens": asked.tokens,
@@ -152,22 +164,22 @@ def main() -> None:
         dataset = Dataset(str(folder / "d"))
         with pipeline.session(config):
             build.build(dataset, list_sources([str(folder / "footage")]), load_config(CONFIG), Progress())
-            bare = Bare(dataset, config.captions.transformers)
-            shares = []
+            alone: list[float] = []
+            through: list[float] = []
             for k in range(asked.rounds):
-                before = bare.rate()
+                alone.append(bare(dataset, config))
                 rate, first, whole = piped(dataset, config)
-                after = bare.rate()
-                alone = 0.5 * (before + after)
-                shares.append(rate / alone)
+                through.append(rate)
                 print(
-                    f"round {k + 1}: bare {before:.2f} and {after:.2f} captions/s, pipeline {rate:.2f}: "
-                    f"{100 * shares[-1]:.1f} %; first answers after {first:.1f} s, all after {whole:.1f} s",
+                    f"round {k + 1}: bare {alone[-1]:.2f} captions/s, pipeline {rate:.2f}; "
+                    f"first answers after {first:.1f} s, all after {whole:.1f} s",
                     flush=True,
                 )
-    median = statistics.median(shares)
-    print(f"median {100 * median:.1f} % of the bare loop: {'at least' if median >= 0.9 else 'below'} 90 %")
-    sys.exit(median < 0.9)
+    share = max(through) / max(alone)
+    print(
+        f"best of each: {100 * share:.1f} % of the bare loop: {'at least' if share >= 0.9 else 'below'} 90 %"
+    )
+    sys.exit(share < 0.9)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from captioning.base import Caption, Captioner, CaptionRequest
 from captioning.sidecar import Sidecar
 from curation import pipeline
 from curation.caption_workers import Step, worker
-from curation.captioners import make_captioner, make_rewriter
+from curation.captioners import batch_clips, make_captioner, make_rewriter
 from curation.chosen import Captions
 from curation.config import Config
 from curation.dataset import CAPTIONS, FAILURES, Dataset
@@ -33,7 +33,7 @@ Row = dict[str, Any]
 _PART_ROWS = 1000
 _PART_SECONDS = 10.0
 STEPS: tuple[Step, ...] = ("caption", "rewrite")
-_TASKS_PER_RUN = 20_000  # row groups given to Ray at once
+_BATCHES_PER_TASK = 16  # of a reader, and about as many tasks of a small dataset
 
 
 def check_captioner(config: Config) -> None:
@@ -191,9 +191,7 @@ def caption_by_model(dataset: Dataset, config: Config, step: Step, progress: Pro
         return 0
     if step == "caption" and "caption.similarity" in config.rules:
         _add_parts(dataset, todo)
-    tasks = [
-        {"shard": part, "group": group, "clips": json.dumps(clips)} for (part, group), clips in todo.items()
-    ]
+    given = tasks(todo, batch_clips(config, step))
     captioner = worker(config, step)
     if step == "caption":
         key_of: Callable[[str], str] = _always(captioner.key)
@@ -203,15 +201,29 @@ def caption_by_model(dataset: Dataset, config: Config, step: Step, progress: Pro
     progress.start_caption(step, captioner.name, total)
     commits = _Commits(dataset, captioner, step, key_of, config.run.caption_failures_in_a_row, progress)
     left = {clip_id for clips in todo.values() for clip_id in clips}
-    for first in range(0, len(tasks), _TASKS_PER_RUN):
-        some = tasks[first : first + _TASKS_PER_RUN]
-        for row in pipeline.captioned(some, config, dataset.address(""), step):
-            if row["clip_id"] in left:  # a worker died after its rows were taken, and its work came once more
-                left.discard(row["clip_id"])
-                commits.take(row["clip_id"], json.loads(row["data"]))
+    for row in pipeline.captioned(given, config, dataset.address(""), step):
+        if row["clip_id"] in left:  # a worker died after its rows were taken, and its work came once more
+            left.discard(row["clip_id"])
+            commits.take(row["clip_id"], json.loads(row["data"]))
     commits.end()
     assert not left, f"{len(left)} clips were neither captioned nor failed, such as {min(left)}"
     return total
+
+
+def tasks(todo: dict[tuple[str, int], dict[str, Row]], batch: int) -> list[Row]:
+    """What a reader reads at a time: whole batches, but for the last one of all. A row group whose clips fall
+    to two tasks is read twice."""
+    clips = [(place, clip_id, asked) for place, of in todo.items() for clip_id, asked in of.items()]
+    batches = -(-len(clips) // batch)
+    size = batch * min(_BATCHES_PER_TASK, max(1, batches // _BATCHES_PER_TASK))
+    made = []
+    for first in range(0, len(clips), size):
+        groups: dict[tuple[str, int], dict[str, Row]] = {}
+        for place, clip_id, asked in clips[first : first + size]:
+            groups.setdefault(place, {})[clip_id] = asked
+        rows = [{"shard": part, "group": group, "clips": of} for (part, group), of in groups.items()]
+        made.append({"groups": json.dumps(rows)})
+    return made
 
 
 def _always(key: str) -> Callable[[str], str]:

@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from captioning.base import Caption, Captioner, CaptionFailed, CaptionRequest, Pictures
 from curation.caption_checks import Checker
-from curation.captioners import make_captioner, make_rewriter, second_try
+from curation.captioners import batch_clips, make_captioner, make_rewriter, second_try
 from curation.config import Config, validated
 from curation.dataset import Dataset
 from curation.pictures import pictures
@@ -22,7 +22,7 @@ from filters.rules import Rule
 
 Row = dict[str, Any]
 Step = Literal["caption", "rewrite"]
-READ = pa.schema(
+_CLIP = pa.struct(
     [
         ("clip_id", pa.string()),
         ("data", pa.string()),  # JSON: the fields of the request that are not binary, and the shapes
@@ -30,7 +30,8 @@ READ = pa.schema(
         ("embedding", pa.list_(pa.float32())),
     ]
 )
-_CLIPS_PER_BLOCK = 4
+# A row is a whole batch. Clips as rows would be cut and joined by their bytes: models would get remainders.
+READ = pa.schema([("clips", pa.list_(_CLIP))])
 _BAD_ANSWERS = ("EmptyAnswer", "BrokenAnswer", "BadAnswer")  # as captioners name them
 
 
@@ -41,27 +42,30 @@ def worker(config: Config, step: Step) -> Captioner:
 
 
 class ClipReader:
-    """Reads the wanted clips of one row group of a shard, and the pictures that the captioner looks at."""
+    """Reads the wanted clips of row groups of shards, and the pictures that the captioner looks at."""
 
     def __init__(self, config: Row, location: str, step: Step):
         self._config = validated(config)
         self._dataset = Dataset(location)
         self._wanted: Pictures | None = worker(self._config, step).pictures
+        self._size = batch_clips(self._config, step)
         self._embeds = step == "caption" and "caption.similarity" in self._config.rules
         self._embeddings: tuple[str, dict[str, Any]] = ("", {})  # of the part of clips read last
 
     def __call__(self, batch: pa.Table) -> Iterator[pa.Table]:
         waiting: list[Row] = []
         for task in batch.to_pylist():
-            for row in self._clips(task):
-                waiting.append(row)
-                if len(waiting) == _CLIPS_PER_BLOCK:
-                    yield pa.Table.from_pylist(waiting, schema=READ)
-                    waiting = []
-        yield pa.Table.from_pylist(waiting, schema=READ)
+            for group in json.loads(task["groups"]):
+                for row in self._clips(group):
+                    waiting.append(row)
+                    if len(waiting) == self._size:
+                        yield pa.Table.from_pylist([{"clips": waiting}], schema=READ)
+                        waiting = []
+        if waiting:
+            yield pa.Table.from_pylist([{"clips": waiting}], schema=READ)
 
     def _clips(self, task: Row) -> Iterator[Row]:
-        clips: dict[str, Row] = json.loads(task["clips"])
+        clips: dict[str, Row] = task["clips"]
         columns = ["clip_id", "uri", "start_s", "end_s", "fps", "duration_s", "extra"]
         file = self._dataset.open_part("shards", task["shard"])
         looks = [*columns, "video"] if self._wanted else columns
@@ -111,10 +115,14 @@ class ModelCaptioner:
         self._rules: dict[str, Rule] = self._config.caption_rules
         self._checker = Checker(self._config, self._captioner)
 
-    def __call__(self, batch: pa.Table) -> pa.Table:
+    def __call__(self, batches: pa.Table) -> pa.Table:
+        answers = [a for batch in batches.to_pylist() for a in self._answers(batch["clips"])]
+        return pa.Table.from_pylist(answers, schema=ANSWERS)
+
+    def _answers(self, clips: Sequence[Row]) -> list[Row]:
         requests, answers = [], []
         embeddings: dict[str, np.ndarray | None] = {}
-        for row in batch.to_pylist():
+        for row in clips:
             data = json.loads(row["data"])
             shapes = data.pop("shapes")
             if failed := data.pop("failed", None):
@@ -136,8 +144,7 @@ class ModelCaptioner:
                 first, new = found[request.clip_id], second[request.clip_id]
                 if isinstance(new, list) and (_is_liked(new, self._rules) or not isinstance(first, list)):
                     found[request.clip_id] = new
-        answers += [_answer(clip_id, made) for clip_id, made in found.items()]
-        return pa.Table.from_pylist(answers, schema=ANSWERS)
+        return answers + [_answer(clip_id, made) for clip_id, made in found.items()]
 
     def _asked(
         self,

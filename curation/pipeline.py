@@ -29,7 +29,7 @@ import ray.data
 import ray.exceptions
 
 from curation.caption_workers import ClipReader, ModelCaptioner, Step
-from curation.captioners import batch_clips, is_local
+from curation.captioners import is_local
 from curation.config import Config
 from curation.lease import LeaseLost
 from curation.progress import Stopped
@@ -78,14 +78,14 @@ def cut(tasks: list[Row], config: Config, location: str, config_hash: str) -> It
 
 
 def captioned(tasks: list[Row], config: Config, location: str, step: Step) -> Iterator[Row]:
-    """Rows of `caption_workers.ANSWERS`: the captions of each clip of `tasks` (row groups of shards)."""
+    """Rows of `caption_workers.ANSWERS`: the captions of each clip of `caption.tasks`."""
     plain = config.model_dump(mode="json")
     shares = _caption_shares(config, step)
     stream = ray.data.from_items(tasks, override_num_blocks=len(tasks)).map_batches(
         ClipReader,
         fn_constructor_args=(plain, location, step),
         batch_format="pyarrow",
-        batch_size=1,  # a row group
+        batch_size=1,  # a few batches of clips
         num_cpus=shares.reader_cpus,
         compute=ray.data.ActorPoolStrategy(size=min(shares.readers, len(tasks))),
     )
@@ -93,7 +93,7 @@ def captioned(tasks: list[Row], config: Config, location: str, step: Step) -> It
         ModelCaptioner,
         fn_constructor_args=(plain, step),
         batch_format="pyarrow",
-        batch_size=batch_clips(config, step),
+        batch_size=1,  # a batch of clips
         num_cpus=shares.cpus,
         num_gpus=shares.gpus,
         compute=ray.data.ActorPoolStrategy(size=shares.workers),

@@ -13,7 +13,6 @@ import pytest
 
 from curation import pipeline
 from curation.caption_workers import ClipReader, ModelCaptioner, Step
-from curation.captioners import batch_clips
 from curation.child import Child, Message
 from curation.config import Config
 from curation.workers import Cutter, Measurer, ModelScorer
@@ -103,8 +102,6 @@ def cut(tasks: list[Row], config: Config, location: str, config_hash: str) -> It
 def captioned(tasks: list[Row], config: Config, location: str, step: Step) -> Iterator[Row]:
     plain = config.model_dump(mode="json")
     reader, model = ClipReader(plain, location, step), ModelCaptioner(plain, step)
-    read = [t for task in tasks for t in reader(pa.Table.from_pylist([task]))]
-    clips = pa.concat_tables(read)
-    size = batch_clips(config, step)
-    for first in range(0, clips.num_rows, size):
-        yield from model(clips.slice(first, size)).to_pylist()
+    for task in tasks:
+        for batch in reader(pa.Table.from_pylist([task])):
+            yield from model(batch).to_pylist()

@@ -548,3 +548,18 @@ def test_settings_come_back_as_they_were_written() -> None:
     assert again.captions.transformers == Speaker(frames=5, model="there")
     assert config("captions.captioner=none").hash() != made.hash()
     assert dataclasses.is_dataclass(made.captions.transformers)
+
+
+@pytest.mark.parametrize(("clips", "batch"), [(1, 8), (37, 8), (1000, 3), (64, 8)])
+def test_batches_are_whole_whatever_the_row_groups(clips: int, batch: int) -> None:
+    import json
+
+    todo: dict[tuple[str, int], dict[str, Row]] = {}
+    for k in range(clips):
+        todo.setdefault((f"shard-{k // 70}", k // 7 % 10), {})[f"c{k}"] = {}
+    made = [json.loads(task["groups"]) for task in caption.tasks(todo, batch)]
+    sizes = [sum(len(group["clips"]) for group in groups) for groups in made]
+    assert all(size % batch == 0 for size in sizes[:-1])
+    assert sum(sizes) == clips
+    found = [(g["shard"], g["group"], i) for groups in made for g in groups for i in g["clips"]]
+    assert sorted(found) == sorted((*place, i) for place, of in todo.items() for i in of)
