@@ -7,6 +7,7 @@ import dataclasses
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 
 from captioning.base import Caption, CaptionerMissing, CaptionFailed, CaptionRequest, Pictures
@@ -56,15 +57,15 @@ class Speaker:
         answers: list[Caption | CaptionFailed] = []
         for clip in reversed(clips):  # in whatever order: they are joined by clip
             assert clip.pictures
-            if share(clip.clip_id, "fails") < self.fails:
+            if share(clip.uri, clip.start_s, "fails") < self.fails:
                 answers.append(CaptionFailed(clip.clip_id, "Timeout", "the speaker was silent"))
                 continue
             answers.append(Caption(clip.clip_id, self.name, "long", self.say(clip), self.model))
         return answers
 
     def say(self, clip: CaptionRequest) -> str:
-        stutters = share(clip.clip_id, "stutters") < self.stutters
-        if stutters and self.seed and share(clip.clip_id, "again") >= self.stutters_again:
+        stutters = share(clip.uri, clip.start_s, "stutters") < self.stutters
+        if stutters and self.seed and share(clip.uri, clip.start_s, "again") >= self.stutters_again:
             stutters = False
         if stutters:
             return "A dog " + "runs and " * 60 + "stops."
@@ -74,9 +75,10 @@ class Speaker:
         return f"A {words[0]} and a {words[1]} are on the {words[2]} with the {words[3]} in a {words[4]}."
 
 
-def share(clip_id: str, what: str) -> int:
-    """0 to 15, by clip."""
-    return hashlib.blake2b(f"{what} {clip_id}".encode(), digest_size=1).digest()[0] % 16
+def share(uri: str, start_s: float, what: str) -> int:
+    """0 to 15, by clip, wherever its source lies."""
+    text = f"{what} {Path(uri).name} {start_s:.3f}"
+    return hashlib.blake2b(text.encode(), digest_size=1).digest()[0] % 16
 
 
 @dataclass(frozen=True)
@@ -99,10 +101,10 @@ class Rewriter:
             assert clip.text is not None
             assert not clip.pictures
             text = clip.text.upper()
-            if share(clip.clip_id, "fails") < self.fails:
+            if share(clip.uri, clip.start_s, "fails") < self.fails:
                 answers.append(CaptionFailed(clip.clip_id, "EmptyAnswer", "nothing was said"))
                 continue
-            if share(clip.clip_id, "babbles") < self.babbles:
+            if share(clip.uri, clip.start_s, "babbles") < self.babbles:
                 text = "A DOG " + "RUNS AND " * 60 + "STOPS."
             answers.append(Caption(clip.clip_id, self.name, "rewritten", text, "upper"))
         return answers

@@ -113,6 +113,12 @@ def table(dataset: Dataset, name: str) -> dict[str, Row]:
     return {row["clip_id"]: row for row in rows}
 
 
+def drawn_by(dataset: Dataset, what: str, sixteenths: int) -> set[str]:
+    """The clips to which the speaker does so."""
+    rows = dataset.rows("clips", ["clip_id", "uri", "start_s"])
+    return {r["clip_id"] for r in rows if share(r["uri"], r["start_s"], what) < sixteenths}
+
+
 def videos(dataset: Dataset) -> dict[str, bytes]:
     return {row["clip_id"]: row["video"]["bytes"] for row in dataset.rows("shards", ["clip_id", "video"])}
 
@@ -188,8 +194,8 @@ def test_a_caption_that_fails_its_check_is_asked_for_once_more(place: Path, tmp_
     settings = config("captions.transformers={stutters: 8, stutters_again: 8}")
     dataset, did = build(place, tmp_path / "d", settings)
     asked = table(dataset, "clips")
-    stutter = {i for i in asked if share(i, "stutters") < 8}
-    lost = {i for i in stutter if share(i, "again") < 8}
+    stutter = drawn_by(dataset, "stutters", 8)
+    lost = stutter & drawn_by(dataset, "again", 8)
     assert 0 < len(lost) < len(stutter) < len(asked)  # or the footage has to be another
     assert did.captioned == {i: 1 + (i in stutter) for i in asked}
     verdicts = table(dataset, "verdicts")
@@ -235,7 +241,7 @@ def test_rules_on_captions_do_not_apply_to_what_people_wrote(place: Path, tmp_pa
 def test_failures_are_recorded_and_tried_again_when_asked(place: Path, tmp_path: Path) -> None:
     failing = config("captions.transformers={fails: 8}")
     dataset, did = build(place, tmp_path / "d", failing)
-    failed = {i for i in table(dataset, "clips") if share(i, "fails") < 8}
+    failed = drawn_by(dataset, "fails", 8)
     assert 0 < len(failed) < len(table(dataset, "clips"))
     assert {f["clip_id"]: f["stage"] for f in dataset.rows("failures")} == dict.fromkeys(failed, "caption")
     verdicts = table(dataset, "verdicts")
@@ -303,8 +309,8 @@ def test_rewritten_captions_stand_beside_their_originals(built: Dataset) -> None
     did = recaption(built, settings)
     assert did.decodes == {}
     assert set(did.captioned) == set(first)
-    failed = {i for i in first if share(i, "fails") < 4}
-    babbled = {i for i in set(first) - failed if share(i, "babbles") < 4}
+    failed = drawn_by(built, "fails", 4)
+    babbled = drawn_by(built, "babbles", 4) - failed
     assert failed
     assert babbled
     rows = table(built, "shards")
