@@ -19,7 +19,7 @@ from typing import Any, ClassVar
 
 import fsspec
 
-from captioning.base import Caption, CaptionRequest
+from captioning.base import Caption, CaptionRequest, Pictures
 
 _MAX_BYTES = 16 << 20
 _MAX_KEPT = 64  # files
@@ -49,12 +49,16 @@ class Sidecar:
 
     caption_column: str = "caption"
     name: ClassVar[str] = "sidecar"
+    pictures: ClassVar[Pictures | None] = None
     # The clips of one source come one after another: its files are read once.
     _kept: dict[str, Content | None] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
     def key(self) -> str:
         return f"sidecar-1-{self.caption_column}"
+
+    def check(self) -> None:
+        """Nothing can be missing: a clip without a sidecar has no caption."""
 
     def __call__(self, clips: Sequence[CaptionRequest]) -> list[Caption]:
         found = []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -10,18 +9,18 @@ from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from typing import Any
 
-from captioning.base import Caption, Captioner, CaptionRequest, NoCaptions
-from captioning.sidecar import Sidecar
-from curation import pipeline, shards
+from curation import caption, pipeline, shards
+from curation.chosen import Captions, failure_keys
 from curation.collect import clear_old_scores, measure, take_extras
 from curation.config import Config, changes, validated
-from curation.dataset import CAPTIONS, FAILURES, SCHEMA_VERSION, SCORE_COLUMNS, Dataset, reelmill_version
+from curation.dataset import SCHEMA_VERSION, SCORE_COLUMNS, Dataset, reelmill_version
 from curation.progress import Progress
 from curation.remove import Removed, drop_orphans, drop_removed, drop_sources, named
 from curation.select import applicable, ordered, spared, write_verdicts
 from curation.shots import transnet_weights
 from curation.sources import Source
 from curation.stale import Staleness
+from curation.upgrade import upgrade
 from curation.work import Todo, find_work, notes
 from filters import SCORERS
 from filters.base import MissingModel
@@ -50,78 +49,26 @@ def write_manifest(
     dataset.write("dataset.json", json.dumps(manifest, indent=2, default=str).encode())
 
 
-def make_captioner(config: Config) -> Captioner:
-    if config.captions.captioner == "sidecar":
-        return Sidecar(config.captions.caption_column)
-    return NoCaptions()
-
-
-def caption(dataset: Dataset, accepted: Sequence[Row], config: Config) -> list[Row]:
-    """Caption the accepted clips that this captioner has not seen. Returns rows of `failures`."""
-    captioner = make_captioner(config)
-    seen = {c["clip_id"] for c in dataset.rows("captions", ["clip_id", "key"]) if c["key"] == captioner.key}
-    extras = {s["source_id"]: s["extra"] for s in dataset.rows("sources", ["source_id", "extra"])}
-    rows: list[Row] = []
-    failures: list[Row] = []
-    for clip in accepted:
-        if clip["clip_id"] in seen:
-            continue
-        request = CaptionRequest(
-            clip["clip_id"],
-            clip["uri"],
-            clip["start_s"],
-            clip["end_s"],
-            clip["fps"] is None,
-            json.loads(extras.get(clip["source_id"]) or "{}"),
-        )
-        try:
-            rows += [_caption_row(c, captioner.key) for c in captioner([request])]
-        except (OSError, ValueError) as error:
-            failures.append(
-                {
-                    "clip_id": clip["clip_id"],
-                    "stage": "caption",
-                    "error": type(error).__name__,
-                    "message": str(error),
-                    "key": config.cut_hash(),
-                }
-            )
-    if rows:
-        ids = "\n".join(str(r["clip_id"]) for r in rows)
-        name = hashlib.blake2b(f"{captioner.key}\n{ids}".encode(), digest_size=8).hexdigest()
-        dataset.write_table(f"captions/{captioner.name}-{name}.parquet", rows, CAPTIONS)
-    return failures
-
-
-def _caption_row(c: Caption, key: str) -> Row:
-    return {**vars(c), "key": key}
-
-
-def commit_failures(dataset: Dataset, rows: Sequence[Row]) -> None:
-    if rows:
-        ids = "\n".join(f"{r['clip_id']} {r['stage']} {r['key']}" for r in rows)
-        name = hashlib.blake2b(ids.encode(), digest_size=8).hexdigest()
-        dataset.write_table(f"failures/{name}.parquet", rows, FAILURES)
-
-
 def select(dataset: Dataset, config: Config) -> list[Row]:
     """Write the verdicts and bring the shards in line: rows of clips that fell out go. Returns the accepted
     clips, without their thumbnails and embeddings."""
-    accepted = set(write_verdicts(dataset, config.rules, config.cut_hash()))
+    captions = Captions.read(dataset, config)
+    accepted = set(write_verdicts(dataset, config.verdict_rules, failure_keys(config), captions))
     columns = ["clip_id", "source_id", "uri", "start_s", "end_s", "frames", "fps", "width", "height"]
     rows = [c for c in dataset.rows("clips", [*columns, *SCORE_COLUMNS]) if c["clip_id"] in accepted]
     extras = {s["source_id"]: s["extra"] for s in dataset.rows("sources", ["source_id", "extra"])}
     for row in rows:
         row["extra"] = extras[row["source_id"]]
-    shards.align(dataset, {row["clip_id"]: row for row in rows})
+    shards.align(dataset, {row["clip_id"]: row for row in rows}, captions)
     return rows
 
 
 def not_scored(dataset: Dataset, config: Config) -> int:
     """Clips that pass every rule on what they have, but were spared a dear score."""
     count = 0
+    measured = {column: rule for column, rule in config.rules.items() if column in SCORE_COLUMNS}
     for clip in dataset.rows("clips", ["clip_id", "fps", *SCORE_COLUMNS]):
-        rules = applicable(ordered(config.rules), is_image=clip["fps"] is None)
+        rules = applicable(ordered(measured), is_image=clip["fps"] is None)
         have = {c: r for c, r in rules.items() if clip[c] is not None}
         missing = any(clip[c] is None and SCORERS[c.split(".")[0]].uses_model for c in rules)
         count += missing and not spared(clip, have, have)
@@ -135,19 +82,15 @@ def cut(dataset: Dataset, accepted: Sequence[Row], config: Config, progress: Pro
     planned = shards.settle_plan(dataset, wanted, config)
     if not planned:
         return 0
-    captions: dict[str, list[Row]] = {}
-    captioner = make_captioner(config)
-    for c in dataset.rows("captions"):
-        if c["key"] == captioner.key:
-            fields = ("text", "captioner", "kind", "model", "revision", "prompt_version")
-            captions.setdefault(c["clip_id"], []).append({f: c[f] for f in fields})
+    captions = Captions.read(dataset, config)
     columns = ["source_id", "uri", "bytes", "mtime_or_etag", "fingerprint", "extra"]
     sources = {s["source_id"]: s for s in dataset.rows("sources", columns)}
     by_id = {c["clip_id"]: c for c in wanted}
 
     def task(shard: shards.Shard) -> Row:
+        said = captions.in_shards(shard.clip_ids)
         clips = [
-            {**by_id[i], "captions": captions.get(i, []), "source": sources[by_id[i]["source_id"]]}
+            {**by_id[i], "captions": said[i], "source": sources[by_id[i]["source_id"]]}
             for i in shard.clip_ids
         ]
         return {"name": shard.name, "clips": json.dumps(clips)}
@@ -158,11 +101,11 @@ def cut(dataset: Dataset, accepted: Sequence[Row], config: Config, progress: Pro
         for row in pipeline.cut([task(s) for s in wave], config, dataset.address(""), config.hash()):
             failed = json.loads(row["failures"])
             failures += len(failed)
-            commit_failures(dataset, failed)
+            caption.commit_failures(dataset, failed)
             progress.shard(row["rows"], len(failed), row["bytes"], row["seconds"])
     dataset.remove(shards.PLAN)
     if failures:
-        write_verdicts(dataset, config.rules, config.cut_hash())
+        write_verdicts(dataset, config.verdict_rules, failure_keys(config), captions)
     return len(wanted)
 
 
@@ -179,18 +122,28 @@ def _waves(planned: Sequence[shards.Shard]) -> Iterator[list[shards.Shard]]:
 
 
 def select_and_caption(dataset: Dataset, config: Config) -> list[Row]:
-    """Verdicts, captions of what is accepted, and verdicts again where captioning failed."""
+    """Verdicts, people's captions of what is accepted, and verdicts again where reading them failed."""
     accepted = select(dataset, config)
-    failures = caption(dataset, accepted, config)
+    failures = caption.read_sidecars(dataset, accepted, config)
     if failures:
-        commit_failures(dataset, failures)
+        caption.commit_failures(dataset, failures)
         accepted = select(dataset, config)
     return accepted
+
+
+def caption_by_models(dataset: Dataset, config: Config, progress: Progress) -> None:
+    """Caption the clips in the shards, rewrite the captions, and bring verdicts and shards in line with what
+    they are like. What the rules do not like is not rewritten."""
+    for step in caption.STEPS:
+        if caption.caption_by_model(dataset, config, step, progress):
+            select(dataset, config)
 
 
 def settle(dataset: Dataset) -> None:
     """Finish what an earlier command was killed in: every command that writes begins with this."""
     dataset.clean()
+    if dataset.exists():
+        upgrade(dataset)
     if drop_removed(dataset):
         drop_orphans(dataset)
 
@@ -201,11 +154,48 @@ def reselect(
     """`select`: other rules over what is measured. A session is opened only if there is something to cut."""
     settle(dataset)
     write_manifest(dataset, config)
-    accepted = select_and_caption(dataset, config)
+    _finish(dataset, select_and_caption(dataset, config), config, progress, session)
+
+
+def recaption(
+    dataset: Dataset,
+    config: Config,
+    progress: Progress,
+    session: Callable[[], AbstractContextManager[None]],
+    *,
+    retry_failed: bool = False,
+) -> None:
+    """`caption`: other captions for what is there. Nothing is measured; only what is accepted anew, and so in
+    no shard, is cut."""
+    settle(dataset)
+    write_manifest(dataset, config)
+    if retry_failed:
+        caption.forget_failures(dataset, ("caption", "rewrite"))
+    accepted = select(dataset, config)
+    if config.captions.captioner == "sidecar":
+        changed, failures = caption.read_sidecars_again(dataset, accepted, config)
+        progress.say(f"{changed} clips have another caption than before" if changed else "no caption changed")
+        caption.commit_failures(dataset, failures)
+        if changed or failures:
+            accepted = select(dataset, config)
+    _finish(dataset, accepted, config, progress, session)
+
+
+def _finish(
+    dataset: Dataset,
+    accepted: Sequence[Row],
+    config: Config,
+    progress: Progress,
+    session: Callable[[], AbstractContextManager[None]],
+) -> None:
+    """Cut and caption, in a session that is opened only if there is something to do."""
     there = shards.sharded_clips(dataset)
-    if any(c["clip_id"] not in there for c in accepted):
+    to_caption = any(caption.wanted(dataset, config, step) for step in caption.STEPS)
+    if to_caption or any(c["clip_id"] not in there for c in accepted):
+        caption.check_captioner(config)
         with session():
             cut(dataset, accepted, config, progress)
+            caption_by_models(dataset, config, progress)
 
 
 def waiting(dataset: Dataset, config: Config) -> str:
@@ -222,6 +212,7 @@ def waiting(dataset: Dataset, config: Config) -> str:
         "clips to judge": clips - judged,
         "accepted clips to cut": uncut,
         "sources to score again": stale,
+        **caption.waiting(dataset, config),
         "unfinished files to remove": len(dataset.unfinished()),
     }
     parts = [f"{n} {what}" for what, n in found.items() if n]
@@ -247,7 +238,9 @@ def remove(dataset: Dataset, names: Sequence[str], config: Config) -> tuple[int,
 
 
 def check_models(config: Config) -> None:
-    """Raises `filters.base.MissingModel` before any work when a configured model cannot be had."""
+    """Raises `filters.base.MissingModel`, or `captioning.base.CaptionerMissing`, before any work when a
+    configured model cannot be had."""
+    caption.check_captioner(config)
     for scorer in config.filters.values():
         scorer.check()
     if config.shots.detector == "transnetv2":
@@ -297,8 +290,8 @@ def build(
         )
     drop_orphans(dataset)
     if retry_failed:  # clips, too: they are accepted again until they fail again
-        for part in dataset.parts("failures"):
-            dataset.remove(f"failures/{part}.parquet")
+        caption.forget_failures(dataset)
     cut(dataset, select_and_caption(dataset, config), config, progress)
+    caption_by_models(dataset, config, progress)
     write_manifest(dataset, config, ended=True)
     return todo

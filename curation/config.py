@@ -25,8 +25,11 @@ from pydantic import (
     model_validator,
 )
 
+from captioning.language import LANGUAGES
+from curation.captioners import CaptionerName, captioner_class
+from curation.dataset import CAPTION_COLUMNS
 from curation.shots import DetectorName
-from filters import SCORERS
+from filters import EMBEDDER, SCORERS
 from filters.base import measure_key
 from filters.rules import Rule
 
@@ -78,11 +81,89 @@ class Cut(_Section):
     fps: float | None = Field(None, gt=0)  # null: the clip's own rate
 
 
-class Captions(_Section):
-    """`sidecar`: text beside the source, or the list's `caption_column`. `none`: captions are null."""
+def _made(kind: type[Any], name: str, params: Any) -> Any:
+    """`kind`, a dataclass, from plain parameters of the declared types. Raises `ValueError`."""
+    if dataclasses.is_dataclass(params):
+        return params
+    if not isinstance(params, Mapping):
+        raise ValueError(f"{name}: expected its parameters, or null to take it out, got {params!r}")
+    known = {f.name for f in dataclasses.fields(kind) if f.init}
+    unknown = sorted(map(str, set(params) - known))
+    if unknown:
+        raise ValueError(
+            f"unknown key {name}.{unknown[0]}: {name} has {', '.join(sorted(known)) or 'no parameters'}"
+        )
+    try:
+        # Of the declared types: 10 and 10.0 must be the same measure.
+        return _adapter(kind).validate_python(dict(params))  # type: ignore[arg-type]
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in (name, *first["loc"]))
+        message = str(first["msg"]).removeprefix("Value error, ")
+        given = f" (got {first['input']!r})" if first["loc"] else ""
+        raise ValueError(f"{key}: {message}{given}") from error
 
-    captioner: Literal["sidecar", "none"] = "sidecar"
+
+@cache
+def _adapter(kind: type[Any]) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)  # takes milliseconds to make
+
+
+def _plain(made: Any) -> Any:
+    """A dataclass's parameters: what it keeps for itself while it works is none."""
+    return (
+        made if made is None else {f.name: getattr(made, f.name) for f in dataclasses.fields(made) if f.init}
+    )
+
+
+def _settings(name: str) -> Any:
+    """A section whose keys are the fields of the captioner of that name, declared there."""
+
+    def made(value: Any) -> Any:
+        return None if value is None else _made(captioner_class(name), name, value)
+
+    return Annotated[Any, BeforeValidator(made), PlainSerializer(_plain)]
+
+
+class Captions(_Section):
+    """Whose caption is trained on: `sidecar` (text beside the source, or the list's `caption_column`), a
+    model (`transformers` on this cluster's GPUs or CPUs, or a server at an `endpoint`), or `none`."""
+
+    captioner: CaptionerName = "sidecar"
+    kind: str = "long"  # where a captioner gives several; where it gives none of this kind, the first
     caption_column: str = "caption"
+    language: str | None = "en"  # that `caption.language` looks for; null: it is not checked
+    transformers: _settings("transformers") = None  # type: ignore[valid-type]
+    endpoint: _settings("endpoint") = None  # type: ignore[valid-type]
+    rewrite: _settings("rewrite") = None  # type: ignore[valid-type]
+    on_failed_check: Literal["reject", "keep"] = "reject"  # keep: the rules on caption.* reject nothing
+
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults_are_written_down(cls, data: Any) -> Any:
+        if isinstance(data, Mapping) and data.get("captioner") == "transformers":
+            return {**data, "transformers": data.get("transformers") or {}}
+        return data
+
+    @model_validator(mode="after")
+    def _complete(self) -> Captions:
+        if self.captioner == "endpoint" and self.endpoint is None:
+            raise ValueError(
+                "captions.captioner is endpoint: set captions.endpoint.url (such as "
+                "http://localhost:8000/v1) and captions.endpoint.model"
+            )
+        if self.language is not None and self.language not in LANGUAGES:
+            raise ValueError(
+                f"captions.language: unknown {self.language!r}: there are {', '.join(LANGUAGES)}, and null"
+            )
+        if self.kind == "rewritten" and self.rewrite is None:
+            raise ValueError("captions.kind is rewritten, and nothing rewrites: set captions.rewrite")
+        return self
+
+    @property
+    def by_model(self) -> bool:
+        """Are captions made from the pictures, after the cut?"""
+        return self.captioner in ("transformers", "endpoint")
 
 
 class Shards(_Section):
@@ -112,6 +193,11 @@ class Run(_Section):
     read_retries: int = Field(3, ge=0)  # after a read error that may pass, or a decoder killed from outside
     retry_seconds: float = Field(1.0, ge=0)  # before the first retry; each later one waits twice as long
     max_failed_fraction: float = Field(1.0, ge=0, le=1)  # of the sources named; more stops the build
+    caption_workers: int = Field(1, ge=1)  # actors that hold the captioner's model; 1 for an endpoint
+    caption_cpus: float = Field(1.0, gt=0)
+    caption_gpus: float | None = Field(None, ge=0)  # null: 1 where the cluster has a GPU (0 for an endpoint)
+    caption_readers: int | None = Field(None, ge=1)  # that decode pictures for them; null: up to 4 for each
+    caption_failures_in_a_row: int = Field(32, ge=1)  # more stop the command: a server that is away
     object_store_mb: int = Field(512, ge=128)  # of a local Ray
     ray_address: str | None = None  # null: the job's or the environment's cluster, else a local one
 
@@ -142,11 +228,6 @@ def _rules(value: Any) -> Any:
     }
 
 
-@cache
-def _adapter(name: str) -> TypeAdapter[Any]:
-    return TypeAdapter(SCORERS[name])  # takes milliseconds to make
-
-
 # Of whatever measure: without frames, or with frames of no size, nothing could be measured.
 _POSITIVE = {
     "frames",
@@ -169,24 +250,8 @@ def _scorers(value: Any) -> dict[str, Any]:
             raise ValueError(f"unknown measure {name!r}: there are {', '.join(SCORERS)}")
         if params is None:
             continue
-        if dataclasses.is_dataclass(params):
-            made[name] = params
-            continue
-        if not isinstance(params, Mapping):
-            raise ValueError(f"{name}: expected its parameters, or null to take it out, got {params!r}")
+        made[name] = _made(SCORERS[name], name, params)
         known = {f.name for f in dataclasses.fields(SCORERS[name])}
-        unknown = sorted(map(str, set(params) - known))
-        if unknown:
-            raise ValueError(
-                f"unknown key {name}.{unknown[0]}: {name} has {', '.join(sorted(known)) or 'no parameters'}"
-            )
-        try:
-            # Of the declared types: 10 and 10.0 must be the same measure.
-            made[name] = _adapter(name).validate_python(dict(params))
-        except ValidationError as error:
-            first = error.errors()[0]
-            key = ".".join(str(part) for part in (name, *first["loc"]))
-            raise ValueError(f"{key}: {first['msg']} (got {first['input']!r})") from error
         for param in _POSITIVE & known:
             given = getattr(made[name], param)
             if given is not None and not given > 0:
@@ -233,10 +298,16 @@ class Config(_Section):
     def _rules_have_columns(self) -> Config:
         columns = {c.name for s in self.filters.values() for c in s.columns}
         for column in self.rules:
-            if column not in columns:
+            if column in CAPTION_COLUMNS:
+                if column == "caption.similarity" and EMBEDDER not in self.filters:
+                    raise ValueError(
+                        f"rules.{column}: it compares with the embedding that the filter {EMBEDDER} makes, "
+                        "which is not configured"
+                    )
+            elif column not in columns:
                 raise ValueError(
                     f"rules.{column}: no configured filter makes this column; there are "
-                    f"{', '.join(sorted(columns)) or 'none'}"
+                    f"{', '.join(sorted(columns)) or 'none'}, and of captions {', '.join(CAPTION_COLUMNS)}"
                 )
         return self
 
@@ -249,6 +320,18 @@ class Config(_Section):
     def model_scorers(self) -> dict[str, Any]:
         """Those that run in Ray actors, in batches."""
         return {name: s for name, s in self.filters.items() if s.uses_model}
+
+    @property
+    def caption_rules(self) -> dict[str, Rule]:
+        """What captions that a model writes are to be like: one that is not is tried again."""
+        return {column: self.rules[column] for column in CAPTION_COLUMNS if column in self.rules}
+
+    @property
+    def verdict_rules(self) -> dict[str, Rule]:
+        """The rules that reject."""
+        if self.captions.on_failed_check == "reject":
+            return dict(self.rules)
+        return {column: rule for column, rule in self.rules.items() if column not in CAPTION_COLUMNS}
 
     def measure_keys(self) -> dict[str, str]:
         return {name: measure_key(s) for name, s in self.filters.items()}

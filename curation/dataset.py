@@ -25,11 +25,24 @@ import pyarrow.parquet as pq
 
 from filters import SCORERS
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+READABLE_VERSIONS = (1, 2)  # 1: captions without checks; the next command that writes adds the columns
 SCORE_COLUMNS: tuple[str, ...] = tuple(
     column.name for scorer in SCORERS.values() for column in scorer.columns
 )
 _SCORES = [pa.field(name, pa.float64()) for name in SCORE_COLUMNS]
+
+# What is checked of a caption that a model wrote (`captioning.checks`); null where it was not.
+CAPTION_COLUMNS: tuple[str, ...] = (
+    "caption.refusal",
+    "caption.echo",
+    "caption.boilerplate",
+    "caption.truncated",
+    "caption.repetition",
+    "caption.language",
+    "caption.words",
+    "caption.similarity",
+)
 
 SOURCES = pa.schema(
     [
@@ -76,14 +89,20 @@ CLIPS = pa.schema(
 )
 CAPTIONS = pa.schema(
     [
-        ("clip_id", pa.string()),
-        ("captioner", pa.string()),
-        ("kind", pa.string()),
-        ("text", pa.string()),
-        ("model", pa.string()),
-        ("revision", pa.string()),
-        ("prompt_version", pa.string()),
-        ("key", pa.string()),
+        *(
+            pa.field(name, pa.string())
+            for name in (
+                "clip_id",
+                "captioner",
+                "kind",
+                "text",
+                "model",
+                "revision",
+                "prompt_version",
+                "key",
+            )
+        ),
+        *(pa.field(name, pa.float64()) for name in CAPTION_COLUMNS),
     ]
 )
 FAILURES = pa.schema(
@@ -104,9 +123,8 @@ VERDICTS = pa.schema(
         ("message", pa.string()),
     ]
 )
-_CAPTION = pa.struct(
-    [(name, pa.string()) for name in ("text", "captioner", "kind", "model", "revision", "prompt_version")]
-)
+CAPTION_FIELDS = ("text", "captioner", "kind", "model", "revision", "prompt_version")  # in shards
+_CAPTION = pa.struct([(name, pa.string()) for name in CAPTION_FIELDS])
 SHARDS = pa.schema(
     [
         pa.field("clip_id", pa.string()),
@@ -189,7 +207,7 @@ class Dataset:
             schema_version = manifest["schema_version"]
         except (ValueError, KeyError, TypeError) as error:
             raise DatasetError(f"{self.location}/dataset.json cannot be read: {error}") from error
-        if schema_version != SCHEMA_VERSION:
+        if schema_version not in READABLE_VERSIONS:
             raise DatasetError(
                 f"{self.location} has schema version {schema_version}, this reelmill writes "
                 f"{SCHEMA_VERSION}: build into a new folder"
@@ -299,6 +317,8 @@ class Dataset:
 
     def read_part(self, table: str, part: str, columns: Sequence[str] | None = None) -> pa.Table:
         with self._fs.open(self.path(f"{table}/{part}.parquet"), "rb") as file:
+            if table == "captions":
+                return with_check_columns(pq.ParquetFile(file).read(), columns)
             return pq.read_table(file, columns=list(columns) if columns else None)
 
     def tables(self, table: str, columns: Sequence[str] | None = None) -> Iterator[tuple[str, pa.Table]]:
@@ -319,6 +339,14 @@ class Dataset:
             table = pq.read_table(io.BytesIO(self.read("verdicts.parquet")))
             for batch in table.to_batches(max_chunksize=1000):
                 yield from cast(list[dict[str, Any]], batch.to_pylist())
+
+
+def with_check_columns(captions: pa.Table, columns: Sequence[str] | None) -> pa.Table:
+    """Captions as the contract has them: version 1 wrote no checks."""
+    for name in CAPTION_COLUMNS:
+        if name not in captions.column_names:
+            captions = captions.append_column(CAPTIONS.field(name), pa.nulls(captions.num_rows, pa.float64()))
+    return captions.select(list(columns) if columns else CAPTIONS.names)
 
 
 class _Whole:

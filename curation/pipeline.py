@@ -28,6 +28,8 @@ import ray
 import ray.data
 import ray.exceptions
 
+from curation.caption_workers import ClipReader, ModelCaptioner, Step
+from curation.captioners import is_local
 from curation.config import Config
 from curation.lease import LeaseLost
 from curation.progress import Stopped
@@ -75,6 +77,30 @@ def cut(tasks: list[Row], config: Config, location: str, config_hash: str) -> It
     yield from _rows(stream)
 
 
+def captioned(tasks: list[Row], config: Config, location: str, step: Step) -> Iterator[Row]:
+    """Rows of `caption_workers.ANSWERS`: the captions of each clip of `caption.tasks`."""
+    plain = config.model_dump(mode="json")
+    shares = _caption_shares(config, step)
+    stream = ray.data.from_items(tasks, override_num_blocks=len(tasks)).map_batches(
+        ClipReader,
+        fn_constructor_args=(plain, location, step),
+        batch_format="pyarrow",
+        batch_size=1,  # a few batches of clips
+        num_cpus=shares.reader_cpus,
+        compute=ray.data.ActorPoolStrategy(size=min(shares.readers, len(tasks))),
+    )
+    stream = stream.map_batches(
+        ModelCaptioner,
+        fn_constructor_args=(plain, step),
+        batch_format="pyarrow",
+        batch_size=1,  # a batch of clips
+        num_cpus=shares.cpus,
+        num_gpus=shares.gpus,
+        compute=ray.data.ActorPoolStrategy(size=shares.workers),
+    )
+    yield from _rows(stream)
+
+
 def _rows(stream: ray.data.Dataset) -> Iterator[Row]:
     """Rows as they come; what a killed worker had in hand may come twice."""
     try:
@@ -113,6 +139,26 @@ class _cpu_shares:
         left = total - self.model_cpus * models * run.model_workers
         self.measure_cpus = min(run.measure_cpus, left)
         self.measure_workers = run.measure_workers or max(1, int(left / self.measure_cpus + 1e-6))
+
+
+class _caption_shares:
+    """CPUs and GPUs for captioning: the model first, what decodes pictures for it beside it."""
+
+    def __init__(self, config: Config, step: Step):
+        run = config.run
+        total, gpus = max(1.0, _cluster("CPU")), _cluster("GPU")
+        local = is_local(config, step)
+        # One actor holds a server's bound on concurrent requests.
+        self.workers = run.caption_workers if local else 1
+        share = min(1.0, gpus / self.workers)
+        self.gpus = (share if run.caption_gpus is None else run.caption_gpus) if local else 0.0
+        self.cpus = min(run.caption_cpus, total / 2 / self.workers)
+        left = total - self.cpus * self.workers
+        self.reader_cpus = min(1.0, left)
+        # Four decode about as fast as any model that one GPU holds looks, or any server answers.
+        self.readers = min(
+            run.caption_readers or 4 * self.workers, max(1, int(left / self.reader_cpus + 1e-6))
+        )
 
 
 def _cluster(resource: str) -> float:

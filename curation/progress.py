@@ -11,6 +11,7 @@ from rich.console import Console
 from curation.child import printable
 
 _PLAIN_SECONDS = 10.0
+_FAILURES_SHOWN = 5  # captions, of one run
 
 
 class Stopped(Exception):
@@ -36,6 +37,20 @@ class Progress:
     def start_cut(self, clips: int) -> None:
         self._total, self._cut, self._bytes, self._seconds, self._failed = clips, 0, 0, 0.0, 0
         self._start("cut", f"cut: {clips} accepted clips")
+
+    def start_caption(self, step: str, captioner: str, clips: int) -> None:
+        self._total, self._captioned, self._failed = clips, 0, 0
+        self._start(step, f"{step}: {clips} clips, by {captioner}")
+
+    def captioned(self, failed: str | None) -> None:
+        """One more clip; `failed` is why it has no caption."""
+        self._captioned += 1
+        if failed is not None:
+            self._failed += 1
+            if self._failed <= _FAILURES_SHOWN:
+                more = "; more of them are only counted" if self._failed == _FAILURES_SHOWN else ""
+                self._console.print(printable(f"failed: {self._phase}: {failed}{more}"), markup=False)
+        self._show(last=self._captioned == self._total)
 
     def clip(self) -> None:
         self._clips += 1
@@ -79,6 +94,11 @@ class Progress:
     def _line(self) -> str:
         elapsed = max(time.monotonic() - self._began, 1e-3)
         failed = f", {self._failed} failed" if self._failed else ""
+        if self._phase in ("caption", "rewrite"):
+            speed = self._captioned / elapsed
+            left = _span((self._total - self._captioned) / speed) if speed else "?"
+            done = f"{self._captioned}/{self._total} clips{failed}, {speed:.1f} clips/s"
+            return f"{self._phase}: {done}" + (f", {left} left" if self._captioned < self._total else "")
         rate = f"{self._seconds / elapsed:.1f}x real time"
         if self._phase == "measure":
             done = f"{self._sources}/{self._total} sources{failed}, {self._clips} clips"
@@ -97,3 +117,9 @@ class Progress:
         elif last or now - self._shown >= _PLAIN_SECONDS:
             self._shown = now
             self._console.print(self._line(), markup=False)
+
+
+def _span(seconds: float) -> str:
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"

@@ -20,7 +20,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from curation.dataset import SCORE_COLUMNS, Dataset
+from curation.caption_checks import COLUMNS
+from curation.chosen import Captions
+from curation.config import validated
+from curation.dataset import CAPTION_COLUMNS, SCORE_COLUMNS, Dataset
 from curation.select import applicable, ordered
 from curation.verify import Accounting, accounting
 from filters import SCORERS
@@ -40,7 +43,8 @@ _WIDTH, _HEIGHT, _TOP, _LEFT, _BASE = 400, 150, 16, 4, 128
 
 _ACCEPTED, _REJECTED, _FAILED, _UNJUDGED = range(4)
 _STATUSES = ("accepted", "rejected", "failed", "not judged")
-_COLUMNS: dict[str, Column] = {c.name: c for s in SCORERS.values() for c in s.columns}
+_COLUMNS: dict[str, Column] = {c.name: c for s in SCORERS.values() for c in s.columns} | COLUMNS
+_ALL_COLUMNS = (*SCORE_COLUMNS, *CAPTION_COLUMNS)
 
 
 def write_report(dataset: Dataset, *, out: str | None = None) -> str:
@@ -62,12 +66,14 @@ def render(dataset: Dataset) -> str:
     """The page's text."""
     manifest = dataset.manifest()
     counts = accounting(dataset)
-    rules = ordered({c: Rule(**b) for c, b in manifest["config"]["rules"].items() if c in SCORE_COLUMNS})
-    clips = _read_clips(dataset)
+    rules = ordered({c: Rule(**b) for c, b in manifest["config"]["rules"].items() if c in _ALL_COLUMNS})
+    captions = Captions.read(dataset, validated(manifest["config"]))
+    clips = _read_clips(dataset, captions)
+    rules = {c: r for c, r in rules.items() if c in SCORE_COLUMNS or np.isfinite(clips.scores[c]).any()}
     sections = [_section(clips, column, rule) for column, rule in rules.items()]
     others = [
         chart(clips.scores[column], clips.status, None, column)
-        for column in SCORE_COLUMNS
+        for column in _ALL_COLUMNS
         if column not in rules and np.isfinite(clips.scores[column]).any()
     ]
     accepted = [Tile(int(i)) for i in _spread(np.flatnonzero(clips.status == _ACCEPTED), ACCEPTED_SHOWN)]
@@ -75,7 +81,10 @@ def render(dataset: Dataset) -> str:
     strips = [accepted, *(strip.tiles for section in sections for strip in section.strips)]
     _fill(dataset, clips, [*strips, failed])
     _embed(strips)
-    _add_captions(dataset, clips, accepted)
+    about_captions = [s for section in sections if section.column in CAPTION_COLUMNS for s in section.strips]
+    for tile in (*accepted, *(tile for strip in about_captions for tile in strip.tiles)):
+        text = captions.text(clips.ids[tile.clip].as_py())
+        tile.caption = _short(text) if text else None
     sources = _read_sources(dataset)
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -126,7 +135,7 @@ class _Clips:
         return len(self.start_s)
 
 
-def _read_clips(dataset: Dataset) -> _Clips:
+def _read_clips(dataset: Dataset, captions: Captions) -> _Clips:
     parts: list[tuple[str, int]] = []
     tables = []
     rows = 0
@@ -149,10 +158,15 @@ def _read_clips(dataset: Dataset) -> _Clips:
     reasons = [r for r in pc.unique(judged["reason"]).to_pylist() if r is not None]
     reason = pc.index_in(judged["reason"], value_set=pa.array(reasons, pa.string()), skip_nulls=True)
     start_s = _floats(all_clips["start_s"])
+    scores = {c: _floats(all_clips[c]) for c in SCORE_COLUMNS}
+    scores |= {c: np.full(len(start_s), np.nan) for c in CAPTION_COLUMNS}
+    for i, clip_id in enumerate(all_clips["clip_id"].to_pylist()):
+        for column, value in captions.checks(clip_id).items():
+            scores[column][i] = value
     return _Clips(
         parts,
         all_clips["clip_id"],
-        {c: _floats(all_clips[c]) for c in SCORE_COLUMNS},
+        scores,
         start_s,
         _floats(all_clips["end_s"]) - start_s,
         np.isnan(_floats(all_clips["fps"])),
@@ -428,6 +442,8 @@ def _section(clips: _Clips, column: str, rule: Rule) -> Section:
     high = scored & (values > rule.max) if rule.max is not None else np.zeros_like(scored)
     inside = scored & ~low & ~high
     exempt = np.zeros_like(scored)
+    if column in CAPTION_COLUMNS:  # of people, or none
+        exempt = ~scored
     for is_image in (True, False):
         if not applicable({column: rule}, is_image=is_image):
             exempt |= ~scored & (clips.is_image == is_image)
@@ -530,15 +546,6 @@ def _data_url(image: bytes | None) -> str | None:
     else:
         return None
     return f"data:image/{kind};base64,{base64.b64encode(image).decode()}"
-
-
-def _add_captions(dataset: Dataset, clips: _Clips, tiles: Sequence[Tile]) -> None:
-    """The captions to train on, which the shards hold."""
-    ids = {clips.ids[tile.clip].as_py(): tile for tile in tiles}
-    wanted = pa.array(list(ids), pa.string())
-    for _, table in dataset.tables("shards", ["clip_id", "caption"]):
-        for row in table.filter(pc.is_in(table["clip_id"], value_set=wanted)).to_pylist():
-            ids[row["clip_id"]].caption = _short(row["caption"]) if row["caption"] else None
 
 
 # ---------------------------------------------------------------------------------------------------

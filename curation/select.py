@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from curation.dataset import SCORE_COLUMNS, VERDICTS, Dataset
+from curation.chosen import Captions, with_checks
+from curation.dataset import CAPTION_COLUMNS, SCORE_COLUMNS, VERDICTS, Dataset
 from filters import SCORERS
 from filters.rules import Rule, Verdict, verdict
 
@@ -15,33 +16,47 @@ _MEASURE_OF = {c.name: scorer for scorer in SCORERS.values() for c in scorer.col
 def applicable(rules: Mapping[str, Rule], *, is_image: bool) -> dict[str, Rule]:
     """The rules on measures that apply: a still image has no motion, and that is not a missing score."""
     media = "image" if is_image else "video"
-    return {column: rule for column, rule in rules.items() if media in _MEASURE_OF[column].applies_to}
+    return {
+        column: rule
+        for column, rule in rules.items()
+        if column in CAPTION_COLUMNS or media in _MEASURE_OF[column].applies_to
+    }
 
 
 def judge(clip: Mapping[str, Any], rules: Mapping[str, Rule], failure: Mapping[str, Any] | None) -> Verdict:
-    """The verdict on one row of `clips`; `failure` is its row of `failures`, if any."""
-    found = verdict(clip, applicable(rules, is_image=clip["fps"] is None))
+    """The verdict on one row of `clips`, with the checks of its caption; `failure` is its row of `failures`,
+    if any. A rule on captions applies to one that was checked: not to what people wrote, not to none."""
+    on_it = applicable(rules, is_image=clip["fps"] is None)
+    found = verdict(
+        clip, {c: r for c, r in on_it.items() if c not in CAPTION_COLUMNS or clip.get(c) is not None}
+    )
     if found.status == "accepted" and failure is not None:
         return Verdict("failed", failure["stage"], None, f"{failure['error']}: {failure['message']}")
     return found
 
 
 def ordered(rules: Mapping[str, Rule]) -> dict[str, Rule]:
-    """Rules in the order of the cascade, the cheap measures first, whatever the order of the file."""
-    return {column: rules[column] for column in SCORE_COLUMNS if column in rules}
+    """Rules in the order of the cascade, the cheap measures first, captions last, whatever the order of the
+    file."""
+    return {column: rules[column] for column in (*SCORE_COLUMNS, *CAPTION_COLUMNS) if column in rules}
 
 
-def current_failures(dataset: Dataset, key: str) -> dict[str, dict[str, Any]]:
-    """clip_id -> its last failure under the present encoder settings (`key`)."""
-    return {f["clip_id"]: f for f in dataset.rows("failures") if f["key"] == key}
+def current_failures(dataset: Dataset, keys: Collection[str]) -> dict[str, dict[str, Any]]:
+    """clip_id -> its last failure under the present settings (`chosen.failure_keys`)."""
+    return {f["clip_id"]: f for f in dataset.rows("failures") if f["key"] in keys}
 
 
-def verdict_rows(dataset: Dataset, rules: Mapping[str, Rule], failure_key: str) -> Iterator[dict[str, Any]]:
+def verdict_rows(
+    dataset: Dataset,
+    rules: Mapping[str, Rule],
+    failure_keys: Collection[str],
+    captions: Captions | None = None,
+) -> Iterator[dict[str, Any]]:
     """One row of `verdicts` per committed clip, in the order of the clips."""
-    failures = current_failures(dataset, failure_key)
+    failures = current_failures(dataset, failure_keys)
     rules = ordered(rules)
     for clip in dataset.rows("clips", ["clip_id", "fps", *SCORE_COLUMNS]):
-        v = judge(clip, rules, failures.get(clip["clip_id"]))
+        v = judge(with_checks(clip, captions), rules, failures.get(clip["clip_id"]))
         yield {
             "clip_id": clip["clip_id"],
             "status": v.status,
@@ -51,9 +66,14 @@ def verdict_rows(dataset: Dataset, rules: Mapping[str, Rule], failure_key: str) 
         }
 
 
-def write_verdicts(dataset: Dataset, rules: Mapping[str, Rule], failure_key: str) -> list[str]:
+def write_verdicts(
+    dataset: Dataset,
+    rules: Mapping[str, Rule],
+    failure_keys: Collection[str],
+    captions: Captions | None = None,
+) -> list[str]:
     """Rewrite verdicts.parquet. Returns the ids of the accepted clips, in the order of the clips."""
-    rows = list(verdict_rows(dataset, rules, failure_key))
+    rows = list(verdict_rows(dataset, rules, failure_keys, captions))
     dataset.write_table("verdicts.parquet", rows, VERDICTS)
     return [r["clip_id"] for r in rows if r["status"] == "accepted"]
 

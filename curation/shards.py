@@ -17,11 +17,13 @@ from typing import Any, cast
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from curation.chosen import Captions
 from curation.config import Config
 from curation.cut import output_size
 from curation.dataset import SCORE_COLUMNS, SHARDS, Dataset
 
 PLAN = "shards/_plan.json"
+CAPTION_PARTS = ("caption", "captions")  # columns
 _CUT_HASH = b"reelmill_cut_hash"  # in a shard's metadata: what its clips were encoded with
 _BITS_PER_PIXEL = 0.12  # a guess at x264's output, to fill shards evenly; sizes come out as they do
 
@@ -107,16 +109,15 @@ def shard_row(
     clip: Mapping[str, Any],
     encoded: Mapping[str, Any],
     mp4: bytes,
-    captions: Sequence[Mapping[str, Any]],
+    captions: Mapping[str, Any],
     extra: str | None,
     config_hash: str,
 ) -> dict[str, Any]:
-    """One row: the clip's own columns, and what the encoder really wrote."""
+    """One row: the clip's own columns, what the encoder really wrote, and the columns of its captions."""
     return {
         "clip_id": clip["clip_id"],
         "video": {"bytes": mp4, "path": None},
-        "caption": captions[0]["text"] if captions else None,
-        "captions": [dict(c) for c in captions],
+        **{k: captions[k] for k in CAPTION_PARTS},
         **{k: encoded[k] for k in ("width", "height", "fps", "frames", "duration_s")},
         **{c: clip[c] for c in SCORE_COLUMNS},
         **{k: clip[k] for k in ("source_id", "uri", "start_s", "end_s")},
@@ -180,15 +181,18 @@ def sharded_clips(dataset: Dataset) -> dict[str, str]:
     }
 
 
-def align(dataset: Dataset, accepted: Mapping[str, Mapping[str, Any]]) -> int:
-    """Bring the shards in line with the accepted clips (clip_id -> its scores and `extra`): rows of others
-    go, and what has changed is taken over. Nothing is encoded; shards that are right are not touched.
-    Returns how many rows went or changed."""
+def align(dataset: Dataset, accepted: Mapping[str, Mapping[str, Any]], captions: Captions) -> int:
+    """Bring the shards in line with the accepted clips (clip_id -> its scores and `extra`) and their
+    captions: rows of others go, and what has changed is taken over. Nothing is encoded; shards that are right
+    are not touched. Returns how many rows went or changed."""
     touched = 0
     for part in dataset.parts("shards"):
-        rows = dataset.read_part("shards", part, ["clip_id", "extra", *SCORE_COLUMNS]).to_pylist()
+        columns = ["clip_id", "extra", *SCORE_COLUMNS, *CAPTION_PARTS]
+        rows = dataset.read_part("shards", part, columns).to_pylist()
         kept = [r for r in rows if r["clip_id"] in accepted]
-        other = sum(not _same(r, accepted[r["clip_id"]]) for r in kept)
+        said = captions.in_shards([r["clip_id"] for r in kept])
+        wanted = {i: {**accepted[i], **parts} for i, parts in said.items()}
+        other = sum(not _same(r, wanted[r["clip_id"]]) for r in kept)
         if len(kept) == len(rows) and not other:
             continue
         touched += len(rows) - len(kept) + other
@@ -200,21 +204,21 @@ def align(dataset: Dataset, accepted: Mapping[str, Mapping[str, Any]]) -> int:
             for group in range(source.num_row_groups):
                 table = source.read_row_group(group)
                 ids = table["clip_id"].to_pylist()
-                table = table.take([i for i, c in enumerate(ids) if c in accepted])
+                table = table.filter(pa.array([c in wanted for c in ids], pa.bool_()))
                 if table.num_rows:
-                    writer.write_table(_brought_up(table, accepted))
+                    writer.write_table(_brought_up(table, wanted))
         source.close()
     return touched
 
 
 def _same(row: Mapping[str, Any], clip: Mapping[str, Any]) -> bool:
     scores = all(row[c] == clip[c] or (row[c] != row[c] and clip[c] != clip[c]) for c in SCORE_COLUMNS)
-    return scores and row["extra"] == clip["extra"]
+    return scores and all(row[c] == clip[c] for c in ("extra", *CAPTION_PARTS))
 
 
 def _brought_up(table: pa.Table, clips: Mapping[str, Mapping[str, Any]]) -> pa.Table:
     ids = table["clip_id"].to_pylist()
-    for name in (*SCORE_COLUMNS, "extra"):
+    for name in (*SCORE_COLUMNS, "extra", *CAPTION_PARTS):
         field = table.schema.field(name)
         values = pa.array([clips[i][name] for i in ids], field.type)
         table = table.set_column(table.schema.get_field_index(name), field, values)

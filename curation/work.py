@@ -9,10 +9,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from curation.chosen import Captions, failure_keys, with_checks
 from curation.config import Config, changes, validated
 from curation.dataset import SCORE_COLUMNS, Dataset
 from curation.remove import Removed
-from curation.select import judge, ordered
+from curation.select import current_failures, judge, ordered
 from curation.shards import sharded_clips
 from curation.sources import Source, identify
 from curation.stale import Staleness
@@ -281,8 +282,9 @@ def explain(dataset: Dataset, listed: Sequence[Source], config: Config, todo: To
     accepted: set[str] = set()
     rejected: set[str] = set()
     unknown = spared = outdated = 0
-    rules = ordered(config.rules)
-    failures = {f["clip_id"]: f for f in dataset.rows("failures") if f["key"] == config.cut_hash()}
+    rules = ordered(config.verdict_rules)
+    failures = current_failures(dataset, failure_keys(config))
+    captions = Captions.read(dataset, config)
     for clip in dataset.rows("clips", ["clip_id", "source_id", "fps", "keys", *SCORE_COLUMNS]):
         if clip["source_id"] in again:
             continue
@@ -291,7 +293,8 @@ def explain(dataset: Dataset, listed: Sequence[Source], config: Config, todo: To
             continue
         outdated += staleness.holds_old_values(clip)
         spared += bool(staleness.outdated(clip))
-        verdict = judge(staleness.cleared(clip), rules, failures.get(clip["clip_id"]))
+        cleared = with_checks(staleness.cleared(clip), captions)
+        verdict = judge(cleared, rules, failures.get(clip["clip_id"]))
         (accepted if verdict.status == "accepted" else rejected).add(clip["clip_id"])
     if spared:
         yield f"{spared} clips are spared dear scores: a cheaper rule rejects them"
@@ -307,6 +310,12 @@ def explain(dataset: Dataset, listed: Sequence[Source], config: Config, todo: To
         yield f"{len(accepted)} clips are known to be encoded again: the settings of cut changed"
     else:
         yield f"{len(accepted - there)} clips are known to be encoded; {len(accepted & there)} are in shards"
+    if config.captions.by_model:
+        captioned = sum(captions.has(i) for i in accepted)
+        yield (
+            f"{len(accepted) - captioned} of them are known to be captioned by {config.captions.captioner}; "
+            f"{captioned} have its caption"
+        )
     if unknown:
         inside = len(there - accepted - rejected)
         yield f"{unknown} clips would be judged after they were scored; {inside} of them are in shards now"

@@ -50,7 +50,7 @@ class Measurer:
 
     def __init__(self, config: dict[str, Any], location: str):
         self._config = validated(config)
-        self._plain = config
+        self._plain = {key: value for key, value in config.items() if key != "captions"}  # for the child
         self._dataset = Dataset(location)
         self._child = Child(self._config.run.child_memory_mb, self._config.run.child_output_mb)
         self._rules = ordered(self._config.rules)

@@ -20,6 +20,7 @@ from typing import Annotated, Any, Literal, NoReturn
 import typer
 from rich.console import Console
 
+from captioning.base import CaptionerMissing
 from curation.child import printable
 from curation.config import Config, ConfigError, read_config_file, validated
 from curation.dataset import Dataset, DatasetError, reelmill_version
@@ -59,7 +60,7 @@ def user_errors() -> Iterator[None]:
     """Errors that the user can mend become one message and exit code 2."""
     try:
         yield
-    except (ConfigError, DatasetError, SourcesError, MissingModel, LeaseHeld) as error:
+    except (ConfigError, DatasetError, SourcesError, MissingModel, CaptionerMissing, LeaseHeld) as error:
         _complain(str(error))
         raise typer.Exit(2) from error
     except (Stopped, LeaseLost) as error:
@@ -260,6 +261,45 @@ def select(dataset: DatasetArg, set_: Overrides = None) -> None:
                     f"{target.address('dataset.json')} scores them",
                     markup=False,
                 )
+            write_report(target)
+            _end(target)
+
+
+@app.command()
+def caption(
+    dataset: DatasetArg,
+    captioner: Annotated[
+        str | None, typer.Option(help="none, sidecar, transformers or endpoint; default, the dataset's")
+    ] = None,
+    set_: Overrides = None,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="try clips again whose captioning failed")
+    ] = False,
+) -> None:
+    """Caption, or choose other captions for, what is there: nothing is measured or encoded again."""
+    with user_errors():
+        overrides = [*([f"captions.captioner={captioner}"] if captioner else []), *(set_ or [])]
+        for override in overrides:
+            if not override.startswith(("captions.", "rules.caption.", "run.")):
+                raise ConfigError(
+                    f"--set {override}: caption changes captions.* and rules.caption.* only (and run.*); for "
+                    "other rules run reelmill select, for anything else reelmill build"
+                )
+        target = _dataset(dataset)
+        settings = _stored_config(target, overrides)
+        private_ray(settings)
+        from curation import build as builder
+        from curation import pipeline
+        from curation.report import write_report
+
+        progress = Progress()
+        with _working(target, "caption"):
+            try:
+                builder.recaption(
+                    target, settings, progress, lambda: pipeline.session(settings), retry_failed=retry_failed
+                )
+            finally:
+                progress.close()
             write_report(target)
             _end(target)
 

@@ -25,7 +25,7 @@ import pytest
 from PIL import Image
 
 from curation import build as builder
-from curation import cut, dataset, measure, rescore
+from curation import caption, captioners, cut, dataset, measure, rescore
 from curation.child import Child, Message
 from curation.config import Config, load_config
 from curation.dataset import Dataset
@@ -80,8 +80,37 @@ def _select(target: Dataset, footage: Path) -> None:
     builder.reselect(target, tighter, Progress(), nullcontext)
 
 
+# Some clips fail, some captions are turned down (half of them twice).
+SPEAKER = [
+    "captions.captioner=transformers",
+    "captions.transformers={fails: 3, stutters: 6, stutters_again: 8, batch_clips: 2}",
+    "rules.caption.repetition.max=0.3",
+]
+
+
+def _caption(*overrides: str) -> Callable[[Dataset, Path], None]:
+    def command(target: Dataset, footage: Path) -> None:
+        builder.recaption(target, config(*overrides), Progress(), nullcontext)
+
+    return command
+
+
+def _edited_sidecars(target: Dataset, footage: Path) -> None:
+    before = (footage / "b.txt").read_text()
+    try:
+        (footage / "b.txt").write_text("another caption")
+        (footage / "a.txt").write_text("one that is new")
+        builder.recaption(target, config(), Progress(), nullcontext)
+    finally:  # a kill leaves them: the next round writes the same
+        (footage / "b.txt").write_text(before)
+        (footage / "a.txt").unlink()
+
+
 SCENARIOS = [
     Scenario("build", _build(), False),
+    Scenario("build with captions by a model", _build(*SPEAKER), False),
+    Scenario("captions by a model", _caption(*SPEAKER), True),
+    Scenario("edited sidecars", _edited_sidecars, True),
     Scenario("a changed scorer", _build("filters.quality.frames=3", "filters.motion.per_second=5"), True),
     Scenario("a changed detector", _build("shots.detector=none", "spans.max_seconds=2"), True),
     Scenario("changed encoder and prune", _build("cut.crf=30", prune=True), True),
@@ -230,6 +259,8 @@ def rows_of(target: Dataset, *, with_bytes: bool = True) -> dict[str, dict[str, 
                 row["keys"] = dict(row["keys"] or [])
                 row["embedding"] = None if row["embedding"] is None else list(row["embedding"])
             id_ = row["source_id"] if name == "sources" else row["clip_id"]
+            if name == "captions":
+                id_ = f"{id_} {row['kind']} {row['key']}"
             assert id_ not in tables.setdefault(name, {}), f"{id_} is there twice in {name}"
             tables[name][id_] = {k: v for k, v in row.items() if k not in _UNEQUAL}
     tables["verdicts"] = {v["clip_id"]: v for v in target.verdicts()}
@@ -285,6 +316,10 @@ def run_scenario(scenario: Scenario, place: Path, footage: Path, every: int = 1)
 
 def main() -> None:
     place = Path(sys.argv[1])
+    patch = pytest.MonkeyPatch()  # in this process and those that it forks
+    places = {**captioners._PLACES, "transformers": ("tests.curation.speaker", "Speaker")}
+    patch.setattr(captioners, "_PLACES", places)
+    patch.setattr(caption, "_PART_ROWS", 2)
     every = int(sys.argv[2]) if len(sys.argv) > 2 else 1
     footage = place / "footage"
     _forked(lambda: write_footage(footage))

@@ -243,13 +243,19 @@ def build(location: str, *, folder: str = "videos/", caption: str = "a gradient 
     dataset.write_table(
         "captions/sidecar-0.parquet",
         [
-            {"clip_id": c["clip_id"], "captioner": "sidecar", "kind": "sidecar", "text": text, "key": "k"}
+            {
+                "clip_id": c["clip_id"],
+                "captioner": "sidecar",
+                "kind": "sidecar",
+                "text": text,
+                "key": "sidecar-1-caption",
+            }
             for c, text in zip(kept, captions, strict=True)
             if text
         ],
         CAPTIONS,
     )
-    write_verdicts(dataset, {c: Rule(**b) for c, b in RULES.items()}, FAILURE_KEY)
+    write_verdicts(dataset, {c: Rule(**b) for c, b in RULES.items()}, {FAILURE_KEY})
     shard_rows = [shard_row(c, text) for c, text in zip(kept, captions, strict=True)]
     write_shard(dataset, "shard-00000", shard_rows[:4])
     write_shard(dataset, "shard-00001", shard_rows[4:])
@@ -293,5 +299,5 @@ def build_large(location: str, clips: int, *, per_part: int = 250) -> Dataset:
             uri, clips=len(rows), duration_s=5.0 * len(rows), seconds=float(generator.gamma(9))
         )
         dataset.commit_part(f"{first:06d}", [source], rows)
-    write_verdicts(dataset, {c: Rule(**b) for c, b in RULES.items()}, FAILURE_KEY)
+    write_verdicts(dataset, {c: Rule(**b) for c, b in RULES.items()}, {FAILURE_KEY})
     return dataset

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pytest
 
 from curation import pipeline
+from curation.caption_workers import ClipReader, ModelCaptioner, Step
 from curation.child import Child, Message
 from curation.config import Config
 from curation.workers import Cutter, Measurer, ModelScorer
@@ -29,6 +30,7 @@ class Inline:
         self.cut: Counter[str] = Counter()  # file name -> how often it was opened to be cut
         self.encoded: Counter[str] = Counter()  # clip_id -> how often it was encoded
         self.model_clips: Counter[str] = Counter()  # scorer -> clips that its model saw
+        self.captioned: Counter[str] = Counter()  # clip_id -> how often a captioner was handed it
         self._patch = pytest.MonkeyPatch()
 
     @property
@@ -52,6 +54,14 @@ class Inline:
                 self._patch.setattr(scorer, "__call__", self._counted_model(name, scorer.__call__))
         self._patch.setattr(pipeline, "measured", measured)
         self._patch.setattr(pipeline, "cut", cut)
+        self._patch.setattr(pipeline, "captioned", captioned)
+        asked = ModelCaptioner._asked
+
+        def counted_captions(worker: Any, captioner: Any, requests: Any, embeddings: Any) -> Any:
+            self.captioned.update(r.clip_id for r in requests)
+            return asked(worker, captioner, requests, embeddings)
+
+        self._patch.setattr(ModelCaptioner, "_asked", counted_captions)
         return self
 
     def _counted_model(self, name: str, call: Any) -> Any:
@@ -87,3 +97,11 @@ def cut(tasks: list[Row], config: Config, location: str, config_hash: str) -> It
             yield from cutter(pa.Table.from_pylist([task])).to_pylist()
     finally:
         cutter._child.stop()
+
+
+def captioned(tasks: list[Row], config: Config, location: str, step: Step) -> Iterator[Row]:
+    plain = config.model_dump(mode="json")
+    reader, model = ClipReader(plain, location, step), ModelCaptioner(plain, step)
+    for task in tasks:
+        for batch in reader(pa.Table.from_pylist([task])):
+            yield from model(batch).to_pylist()

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).parents[2]
+SCENARIOS = {"build", "captions by a model", "a changed scorer", "a changed detector", "remove"}
 
 
 def rounds(place: Path, *arguments: str) -> list[dict[str, Any]]:
@@ -24,7 +25,7 @@ def rounds(place: Path, *arguments: str) -> list[dict[str, Any]]:
 def check(found: list[dict[str, Any]]) -> int:
     """Every round ended with the rows of the uninterrupted run; what was decoded by the run that went on is
     no more than what a whole run decodes. Returns how many rounds there were."""
-    assert {f["scenario"] for f in found} >= {"build", "a changed scorer", "a changed detector", "remove"}
+    assert {f["scenario"] for f in found} >= SCENARIOS
     for scenario in found:
         assert scenario["different"] == 0, scenario
         assert scenario["most_decodes_after_a_kill"] <= scenario["decodes_uninterrupted"], scenario

@@ -13,6 +13,8 @@ import pytest
 from PIL import Image
 
 from curation import report
+from curation.chosen import Captions
+from curation.config import load_config
 from curation.dataset import Dataset
 from curation.report import axis_range, chart, clock, duration, number, ticks, write_report
 from filters.rules import Rule
@@ -81,7 +83,7 @@ def test_both_sides_of_a_cut_off_are_counted(page: Page) -> None:
 
 
 def test_clips_near_a_cut_off_come_by_distance(dataset: Dataset) -> None:
-    clips = report._read_clips(dataset)
+    clips = report._read_clips(dataset, Captions.read(dataset, load_config("")))
     section = report._section(clips, "aesthetics.mean", Rule(min=4.5))
     below, above = section.strips
     assert [t.value for t in below.tiles] == [4.4, 4.0]

@@ -52,9 +52,9 @@ def judged(
         dataset.commit_part("p", [{"source_id": "s", "uri": "u"}], clips)
         if failures:
             dataset.write_table("failures/f.parquet", failures, FAILURES)
-        accepted = write_verdicts(dataset, rules, key)
+        accepted = write_verdicts(dataset, rules, {key})
         rows = list(dataset.verdicts())
-        assert rows == list(verdict_rows(dataset, rules, key))
+        assert rows == list(verdict_rows(dataset, rules, {key}))
         assert accepted == [r["clip_id"] for r in rows if r["status"] == "accepted"]
         return rows
 
@@ -168,8 +168,8 @@ def test_uncommitted_clips_are_not_judged(tmp_path: Any) -> None:
     dataset.commit_part("p", [{"source_id": "s", "uri": "u"}], [clip("a")])
     dataset.commit_part("q", [{"source_id": "t", "uri": "v"}], [clip("b")])
     dataset.remove("sources/q.parquet")
-    assert write_verdicts(dataset, {}, KEY) == ["a"]
-    assert write_verdicts(dataset, {"motion.speed": Rule(0)}, KEY) == []
+    assert write_verdicts(dataset, {}, {KEY}) == ["a"]
+    assert write_verdicts(dataset, {"motion.speed": Rule(0)}, {KEY}) == []
     assert [v["status"] for v in dataset.verdicts()] == ["rejected"]  # rewritten whole
 
 

@@ -5,17 +5,20 @@ from __future__ import annotations
 import json
 import math
 import random
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import datasets
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from curation.chosen import Captions
 from curation.config import Config, load_config
-from curation.dataset import SCORE_COLUMNS, SHARDS, Dataset
+from curation.dataset import CAPTIONS, SCORE_COLUMNS, SHARDS, Dataset
 from curation.shards import (
     PLAN,
     Shard,
@@ -52,8 +55,15 @@ def row(clip_id: str, size: int, caption: str | None = None) -> Row:
     encoded = {"width": 320, "height": 180, "fps": 25.0, "frames": 100, "duration_s": 4.0}
     mp4 = random.Random(clip_id).randbytes(size)
     said = {"text": caption, "captioner": "sidecar", "kind": "sidecar"}
-    captions = [said | dict.fromkeys(("model", "revision", "prompt_version"))] if caption else []
+    listed = [said | dict.fromkeys(("model", "revision", "prompt_version"))] if caption else []
+    captions = {"caption": caption, "captions": listed}
     return shard_row(of, encoded, mp4, captions, '{"licence": "CC0"}', "hash")
+
+
+def said(rows: Iterable[Row]) -> Captions:
+    """The table of captions that shard rows came from."""
+    found = [{"clip_id": r["clip_id"], **c, "key": "sidecar-1-caption"} for r in rows for c in r["captions"]]
+    return Captions([pa.Table.from_pylist(found, schema=CAPTIONS)], load_config(""))
 
 
 @pytest.fixture
@@ -251,13 +261,14 @@ def test_rows_are_shuffled_by_a_seed_of_their_own(dataset: Dataset) -> None:
 def test_a_row_holds_what_was_written_and_what_was_measured() -> None:
     encoded = {"width": 160, "height": 90, "fps": 12.0, "frames": 48, "duration_s": 4.0, "clip_id": "x"}
     of = {**clip("s", 3), "motion.speed": 0.5}
-    captions = [{"text": "long"}, {"text": "short"}]
+    captions: Row = {"caption": "long", "captions": [{"text": "long"}, {"text": "short"}]}
     made = shard_row(of, encoded, b"mp4", captions, None, "hash")
     assert set(made) == set(SHARDS.names)
     assert (made["clip_id"], made["width"], made["fps"], made["frames"]) == ("s-003", 160, 12.0, 48)
     assert (made["motion.speed"], made["start_s"], made["caption"]) == (0.5, 30.0, "long")
-    assert made["captions"] == captions
-    assert shard_row(of, encoded, b"mp4", [], None, "hash")["caption"] is None
+    assert made["captions"] == captions["captions"]
+    none: Row = {"caption": None, "captions": []}
+    assert shard_row(of, encoded, b"mp4", none, None, "hash")["caption"] is None
 
 
 def test_other_libraries_see_a_video(dataset: Dataset, tmp_path: Path) -> None:
@@ -285,7 +296,7 @@ def test_dropping_rows_keeps_the_others_as_they_are(dataset: Dataset) -> None:
     gone = {"01", "04", "05", *(f"1{k}" for k in range(9))}
     accepted = {r["clip_id"]: r for r in before if r["clip_id"] not in gone}
 
-    assert align(dataset, accepted) == 12
+    assert align(dataset, accepted, said(before)) == 12
     assert dataset.parts("shards") == ["shard-00000", "shard-00002"]  # the empty one went
     assert list(dataset.rows("shards")) == [r for r in before if r["clip_id"] not in gone]
     assert dataset.read("shards/shard-00002.parquet") == untouched
@@ -294,7 +305,7 @@ def test_dropping_rows_keeps_the_others_as_they_are(dataset: Dataset) -> None:
     metadata = pq.read_schema(dataset.address("shards/shard-00000.parquet")).metadata
     assert metadata.items() >= shard_schema().metadata.items()
     assert all(groups_of(dataset, "shard-00000"))  # no empty row group
-    assert align(dataset, accepted) == 0
+    assert align(dataset, accepted, said(before)) == 0
     assert sharded_clips(dataset) == {i: f"shard-0000{i[0]}" for i in accepted}
 
 
@@ -306,7 +317,7 @@ def test_scores_that_were_computed_anew_are_taken_over_and_nothing_else_changes(
     other = dataset.read("shards/shard-00001.parquet")
     accepted = {r["clip_id"]: dict(r) for r in before if r["clip_id"] != "08"}
     accepted["03"] |= {"motion.speed": 0.75, "text.area": math.nan}
-    assert align(dataset, accepted) == 2  # one went, one changed
+    assert align(dataset, accepted, said(before)) == 2  # one went, one changed
     after = {r["clip_id"]: r for r in dataset.rows("shards")}
     assert (after["03"]["motion.speed"], math.isnan(after["03"]["text.area"])) == (0.75, True)
     for r in before:
@@ -315,32 +326,31 @@ def test_scores_that_were_computed_anew_are_taken_over_and_nothing_else_changes(
     assert list(after) == ["03"]
     assert after["03"]["video"] == next(r for r in before if r["clip_id"] == "03")["video"]
     assert dataset.read("shards/shard-00001.parquet") == other
-    assert align(dataset, accepted) == 0  # not even for a NaN
+    assert align(dataset, accepted, said(before)) == 0  # not even for a NaN
 
 
 def test_shards_of_other_encoder_settings_go(dataset: Dataset) -> None:
     write_shard(dataset, "shard-00000", [row("a", 10)], settings_of())
     write_shard(dataset, "shard-00001", [row("b", 10)], settings_of("cut.crf=30"))
-    align(
-        dataset, {"a": row("a", 0), "b": {**row("b", 0), "motion.speed": 1.0}}
-    )  # keeps what it was made with
+    changed = {"a": row("a", 0), "b": {**row("b", 0), "motion.speed": 1.0}}
+    align(dataset, changed, said([]))  # keeps what it was made with
     assert drop_other_encodings(dataset, settings_of("shards.target_mb=3")) == 1
     assert dataset.parts("shards") == ["shard-00000"]
 
 
 def test_dropping_everything_leaves_no_shard(dataset: Dataset) -> None:
     write_shard(dataset, "shard-00000", [row("a", 10)], settings_of())
-    assert align(dataset, {}) == 1
+    assert align(dataset, {}, said([])) == 1
     assert dataset.parts("shards") == []
     assert sharded_clips(dataset) == {}
-    assert align(dataset, {}) == 0
+    assert align(dataset, {}, said([])) == 0
 
 
 def test_shards_of_a_remote_dataset(tmp_path: Path) -> None:
     remote = Dataset(f"memory://{tmp_path.name}-shards")
     config = settings_of()
     write_shard(remote, "shard-00000", [row(f"c{k}", 500) for k in range(4)], config)
-    assert align(remote, {i: row(i, 0) for i in ("c0", "c3")}) == 2
+    assert align(remote, {i: row(i, 0) for i in ("c0", "c3")}, said([])) == 2
     assert sorted(sharded_clips(remote)) == ["c0", "c3"]
     found = {r["clip_id"]: r["video"]["bytes"] for r in remote.rows("shards")}
     assert found == {i: random.Random(i).randbytes(500) for i in ("c0", "c3")}

@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from curation.dataset import CLIPS, VERDICTS, Dataset, DatasetError
+from curation.dataset import CAPTIONS, CLIPS, VERDICTS, Dataset, DatasetError
 from curation.verify import Accounting, Decoder, accounting, verify
 from tests.curation import dataset_fixture as fixture
 from tests.curation.dataset_fixture import Row, id_of, rewrite
@@ -336,3 +336,25 @@ def test_sums_that_do_not_hold_are_said(dataset: Dataset) -> None:
         "clips 13 is not accepted 6 + rejected 5 + failed 1",
         "6 clips are accepted, and the shards have 5 rows",
     ]
+
+
+def test_a_shard_row_with_another_caption_than_its_own(dataset: Dataset) -> None:
+    table = dataset.read_part("captions", "sidecar-0").to_pylist()
+    table[0]["text"] = "edited, and no shard told"
+    dataset.write_table("captions/sidecar-0.parquet", table, CAPTIONS)
+    assert "captions say 'edited, and no shard told'" in only(verify(dataset))
+
+
+def test_two_captions_of_one_kind_and_key(dataset: Dataset) -> None:
+    table = dataset.read_part("captions", "sidecar-0").to_pylist()
+    dataset.write_table("captions/sidecar-1.parquet", table[:1], CAPTIONS)
+    assert "two captions of one kind and key" in only(verify(dataset))
+
+
+def test_a_caption_rule_that_the_verdict_does_not_know(dataset: Dataset) -> None:
+    """Its check is in the table; the clip is accepted all the same."""
+    table = dataset.read_part("captions", "sidecar-0").to_pylist()
+    table[0]["caption.repetition"] = 0.9
+    dataset.write_table("captions/sidecar-0.parquet", table, CAPTIONS)
+    fixture.write_manifest(dataset, {**fixture.RULES, "caption.repetition": {"min": None, "max": 0.3}})
+    assert "reject it by caption.repetition" in only(verify(dataset))

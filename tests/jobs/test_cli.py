@@ -23,7 +23,8 @@ from tests.curation import dataset_fixture
 from tests.curation.inline import Inline
 
 ROOT = Path(__file__).parents[2]
-COMMANDS = ["build", "select", "remove", "report", "status", "verify", "export", "train", "sample", "enhance"]
+COMMANDS = ["build", "select", "caption", "remove", "report", "status", "verify", "export"]
+COMMANDS += ["train", "sample", "enhance"]
 
 
 def reelmill(*arguments: str | Path) -> Result:
@@ -67,6 +68,7 @@ def place(tmp_path: Path) -> Path:
     return tmp_path
 
 
+CAPTIONER = ["--set", "captions.captioner=transformers"]
 BUILD = ["build", "{videos}", "--out", "{new}", "--config", "{cheap.yaml}"]
 
 
@@ -98,10 +100,19 @@ BUILD = ["build", "{videos}", "--out", "{new}", "--config", "{cheap.yaml}"]
         (["build", "{videos}"], ["--out"]),
         (["build", "--out", "{new}"], ["Missing argument"]),
         (["bild"], ["bild"]),
+        (
+            [*BUILD, *CAPTIONER, "--set", "captions.transformers.model=/nowhere"],
+            ["captions.transformers.model"],
+        ),
+        ([*BUILD, *CAPTIONER, "--set", "captions.transformers.frmes=3"], ["transformers.frmes", "frames"]),
+        ([*BUILD, "--set", "captions.captioner=endpoint"], ["captions.endpoint.url"]),
+        ([*BUILD, "--set", "rules.caption.wrods.min=3"], ["rules.caption.wrods", "caption.words"]),
+        (["caption", "{nothing}", "--set", "cut.crf=3"], ["cut.crf=3", "captions."]),
+        (["caption", "{nothing}", "--set", "rules.motion.speed.min=0"], ["rules.motion", "select"]),
         *((["status", f"{{{what}}}"], [f"{{{what}}}"]) for what in ("new", "nothing", "file", "newer")),
         *(
             ([command, "{nothing}"], ["{nothing}", "not a dataset"])
-            for command in ("select", "report", "status", "verify")
+            for command in ("select", "caption", "report", "status", "verify")
         ),
         (["remove", "{nothing}", "a.mp4"], ["{nothing}", "not a dataset"]),
         (["remove", "{nothing}"], ["SOURCES"]),

@@ -1,0 +1,154 @@
+"""Where a model of transformers lies, in a folder or on the hub, found out from its config.json alone."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from captioning.base import CaptionerMissing
+
+_WEIGHTS = (".safetensors", ".bin")
+_DECIDING = (*_WEIGHTS, ".json", ".jinja", ".txt", ".model")
+_SAMPLES, _SAMPLE_BYTES = 16, 1 << 16  # of each large file, to tell weights apart
+
+
+@dataclass(frozen=True)
+class Source:
+    """What `from_pretrained` is told, and what config.json says."""
+
+    name: str  # folder or hub name
+    revision: str | None  # commit on the hub; None for a folder
+    config: dict[str, Any]
+
+
+def locate(model: str, revision: str | None, setting: str) -> Source:
+    """Find config.json of a folder or of a hub model; weights are not fetched.
+
+    `setting` is where the model is named, such as captions.transformers: errors name it. Raises
+    `CaptionerMissing` when there is no such model, no way to it, or files that it cannot do without are
+    absent where that shows.
+    """
+    if Path(model).is_dir():
+        return _local(Path(model), setting)
+    if model.startswith((".", "/", "~")) or model.count("/") > 1:
+        raise CaptionerMissing(
+            f"{setting}.model: there is no folder {model}; name one that exists, or a hub model"
+        )
+    return _on_hub(model, revision, setting)
+
+
+def identity(model: str, revision: str | None) -> str:
+    """Stands for the weights, without a look at the hub: a folder's contents wherever it lies, or a name."""
+    folder = Path(model)
+    return _fingerprint(folder) if folder.is_dir() else f"{model}@{revision or 'main'}"
+
+
+def first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def _local(folder: Path, setting: str) -> Source:
+    config_file = folder / "config.json"
+    if not config_file.is_file():
+        raise CaptionerMissing(
+            f"{setting}.model: {folder} holds no config.json; name a folder as `hf download` or "
+            "`save_pretrained` writes it, with config.json, weights, tokenizer and processor"
+        )
+    lacking = lacks(folder)
+    if lacking:
+        raise CaptionerMissing(f"{setting}.model: {folder} lacks {lacking}; name a complete folder")
+    return Source(str(folder), None, _parse(config_file, setting))
+
+
+def lacks(folder: Path) -> str | None:
+    """What a folder with a config.json would need and has not, in words."""
+    names = {path.name for path in folder.iterdir()}
+    for index in sorted(
+        name for name in names if name.endswith((".safetensors.index.json", ".bin.index.json"))
+    ):
+        wanted = set(json.loads((folder / index).read_text("utf-8"))["weight_map"].values())
+        if not wanted <= names:
+            return f"{len(wanted - names)} of {len(wanted)} weight files, such as {min(wanted - names)}"
+    if not any(name.endswith(_WEIGHTS) for name in names):
+        return "weights (*.safetensors or *.bin)"
+    if not any(name.startswith(("tokenizer", "vocab")) or name.endswith(".model") for name in names):
+        return "a tokenizer (tokenizer.json, vocab.json or the like)"
+    return None
+
+
+def _parse(config_file: Path, setting: str) -> dict[str, Any]:
+    try:
+        config = json.loads(config_file.read_text("utf-8"))
+        if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
+            raise ValueError("it names no model_type")
+    except ValueError as error:
+        raise CaptionerMissing(
+            f"{setting}.model: {config_file} is no model's configuration: {first_line(error)}"
+        ) from error
+    return config
+
+
+def _on_hub(name: str, revision: str | None, setting: str) -> Source:
+    from huggingface_hub import constants, errors, hf_hub_download
+
+    by_hand = f"or run `hf download {name} --local-dir FOLDER` elsewhere and write {setting}.model=FOLDER"
+    try:
+        found = Path(hf_hub_download(name, "config.json", revision=revision))
+    except errors.GatedRepoError as error:
+        raise CaptionerMissing(
+            f"{setting}.model: {name} is gated; accept its terms on https://huggingface.co/{name} and run "
+            f"`hf auth login`, {by_hand}"
+        ) from error
+    except errors.RepositoryNotFoundError as error:
+        raise CaptionerMissing(
+            f"{setting}.model: the hub has no {name}, and there is no such folder; if it is private, run "
+            "`hf auth login`"
+        ) from error
+    except errors.RevisionNotFoundError as error:
+        raise CaptionerMissing(
+            f"{setting}.revision: {name} has no {revision}; name a branch, tag or commit"
+        ) from error
+    except errors.RemoteEntryNotFoundError as error:
+        raise CaptionerMissing(
+            f"{setting}.model: {name} has no config.json; name a model of transformers"
+        ) from error
+    except errors.HFValidationError as error:
+        raise CaptionerMissing(f"{setting}.model: {name} is neither a folder nor a hub name") from error
+    except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, errors.HfHubHTTPError) as error:
+        switch = "unset HF_HUB_OFFLINE" if constants.HF_HUB_OFFLINE else "try again with a connection"
+        raise CaptionerMissing(
+            f"{setting}.model: there is no folder {name}, it is not in the cache, and the hub cannot be "
+            f"reached; {switch}, {by_hand} ({first_line(error.__cause__ or error)})"
+        ) from error
+    # .../snapshots/COMMIT/config.json: the commit stands for all of its files.
+    lacking = lacks(found.parent) if constants.HF_HUB_OFFLINE else None
+    if lacking:
+        raise CaptionerMissing(
+            f"{setting}.model: of {name} the cache lacks {lacking}, and HF_HUB_OFFLINE is set; run "
+            f"`hf download {name}` with a connection"
+        )
+    return Source(name, found.parent.name, _parse(found, setting))
+
+
+def _fingerprint(folder: Path) -> str:
+    """Names and contents of a model's files; large ones by their length and evenly spread samples."""
+    digest = hashlib.blake2b(digest_size=16)
+    for path in sorted(_deciding(folder)):
+        size = path.stat().st_size
+        digest.update(f"{path.name}\0{size}\0".encode())
+        with path.open("rb") as file:
+            if size <= _SAMPLES * _SAMPLE_BYTES:
+                digest.update(file.read())
+            else:
+                for k in range(_SAMPLES):
+                    file.seek((size - _SAMPLE_BYTES) * k // (_SAMPLES - 1))
+                    digest.update(file.read(_SAMPLE_BYTES))
+    return digest.hexdigest()
+
+
+def _deciding(folder: Path) -> Iterable[Path]:
+    return (path for path in folder.iterdir() if path.suffix in _DECIDING and path.is_file())

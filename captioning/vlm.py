@@ -1,0 +1,274 @@
+"""`transformers`: captions by any checkpoint of transformers that takes pictures or videos and says text.
+
+It is loaded by the Auto classes with its own processor and chat template. Clips go as videos, with their
+times, to models that take videos; as so many pictures to others; images go as pictures.
+
+Tested with the architectures of Qwen2.5-VL and Qwen3-VL, SmolVLM2, LLaVA-OneVision, LLaVA-NeXT-Video and
+InternVL (the checkpoints whose names end in -hf).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import numpy as np
+
+from captioning.base import Caption, CaptionerMissing, CaptionFailed, CaptionRequest, Pictures
+from captioning.prompts import Prompt, prompt_of
+from captioning.source import Source, identity, locate
+
+if TYPE_CHECKING:
+    from captioning.generate import Generator, Said
+
+_SETTING = "captions.transformers"
+_TICKS = 1000  # per second: times of pictures are told to processors as numbers of frames of such a video
+_RETRY_TEMPERATURE = 0.7
+
+
+@dataclass(frozen=True)
+class Transformers:
+    """Captions by a model of transformers, one for each clip that has pictures.
+
+    Greedy at `temperature` 0: the same clip gives the same text, in any batch. The model is loaded when the
+    first clips come, and stays with the process: it does not travel with a pickled captioner.
+    """
+
+    model: str = "Qwen/Qwen2.5-VL-7B-Instruct"  # on the hub, or a folder
+    revision: str | None = None  # branch, tag or commit on the hub
+    prompt: str = "detailed"  # the name of one of ours, or a text
+    frames: int = 8  # pictures of a clip, evenly over its time
+    side: int = 448  # pixels of their longer side
+    max_tokens: int = 512  # of a caption
+    batch_clips: int = 8  # at once; halved for as long as memory does not suffice
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"  # auto: half on a GPU, float32 on a CPU
+    attention: Literal["sdpa", "flash_attention_2", "eager"] = "sdpa"
+    temperature: float = 0.0  # above 0 draws, keyed by seed and clip
+    seed: int = 0
+    repetition_penalty: float | None = None  # null: what the model's authors recommend
+
+    name: ClassVar[str] = "transformers"
+
+    def __post_init__(self) -> None:
+        for key in ("frames", "side", "max_tokens", "batch_clips"):
+            if getattr(self, key) < 1:
+                raise ValueError(f"{_SETTING}.{key}: at least 1, not {getattr(self, key)}")
+        if not self.temperature >= 0:
+            raise ValueError(f"{_SETTING}.temperature: at least 0, not {self.temperature}")
+        if self.repetition_penalty is not None and not self.repetition_penalty > 0:
+            raise ValueError(
+                f"{_SETTING}.repetition_penalty: above 0, or null, not {self.repetition_penalty}"
+            )
+        if not self.model.strip():
+            raise ValueError(f"{_SETTING}.model: a folder or the name of a model on the hub, not nothing")
+        self._prompt  # noqa: B018  # an unknown one is refused here
+
+    @property
+    def pictures(self) -> Pictures:
+        return Pictures(self.frames, None, self.side)
+
+    @cached_property
+    def key(self) -> str:
+        """Of what decides the text. Batch, precision and attention only round: they are not among it."""
+        deciding = [
+            identity(self.model, self.revision),
+            self._prompt.text,
+            [self.frames, self.side, self.max_tokens],
+            [self.temperature, self.seed, self.repetition_penalty],
+        ]
+        digest = hashlib.blake2b(json.dumps(deciding).encode(), digest_size=8).hexdigest()
+        return f"transformers-1-{self._prompt.version}-{digest}"
+
+    def check(self) -> None:
+        """By config.json alone. Raises `CaptionerMissing`."""
+        source = locate(self.model, self.revision, _SETTING)
+        _check_family(source)
+        if self.attention == "flash_attention_2" and not (find_spec("flash_attn") or find_spec("kernels")):
+            raise CaptionerMissing(
+                f"{_SETTING}.attention: flash_attention_2 needs `pip install flash-attn`; or write sdpa"
+            )
+
+    def again(self) -> Transformers:
+        """For a second try: another seed, and draws where the first try had none. Shares the model."""
+        warm = max(self.temperature, _RETRY_TEMPERATURE)
+        other = dataclasses.replace(self, seed=self.seed + 1, temperature=warm)
+        other.__dict__["_held"] = self._held
+        return other
+
+    def __call__(self, clips: Sequence[CaptionRequest]) -> list[Caption | CaptionFailed]:
+        """Raises `CaptionerMissing` if the model cannot be loaded."""
+        from captioning.generate import Decoding, Unsaid
+
+        answers: list[Caption | CaptionFailed] = []
+        decoding = Decoding(self.max_tokens, self.temperature, self.seed, self.repetition_penalty)
+        loaded = self._load()
+        for asked in _alike(clips, loaded.videos):
+            if not asked[0].pictures:
+                answers += [
+                    CaptionFailed(clip.clip_id, "NoPictures", "no picture was decoded") for clip in asked
+                ]
+                continue
+            said = loaded.generator(asked, [clip.clip_id for clip in asked], loaded.inputs, decoding)
+            for clip, answer in zip(asked, said, strict=True):
+                if isinstance(answer, Unsaid):
+                    answers.append(CaptionFailed(clip.clip_id, answer.error, answer.message))
+                else:
+                    answers.append(self._caption(clip.clip_id, answer, loaded.revision))
+        return answers
+
+    def _caption(self, clip_id: str, said: Said, revision: str | None) -> Caption | CaptionFailed:
+        asked = self._prompt
+        try:
+            text = asked.read(said.text)
+        except ValueError as error:
+            limit = f"; it ran into max_tokens={self.max_tokens}" if said.truncated else ""
+            return CaptionFailed(clip_id, "BrokenAnswer" if said.text else "EmptyAnswer", f"{error}{limit}")
+        return Caption(
+            clip_id, self.name, asked.kind, text, self.model, revision, asked.version, said.truncated
+        )
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+
+    @cached_property
+    def _prompt(self) -> Prompt:
+        return prompt_of(self.prompt)
+
+    @cached_property
+    def _held(self) -> list[_Loaded]:
+        """The loaded model, if it is; shared with second tries."""
+        return []
+
+    def _load(self) -> _Loaded:
+        if not self._held:
+            self._held.append(_Loaded(self, self._prompt.text))
+        return self._held[0]
+
+
+def _check_family(source: Source) -> None:
+    kind = source.config["model_type"]
+    if kind == "smolvlm" and find_spec("num2words") is None:
+        raise CaptionerMissing(
+            f"{_SETTING}.model: {source.name} is a SmolVLM, whose processor needs `pip install num2words`"
+        )
+    from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES as FAMILIES
+
+    if kind not in FAMILIES:
+        raise CaptionerMissing(
+            f"{_SETTING}.model: {source.name} is of the type {kind}, which transformers does not load as a "
+            "model that looks and speaks; name one such as Qwen/Qwen2.5-VL-7B-Instruct, or an InternVL whose "
+            "name ends in -hf"
+        )
+
+
+def _alike(clips: Sequence[CaptionRequest], videos: bool) -> list[list[CaptionRequest]]:
+    """Clips that go together: of one kind and number of pictures, those of one shape side by side.
+
+    Processors stack what they are given, and templates of some families are others where a video is about.
+    """
+    groups: dict[tuple[bool, int], list[CaptionRequest]] = defaultdict(list)
+    for clip in clips:
+        groups[_as_video(clip, videos), len(clip.pictures)].append(clip)
+    for group in groups.values():
+        group.sort(key=lambda clip: (clip.pictures[0].shape if clip.pictures else (), clip.clip_id))
+    return [groups[key] for key in sorted(groups)]
+
+
+def _as_video(clip: CaptionRequest, videos: bool) -> bool:
+    # A video of one picture is none to some processors.
+    return videos and not clip.is_image and len(clip.pictures) > 1
+
+
+class _Loaded:
+    """A checkpoint in memory, and one prompt put to it."""
+
+    def __init__(self, settings: Transformers, text: str):
+        from transformers import AutoModelForImageTextToText, AutoProcessor
+
+        from captioning import generate
+
+        source = locate(settings.model, settings.revision, _SETTING)
+        _check_family(source)
+        try:
+            self._processor: Any = AutoProcessor.from_pretrained(source.name, revision=source.revision)
+        except (OSError, ValueError, KeyError, ImportError, TypeError) as error:
+            raise generate.unloadable(error, source, _SETTING, "eager") from error
+        if not hasattr(self._processor, "apply_chat_template") or not self._has_template():
+            raise CaptionerMissing(
+                f"{_SETTING}.model: {source.name} has no chat template; name a checkpoint that is tuned to "
+                "instructions"
+            )
+        model = generate.load(
+            AutoModelForImageTextToText,
+            source,
+            _SETTING,
+            settings.dtype,
+            settings.attention,
+            generate.best_device(),
+        )
+        self.revision = source.revision
+        self.generator: Generator = generate.Generator(model, self._processor.tokenizer, settings.batch_clips)
+        self._text = text
+        # A processor may take videos and its template not.
+        self.videos = getattr(self._processor, "video_processor", None) is not None and (
+            self._asked("video", 1) != self._asked("video", 0)
+        )
+
+    def _has_template(self) -> bool:
+        return bool(self._processor.chat_template or self._processor.tokenizer.chat_template)
+
+    def _asked(self, kind: str, count: int) -> str:
+        content = [{"type": kind}] * count + [{"type": "text", "text": self._text}]
+        asked: str = self._processor.apply_chat_template(
+            [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
+        )
+        return asked
+
+    def inputs(self, clips: Sequence[CaptionRequest]) -> Mapping[str, Any]:
+        """The model's inputs of clips that are alike, padded on the left."""
+        video = _as_video(clips[0], self.videos)
+        text = self._asked("video", 1) if video else self._asked("image", len(clips[0].pictures))
+        start = self._processor.tokenizer.bos_token
+        looked: dict[str, Any] = {"input_data_format": "channels_last", "device": str(self.generator.device)}
+        texts = {
+            "padding": True,
+            "padding_side": "left",
+            "add_special_tokens": not (start and text.startswith(start)),
+        }
+        seen = [np.stack(clip.pictures) for clip in clips]  # copies: torch takes no read-only arrays
+        if video:
+            looked |= {"do_sample_frames": False, "video_metadata": [_times(clip) for clip in clips]}
+            given = {"videos": seen, "videos_kwargs": looked}
+        else:
+            given = {"images": [list(pictures) for pictures in seen], "images_kwargs": looked}
+        made: Mapping[str, Any] = self._processor(
+            text=[text] * len(clips), text_kwargs=texts, common_kwargs={"return_tensors": "pt"}, **given
+        )
+        return made
+
+
+def _times(clip: CaptionRequest) -> dict[str, Any]:
+    """When the pictures are, as processors want it: in frames of a video of so many ticks per second."""
+    count = len(clip.pictures)
+    duration = clip.end_s - clip.start_s
+    if not duration > 0:
+        duration = float(count)
+    times = (
+        clip.times_s if len(clip.times_s) == count else [(k + 0.5) * duration / count for k in range(count)]
+    )
+    height, width, _ = clip.pictures[0].shape
+    return {
+        "total_num_frames": max(round(duration * _TICKS), 1),
+        "fps": float(_TICKS),
+        "duration": duration,
+        "frames_indices": [round(time * _TICKS) for time in times],
+        "height": height,
+        "width": width,
+    }

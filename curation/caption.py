@@ -1,0 +1,330 @@
+"""Captioning, from the driver's side: what is wanted, and the commits.
+
+People's captions (sidecars) are read before the cut. Captions by a model are made after it, from the clips
+in the shards, so that no source is opened; they are committed in parts as they come. Shards are brought in
+line by `shards.align`, which encodes nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable, Collection, Sequence
+from typing import Any
+
+import fsspec
+
+from captioning.base import Caption, Captioner, CaptionRequest
+from captioning.sidecar import Sidecar
+from curation import pipeline
+from curation.caption_workers import Step, worker
+from curation.captioners import batch_clips, make_captioner, make_rewriter
+from curation.chosen import Captions
+from curation.config import Config
+from curation.dataset import CAPTIONS, FAILURES, Dataset
+from curation.progress import Progress, Stopped
+from curation.select import current_failures
+from curation.video import is_remote
+
+Row = dict[str, Any]
+# A kill costs what was made since the last part.
+_PART_ROWS = 1000
+_PART_SECONDS = 10.0
+STEPS: tuple[Step, ...] = ("caption", "rewrite")
+_BATCHES_PER_TASK = 16  # of a reader, and about as many tasks of a small dataset
+
+
+def check_captioner(config: Config) -> None:
+    """Raises `captioning.base.CaptionerMissing` before any work when captions cannot be made."""
+    make_captioner(config).check()
+    rewriter = make_rewriter(config)
+    if rewriter is not None:
+        rewriter.check()
+
+
+# ---------------------------------------------------------------------------------------------------
+# By people
+# ---------------------------------------------------------------------------------------------------
+
+
+def read_sidecars(dataset: Dataset, accepted: Sequence[Row], config: Config) -> list[Row]:
+    """Caption the accepted clips that have no sidecar's text yet. Returns rows of `failures`."""
+    captioner = make_captioner(config)
+    if not isinstance(captioner, Sidecar):
+        return []
+    seen = {c["clip_id"] for c in dataset.rows("captions", ["clip_id", "key"]) if c["key"] == captioner.key}
+    rows, failures = _said(dataset, [c for c in accepted if c["clip_id"] not in seen], captioner)
+    commit_captions(dataset, [row for said in rows.values() for row in said])
+    return failures
+
+
+def read_sidecars_again(dataset: Dataset, accepted: Sequence[Row], config: Config) -> tuple[int, list[Row]]:
+    """Take over sidecars that were edited, added or taken away. Where the source itself is not there (a disk
+    that is not mounted) its clips keep what they have. Returns how many clips have another caption now, and
+    rows of `failures`."""
+    captioner = make_captioner(config)
+    assert isinstance(captioner, Sidecar)
+    clips = {c["clip_id"]: c for c in accepted}
+    found, failures = _said(dataset, accepted, captioner)
+    broken = {f["clip_id"] for f in failures}
+    changed = 0
+    for part, table in list(dataset.tables("captions")):
+        rows = table.to_pylist()
+        kept: list[Row] = []
+        for row in rows:
+            if row["key"] != captioner.key or row["clip_id"] not in clips or row["clip_id"] in broken:
+                kept.append(row)
+                continue
+            said = found.pop(row["clip_id"], [])
+            if said and said[0]["text"] != row["text"]:
+                changed += 1
+                kept.append({**row, **said[0]})
+            elif said or not _is_there(clips[row["clip_id"]]["uri"]):
+                kept.append(row)
+            else:
+                changed += 1
+        if not kept:
+            dataset.remove(f"captions/{part}.parquet")
+        elif kept != rows:
+            dataset.write_table(f"captions/{part}.parquet", kept, CAPTIONS)
+    commit_captions(dataset, [row for said in found.values() for row in said])
+    return changed + len(found), failures
+
+
+def _said(
+    dataset: Dataset, clips: Sequence[Row], captioner: Captioner
+) -> tuple[dict[str, list[Row]], list[Row]]:
+    """Rows of `captions` by clip, and of `failures`."""
+    extras = {s["source_id"]: s["extra"] for s in dataset.rows("sources", ["source_id", "extra"])}
+    found: dict[str, list[Row]] = {}
+    failures: list[Row] = []
+    for clip in clips:
+        request = CaptionRequest(
+            clip["clip_id"],
+            clip["uri"],
+            clip["start_s"],
+            clip["end_s"],
+            clip["fps"] is None,
+            json.loads(extras.get(clip["source_id"]) or "{}"),
+        )
+        try:
+            for said in captioner([request]):
+                assert isinstance(said, Caption)
+                found.setdefault(said.clip_id, []).append(_row(said, captioner.key))
+        except (OSError, ValueError) as error:
+            failures.append(
+                _failure(clip["clip_id"], "caption", type(error).__name__, str(error), captioner.key)
+            )
+    return found, failures
+
+
+def _row(said: Caption, key: str) -> Row:
+    row = {f: getattr(said, f) for f in ("clip_id", "captioner", "kind", "text", "model", "revision")}
+    return {**row, "prompt_version": said.prompt_version, "key": key}
+
+
+def _failure(clip_id: str, stage: str, error: str, message: str, key: str) -> Row:
+    return {"clip_id": clip_id, "stage": stage, "error": error, "message": message, "key": key}
+
+
+def _is_there(uri: str) -> bool:
+    if not is_remote(uri):
+        return os.path.exists(uri)
+    filesystem, path = fsspec.url_to_fs(uri)
+    return bool(filesystem.exists(path))
+
+
+# ---------------------------------------------------------------------------------------------------
+# By a model
+# ---------------------------------------------------------------------------------------------------
+
+
+def wanted(dataset: Dataset, config: Config, step: Step) -> dict[tuple[str, int], dict[str, Row]]:
+    """(shard, row group) -> clip_id -> what the worker is told, of the clips that this step is to do."""
+    captioner = make_captioner(config) if step == "caption" else make_rewriter(config)
+    if captioner is None or (step == "caption" and not config.captions.by_model):
+        return {}
+    captions = Captions.read(dataset, config)
+    failed = current_failures(dataset, {captions.key})
+    failed_rewrites = {(f["clip_id"], f["key"]) for f in dataset.rows("failures") if f["stage"] == "rewrite"}
+
+    def asked(clip_id: str) -> Row | None:
+        if step == "caption":
+            return None if captions.has(clip_id) or clip_id in failed else {}
+        key = captions.rewritten_key(clip_id)
+        text = captions.to_rewrite(clip_id)
+        return None if text is None or (clip_id, key) in failed_rewrites else {"text": text}
+
+    found: dict[tuple[str, int], dict[str, Row]] = {}
+    for part in dataset.parts("shards"):
+        file = dataset.open_part("shards", part)
+        for group in range(file.num_row_groups):
+            ids = file.read_row_group(group, columns=["clip_id"])["clip_id"].to_pylist()
+            clips = {i: said for i in ids if (said := asked(i)) is not None}
+            if clips:
+                found[part, group] = clips
+        file.close()
+    return found
+
+
+def waiting(dataset: Dataset, config: Config) -> dict[str, int]:
+    """What captioning would still do, in words -> clips."""
+    found = {
+        f"clips in shards to {step}": sum(map(len, wanted(dataset, config, step).values())) for step in STEPS
+    }
+    captions = Captions.read(dataset, config)
+    columns = ["clip_id", "caption"]
+    found["clips in shards to be given another caption"] = sum(
+        row["caption"] != captions.text(row["clip_id"]) for row in dataset.rows("shards", columns)
+    )
+    return found
+
+
+def caption_by_model(dataset: Dataset, config: Config, step: Step, progress: Progress) -> int:
+    """Caption (or rewrite the captions of) the clips in the shards that wait for it, on Ray, and commit what
+    comes in parts. Returns how many clips were asked for. Raises `Stopped` when too many in a row fail."""
+    todo = wanted(dataset, config, step)
+    total = sum(map(len, todo.values()))
+    if not total:
+        return 0
+    if step == "caption" and "caption.similarity" in config.rules:
+        _add_parts(dataset, todo)
+    given = tasks(todo, batch_clips(config, step))
+    captioner = worker(config, step)
+    if step == "caption":
+        key_of: Callable[[str], str] = _always(captioner.key)
+    else:
+        captions = Captions.read(dataset, config)
+        key_of = lambda clip_id: captions.rewritten_key(clip_id) or ""  # noqa: E731
+    progress.start_caption(step, captioner.name, total)
+    commits = _Commits(dataset, captioner, step, key_of, config.run.caption_failures_in_a_row, progress)
+    left = {clip_id for clips in todo.values() for clip_id in clips}
+    for row in pipeline.captioned(given, config, dataset.address(""), step):
+        if row["clip_id"] in left:  # a worker died after its rows were taken, and its work came once more
+            left.discard(row["clip_id"])
+            commits.take(row["clip_id"], json.loads(row["data"]))
+    commits.end()
+    assert not left, f"{len(left)} clips were neither captioned nor failed, such as {min(left)}"
+    return total
+
+
+def tasks(todo: dict[tuple[str, int], dict[str, Row]], batch: int) -> list[Row]:
+    """What a reader reads at a time: whole batches, but for the last one of all. A row group whose clips fall
+    to two tasks is read twice."""
+    clips = [(place, clip_id, asked) for place, of in todo.items() for clip_id, asked in of.items()]
+    batches = -(-len(clips) // batch)
+    size = batch * min(_BATCHES_PER_TASK, max(1, batches // _BATCHES_PER_TASK))
+    made = []
+    for first in range(0, len(clips), size):
+        groups: dict[tuple[str, int], dict[str, Row]] = {}
+        for place, clip_id, asked in clips[first : first + size]:
+            groups.setdefault(place, {})[clip_id] = asked
+        rows = [{"shard": part, "group": group, "clips": of} for (part, group), of in groups.items()]
+        made.append({"groups": json.dumps(rows)})
+    return made
+
+
+def _always(key: str) -> Callable[[str], str]:
+    return lambda clip_id: key
+
+
+def _add_parts(dataset: Dataset, todo: dict[tuple[str, int], dict[str, Row]]) -> None:
+    """Where the embeddings of the clips are."""
+    part_of = {
+        clip_id: part
+        for part, table in dataset.tables("clips", ["clip_id"])
+        for clip_id in table["clip_id"].to_pylist()
+    }
+    for clips in todo.values():
+        for clip_id, asked in clips.items():
+            asked["part"] = part_of[clip_id]
+
+
+class _Commits:
+    """Rows as they come, in parts: often enough that a kill costs seconds, seldom enough that files are few.
+
+    Failures wait for the next success: what fails because a server is away is no failure of the clips.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        captioner: Captioner,
+        step: Step,
+        key_of: Callable[[str], str],
+        most_in_a_row: int,
+        progress: Progress,
+    ):
+        self._dataset = dataset
+        self._captioner = captioner
+        self._step = step
+        self._key_of = key_of
+        self._most = most_in_a_row
+        self._progress = progress
+        self._rows: list[Row] = []
+        self._failures: list[Row] = []
+        self._in_a_row: list[Row] = []
+        self._last = time.monotonic()
+
+    def take(self, clip_id: str, answer: Row) -> None:
+        if "captions" in answer:
+            self._rows += [{**row, "key": self._key_of(clip_id)} for row in answer["captions"]]
+            self._failures += self._in_a_row
+            self._in_a_row = []
+        else:
+            failed = _failure(clip_id, self._step, answer["error"], answer["message"], self._key_of(clip_id))
+            self._in_a_row.append(failed)
+        self._progress.captioned(None if "captions" in answer else f"{answer['error']}: {answer['message']}")
+        if len(self._rows) >= _PART_ROWS or time.monotonic() - self._last >= _PART_SECONDS:
+            self._commit()
+        if len(self._in_a_row) >= self._most:
+            self._commit()
+            raise Stopped(
+                f"{len(self._in_a_row)} clips in a row could not be captioned by captions."
+                f"{self._captioner.name} ({answer['error']}: {answer['message']}); what was captioned is "
+                "kept, and these clips do not count as failed. Mend what is wrong and run the same command "
+                "again, or raise run.caption_failures_in_a_row"
+            )
+
+    def end(self) -> None:
+        self._failures += self._in_a_row
+        self._in_a_row = []
+        self._commit()
+
+    def _commit(self) -> None:
+        commit_captions(self._dataset, self._rows)
+        commit_failures(self._dataset, self._failures)
+        self._rows, self._failures = [], []
+        self._last = time.monotonic()
+
+
+# ---------------------------------------------------------------------------------------------------
+# Commits
+# ---------------------------------------------------------------------------------------------------
+
+
+def commit_captions(dataset: Dataset, rows: Sequence[Row]) -> None:
+    """One part, named by what is in it."""
+    if rows:
+        ids = "\n".join(f"{r['clip_id']} {r['kind']} {r['key']}" for r in rows)
+        name = hashlib.blake2b(ids.encode(), digest_size=8).hexdigest()
+        dataset.write_table(f"captions/{rows[0]['captioner']}-{name}.parquet", rows, CAPTIONS)
+
+
+def commit_failures(dataset: Dataset, rows: Sequence[Row]) -> None:
+    if rows:
+        ids = "\n".join(f"{r['clip_id']} {r['stage']} {r['key']}" for r in rows)
+        name = hashlib.blake2b(ids.encode(), digest_size=8).hexdigest()
+        dataset.write_table(f"failures/{name}.parquet", rows, FAILURES)
+
+
+def forget_failures(dataset: Dataset, stages: Collection[str] | None = None) -> None:
+    """So that clips are tried again: those that failed at these stages, or at any."""
+    for part, table in list(dataset.tables("failures")):
+        kept = [row for row in table.to_pylist() if stages is not None and row["stage"] not in stages]
+        if not kept:
+            dataset.remove(f"failures/{part}.parquet")
+        elif len(kept) < table.num_rows:
+            dataset.write_table(f"failures/{part}.parquet", kept, FAILURES)
