@@ -18,6 +18,7 @@ ADAPTIVE_NORM = ("norm1.linear", "norm2.linear")
 
 Positive = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+Decay = Annotated[float, Field(ge=0, lt=1)]
 
 
 class _Section(BaseModel):
@@ -99,7 +100,7 @@ class Between(_Section):
 
 class Data(_Section):
     fps: Annotated[float, Field(gt=0)] = 8.0  # clips are sampled by time at this rate
-    buckets: tuple[Bucket, ...] = (Bucket(frames=49, height=256, width=480),)
+    buckets: Annotated[tuple[Bucket, ...], Field(min_length=1)] = (Bucket(frames=49, height=256, width=480),)
     crop: Literal["center", "random"] = "center"  # random: a window at native scale; else scaled to cover
     max_upscale: Annotated[float, Field(ge=1)] | None = None  # clips that are smaller still are left out
     single_frame_fraction: Fraction = 0.0  # of the video batches that are used as images, one frame of each
@@ -157,7 +158,7 @@ class Train(_Section):
     accumulate: Positive = 1  # micro-batches per step
     learning_rate: Annotated[float, Field(gt=0)] = 4e-5
     warmup_steps: Annotated[int, Field(ge=0)] = 100
-    betas: tuple[float, float] = (0.9, 0.95)
+    betas: tuple[Decay, Decay] = (0.9, 0.95)
     weight_decay: Annotated[float, Field(ge=0)] = 1e-4
     clip_norm: Annotated[float, Field(gt=0)] = 0.1
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.999  # 0: no average is kept
@@ -285,10 +286,10 @@ HARMLESS = frozenset(
 )
 
 
-def differences(old: Config, new: Config) -> list[str]:
-    """What a resume cannot change and yet differs: lines of `key: old -> new`."""
+def differences(old: Config, new: Config, *, harmless: bool = False) -> list[str]:
+    """What a resume cannot change and yet differs, or `harmless`: what it may change. `key: old -> new`."""
     a, b = (_flat(c.model_dump(mode="json")) for c in (old, new))
-    keys = [k for k in sorted({*a, *b}) if k not in HARMLESS and a.get(k) != b.get(k)]
+    keys = [k for k in sorted({*a, *b}) if (k in HARMLESS) == harmless and a.get(k) != b.get(k)]
     return [f"{k}: {json.dumps(a.get(k))} -> {json.dumps(b.get(k))}" for k in keys]
 
 

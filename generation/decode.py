@@ -175,6 +175,7 @@ class _Child:
                 stdout=subprocess.DEVNULL,
                 pass_fds=[theirs.fileno()],
                 env={**os.environ, "PYTHONPATH": _import_path()},
+                process_group=0,  # a Ctrl-C on the terminal is for whoever started it
             )
         self._ready = False
 

@@ -300,13 +300,13 @@ def enhance_previews(
         record = folder / "final.json"
         if (folder / "final.mp4").exists() and _is(record, about):
             continue
+        say(_told(trained, plan))
         record.unlink(missing_ok=True)
         model = model or trained.model(offload)
         what = f"final {k + 1} of {len(folders)}"
         latents = enhance(trained, model, source, plan, _named(on_step, what))
         _write(folder / "final.mp4", trained, latents, plan, source.fps)
         write_text(record, json.dumps(about, indent=1))
-        say(f"final    {folder / 'final.mp4'}")
     return [folder / "final.mp4" for folder in folders]
 
 
@@ -319,6 +319,7 @@ def enhance_file(
     device: torch.device,
     on_step: Step = _silent,
     offload: bool = False,
+    say: Callable[[str], None] = lambda text: None,
 ) -> Path:
     """Enhance one preview, or any video file. `out` None: final.mp4 in the preview's folder."""
     if not path.exists():
@@ -329,7 +330,7 @@ def enhance_file(
             raise ValueError(f"{path}: a video file needs --out, the file to write")
         if prompt is None:
             folder = path if path.is_dir() else path.parent
-            return enhance_previews(run, [folder], options, device, on_step, offload=offload)[0]
+            return enhance_previews(run, [folder], options, device, on_step, say, offload)[0]
         out = (path if path.is_dir() else path.parent) / "final.mp4"
     trained = open_trained(run, "stage2", device)
     source = open_source(path, device, options, prompt)
@@ -337,6 +338,7 @@ def enhance_file(
     out.parent.mkdir(parents=True, exist_ok=True)
     if preview:
         (out.parent / "final.json").unlink(missing_ok=True)  # it would tell of another final.mp4
+    say(_told(trained, plan))
     _embed(trained, [source.prompt], [plan.negative_prompt], options)
     latents = enhance(trained, trained.model(offload), source, plan, _named(on_step, "enhance"))
     _write(out, trained, latents, plan, source.fps)
@@ -353,6 +355,16 @@ def _embed(trained: Trained, prompts: Sequence[str], negatives: Sequence[str], o
 def _write(path: Path, trained: Trained, latents: Tensor, plan: Plan, fps: float) -> None:
     with torch.no_grad():
         write_mp4(path, _frames(trained.codec, latents, plan.shape.frames), fps)
+
+
+def _told(trained: Trained, plan: Plan) -> str:
+    """How much work it is."""
+    shape = plan.shape
+    length = memory.video_tokens(trained.config, shape)
+    return (
+        f"{shape.frames} frames of {shape.width}x{shape.height}: {length} tokens, {plan.sampling.steps} "
+        f"evaluations, noise step {plan.noise_step}"
+    )
 
 
 def _plain(plan: Plan) -> dict[str, object]:

@@ -132,7 +132,7 @@ def sample(
         with _evaluations() as on_step:
             made = sample_previews(folder, texts, Path(out_), first, where, on_step, offload=offload)
             if not preview_only:
-                enhance_previews(folder, made, second, where, on_step, offload=offload)
+                enhance_previews(folder, made, second, where, on_step, _note, offload)
         for path in made:
             out.print(str(path / ("preview.mp4" if preview_only else "final.mp4")), markup=False)
 
@@ -187,6 +187,7 @@ def enhance(
                 _device(device),
                 on_step,
                 offload,
+                _note,
             )
         out.print(str(path), markup=False)
 
@@ -223,6 +224,10 @@ def _size(text: str | None, option: str) -> dict[str, Any]:
     if not (x and width.isdigit() and height.isdigit() and int(width) and int(height)):
         raise ConfigError(f"{option} {text}: write WIDTHxHEIGHT in pixels, such as 480x256")
     return {"width": int(width), "height": int(height)}
+
+
+def _note(text: str) -> None:
+    err.print(text, markup=False)
 
 
 class _evaluations:

@@ -80,7 +80,7 @@ def encode(pictures: np.ndarray, fps: float, crf: int = 14) -> bytes:
     """An mp4, as the cutter makes them: H.264, constant rate."""
     buffer = io.BytesIO()
     with cast(OutputContainer, av.open(buffer, "w", "mp4")) as out:
-        options = {"preset": "veryfast", "crf": str(crf)}
+        options = {"preset": "veryfast", "crf": str(crf), "x264-params": "mbtree=0"}
         stream = out.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001), options=options)
         assert isinstance(stream, VideoStream)
         stream.height, stream.width = pictures.shape[1:3]

@@ -81,6 +81,27 @@ def test_training_can_be_continued_by_the_same_command(tmp_path: Path, dataset: 
     assert "is trained: 4 steps" in reelmill(*command, "--out", parts, "--steps", "4")
 
 
+def test_another_learning_rate_is_taken_up_and_told_both_ways(tmp_path: Path, dataset: Path) -> None:
+    command = [
+        "train",
+        "stage1",
+        "--data",
+        dataset,
+        *SMALL,
+        "--out",
+        tmp_path / "run",
+        "--set",
+        "train.warmup_steps=0",
+    ]
+    reelmill(*command, "--steps", "1")
+    said = reelmill(*command, "--steps", "2", "--set", "train.learning_rate=5e-05")
+    assert "changed since the last start: train.learning_rate: 0.001 -> 5e-05" in said
+    said = reelmill(*command, "--steps", "3")
+    assert "changed since the last start: train.learning_rate: 5e-05 -> 0.001" in said
+    lines = (tmp_path / "run" / "stage1" / "log.jsonl").read_text().splitlines()
+    assert [json.loads(line)["learning_rate"] for line in lines] == [1e-3, 5e-5, 1e-3]
+
+
 def test_a_prompt_becomes_a_preview_and_a_final_video(tmp_path: Path, run: Path) -> None:
     said = reelmill("sample", "a red circle", "--run", run, "--out", tmp_path, "--steps", "3", "--seed", "5")
     folder = tmp_path / "0000-a-red-circle"
