@@ -79,7 +79,11 @@ class Trainer:
 
         last = self.config.steps if stop_at is None else min(stop_at, self.config.steps)
         board = (
-            SummaryWriter(str(self.folder / "tensorboard"), purge_step=self.step + 1)
+            SummaryWriter(
+                str(self.folder / "tensorboard"),
+                purge_step=self.step + 1,
+                filename_suffix=f".{self.step}",  # two starts within a second would write into one file
+            )
             if self.world.first
             else None
         )

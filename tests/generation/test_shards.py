@@ -45,7 +45,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for clip, (encoded, mp4) in zip(found, cut(source, found, config), strict=True):
         scores = dict.fromkeys(SCORE_COLUMNS, None) | clip["scores"]
         row = {**clip, **scores, "source_id": "s", "uri": str(source)}
-        rows.append(shard_row(row, encoded, mp4, [], None, config.hash()))
+        rows.append(shard_row(row, encoded, mp4, {"caption": None, "captions": []}, None, config.hash()))
     out = Dataset(str(folder / "out"))
     write_shard(out, "shard-00000", rows[:4], config)
     write_shard(out, "shard-00001", rows[4:], config)
