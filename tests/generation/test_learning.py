@@ -49,7 +49,7 @@ def _one_thread() -> Iterator[None]:
 
 def configuration() -> Config:
     data = presets.preset("tiny", "stage2")
-    # Latents of about unit variance on these clips, whose contrast is low: noise steps mean what they should.
+    # Latents large beside the noise: these clips' contrast is low.
     data["codec"] |= {"spatial": 2, "std": 0.16}
     data["data"] |= {
         "fps": shapes.FPS,
