@@ -89,8 +89,6 @@ def alone(dataset: Dataset, captioner: Transformers) -> dict[str, str]:
             times_s=tuple(at),
         )
         (answer,) = captioner([request])
-        if not isinstance(answer, Caption):  # a random model may have nothing to say: it is asked once more
-            (answer,) = captioner.again()([request])
         assert isinstance(answer, Caption), answer
         said[row["clip_id"]] = answer.text
     return said
@@ -143,7 +141,9 @@ def test_each_clip_gets_what_the_model_says_for_it_alone(
 ) -> None:
     if family == "qwen2_5_vl" and not tiny_vlm.QWEN_PROCESSOR.is_dir():
         pytest.skip("the real processor of Qwen2.5-VL is not here")
-    model = getattr(tiny_vlm, family)(tmp_path / "model")
+    checkpoint = getattr(tiny_vlm, family)(tmp_path / "made")
+    # Random weights may end an answer with its first token: on which clips, differs between processors.
+    model = tiny_vlm.edited(checkpoint, tmp_path / "model", "generation_config.json", min_new_tokens=4)
     settings = config(model)
     expected = alone(Dataset(str(built)), settings.captions.transformers)
     assert len(expected) == CLIPS
