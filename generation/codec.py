@@ -83,6 +83,10 @@ def open_codec(settings: config.Codec, device: torch.device | str = "cpu") -> Co
         from generation.vae import CogVideoXCodec
 
         return CogVideoXCodec(settings).to(device)
+    if settings.kind == "slice":
+        from generation.slice_codec import SliceCodec
+
+        return SliceCodec(settings).to(device)
     return PatchCodec(settings).to(device)
 
 

@@ -18,6 +18,7 @@ ADAPTIVE_NORM = ("norm1.linear", "norm2.linear")
 
 Positive = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+NotNegative = Annotated[float, Field(ge=0)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -28,12 +29,15 @@ class _Section(BaseModel):
 class Codec(_Section):
     """Between video and latents."""
 
-    kind: Literal["patch", "cogvideox"] = "patch"
-    model: str | None = None  # cogvideox: folder or hub name
+    kind: Literal["patch", "slice", "cogvideox"] = "patch"
+    model: str | None = None  # slice: RUN/vae of a training; cogvideox: folder or hub name
     revision: str | None = None
     temporal: Positive = 4  # frames per latent frame, after the first
     spatial: Positive = 8  # pixels per latent pixel, each way
     std: Annotated[float, Field(gt=0)] = 0.5  # latents are divided by it (cogvideox: 1 / scaling factor)
+    slice_latents: Positive = 2  # slice: latent frames that are worked on at a time
+    tile: Annotated[int, Field(ge=2)] | None = None  # slice: latent pixels a side; null: no tiles
+    tile_overlap: Positive = 18
 
     @property
     def frame_stride(self) -> int:
@@ -42,9 +46,65 @@ class Codec(_Section):
 
     @model_validator(mode="after")
     def _named(self) -> Codec:
-        if self.kind != "patch" and not self.model:
+        if self.kind == "slice" and not self.model:
+            raise ValueError("codec.model: name the autoencoder that was trained, RUN/vae")
+        if self.kind == "cogvideox" and not self.model:
             raise ValueError("codec.model: name a folder or a hub model, such as THUDM/CogVideoX-5b")
+        if self.tile and self.tile_overlap >= self.tile:
+            raise ValueError(
+                f"codec.tile_overlap: {self.tile_overlap} is no less than codec.tile, {self.tile}"
+            )
         return self
+
+
+class SliceVae(_Section):
+    """The autoencoder that is trained here: sizes of its network."""
+
+    channels: Positive = 16  # of the codes
+    temporal: Literal[1, 2, 4, 8] = 4  # frames per latent frame; 1: each frame alone, no layer over time
+    spatial: Literal[1, 2, 4, 8, 16] = 8  # pixels per latent pixel, each way
+    patch: Literal[1, 2, 4] = 1  # pixels a side that are one to the network: cheaper, and coarser
+    # From pixels to codes. Between two of them frames, sides or both are halved.
+    widths: Annotated[tuple[Positive, ...], Field(min_length=1)] = (128, 256, 512, 512)
+    blocks: Positive = 2  # residual blocks of each width when encoding; one more when decoding
+    gradient_checkpointing: bool = False
+
+    def factors(self, level: int) -> tuple[int, int]:
+        """In time and in space, 1 or 2, between the widths `level` and `level` + 1: sides are halved first,
+        frames last, where they cost least."""
+        sides = (self.spatial // self.patch).bit_length() - 1
+        times = self.temporal.bit_length() - 1
+        return 2 if level >= len(self.widths) - 1 - times else 1, 2 if level < sides else 1
+
+    def time_kernel(self, level: int) -> int:
+        """The level of single pixels, which is the most expensive one, sees each frame alone."""
+        return 1 if self.temporal == 1 or (level == 0 and self.patch == 1) else 3
+
+    @model_validator(mode="after")
+    def _halves(self) -> SliceVae:
+        if self.patch > self.spatial:
+            raise ValueError(f"vae.patch: {self.patch} is more than vae.spatial, {self.spatial}")
+        need = max(self.spatial // self.patch, self.temporal).bit_length()
+        if len(self.widths) != need:
+            raise ValueError(
+                f"vae.widths: {len(self.widths)} of them, but vae.spatial={self.spatial}, "
+                f"vae.patch={self.patch} and vae.temporal={self.temporal} take {need}"
+            )
+        return self
+
+
+class VaeLoss(_Section):
+    """Weights of what the autoencoder minimises, per value of the video."""
+
+    l1: NotNegative = 1.0
+    l2: NotNegative = 0.0
+    kl: NotNegative = 1e-6
+    perceptual: NotNegative = 0.0  # 0: no extractor is loaded
+    extractor: str = "vgg16"  # or package.module:factory
+    extractor_weights: str | None = None  # a file; null: torchvision downloads its own
+    adversarial: NotNegative = 0.0  # beside gradients of one length; 0: no discriminators
+    discriminator_start: Annotated[int, Field(ge=0)] = 25_000  # step
+    discriminator_width: Annotated[int, Field(ge=8, multiple_of=8)] = 64
 
 
 class Text(_Section):
@@ -150,6 +210,7 @@ class Phase(_Section):
     steps: Positive
     data: dict[str, Any] = Field(default_factory=dict)
     degradation: dict[str, Any] = Field(default_factory=dict)
+    decoder_only: bool = False  # vae: the encoder, and with it what latents mean, stays as it is
 
 
 class Train(_Section):

@@ -1,0 +1,127 @@
+"""A Slice VAE as the stages see it: statistics, slices, tiles, samples of their own, and clear errors."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from generation import draws
+from generation.codec import Codec, open_codec
+from generation.config import Codec as Settings
+from generation.slice_codec import SliceCodec, save_network
+from tests.generation.test_slice_vae import apart, network, video
+
+
+def write(folder: Path) -> Path:
+    """RUN/vae of a training that ended, with statistics of some kind."""
+    vae = network()
+    vae.latent_mean += torch.linspace(-0.5, 0.5, 4)
+    vae.latent_std *= torch.linspace(0.2, 0.8, 4)
+    (folder / "weights").mkdir(parents=True)
+    save_network(vae.settings, vae.state_dict(), folder / "weights")
+    (folder / "weights" / "weights.json").write_text(json.dumps({"hash": "0123", "step": 1}))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write(tmp_path_factory.mktemp("run") / "vae")
+
+
+def codec(folder: Path, **changes: Any) -> Codec:
+    return open_codec(Settings(kind="slice", model=str(folder), spatial=4, **changes))
+
+
+def test_latents_are_the_mean_normalised_by_the_statistics(folder: Path) -> None:
+    made, vae = codec(folder), network()
+    clip = video(13)
+    with torch.no_grad():
+        mean = vae.encode(clip)[0]
+    shape = (1, 4, 1, 1, 1)
+    expected = (mean - torch.linspace(-0.5, 0.5, 4).view(shape)) / torch.linspace(0.2, 0.8, 4).view(shape)
+    latents = made.encode(clip)
+    assert apart(latents, expected) < 1e-5
+    assert torch.equal(made.statistics.mean, torch.linspace(-0.5, 0.5, 4))
+    with torch.no_grad():
+        assert apart(made.decode(latents, 13), vae.decode(mean, 13)) < 1e-5
+
+
+def test_slices_change_nothing_and_streams_are_the_whole(folder: Path) -> None:
+    clip = video(49)
+    whole = codec(folder, slice_latents=100)
+    latents = whole.encode(clip)
+    for size in (1, 2, 5):
+        sliced = codec(folder, slice_latents=size)
+        assert apart(sliced.encode(clip), latents) < 1e-5
+        pieces = list(sliced.decode_stream(latents, 49))
+        assert [p.shape[2] for p in pieces][:2] == [4 * size - 3, 4 * size]
+        assert torch.equal(torch.cat(pieces, dim=2), sliced.decode(latents, 49))
+        assert apart(torch.cat(pieces, dim=2), whole.decode(latents, 49)) < 1e-5
+
+
+def test_each_sample_is_as_if_it_were_alone(folder: Path) -> None:
+    made = codec(folder)
+    clips = torch.cat([video(9, seed=k) for k in range(3)])
+    latents = made.encode(clips)
+    for k in range(3):
+        assert torch.equal(made.encode(clips[k : k + 1]), latents[k : k + 1])
+
+
+def test_every_length_comes_back(folder: Path) -> None:
+    made = codec(folder)
+    for frames in (1, 2, 4, 5, 8, 9):
+        clip = video(frames)
+        latents = made.encode(clip)
+        assert latents.shape[2:] == made.grid(frames, 16, 24)
+        assert made.decode(latents, frames).shape == clip.shape
+
+
+@pytest.mark.parametrize(("overlap", "bound"), [(12, 0.1), (18, 0.01), (24, 1e-3), (30, 1e-4)])
+def test_tiled_is_whole_within_a_bound_that_falls_with_the_overlap(
+    folder: Path, overlap: int, bound: float
+) -> None:
+    """Random weights see noise, which is the worst case: what a tile lacks is as large as what it has."""
+    clip = video(2, 176, 40)
+    whole, tiled = codec(folder), codec(folder, tile=34, tile_overlap=overlap)
+    latents = whole.encode(clip)
+    assert apart(tiled.encode(clip), latents) < bound
+    made = whole.decode(latents, 2)
+    assert 0 < apart(tiled.decode(latents, 2), made) < bound
+
+
+def test_codecs_are_told_apart_by_weights_and_tiles(folder: Path, tmp_path: Path) -> None:
+    other = write(tmp_path / "vae")
+    (other / "weights" / "weights.json").write_text(json.dumps({"hash": "4567", "step": 1}))
+    hashes = {codec(folder).hash, codec(other).hash, codec(folder, tile=24).hash}
+    assert len(hashes) == 3
+    assert codec(folder, slice_latents=4).hash == codec(folder).hash
+
+
+def test_wrong_uses_name_the_key_and_the_remedy(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"codec\.spatial: 8, but .* has 4; write codec\.spatial=4"):
+        open_codec(Settings(kind="slice", model=str(folder)))
+    with pytest.raises(ValueError, match=r"codec\.model: .* is a run; name its autoencoder, .*vae"):
+        codec(folder.parent)
+    with pytest.raises(ValueError, match=r"codec\.model: .* holds no Slice VAE; `reelmill train vae"):
+        codec(tmp_path)
+    with pytest.raises(ValueError, match=r"codec\.model: name the autoencoder"):
+        Settings(kind="slice")
+    with pytest.raises(ValueError, match=r"codec\.tile_overlap: 16 is no less than codec\.tile, 16"):
+        Settings(kind="slice", model="x", tile=16, tile_overlap=16)
+    with pytest.raises(ValueError, match="height 18 is no multiple of 4; take 16 or 20"):
+        codec(folder).grid(9, 18, 16)
+    broken = write(tmp_path / "broken")
+    (broken / "weights" / "vae.safetensors").write_bytes(b"no weights")
+    with pytest.raises(ValueError, match="no weights of a Slice VAE that can be read"):
+        codec(broken)
+
+
+def test_a_codec_needs_its_statistics_in_float32(folder: Path) -> None:
+    made = codec(folder)
+    assert isinstance(made, SliceCodec)
+    latents = made.encode(draws.normal((1, 3, 5, 8, 8), "x").double())
+    assert latents.dtype == torch.float32
