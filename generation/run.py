@@ -23,7 +23,9 @@ from generation import transformer
 from generation.checkpoint import whole_folder, write_text
 from generation.codec import Codec, open_codec
 from generation.config import Config, Transformer, content_hash, differences
+from generation.hub import find, fingerprint
 from generation.parallel import uses_bf16
+from generation.pretrained import TRANSFORMER
 from generation.tensors import disk_errors
 from generation.text import TextCache, open_text
 
@@ -136,19 +138,14 @@ def _resolved(wanted: Transformer) -> tuple[Transformer, Path | None]:
     return wanted.model_copy(update={"pretrained": str(weights)}), None
 
 
-def _base_identity(config: Config) -> list[str | None]:
-    """What stands for the weights below a LoRA: for our own runs their hash, else names and sizes."""
+def _base_identity(config: Config) -> list[Any]:
+    """What stands for the weights below a LoRA."""
     if not config.lora:
         return []
-    source = config.transformer.pretrained
-    assert source is not None
-    folder = Path(source).expanduser()
-    if not folder.is_dir():
-        return [source, config.transformer.revision]
-    about = folder / "weights" / "weights.json"
-    if about.exists():
-        return [json.loads(about.read_text(encoding="utf-8"))["hash"]]
-    return [f"{p.relative_to(folder)} {p.stat().st_size}" for p in sorted(folder.rglob("*.safetensors"))]
+    base, adapter = _resolved(config.transformer)
+    assert base.pretrained is not None
+    found = find(TRANSFORMER, base.pretrained, base.revision).identity()
+    return [found, fingerprint(adapter) if adapter else None]
 
 
 def export(model: nn.Module, config: Config, state: Mapping[str, Tensor], folder: Path, step: int) -> Path:

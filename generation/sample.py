@@ -156,7 +156,7 @@ def _preview(
         sampling=sampling.model_dump(mode="json"),
         weights_hash=trained.hash,
         precision="bf16" if uses_bf16(trained.config.train.precision, trained.device) else "fp32",
-        codec=trained.config.codec.model_dump(mode="json"),
+        codec=trained.codec.settings.model_dump(mode="json"),
         codec_hash=trained.codec.hash,
         text_hash=trained.text.hash,
         version=_version(),
