@@ -260,6 +260,12 @@ class Config(_Section):
                     f"{self.transformer.patch}); take {good} or {good + side}"
                 )
 
+    def latent_grid(self, bucket: Bucket) -> tuple[int, int, int]:
+        """(t, h, w) of the latents of a video of this shape; t is frames / temporal, rounded up."""
+        codec = self.codec
+        t = -(-bucket.frames // codec.temporal)
+        return t, bucket.height // codec.spatial, bucket.width // codec.spatial
+
     @property
     def steps(self) -> int:
         """Of all phases."""

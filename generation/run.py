@@ -101,12 +101,7 @@ def build_model(
     encoder.
     """
     wanted, adapter = _resolved(config.transformer)
-    first = config.data.buckets[0]
-    grid = (
-        (first.frames - 1) // config.codec.temporal + 1,
-        first.height // config.codec.spatial,
-        first.width // config.codec.spatial,
-    )
+    grid = config.latent_grid(config.data.buckets[0])
     model = transformer.build(
         wanted, channels, text_dim, config.text.max_tokens, config.codec.temporal, grid, config.seed, dtype
     )
