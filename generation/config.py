@@ -114,9 +114,7 @@ class Data(_Section):
 
 
 class Objective(_Section):
-    kind: Literal["v", "flow"] = (
-        "v"  # v: v-prediction, zero terminal SNR; flow: from noise, or a degraded latent
-    )
+    kind: Literal["v", "flow"] = "v"  # v-prediction, zero terminal SNR; or from noise or a degraded latent
     snr_shift: Annotated[float, Field(gt=0)] = 1.0
     shift: Annotated[float, Field(gt=0)] = 1.0  # flow: training times warped towards the start
 

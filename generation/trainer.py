@@ -1,7 +1,8 @@
 """The training loop of both stages: one loop, a step function per stage.
 
 Everything that a step draws is keyed by (seed, phase, epoch, place in the plan), and the model has no state
-of its own: so a training that was stopped and resumed, any number of times, ends with the same bits.
+of its own: so a training that was stopped and resumed, any number of times, ends with the same bits, on the
+CPU, where arithmetic repeats itself.
 """
 
 from __future__ import annotations
@@ -229,9 +230,8 @@ class Trainer:
         began = time.perf_counter()
         assert self.loader is not None
         losses = []
-        for prepared in self.stage.validation(
-            self.loader
-        ):  # codec and text run outside of autocast, as in training
+        for prepared in self.stage.validation(self.loader):
+            # Codec and text ran outside of autocast, as in training.
             with torch.no_grad(), self._autocast():
                 losses.append(self.stage.losses(prepared).mean())
         if losses:
