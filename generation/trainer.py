@@ -348,13 +348,9 @@ class Trainer:
         return self.step
 
     def _take_up(self, state: dict[str, Any], new_data: bool) -> None:
-        _, data, degradation = self.config.phase(self.position.phase)
-        self.stage.degradation = degradation
-        loader = self.stage.loader(self.dataset, data, self.position.phase, self.world)
-        now = loader.dataset_hash
-        loader.close()
+        _, data, _ = self.config.phase(self.position.phase)
         what = ""
-        if state["dataset"] != now:
+        if state["dataset"] != self.stage.selection(self.dataset, data).hash:
             what = f"the dataset is another one than at step {self.step} (clips, captions or shards changed)"
         elif state["world"] != self.world.size:
             what = f"it was trained by {state['world']} processes, and now there are {self.world.size}"
