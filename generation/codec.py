@@ -33,6 +33,11 @@ class Codec(Protocol):
     """
 
     @property
+    def settings(self) -> config.Codec:
+        """What opens it again, the same: of a hub's model, the commit."""
+        ...
+
+    @property
     def channels(self) -> int: ...
 
     @property
@@ -137,6 +142,7 @@ class PatchCodec:
     """
 
     def __init__(self, settings: config.Codec = config.Codec()):  # noqa: B008 (frozen)
+        self.settings = settings
         self.temporal = settings.temporal
         self.spatial = settings.spatial
         self.channels = 3 * settings.temporal * settings.spatial**2

@@ -174,9 +174,7 @@ class Data(_Section):
 
 
 class Objective(_Section):
-    kind: Literal["v", "flow"] = (
-        "v"  # v: v-prediction, zero terminal SNR; flow: from noise, or a degraded latent
-    )
+    kind: Literal["v", "flow"] = "v"  # v-prediction, zero terminal SNR; or from noise or a degraded latent
     snr_shift: Annotated[float, Field(gt=0)] = 1.0
     shift: Annotated[float, Field(gt=0)] = 1.0  # flow: training times warped towards the start
 
@@ -320,6 +318,12 @@ class Config(_Section):
                     f"{self.codec.spatial} pixels times the transformer's patch "
                     f"{self.transformer.patch}); take {good} or {good + side}"
                 )
+
+    def latent_grid(self, bucket: Bucket) -> tuple[int, int, int]:
+        """(t, h, w) of the latents of a video of this shape; t is frames / temporal, rounded up."""
+        codec = self.codec
+        t = -(-bucket.frames // codec.temporal)
+        return t, bucket.height // codec.spatial, bucket.width // codec.spatial
 
     @property
     def steps(self) -> int:

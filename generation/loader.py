@@ -40,9 +40,7 @@ class Batch:
     index: int  # in the epoch's plan
     bucket: Bucket  # the shape of its videos; frames is 1 for images
     samples: list[Sample]
-    video: (
-        Tensor | None
-    )  # (M, 3, T, H, W) uint8, of the samples whose latents are None, in order; M = 0: None
+    video: Tensor | None  # (M, 3, T, H, W) uint8, of the samples whose latents are None; None: of no sample
     latents: list[tuple[Tensor, ...] | None]  # of each sample: from the cache, in the order of its keys
     keys: list[tuple[str, ...]]  # of each sample: where its latents belong in the cache
     bad: list[str]  # clips that could not be read, and what took their place

@@ -34,18 +34,8 @@ class Need:
         return self.weights + self.training + self.activations
 
 
-def latent_grid(config: Config, bucket: Bucket) -> tuple[int, int, int]:
-    """(t, h, w) of a video's latents."""
-    codec = config.codec
-    return (
-        (bucket.frames - 1) // codec.temporal + 1,
-        bucket.height // codec.spatial,
-        bucket.width // codec.spatial,
-    )
-
-
 def video_tokens(config: Config, bucket: Bucket) -> int:
-    return tokens(latent_grid(config, bucket), config.transformer.patch)
+    return tokens(config.latent_grid(bucket), config.transformer.patch)
 
 
 def training_need(
@@ -54,7 +44,7 @@ def training_need(
     """Of one training step in `bucket`. Attention's own matrices never exist as a whole (flash kernels)."""
     model = config.transformer
     width = model.heads * model.head_dim
-    grid = latent_grid(config, bucket)
+    grid = config.latent_grid(bucket)
     length = video_tokens(config, bucket) + config.text.max_tokens
     element = 2 if bf16 else 4
     rows = config.train.batch_size * length * width * element

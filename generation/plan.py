@@ -22,9 +22,7 @@ from generation.draws import generator
 from generation.shards import Index, read_index
 from generation.transform import MOTION_COLUMN
 
-_ASPECT_SLACK = (
-    0.08  # of log(width / height): sides rounded to 16 make the same aspect come out so differently
-)
+_ASPECT_SLACK = 0.08  # of log(width / height): so much comes of rounding sides to 16
 _MIN_ROWS_TO_HOLD_OUT = 4
 
 

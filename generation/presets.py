@@ -1,8 +1,8 @@
 """Starting points for a configuration, by name.
 
 `tiny` is for two CPU cores, `small` trains from scratch on one GPU, `flashvideo` has the published sizes.
-`-fast` variants have heads of 128 instead of 64, at equal cost in FLOPs: attention kernels on GPUs like them
-better. A stage that starts from published weights keeps their heads.
+`-fast` variants have heads of 128 instead of 64, at about equal cost in FLOPs; whether they are faster on a
+GPU was not measured. A stage that starts from published weights keeps their heads.
 """
 
 from __future__ import annotations

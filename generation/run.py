@@ -23,7 +23,9 @@ from generation import transformer
 from generation.checkpoint import whole_folder, write_text
 from generation.codec import Codec, open_codec
 from generation.config import Config, Transformer, content_hash, differences
+from generation.hub import find, fingerprint
 from generation.parallel import uses_bf16
+from generation.pretrained import TRANSFORMER
 from generation.tensors import disk_errors
 from generation.text import TextCache, open_text
 
@@ -99,12 +101,7 @@ def build_model(
     encoder.
     """
     wanted, adapter = _resolved(config.transformer)
-    first = config.data.buckets[0]
-    grid = (
-        (first.frames - 1) // config.codec.temporal + 1,
-        first.height // config.codec.spatial,
-        first.width // config.codec.spatial,
-    )
+    grid = config.latent_grid(config.data.buckets[0])
     model = transformer.build(
         wanted, channels, text_dim, config.text.max_tokens, config.codec.temporal, grid, config.seed, dtype
     )
@@ -136,19 +133,14 @@ def _resolved(wanted: Transformer) -> tuple[Transformer, Path | None]:
     return wanted.model_copy(update={"pretrained": str(weights)}), None
 
 
-def _base_identity(config: Config) -> list[str | None]:
-    """What stands for the weights below a LoRA: for our own runs their hash, else names and sizes."""
+def _base_identity(config: Config) -> list[Any]:
+    """What stands for the weights below a LoRA."""
     if not config.lora:
         return []
-    source = config.transformer.pretrained
-    assert source is not None
-    folder = Path(source).expanduser()
-    if not folder.is_dir():
-        return [source, config.transformer.revision]
-    about = folder / "weights" / "weights.json"
-    if about.exists():
-        return [json.loads(about.read_text(encoding="utf-8"))["hash"]]
-    return [f"{p.relative_to(folder)} {p.stat().st_size}" for p in sorted(folder.rglob("*.safetensors"))]
+    base, adapter = _resolved(config.transformer)
+    assert base.pretrained is not None
+    found = find(TRANSFORMER, base.pretrained, base.revision).identity()
+    return [found, fingerprint(adapter) if adapter else None]
 
 
 def export(model: nn.Module, config: Config, state: Mapping[str, Tensor], folder: Path, step: int) -> Path:

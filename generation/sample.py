@@ -1,7 +1,7 @@
 """From prompts to previews (Stage I) to final videos (Stage II); and any video made larger by Stage II.
 
-A preview is saved with its latents, so that the dear second stage can run later, in another process, with the
-same bits as in one go. Networks are loaded one after the other, never two at once.
+A preview is saved with its latents, so that the dear second stage can run later, in another process, on the
+CPU with the same bits as in one go. Networks are loaded one after the other, never two at once.
 """
 
 from __future__ import annotations
@@ -156,7 +156,7 @@ def _preview(
         sampling=sampling.model_dump(mode="json"),
         weights_hash=trained.hash,
         precision="bf16" if uses_bf16(trained.config.train.precision, trained.device) else "fp32",
-        codec=trained.config.codec.model_dump(mode="json"),
+        codec=trained.codec.settings.model_dump(mode="json"),
         codec_hash=trained.codec.hash,
         text_hash=trained.text.hash,
         version=_version(),

@@ -119,16 +119,12 @@ class Index:
     files: tuple[str, ...]  # addresses, sorted
     clip_ids: pa.ChunkedArray
     captions: pa.ChunkedArray  # null: unconditional
-    numbers: Mapping[
-        str, np.ndarray
-    ]  # column -> float64, NaN where null; frames, fps, width and height always
+    numbers: Mapping[str, np.ndarray]  # by column, with those of _SIZES: float64, NaN where null
     group: np.ndarray  # (rows,) which of the dataset's row groups
     group_file: np.ndarray  # (row groups,) which of `files`
     group_in_file: np.ndarray
     group_start: np.ndarray  # (row groups + 1,) first row of each
-    dataset_hash: (
-        str  # of clip ids, captions and sizes, in the order of the shards, and of the row groups' bounds
-    )
+    dataset_hash: str  # of clip ids, captions and sizes, in order, and of the row groups' bounds
     bytes_read: int = 0  # what making the index took
 
     def __len__(self) -> int:

@@ -21,7 +21,7 @@ from generation.degrade import degrade_pixels
 from generation.loader import Batch, Loader
 from generation.media import to_uint8, write_grid
 from generation.parallel import World
-from generation.plan import open_selection, plan_epoch
+from generation.plan import Selection, open_selection, plan_epoch
 from generation.run import build_model
 from generation.stage1 import Key
 from generation.text import TextCache, null_like, open_text
@@ -50,6 +50,7 @@ class Stage:
     def __init__(self, config: Config, model: nn.Module, codec: Codec, text: TextCache, folder: Path):
         self.config, self.model, self.codec, self.text = config, model, codec, text
         self.degradation: Degradation = config.degradation
+        self._selections: dict[tuple[str, str], Selection] = {}
         self.cache = TensorCache(folder / "cache" / "latents") if config.train.cache_latents else None
 
     @property
@@ -83,9 +84,8 @@ class Stage:
     def check_data(self, dataset: str, world: World) -> None:
         """Every phase must have batches: raises `ValueError` now, and not when its turn has come."""
         for k in range(max(1, len(self.config.phases))):
-            selection = open_selection(dataset, self.config.phase(k)[1])
             plan_epoch(
-                selection,
+                self.selection(dataset, self.config.phase(k)[1]),
                 self.config.train.batch_size,
                 seed=self.config.seed,
                 epoch=0,
@@ -94,11 +94,19 @@ class Stage:
                 world=world.size,
             )
 
+    def selection(self, dataset: str, data: Data) -> Selection:
+        """The clips that `data` can use. The dataset's columns are read once for it, however often it is
+        asked for. Raises `ValueError` when there are none."""
+        key = (dataset, data.model_dump_json())
+        if key not in self._selections:
+            self._selections[key] = open_selection(dataset, data)
+        return self._selections[key]
+
     def loader(self, dataset: str, data: Data, phase: int, world: World) -> Loader:
         """Batches of a phase. Raises `ValueError` when nothing in the dataset can be used."""
         cacheable = self.cache is not None and (not self.is_second or self.degradation.variants > 0)
         return Loader(
-            open_selection(dataset, data),
+            self.selection(dataset, data),
             self.config.train.batch_size,
             seed=self.config.seed,
             phase=phase,

@@ -19,7 +19,8 @@ from torch import Tensor
 
 from generation.cache import TensorCache
 from generation.config import Text, content_hash
-from generation.text_source import first_line, locate
+from generation.hub import first_line
+from generation.text_source import locate
 
 log = logging.getLogger(__name__)
 
@@ -81,20 +82,21 @@ class TransformersEncoder:
     def __init__(self, settings: Text, device: torch.device):
         self._settings = settings
         self._device = device
-        self._source = locate(settings)
+        self._place, self._tokenizer_part = locate(settings)
         self._loaded: tuple[Any, Any] | None = None
         self.truncated = 0  # captions longer than text.max_tokens
         self.dtype = torch.float32 if device.type == "cpu" or settings.kind == "minilm" else torch.bfloat16
         self.dim = self._checked_dim()
         kind = "t5" if settings.kind == "t5" else "transformers"
-        self.hash = content_hash([kind, settings.max_tokens, settings.padded, self._source.identity])
+        identity = self._place.identity(self._tokenizer_part)
+        self.hash = content_hash([kind, settings.max_tokens, settings.padded, identity])
 
     def _checked_dim(self) -> int:
         from transformers import AutoConfig
 
-        settings, name = self._settings, self._source.name
+        settings, name = self._settings, self._place.name
         try:
-            config = AutoConfig.from_pretrained(self._source.config_file)
+            config = AutoConfig.from_pretrained(self._place.config_file)
         except (ValueError, OSError, KeyError) as error:
             raise ValueError(
                 f"text.model: {name} is of no kind that transformers knows ({first_line(error)})"
@@ -139,7 +141,7 @@ class TransformersEncoder:
         states = model(input_ids=tokens, attention_mask=torch.ones_like(tokens)).last_hidden_state[0]
         states = states.to("cpu", torch.float32)  # (L, D)
         if not bool(torch.isfinite(states).all()):
-            raise ValueError(f"text.model: {self._source.name} gives values that are no numbers for {text!r}")
+            raise ValueError(f"text.model: {self._place.name} gives values that are no numbers for {text!r}")
         return states
 
     def _ids(self, tokenizer: Any, text: str) -> list[int]:
@@ -166,18 +168,18 @@ class TransformersEncoder:
         from transformers import AutoModel, AutoTokenizer, T5EncoderModel
         from transformers.utils import logging as progress
 
-        source = self._source
+        place = self._place
         kind: Any = T5EncoderModel if self._settings.kind == "t5" else AutoModel
         bars = progress.is_progress_bar_enabled()
         progress.disable_progress_bar()
         try:
             tokenizer = AutoTokenizer.from_pretrained(
-                source.name, revision=source.revision, subfolder=source.tokenizer_part
+                place.name, revision=place.commit, subfolder=self._tokenizer_part
             )
             model, report = kind.from_pretrained(
-                source.name,
-                revision=source.revision,
-                subfolder=source.model_part,
+                place.name,
+                revision=place.commit,
+                subfolder=place.part,
                 dtype=self.dtype,
                 output_loading_info=True,
             )
@@ -186,7 +188,7 @@ class TransformersEncoder:
             if find_spec("sentencepiece") is None and "tiktoken" in str(error):  # which is tried instead
                 remedy = "its tokenizer needs `pip install sentencepiece`"
             raise ValueError(
-                f"text.model: {source.name} cannot be loaded ({first_line(error)}); {remedy}"
+                f"text.model: {place.name} cannot be loaded ({first_line(error)}); {remedy}"
             ) from error
         finally:
             if bars:
@@ -199,7 +201,7 @@ class TransformersEncoder:
 
     def _check_loaded(self, tokenizer: Any, model: Any, missing_keys: set[str]) -> None:
         """What transformers makes up where files lack it, saying so at the most, is refused."""
-        name = self._source.name
+        name = self._place.name
         missing = sorted(key for key in missing_keys if "pooler" not in key)
         if missing:
             raise ValueError(f"text.model: {name} lacks {len(missing)} of the weights, such as {missing[0]}")

@@ -1,7 +1,8 @@
 """The training loop of both stages: one loop, a step function per stage.
 
 Everything that a step draws is keyed by (seed, phase, epoch, place in the plan), and the model has no state
-of its own: so a training that was stopped and resumed, any number of times, ends with the same bits.
+of its own: so a training that was stopped and resumed, any number of times, ends with the same bits, on the
+CPU, where arithmetic repeats itself.
 """
 
 from __future__ import annotations
@@ -229,9 +230,8 @@ class Trainer:
         began = time.perf_counter()
         assert self.loader is not None
         losses = []
-        for prepared in self.stage.validation(
-            self.loader
-        ):  # codec and text run outside of autocast, as in training
+        for prepared in self.stage.validation(self.loader):
+            # Codec and text ran outside of autocast, as in training.
             with torch.no_grad(), self._autocast():
                 losses.append(self.stage.losses(prepared).mean())
         if losses:
@@ -348,13 +348,9 @@ class Trainer:
         return self.step
 
     def _take_up(self, state: dict[str, Any], new_data: bool) -> None:
-        _, data, degradation = self.config.phase(self.position.phase)
-        self.stage.degradation = degradation
-        loader = self.stage.loader(self.dataset, data, self.position.phase, self.world)
-        now = loader.dataset_hash
-        loader.close()
+        _, data, _ = self.config.phase(self.position.phase)
         what = ""
-        if state["dataset"] != now:
+        if state["dataset"] != self.stage.selection(self.dataset, data).hash:
             what = f"the dataset is another one than at step {self.step} (clips, captions or shards changed)"
         elif state["world"] != self.world.size:
             what = f"it was trained by {state['world']} processes, and now there are {self.world.size}"

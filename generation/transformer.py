@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from generation import draws
 from generation import rotary as _rotary
 from generation.config import Transformer
+from generation.hub import find
 from generation.pretrained import TRANSFORMER, check_fits, read, write
 
 # Zero at the start: each block is then the identity, the output is zero, and the noise strength changes
@@ -152,11 +153,13 @@ def load(
     seed: int = 0,
     dtype: torch.dtype = torch.float32,
 ) -> nn.Module:
-    """A trained transformer on the CPU, see `generation.pretrained.read`.
+    """A trained transformer on the CPU.
 
+    source: its folder, a pipeline's folder that holds it as `transformer`, or the name of either on the hub.
     noise_strength: give it that embedding where it has none, as when Stage II starts from Stage I's weights.
+    Raises `ValueError`: see `hub.find` and `pretrained.read`.
     """
-    model = read(TRANSFORMER, source, revision, dtype)
+    model = read(find(TRANSFORMER, source, revision), dtype)
     config: Any = model.config
     if noise_strength and config.ofs_embed_dim is None:
         add_noise_strength(model, seed)

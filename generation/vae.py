@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any, Self
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from generation import config
 from generation.codec import Statistics, check_grid
+from generation.hub import find
 from generation.pretrained import VAE, read
 
 
@@ -31,10 +31,12 @@ class CogVideoXCodec:
         for name, value, own in (("temporal", settings.temporal, 4), ("spatial", settings.spatial, 8)):
             if value != own:
                 raise ValueError(f"codec.{name}: {value}, but codec.kind=cogvideox has {own}")
-        self._vae = _load(settings.model, settings.revision)
+        place = find(VAE, settings.model, settings.revision)
+        self._vae: Any = read(place).eval().requires_grad_(False)
+        self.settings = settings.model_copy(update={"revision": place.commit})
         self.channels = int(self._vae.config.latent_channels)
         self.std = settings.std
-        self.hash = config.content_hash(["cogvideox", 1, settings.std, _digest(self._vae)])
+        self.hash = config.content_hash(["cogvideox", 2, settings.std, place.identity()])
 
     @property
     def device(self) -> torch.device:
@@ -95,16 +97,3 @@ class CogVideoXCodec:
                     part = self._vae.post_quant_conv(part)
                 piece, cache = self._vae.decoder(part, conv_cache=cache)
             yield piece.float()
-
-
-def _load(source: str, revision: str | None) -> Any:
-    return read(VAE, source, revision).eval().requires_grad_(False)
-
-
-def _digest(vae: Any) -> str:
-    """Of the weights: equal sizes of another training would be other latents."""
-    digest = hashlib.blake2b(digest_size=8)
-    for name, value in sorted(vae.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(value.float().contiguous().numpy().tobytes())
-    return digest.hexdigest()

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from curation.config import ConfigError
+from generation.codec import open_codec
 from generation.config import (
     HARMLESS,
     Bucket,
@@ -209,6 +210,14 @@ def test_what_is_suggested_fits() -> None:
             else:
                 assert frames % 4 == 1
                 assert side % 8 == 0
+
+
+def test_the_latent_grid_is_that_of_the_codec() -> None:
+    config = tiny()
+    codec = open_codec(config.codec)
+    for frames in (1, 5, 9, 13):
+        bucket = Bucket(frames=frames, height=16, width=24)
+        assert config.latent_grid(bucket) == codec.grid(frames, 16, 24)
 
 
 # ---- phases

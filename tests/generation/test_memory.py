@@ -71,7 +71,7 @@ def _two_steps(config: Config) -> float:
     trainer = Trainer(config, stage, "", Path("/nowhere"), ALONE)
     bucket, n = config.data.buckets[0], config.train.batch_size
     for k in range(2):
-        latents = torch.randn(n, stage.codec.channels, *memory.latent_grid(config, bucket))
+        latents = torch.randn(n, stage.codec.channels, *config.latent_grid(bucket))
         text = [torch.randn(config.text.max_tokens, stage.text.dim)] * n
         prepared = Prepared(latents, None, text, [0.3] * n, [], [(k, i) for i in range(n)])
         with trainer._autocast():

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import os
 import shutil
 import subprocess
 import sys
-import threading
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -374,116 +369,6 @@ def test_values_that_are_no_numbers(t5: Path, tmp_path: Path) -> None:
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ValueError, match="no numbers for 'a fox'"):
         _t5(folder).encode(["a fox"])
-
-
-# The hub
-
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
-
-
-@pytest.fixture
-def hub(t5: Path) -> Iterator[str]:
-    """A server that answers as the hub does: org/good, org/pipeline, org/gated and nothing else."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_HEAD(self) -> None:
-            self._answer(body=False)
-
-        def do_GET(self) -> None:
-            self._answer(body=True)
-
-        def _answer(self, body: bool) -> None:
-            name, _, rest = self.path.lstrip("/").partition("/resolve/")
-            revision, _, file = rest.partition("/")
-            data = b""
-            code = ""
-            if name == "org/gated":
-                status, code = 403, "GatedRepo"
-            elif name not in ("org/good", "org/pipeline"):
-                status, code = 404, "RepoNotFound"
-            elif revision not in ("main", COMMIT):
-                status, code = 404, "RevisionNotFound"
-            elif file != ("config.json" if name == "org/good" else "text_encoder/config.json"):
-                status, code = 404, "EntryNotFound"
-            else:
-                status, data = 200, (t5 / "config.json").read_bytes()
-            self.send_response(status)
-            if code:
-                self.send_header("X-Error-Code", code)
-            self.send_header("X-Repo-Commit", COMMIT)
-            self.send_header("ETag", '"abc"')
-            self.send_header("Content-Length", str(len(data)))
-            self.end_headers()
-            if body:
-                self.wfile.write(data)
-
-        def log_message(self, *args: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    server.server_close()
-
-
-_ASK = """
-import json, sys
-from generation.config import Text
-from generation.text_source import locate
-for name, revision in json.loads(sys.argv[1]):
-    try:
-        source = locate(Text(kind="t5", model=name, revision=revision))
-        print(json.dumps([source.revision, source.model_part, source.tokenizer_part, source.identity]))
-    except ValueError as error:
-        print(json.dumps(str(error)))
-"""
-
-
-def _ask(cache: Path, models: list[tuple[str, str | None]], **environment: str) -> list[Any]:
-    """What `locate` says, in a process of its own: the hub's address is read at import."""
-    environment = {**os.environ, "HF_HOME": str(cache), "HF_HUB_OFFLINE": "0", **environment}
-    done = subprocess.run(
-        [sys.executable, "-c", _ASK, json.dumps(models)],
-        env=environment,
-        cwd=Path(__file__).parents[2],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return [json.loads(line) for line in done.stdout.splitlines()]
-
-
-def test_hub(hub: str, tmp_path: Path) -> None:
-    good, pipeline, gated, unknown, revision, invalid = _ask(
-        tmp_path,
-        [
-            ("org/good", None),
-            ("org/pipeline", "main"),
-            ("org/gated", None),
-            ("org/unknown", None),
-            ("org/good", "v9"),
-            ("a b", None),
-        ],
-        HF_ENDPOINT=hub,
-    )
-    assert good == [COMMIT, "", "", COMMIT]
-    assert pipeline == [COMMIT, "text_encoder", "tokenizer", COMMIT]
-    assert gated.startswith("text.model: org/gated is gated; accept its terms")
-    assert "hf auth login" in gated
-    assert "text.model=FOLDER" in gated
-    assert unknown.startswith("text.model: the hub has no org/unknown")
-    assert revision == "text.revision: org/good has no v9; name a branch, tag or commit"
-    assert invalid == "text.model: a b is neither a folder nor a hub name"
-    # Once seen they need no connection; others cannot be had.
-    good, pipeline, other = _ask(
-        tmp_path, [("org/good", None), ("org/pipeline", None), ("org/other", None)], HF_HUB_OFFLINE="1"
-    )
-    assert good == [COMMIT, "", "", COMMIT]
-    assert pipeline == [COMMIT, "text_encoder", "tokenizer", COMMIT]
-    assert other.startswith("text.model: there is no folder org/other, and the hub cannot be reached")
-    assert "hf download org/other --local-dir FOLDER" in other
 
 
 # Batches

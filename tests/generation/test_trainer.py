@@ -7,7 +7,7 @@ import json
 import math
 import shutil
 import struct
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from generation import checkpoint, stage1
+from generation import checkpoint, plan, shards, stage1
 from generation import run as runs
 from generation.config import Config
 from generation.media import read_video
 from generation.metrics import Metrics
+from generation.shards import Index
 from generation.trainer import NotFinite, losses_of
 from tests.generation.tiny_runs import ALONE, dataset, different, kept, open_trainer, tiny, train
 
@@ -178,6 +179,26 @@ def test_another_dataset_is_refused_and_taken_up_with_the_next_epoch(data: Path,
     trainer.fit(9)
     assert kept(trainer.folder)[1]["position"] == {"phase": 0, "epoch": 1, "index": 2}
     train(tiny(), other, run, 11)  # from now on it is the run's
+
+
+def test_the_columns_of_a_dataset_are_read_once(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    phases = [{"steps": 2}, {"steps": 2, "data": {"random_start": False}}, {"steps": 2}]
+    config = tiny(phases=phases)
+    train(config, data, tmp_path, 1)
+    asked: list[str] = []
+
+    def read_index(dataset: str, columns: Collection[str]) -> Index:
+        asked.append(dataset)
+        return shards.read_index(dataset, columns)
+
+    monkeypatch.setattr(plan, "read_index", read_index)
+    trainer = open_trainer(config, data, tmp_path)
+    trainer.stage.check_data(str(data), ALONE)
+    assert trainer.resume() == 1
+    trainer.fit()
+    assert asked == [str(data)] * 2  # the first and the last phase have the same data
 
 
 def test_another_number_of_processes_is_refused(data: Path, tmp_path: Path) -> None:
