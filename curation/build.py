@@ -67,11 +67,13 @@ def not_scored(dataset: Dataset, config: Config) -> int:
     """Clips that pass every rule on what they have, but were spared a dear score."""
     count = 0
     measured = {column: rule for column, rule in config.rules.items() if column in SCORE_COLUMNS}
-    for clip in dataset.rows("clips", ["clip_id", "fps", *SCORE_COLUMNS]):
+    for clip in dataset.rows("clips", ["clip_id", "fps", "keys", *SCORE_COLUMNS]):
         rules = applicable(ordered(measured), is_image=clip["fps"] is None)
         have = {c: r for c, r in rules.items() if clip[c] is not None}
-        missing = any(clip[c] is None and SCORERS[c.split(".")[0]].uses_model for c in rules)
-        count += missing and not spared(clip, have, have)
+        tried = dict(clip["keys"] or [])  # null there: it could not be measured
+        missing = {c.split(".")[0] for c in rules if clip[c] is None} - tried.keys()
+        dear = any(SCORERS[name].uses_model for name in missing)
+        count += dear and not spared(clip, have, have)
     return count
 
 

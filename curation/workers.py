@@ -244,7 +244,8 @@ def _split(jpegs: list[bytes], counts: dict[str, int]) -> dict[str, list[bytes]]
 
 
 class ModelScorer:
-    """Runs one model-backed scorer over the clips that nothing has rejected yet, in batches."""
+    """Runs one model-backed scorer over the clips that nothing has rejected yet, in batches. A clip of which
+    no frame was kept gets null and the scorer's key, as from a scorer that runs beside the decoder."""
 
     def __init__(self, config: dict[str, Any], name: str):
         self._config = validated(config)
@@ -260,7 +261,7 @@ class ModelScorer:
         rows = batch.to_pylist()
         wanted: list[tuple[int, dict[str, Any], Frames]] = []
         for i, row in enumerate(rows):
-            if row["kind"] != "clip" or not row["jpegs"]:
+            if row["kind"] != "clip":
                 continue
             clip = json.loads(row["data"])
             groups = _split(row["jpegs"], clip["jpegs"])
@@ -270,7 +271,9 @@ class ModelScorer:
             clip["jpegs"] = {name: len(group) for name, group in groups.items()}
             row["jpegs"] = [jpeg for group in groups.values() for jpeg in group]
             row["data"] = json.dumps(clip)
-            if mine and (self._config.score_all or not spared(clip, self._rules, self._before)):
+            # A clip too short for the grid has no frame: it is scored too, as one that cannot be measured, or
+            # every build would try it again.
+            if self._config.score_all or not spared(clip, self._rules, self._before):
                 wanted.append((i, clip, _frames(clip, mine, self._scorer.sampling)))
         found = self._scorer([frames for _, _, frames in wanted]) if wanted else []
         for (i, clip, _), scores in zip(wanted, found, strict=True):

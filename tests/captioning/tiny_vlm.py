@@ -48,14 +48,16 @@ def template(image: str = "<image>", video: str = "<video>") -> str:
     return _TEMPLATE.replace("IMAGE", image).replace("VIDEO", video)
 
 
-def tokenizer(**extra: str) -> Any:
-    """Of bytes, so that every text has tokens, and of words, so that what is said can be read."""
+def tokenizer(pieces: Sequence[str] = (), **extra: str) -> Any:
+    """Of bytes, so that every text has tokens, and of words, so that what is said can be read; and of
+    `pieces`, which are said whole."""
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     pairs = [f"Ġ{first}{second}" for first in _WORDS for second in _WORDS]
-    entries = [*_SPECIAL, *alphabet, *(f"Ġ{word}" for word in _WORDS), *pairs]
+    whole = [piece.replace(" ", "Ġ") for piece in pieces]
+    entries = [*_SPECIAL, *alphabet, *whole, *(f"Ġ{word}" for word in _WORDS), *pairs]
     made = Tokenizer(models.BPE({entry: k for k, entry in enumerate(entries)}, []))
     made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     made.decoder = decoders.ByteLevel()
@@ -349,6 +351,33 @@ def qwen2(folder: Path) -> Path:
     words.chat_template = template()
     config = Qwen2Config(**language(len(words)))
     return save(Qwen2ForCausalLM, config, words, folder, words.eos_token_id, words.pad_token_id)
+
+
+def rewriter(folder: Path) -> Path:
+    """As `qwen2`, but answers are what rewriting asks for: words of its own in a JSON object. Some are no
+    sound text or have no end."""
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    opening, closing = '{"rewritten description": "', '."}'
+    words = tokenizer([opening, closing])
+    words.chat_template = template()
+    config = Qwen2Config(**language(len(words)))
+    save(Qwen2ForCausalLM, config, words, folder, words.eos_token_id, words.pad_token_id)
+    model = Qwen2ForCausalLM.from_pretrained(folder)
+    ends = model.generation_config.eos_token_id
+    opened, closed = (words.convert_tokens_to_ids(piece.replace(" ", "Ġ")) for piece in (opening, closing))
+    newline = words.convert_tokens_to_ids("Ċ")  # the last token of the question
+    follows = [([newline], opened), (ends[1:], closed), ([closed], ends[0])]
+    with torch.no_grad():
+        for direction, (tokens, following) in enumerate(follows):
+            # So long that nothing that the layers add turns it, and what it points at is said.
+            model.model.embed_tokens.weight[tokens] = 0.0
+            model.model.embed_tokens.weight[tokens, direction] = 500.0
+            model.lm_head.weight[following] = 0.0
+            model.lm_head.weight[following, direction] = 2.0
+    model.generation_config.eos_token_id = ends[0]
+    model.save_pretrained(folder)
+    return folder
 
 
 FAMILIES = {

@@ -15,6 +15,7 @@ import psutil
 import pytest
 
 from captioning.base import Caption, CaptionRequest
+from captioning.rewrite import Rewrite
 from captioning.vlm import Transformers
 from curation import build as builder
 from curation import caption
@@ -94,6 +95,17 @@ def alone(dataset: Dataset, captioner: Transformers) -> dict[str, str]:
     return said
 
 
+def rewritten_alone(rewriter: Rewrite, text: str) -> str | None:
+    """What the rewriter makes of a caption when it is asked for that one only, at the second try if need be;
+    None where no try gives a sound text."""
+    request = CaptionRequest("clip", "film.mp4", 0.0, 1.0, text=text)
+    for one in (rewriter, rewriter.again()):
+        (answer,) = one([request])
+        if isinstance(answer, Caption):
+            return answer.text
+    return None
+
+
 def shuffled(patch: pytest.MonkeyPatch, seed: int) -> None:
     """Row groups and clips are handed out in another order."""
     wanted = caption.wanted
@@ -121,13 +133,13 @@ def captioning_workers() -> list[psutil.Process]:
     return found
 
 
-def killer(patch: pytest.MonkeyPatch, kills: list[int], most: int) -> None:
-    """Kills the process of the actor that captions, after the first answers of a run have come."""
+def killer(patch: pytest.MonkeyPatch, kills: list[int], most: int, step: str = "caption") -> None:
+    """Kills the process of the actor that captions, after the first answers of a step have come."""
     take = caption._Commits.take
 
     def taking(commits: Any, *arguments: Any) -> None:
         take(commits, *arguments)
-        if len(kills) < most:
+        if commits._step == step and len(kills) < most:
             for process in captioning_workers()[:1]:
                 process.send_signal(signal.SIGKILL)
                 kills.append(process.pid)
@@ -164,3 +176,36 @@ def test_each_clip_gets_what_the_model_says_for_it_alone(
         made = list(dataset.rows("captions"))
         assert len(made) == CLIPS == len({r["clip_id"] for r in made})
         assert {r["model"] for r in made} == {str(model)}
+
+
+def test_each_caption_gets_what_the_rewriter_makes_of_it_alone(
+    built: Path, tmp_path: Path, ray_session: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both models in Ray's workers; the rewriter's is killed amid its work."""
+    checkpoint = tiny_vlm.llava_onevision(tmp_path / "made")
+    model = tiny_vlm.edited(checkpoint, tmp_path / "model", "generation_config.json", min_new_tokens=4)
+    rewrite = {"by": "transformers", "model": str(tiny_vlm.rewriter(tmp_path / "lm"))}
+    rewrite |= {"max_tokens": 14, "batch_clips": 8}
+    settings = config(model, "captions.kind=rewritten", f"captions.rewrite={json.dumps(rewrite)}")
+    originals = alone(Dataset(str(built)), settings.captions.transformers)
+    made = {i: rewritten_alone(settings.captions.rewrite, text) for i, text in originals.items()}
+    expected = {i: text for i, text in made.items() if text is not None}
+    assert CLIPS // 4 < len(expected) < CLIPS  # some rewrites fail the checks at both tries
+    assert len(set(expected.values())) > len(expected) // 2  # it tells texts apart
+    shutil.copytree(built, tmp_path / "d")
+    dataset = Dataset(str(tmp_path / "d"))
+    kills: list[int] = []
+    with monkeypatch.context() as patch:
+        shuffled(patch, 1)
+        killer(patch, kills, 1, step="rewrite")
+        builder.recaption(dataset, settings, Progress(), nullcontext)
+    assert len(kills) == 1
+    rows = list(dataset.rows("captions"))
+    assert {r["clip_id"]: r["text"] for r in rows if r["kind"] == "long"} == originals
+    assert {r["clip_id"]: r["text"] for r in rows if r["kind"] == "rewritten"} == expected
+    assert len(rows) == CLIPS + len(expected)
+    assert {r["clip_id"]: r["caption"] for r in dataset.rows("shards")} == {**originals, **expected}
+    assert {f["clip_id"] for f in dataset.rows("failures")} == originals.keys() - expected.keys()
+    assert verify(dataset) == []
+    assert accounting(dataset).check() == []
+    assert builder.waiting(dataset, settings) == ""  # what failed is not tried again unasked

@@ -658,3 +658,28 @@ def test_explain_says_what_a_build_would_do_and_writes_nothing(
         assert words in text
     assert {p: p.read_bytes() for p in Path(built.location).rglob("*") if p.is_file()} == before
     assert not any(math.isnan(c[n] or 0) for c in built.rows("clips") for n in SCORE_COLUMNS)
+
+
+@pytest.mark.parametrize("before", [[], [4]], ids=["measured", "scored again"])
+def test_a_clip_of_which_no_frame_was_kept_is_tried_once(
+    before: list[int], tmp_path: Path, config: Config
+) -> None:
+    footage = tmp_path / "footage"
+    footage.mkdir()
+    # One frame a clip means a grid of 1 s: the second scene lies between two of its points.
+    render.write_video(footage / "a.mp4", render.scenes([24, 14, 30], (192, 108), fps=20), fps=20)
+    for frames in before:
+        settings = changed(config, f"filters.aesthetics.frames={frames}")
+        _, _, did = build(footage, tmp_path / "d", settings)
+        assert did.model_clips["aesthetics"] == 3
+    one = changed(config, "filters.aesthetics.frames=1")
+    dataset, _, did = build(footage, tmp_path / "d", one)
+    assert bool(did.rescored) == bool(before)
+    scores = [c["aesthetics.mean"] for c in sorted(dataset.rows("clips"), key=lambda c: c["start_s"])]
+    assert [s is None for s in scores] == [False, True, False]
+    assert builder.waiting(dataset, one) == ""
+    assert builder.not_scored(dataset, one) == 0  # a build would not score it either
+    rejected = [v for v in dataset.verdicts() if v["status"] == "rejected"]
+    assert [(v["reason"], v["message"]) for v in rejected] == [("aesthetics.mean", "not scored")]
+    _, todo, did = build(footage, dataset, one)
+    assert (todo.sources, did.decodes, did.model_clips) == (0, {}, {})
