@@ -245,9 +245,11 @@ class Sampling(_Section):
 class Config(_Section):
     """Everything that decides what one stage learns."""
 
-    stage: Literal["stage1", "stage2"]
+    stage: Literal["vae", "stage1", "stage2"]
     preset: str = ""
     seed: int = 0
+    vae: SliceVae = SliceVae()
+    vae_loss: VaeLoss = VaeLoss()
     codec: Codec = Codec()
     text: Text = Text()
     transformer: Transformer = Transformer()
@@ -278,6 +280,16 @@ class Config(_Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> Config:
+        alone = [phase.decoder_only for phase in self.phases]
+        if any(alone) and self.stage != "vae":
+            raise ValueError(f"phases.{alone.index(True)}.decoder_only: only the vae has a decoder")
+        if alone != sorted(alone):
+            raise ValueError(
+                f"phases.{alone.index(True) + 1}.decoder_only: when the decoder is trained alone, what "
+                "latents mean is settled; the phases after it train it alone, too"
+            )
+        if self.stage == "vae":
+            return self._consistent_vae()
         if self.stage == "stage2" and self.objective.kind != "flow":
             raise ValueError("objective.kind: stage2 is a flow; write flow")
         if self.stage == "stage2" and not self.transformer.noise_strength:
@@ -296,27 +308,44 @@ class Config(_Section):
                 "lora: it adapts a trained model; name one in transformer.pretrained (a diffusers folder, a "
                 "hub name, or RUN/stage1 of an earlier training), or write lora=null to train all weights"
             )
+        self._check_buckets()
+        return self
+
+    def _consistent_vae(self) -> Config:
+        if self.lora:
+            raise ValueError("lora: it adapts a transformer, and the vae has none; write lora=null")
+        if self.train.cache_latents:
+            raise ValueError("train.cache_latents: the vae makes the latents; write false")
+        self._check_buckets()
+        return self
+
+    def _check_buckets(self) -> None:
         for k in range(max(1, len(self.phases))):
             for bucket in self.phase(k)[1].buckets:
                 self.check_shape(bucket)
-        return self
 
     def check_shape(self, bucket: Bucket, what: str = "data.buckets") -> None:
         """Raises `ValueError` for frames or sizes that latents and patches do not divide."""
+        if self.stage == "vae":
+            self._check_sides(bucket, what, self.vae.spatial, "vae.spatial")
+            return
         stride = self.codec.frame_stride
         if (bucket.frames - 1) % stride:
             good = (bucket.frames - 1) // stride * stride + 1
             raise ValueError(
                 f"{what}: {bucket.frames} frames are not {stride}n + 1; take {good} or {good + stride}"
             )
-        side = self.codec.spatial * self.transformer.patch
+        why = (
+            f"the codec's {self.codec.spatial} pixels times the transformer's patch {self.transformer.patch}"
+        )
+        self._check_sides(bucket, what, self.codec.spatial * self.transformer.patch, why)
+
+    def _check_sides(self, bucket: Bucket, what: str, side: int, why: str) -> None:
         for name, length in (("height", bucket.height), ("width", bucket.width)):
             if length % side:
                 good = max(side, length // side * side)
                 raise ValueError(
-                    f"{what}: {name} {length} is no multiple of {side} (the codec's "
-                    f"{self.codec.spatial} pixels times the transformer's patch "
-                    f"{self.transformer.patch}); take {good} or {good + side}"
+                    f"{what}: {name} {length} is no multiple of {side} ({why}); take {good} or {good + side}"
                 )
 
     def latent_grid(self, bucket: Bucket) -> tuple[int, int, int]:
@@ -347,6 +376,7 @@ HARMLESS = frozenset(
     | {f"train.{k}" for k in ("validate_every", "sample_every", "cache_latents", "cache_text")}
     | {f"sampling.{k}" for k in Sampling.model_fields}
     | {"train.learning_rate", "transformer.gradient_checkpointing", "transformer.compile"}
+    | {"vae.gradient_checkpointing"}
     | {"data.workers", "data.max_bad_fraction", "preset"}
 )
 

@@ -38,6 +38,14 @@ def video_tokens(config: Config, bucket: Bucket) -> int:
     return tokens(config.latent_grid(bucket), config.transformer.patch)
 
 
+def largest_bucket(config: Config) -> Bucket:
+    """Of all phases."""
+    return max(
+        (b for k in range(max(1, len(config.phases))) for b in config.phase(k)[1].buckets),
+        key=lambda b: b.frames * b.height * b.width,
+    )
+
+
 def training_need(
     config: Config, channels: int, parameters: int, trained: int, bucket: Bucket, world: int, bf16: bool
 ) -> Need:
@@ -130,8 +138,9 @@ def check(need: Need, device: torch.device, config: Config) -> str:
     if need.total <= have:
         return line
     ways = []
-    if not config.transformer.gradient_checkpointing:
-        ways.append("transformer.gradient_checkpointing=true")
+    section = "vae" if config.stage == "vae" else "transformer"
+    if not getattr(config, section).gradient_checkpointing:
+        ways.append(f"{section}.gradient_checkpointing=true")
     if config.train.batch_size > 1:
         ways.append(f"train.batch_size={config.train.batch_size // 2} with train.accumulate doubled")
     ways += ["smaller data.buckets", "more processes (--workers)", "a smaller --preset"]

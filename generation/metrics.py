@@ -39,10 +39,10 @@ class Window:
     bin_count: list[int] = field(default_factory=lambda: [0] * TIME_BINS)
 
     def add(self, at: Sequence[float], losses: Sequence[float], flops: float) -> None:
-        """A micro-batch: times in [0, 1), losses, and what it took."""
+        """A micro-batch: times in [0, 1) or none, losses, and what it took."""
         self.samples += len(losses)
         self.flops += flops
-        for t, loss in zip(at, losses, strict=True):
+        for t, loss in zip(at, losses if at else (), strict=True):
             k = min(TIME_BINS - 1, int(t * TIME_BINS))
             self.bin_sum[k] += loss
             self.bin_count[k] += 1

@@ -67,6 +67,18 @@ _PUBLISHED_TRAIN: Section = {
 
 PRESETS: dict[str, dict[str, Section]] = {
     "tiny": {
+        "vae": {
+            "vae": {"channels": 16, "spatial": 4, "patch": 2, "widths": [32, 32, 64], "blocks": 1},
+            "data": {
+                "fps": 8,
+                "buckets": [_bucket(9, 32, 32), _bucket(1, 32, 32)],
+                "crop": "random",
+                "single_frame_fraction": 0.2,
+                "workers": 0,
+            },
+            "phases": [{"steps": 1200}, {"steps": 300, "decoder_only": True}],
+            "train": {**_TINY_TRAIN, "batch_size": 8, "ema_decay": 0.995, "checkpoint_every": 300},
+        },
         "stage1": {
             **_TINY,
             "transformer": _TINY_TRANSFORMER,
@@ -86,6 +98,18 @@ PRESETS: dict[str, dict[str, Section]] = {
         },
     },
     "small": {
+        "vae": {
+            "vae": {"channels": 16, "widths": [64, 128, 256, 256]},
+            "vae_loss": {"perceptual": 1.0, "adversarial": 0.5, "discriminator_start": 20_000},
+            "data": {
+                "fps": 8,
+                "buckets": [_bucket(17, 128, 128)],
+                "crop": "random",
+                "single_frame_fraction": 0.2,
+            },
+            "phases": [{"steps": 40_000}, {"steps": 10_000, "decoder_only": True}],
+            "train": {**_SMALL_TRAIN, "learning_rate": 1e-4},
+        },
         "stage1": {
             **_SMALL,
             "transformer": {"layers": 16, "heads": 12, "head_dim": 64, "time_embed_dim": 512},
@@ -118,6 +142,28 @@ PRESETS: dict[str, dict[str, Section]] = {
         },
     },
     "flashvideo": {
+        # EasyAnimate's: sizes, losses and rates as published; half of the images is our choice.
+        "vae": {
+            "vae": {"channels": 16, "gradient_checkpointing": True},
+            "vae_loss": {"perceptual": 1.0, "adversarial": 0.5, "discriminator_start": 25_000},
+            "data": {
+                "fps": 8,
+                "buckets": [_bucket(25, 256, 256)],
+                "crop": "random",
+                "single_frame_fraction": 0.5,
+            },
+            "phases": [{"steps": 100_000}, {"steps": 100_000, "decoder_only": True}],
+            "train": {
+                "learning_rate": 1e-4,
+                "warmup_steps": 0,
+                "betas": [0.9, 0.999],
+                "weight_decay": 5e-2,
+                "clip_norm": 1.0,
+                "ema_decay": 0.9999,
+                "checkpoint_every": 1000,
+                "validate_every": 1000,
+            },
+        },
         "stage1": {
             "codec": {**_PUBLISHED_CODEC, "std": 1 / 0.7},
             "text": _PUBLISHED_TEXT,
@@ -190,7 +236,7 @@ def preset(name: str, stage: str) -> dict[str, Any]:
         known = ", ".join(f"{n}, {n}-fast" for n in PRESETS)
         raise ValueError(f"preset {name}: there are {known}")
     data = copy.deepcopy(PRESETS[base][stage])
-    if fast and not data["transformer"].get("pretrained"):
+    if fast and "transformer" in data and not data["transformer"].get("pretrained"):
         _wide_heads(data["transformer"])
     return {"stage": stage, "preset": name, **data}
 

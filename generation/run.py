@@ -1,4 +1,4 @@
-"""A run's folder: RUN/{stage1,stage2}/{config.json, checkpoints/, weights/, log.jsonl, tensorboard/, …}.
+"""A run's folder: RUN/{vae,stage1,stage2}/{config.json, checkpoints/, weights/, log.jsonl, tensorboard/, …}.
 
 `weights/` is what sampling loads, and other programs can: a diffusers folder `transformer/`, or for a LoRA
 `pytorch_lora_weights.safetensors`.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from generation.pretrained import TRANSFORMER
 from generation.tensors import disk_errors
 from generation.text import TextCache, open_text
 
-STAGES = ("stage1", "stage2")
+STAGES = ("vae", "stage1", "stage2")
 
 # Dense bf16 peaks, in FLOP/s, from the makers' data sheets, by a part of the device's name.
 _PEAKS = {
@@ -145,15 +145,22 @@ def _base_identity(config: Config) -> list[Any]:
 
 def export(model: nn.Module, config: Config, state: Mapping[str, Tensor], folder: Path, step: int) -> Path:
     """Write `weights/`, whole or not at all: the whole transformer, or the LoRA alone."""
+
+    def write(aside: Path) -> Path:
+        if config.lora:
+            return adapters.save_state(model, state, aside)
+        with disk_errors(aside):
+            return transformer.save_state(model, state, aside / "transformer")
+
+    return write_weights(config, folder, step, write)
+
+
+def write_weights(config: Config, folder: Path, step: int, write: Callable[[Path], Path]) -> Path:
+    """FOLDER/weights, whole or not at all. `write` fills it, and returns the file that stands for it."""
     final, aside = folder / "weights", folder / "_weights"
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir()
-    if config.lora:
-        path = adapters.save_state(model, state, aside)
-    else:
-        with disk_errors(aside):
-            path = transformer.save_state(model, state, aside / "transformer")
-    about = {"stage": config.stage, "step": step, "hash": _file_hash(path)}
+    about = {"stage": config.stage, "step": step, "hash": _file_hash(write(aside))}
     (aside / "weights.json").write_text(json.dumps(about, indent=1), encoding="utf-8")
     whole_folder(aside, final)
     return final

@@ -64,6 +64,7 @@ class SliceCodec:
 
     def __init__(self, settings: config.Codec):
         assert settings.model is not None
+        self.settings = settings
         folder = find_network(settings.model)
         self._vae = load_network(folder).eval().requires_grad_(False)
         own = self._vae.settings

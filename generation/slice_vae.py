@@ -7,11 +7,13 @@ what a slice cuts off comes from the tails of the one before (`generation.causal
 
 Against EasyAnimate's: no attention in the middle, so that a pixel depends on a bounded neighbourhood and
 tiles can be blended; no second stream that is shifted by half a slice; both frames that one is decoded to
-have weights of their own.
+have weights of their own; and beside the network runs a linear map from patches to codes and back, which
+starts as a truncated DCT: an untrained network adds nothing to it, and brightness need not pass its norms.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator
 from itertools import pairwise
@@ -22,6 +24,7 @@ from torch.nn import functional
 
 from generation import config
 from generation.causal import CausalConv, Down, Norm, Past, Residual, Up, kept, through
+from generation.codec import dct_matrix
 
 IMAGE = 3  # channels
 FIRST_LOG_VARIANCE = -6.0
@@ -49,13 +52,19 @@ class Encoder(nn.Module):
         self.layers = nn.ModuleList(layers)
         self.norm = Norm(width)
         self.out = nn.Conv3d(width, 2 * settings.channels, 1)
-        with torch.no_grad():  # codes of variance 1 would drown in it what the mean says at first
-            assert self.out.bias is not None
-            self.out.bias[settings.channels :] = FIRST_LOG_VARIANCE
+        nn.init.zeros_(self.out.weight)
+        assert self.out.bias is not None
+        nn.init.zeros_(self.out.bias[: settings.channels])
+        # Codes of variance 1 would drown in it what the mean says at first.
+        nn.init.constant_(self.out.bias[settings.channels :], FIRST_LOG_VARIANCE)
+        block = settings.temporal, settings.spatial, settings.spatial
+        self.linear = nn.Conv3d(IMAGE, settings.channels, block, block, bias=False)
+        self.linear.weight.data.copy_(lowest_frequencies(settings.channels, *block[:2]))
 
     def forward(self, video: Tensor, past: Past = None) -> tuple[Tensor, Past]:
         x, past = through(self.layers, folded(video, self.patch), past, self.recompute)
-        return self.out(functional.silu(self.norm(x))), past
+        mean, spread = self.out(functional.silu(self.norm(x))).chunk(2, dim=1)
+        return torch.cat([mean + self.linear(video), spread], dim=1), past
 
 
 class Decoder(nn.Module):
@@ -79,10 +88,17 @@ class Decoder(nn.Module):
         self.norm = Norm(width)
         self.patch = settings.patch
         self.out = nn.Conv3d(width, IMAGE * settings.patch**2, (1, 3, 3), padding=(0, 1, 1))
+        nn.init.zeros_(self.out.weight)
+        assert self.out.bias is not None
+        nn.init.zeros_(self.out.bias)
+        block = settings.temporal, settings.spatial, settings.spatial
+        self.linear = nn.ConvTranspose3d(settings.channels, IMAGE, block, block, bias=False)
+        self.linear.weight.data.copy_(lowest_frequencies(settings.channels, *block[:2]))
 
     def forward(self, codes: Tensor, past: Past = None) -> tuple[Tensor, Past]:
         x, past = through(self.layers, codes, past, self.recompute)
-        return unfolded(self.out(functional.silu(self.norm(x))), self.patch), past
+        made = unfolded(self.out(functional.silu(self.norm(x))), self.patch)
+        return made + self.linear(codes), past
 
 
 class SliceVAE(nn.Module):
@@ -130,6 +146,20 @@ class SliceVAE(nn.Module):
         """Video (B, 3, temporal * t, H, W) of the next codes, and what the slice after them needs."""
         piece, past = self.decoder(codes, past)
         return piece, kept(past)
+
+
+def lowest_frequencies(channels: int, time: int, side: int) -> Tensor:
+    """The first so many vectors of the orthonormal DCT of a patch (C, 3, time, side, side), by the sum of
+    their frequencies in cycles per frame and pixel; grey before colour."""
+    bases = dct_matrix(time), dct_matrix(side), dct_matrix(side)
+    orders = itertools.product(range(time), range(side), range(side), range(IMAGE))
+    colours = dct_matrix(IMAGE)
+    found = torch.zeros(channels, IMAGE, time, side, side)
+    by_frequency = sorted(orders, key=lambda o: (o[0] / time + (o[1] + o[2]) / side, o[3], o))
+    for k, (t, y, x, colour) in enumerate(by_frequency[:channels]):
+        vectors = colours[colour], bases[0][t], bases[1][y], bases[2][x]
+        found[k] = torch.einsum("c,t,y,x->ctyx", *vectors)
+    return found
 
 
 def latent_frames(frames: int, temporal: int) -> int:

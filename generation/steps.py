@@ -1,11 +1,8 @@
-"""What the trainer does with a batch: its latents, its text, its loss. One step function per stage.
-
-A stage holds everything that is loaded for training: the network, the codec, the text encoder, the caches.
-"""
+"""Stages I and II in training: what a batch becomes, its latents, its text and its loss."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,15 +11,14 @@ from torch import Tensor, nn
 
 from generation import draws, memory, parallel, stage1, stage2, transformer
 from generation import lora as adapters
+from generation import run as runs
 from generation.cache import TensorCache, cache_key
 from generation.codec import Codec, open_codec
-from generation.config import Config, Data, Degradation
+from generation.config import Config, Degradation
 from generation.degrade import degrade_pixels
-from generation.loader import Batch, Loader
+from generation.loader import Batch, Keys, Loader
 from generation.media import to_uint8, write_grid
-from generation.parallel import World
-from generation.plan import Selection, open_selection, plan_epoch
-from generation.run import build_model
+from generation.stage import Stage
 from generation.stage1 import Key
 from generation.text import TextCache, null_like, open_text
 from generation.transform import Sample
@@ -44,13 +40,15 @@ class Prepared:
     keys: list[Key]  # of each sample's draws
 
 
-class Stage:
-    """A stage in training, on one process."""
+class DiffusionStage(Stage[Prepared]):
+    """Stage I or II: a transformer between text and latents."""
+
+    model: nn.Module
 
     def __init__(self, config: Config, model: nn.Module, codec: Codec, text: TextCache, folder: Path):
-        self.config, self.model, self.codec, self.text = config, model, codec, text
+        super().__init__(config, model)
+        self.codec, self.text = codec, text
         self.degradation: Degradation = config.degradation
-        self._selections: dict[tuple[str, str], Selection] = {}
         self.cache = TensorCache(folder / "cache" / "latents") if config.train.cache_latents else None
 
     @property
@@ -60,7 +58,6 @@ class Stage:
     # ---- before the start
 
     def notes(self) -> list[str]:
-        """What the configuration lets one expect, and should not surprise."""
         model = self.config.transformer
         numbers, width = self.codec.channels * model.patch**2, model.heads * model.head_dim
         if numbers <= width:
@@ -70,51 +67,21 @@ class Stage:
             "tell apart, nor remove, all of the noise. Take a wider one, or a codec or patch of fewer numbers"
         ]
 
-    def place(self, world: World) -> None:
-        """Put the network where it computes: on the device, sharded, compiled."""
-        bf16 = parallel.uses_bf16(self.config.train.precision, world.device)
-        self.model.to(world.device)
-        blocks: Sequence[nn.Module] = list(self.model.transformer_blocks)  # type: ignore[arg-type]
-        if self.config.transformer.compile:
-            for block in blocks:
-                block.compile(dynamic=True)  # sequences differ from bucket to bucket
-        parallel.shard(self.model, blocks, world, bf16)
-        self.model.train()
+    @property
+    def blocks(self) -> Sequence[nn.Module]:
+        return list(self.model.transformer_blocks)  # type: ignore[arg-type]
 
-    def check_data(self, dataset: str, world: World) -> None:
-        """Every phase must have batches: raises `ValueError` now, and not when its turn has come."""
-        for k in range(max(1, len(self.config.phases))):
-            plan_epoch(
-                self.selection(dataset, self.config.phase(k)[1]),
-                self.config.train.batch_size,
-                seed=self.config.seed,
-                epoch=0,
-                phase=k,
-                rank=world.rank,
-                world=world.size,
-            )
+    @property
+    def compiles(self) -> bool:
+        return self.config.transformer.compile
 
-    def selection(self, dataset: str, data: Data) -> Selection:
-        """The clips that `data` can use. The dataset's columns are read once for it, however often it is
-        asked for. Raises `ValueError` when there are none."""
-        key = (dataset, data.model_dump_json())
-        if key not in self._selections:
-            self._selections[key] = open_selection(dataset, data)
-        return self._selections[key]
-
-    def loader(self, dataset: str, data: Data, phase: int, world: World) -> Loader:
-        """Batches of a phase. Raises `ValueError` when nothing in the dataset can be used."""
+    def caching(self) -> tuple[TensorCache | None, Keys | None]:
         cacheable = self.cache is not None and (not self.is_second or self.degradation.variants > 0)
-        return Loader(
-            self.selection(dataset, data),
-            self.config.train.batch_size,
-            seed=self.config.seed,
-            phase=phase,
-            rank=world.rank,
-            world=world.size,
-            cache=self.cache if cacheable else None,
-            keys=self._cache_keys if cacheable else None,
-        )
+        return (self.cache, self._cache_keys) if cacheable else (None, None)
+
+    def begin_phase(self, phase: int) -> list[str]:
+        self.degradation = self.config.phase(phase)[2]
+        return []
 
     def _cache_keys(self, sample: Sample) -> list[str]:
         """Of the clip's latents, and in Stage II of its degraded copy's."""
@@ -132,7 +99,7 @@ class Stage:
 
     # ---- a step
 
-    def prepare(self, batch: Batch, phase: int) -> Prepared:
+    def prepare(self, batch: Batch, phase: int, step: int) -> Prepared:
         """Latents, text and draws of a micro-batch."""
         order: Key = (self.config.seed, phase, batch.epoch)
         keys: list[Key] = [(*order, p) for p in batch.positions]
@@ -186,7 +153,6 @@ class Stage:
         return found
 
     def losses(self, prepared: Prepared) -> Tensor:
-        """The loss of each sample: (B,)."""
         positions = self.config.transformer.positions
         if prepared.low_quality is None:
             return stage1.loss(
@@ -209,10 +175,21 @@ class Stage:
             positions,
         )
 
+    def times(self, prepared: Prepared) -> list[float]:
+        return prepared.at
+
+    def flops(self, prepared: Prepared) -> float:
+        text, channels = prepared.text, prepared.latents.shape[1]
+        video = self.video_tokens(prepared.latents)
+        longest = max(map(len, text))
+        forward = transformer.flops(self.config.transformer, channels, video, longest, text[0].shape[1])
+        # Backward costs two forwards; with frozen weights, whose own gradients are not computed, about one.
+        return (2 if self.config.lora else 3) * forward * len(text)
+
     # ---- now and then
 
     def validation(self, loader: Loader) -> Iterator[Prepared]:
-        """Held-out clips at fixed times, noise and degradations: the same whenever they are wanted."""
+        """Held-out clips at fixed times, noise and degradations."""
         count = 0
         for batch in loader.validation(max(1, VALIDATION_CLIPS // loader.batch_size)):
             keys: list[Key] = [("validation", s.clip_id) for s in batch.samples]
@@ -263,18 +240,14 @@ class Stage:
         )
         return torch.cat([low_quality, made, clean])
 
+    def export(self, weights: Mapping[str, Tensor], dataset: str, folder: Path, step: int) -> None:
+        runs.export(self.model, self.config, weights, folder, step)
 
-def open_stage(
-    config: Config,
-    device: torch.device,
-    folder: Path,
-    world_size: int = 1,
-    say: Callable[[str], None] | None = None,
-) -> Stage:
-    """Load or make everything that training a stage needs. Raises `ValueError` for what is missing.
 
-    say: told what training takes, before the network is made; raises `ValueError` when there is not enough.
-    """
+def open_diffusion(
+    config: Config, device: torch.device, folder: Path, world_size: int, say: Callable[[str], None] | None
+) -> DiffusionStage:
+    """See `stage.open_stage`."""
     codec = open_codec(config.codec, device)
     encoder = open_text(config.text, device)
     if say:
@@ -282,18 +255,15 @@ def open_stage(
     text = TextCache(folder / "cache" / "text" if config.train.cache_text else None, encoder)
     # What is frozen below a LoRA is kept as it computes; what learns is kept in float32.
     frozen = config.lora is not None and parallel.uses_bf16(config.train.precision, device)
-    model = build_model(config, codec.channels, encoder.dim, torch.bfloat16 if frozen else torch.float32)
-    return Stage(config, model, codec, text, folder)
+    model = runs.build_model(config, codec.channels, encoder.dim, torch.bfloat16 if frozen else torch.float32)
+    return DiffusionStage(config, model, codec, text, folder)
 
 
 def _memory(config: Config, channels: int, text_dim: int, device: torch.device, world_size: int) -> str:
     skeleton = transformer.skeleton(config.transformer, channels, text_dim)
     count = sum(p.numel() for p in skeleton.parameters())
     lora = adapters.parameters(skeleton, config.lora) if config.lora else 0
-    largest = max(
-        (b for k in range(max(1, len(config.phases))) for b in config.phase(k)[1].buckets),
-        key=lambda b: b.frames * b.height * b.width,
-    )
+    largest = memory.largest_bucket(config)
     bf16 = parallel.uses_bf16(config.train.precision, device)
     need = memory.training_need(config, channels, count + lora, lora or count, largest, world_size, bf16)
     return memory.check(need, device, config)

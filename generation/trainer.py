@@ -1,4 +1,4 @@
-"""The training loop of both stages: one loop, a step function per stage.
+"""The training loop of all stages: one loop, a step function per stage.
 
 Everything that a step draws is keyed by (seed, phase, epoch, place in the plan), and the model has no state
 of its own: so a training that was stopped and resumed, any number of times, ends with the same bits, on the
@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,8 +24,7 @@ from generation.config import Config
 from generation.loader import Batch, Loader
 from generation.metrics import Metrics, Window
 from generation.parallel import World
-from generation.steps import Prepared, Stage
-from generation.transformer import flops
+from generation.stage import Stage
 
 
 class NotFinite(ArithmeticError):
@@ -44,7 +43,7 @@ class Position:
 class Trainer:
     """One stage in training. `fit` is the loop; the rest is what it is made of."""
 
-    def __init__(self, config: Config, stage: Stage, dataset: str, folder: Path, world: World):
+    def __init__(self, config: Config, stage: Stage[Any], dataset: str, folder: Path, world: World):
         self.config, self.stage, self.dataset, self.folder, self.world = config, stage, dataset, folder, world
         self.model = stage.model
         self.trained = {n: p for n, p in self.model.named_parameters() if p.requires_grad}
@@ -55,7 +54,8 @@ class Trainer:
             betas=train.betas,
             weight_decay=train.weight_decay,
         )
-        self.ema = {n: p.detach().clone() for n, p in self.trained.items()} if train.ema_decay else {}
+        averaged = [n for n in self.trained if train.ema_decay and stage.is_exported(n)]
+        self.ema = {n: self.trained[n].detach().clone() for n in averaged}
         self.step = 0
         self.position = Position()
         self.loader: Loader | None = None
@@ -130,12 +130,21 @@ class Trainer:
             self.loader.close()
         if phase != self.position.phase:
             self.position = Position(phase=phase)
-        _, data, degradation = self.config.phase(phase)
-        self.stage.degradation = degradation
-        self.loader = self.stage.loader(self.dataset, data, phase, self.world)
+        self._freeze(self.stage.begin_phase(phase))
+        self.loader = self.stage.loader(self.dataset, self.config.phase(phase)[1], phase, self.world)
         for line in self.loader.table():
             say(line)
         return self.loader.batches(self.position.epoch, self.position.index)
+
+    @torch.no_grad()
+    def _freeze(self, names: Sequence[str]) -> None:
+        """These stay at their averages, which are what is exported; doing it again changes nothing."""
+        for name in names:
+            if name in self.ema:
+                self.trained[name].copy_(self.ema[name])
+            self.trained[name].requires_grad_(False)
+        if names:
+            parallel.forget_gathered(self.model)
 
     def _optimise(self, batches: Iterator[Batch]) -> tuple[float, float, list[str]]:
         """One optimiser step: loss and gradient norm over all processes, and what was wrong with rows."""
@@ -151,7 +160,7 @@ class Trainer:
             self._window.wait_s += time.perf_counter() - waiting
             used += batch.clip_ids
             bad += batch.bad
-            prepared = self.stage.prepare(batch, self.position.phase)
+            prepared = self.stage.prepare(batch, self.position.phase, self.step)
             with self._autocast():
                 losses = self.stage.losses(prepared)
             share = losses.sum() / (len(losses) * train.accumulate)
@@ -159,8 +168,7 @@ class Trainer:
             total += share.detach()
             self._count(prepared, losses)
             self.position.epoch, self.position.index = batch.epoch, batch.index + 1
-        found = torch.nn.utils.clip_grad_norm_(self.trained.values(), train.clip_norm)
-        norm = float(parallel.whole(found))
+        norm = self._clip()
         loss = float(parallel.mean(total, self.world))
         if not math.isfinite(loss) or not math.isfinite(norm):
             self.optimizer.zero_grad(set_to_none=True)
@@ -175,6 +183,16 @@ class Trainer:
         self._average()
         return loss, norm, bad
 
+    def _clip(self) -> float:
+        """The gradient's norm. What judges, and is not exported, is clipped by itself."""
+        norms = []
+        for exported in (True, False):
+            group = [p for n, p in self.trained.items() if self.stage.is_exported(n) == exported]
+            if any(p.grad is not None for p in group):
+                found = torch.nn.utils.clip_grad_norm_(group, self.config.train.clip_norm)
+                norms.append(float(parallel.whole(found)))
+        return norms[0] if all(map(math.isfinite, norms)) else math.nan
+
     @property
     def learning_rate(self) -> float:
         """Constant after a linear warm-up."""
@@ -187,19 +205,14 @@ class Trainer:
         if not self.ema:
             return
         decay = min(self.config.train.ema_decay, (2 + self.step) / (11 + self.step))
-        for name, parameter in self.trained.items():
-            self.ema[name].lerp_(parameter.detach(), 1 - decay)
+        for name, average in self.ema.items():
+            average.lerp_(self.trained[name].detach(), 1 - decay)
 
     # ---- what is shown
 
-    def _count(self, prepared: Prepared, losses: Tensor) -> None:
-        config = self.config.transformer
-        text, channels = prepared.text, prepared.latents.shape[1]
-        video = self.stage.video_tokens(prepared.latents)
-        forward = flops(config, channels, video, max(map(len, text)), text[0].shape[1])
-        # Backward costs two forwards; with frozen weights, whose own gradients are not computed, about one.
-        passes = 2 if self.config.lora else 3
-        self._window.add(prepared.at, losses.detach().tolist(), passes * forward * len(losses))
+    def _count(self, prepared: Any, losses: Tensor) -> None:
+        times, flops = self.stage.times(prepared), self.stage.flops(prepared)
+        self._window.add(times, losses.detach().tolist(), flops)
 
     def _log(
         self,
@@ -211,8 +224,9 @@ class Trainer:
         last: int,
     ) -> None:
         self._window.steps += 1
+        parts = self.stage.parts()
         if self.world.first:
-            line = {"step": self.step, "loss": loss, "grad_norm": norm, "learning_rate": rate}
+            line = {"step": self.step, "loss": loss, "grad_norm": norm, "learning_rate": rate, **parts}
             with (self.folder / "log.jsonl").open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
         if self.step % self.config.train.log_every and self.step != last:
@@ -235,12 +249,16 @@ class Trainer:
             with torch.no_grad(), self._autocast():
                 losses.append(self.stage.losses(prepared).mean())
         if losses:
-            loss = float(parallel.mean(torch.stack(losses).mean(), self.world))
+            found = {
+                "loss": float(parallel.mean(torch.stack(losses).mean(), self.world)),
+                **self.stage.parts(),
+            }
             if self.world.first:
                 with (self.folder / "validation.jsonl").open("a", encoding="utf-8") as file:
-                    file.write(json.dumps({"step": self.step, "loss": loss}) + "\n")
-                board.add_scalar("validation/loss", loss, self.step)
-                say(f"step {self.step}: validation loss {loss:.4f}")
+                    file.write(json.dumps({"step": self.step, **found}) + "\n")
+                for name, value in found.items():
+                    board.add_scalar(f"validation/{name}", value, self.step)
+                say(f"step {self.step}: validation " + ", ".join(f"{n} {v:.4f}" for n, v in found.items()))
         self._window.began += time.perf_counter() - began
 
     def _show(self, say: Callable[[str], None]) -> None:
@@ -295,13 +313,13 @@ class Trainer:
             checkpoint.save(
                 self.folder / "checkpoints", self.step, tensors, state, self.config.train.keep_last
             )
-        self._export(ema or model)
+        self._export({**model, **ema})
 
     def _export(self, weights: dict[str, Tensor]) -> None:
         """weights: whole ones, on the first process."""
         frozen = {} if self.config.lora else self._not_trained()
         if self.world.first:
-            runs.export(self.model, self.config, {**frozen, **weights}, self.folder, self.step)
+            self.stage.export({**frozen, **weights}, self.dataset, self.folder, self.step)
         parallel.wait(self.world)
 
     def _exported_step(self) -> int | None:
@@ -344,7 +362,7 @@ class Trainer:
             self.optimizer.state[parameter][key] = value
         self._truncate(self.step)
         if self._exported_step() != self.step:  # it ended between the checkpoint and them
-            self._export(found.tensors["ema"] or found.tensors["model"])
+            self._export({**found.tensors["model"], **found.tensors["ema"]})
         return self.step
 
     def _take_up(self, state: dict[str, Any], new_data: bool) -> None:

@@ -15,7 +15,9 @@ from jobs.configuring import stage_config
 out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
-Stage = Annotated[Literal["stage1", "stage2"], typer.Argument(metavar="STAGE", help="stage1 or stage2")]
+Stage = Annotated[
+    Literal["vae", "stage1", "stage2"], typer.Argument(metavar="STAGE", help="vae, stage1 or stage2")
+]
 RunOption = Annotated[str, typer.Option("--run", metavar="RUN", help="the folder that was trained")]
 Device = Annotated[str | None, typer.Option(help="cpu or cuda; default: a GPU where there is one")]
 Offload = Annotated[

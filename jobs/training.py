@@ -24,7 +24,7 @@ from generation import run as runs
 from generation.config import Config, differences
 from generation.metrics import Metrics
 from generation.parallel import World, join
-from generation.steps import Stage, open_stage
+from generation.stage import Stage, open_stage
 from generation.trainer import NotFinite, Trainer
 
 _PLAIN_SECONDS = 10.0
@@ -148,7 +148,7 @@ def _train(
 def _open(task: _Task, world: World, say: Callable[[str], None]) -> Trainer:
     config, folder = task.config, task.run / task.config.stage
 
-    def load() -> Stage:
+    def load() -> Stage[Any]:
         stage = open_stage(config, world.device, folder, world.size, say if task.check_memory else None)
         stage.check_data(task.dataset, world)
         for line in stage.notes():

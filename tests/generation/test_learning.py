@@ -25,7 +25,7 @@ from generation.config import Config
 from generation.degrade import degrade_pixels
 from generation.parallel import join
 from generation.run import Trained
-from generation.steps import open_stage
+from generation.stage import open_stage
 from generation.trainer import Trainer
 from tests.generation import shapes
 

@@ -18,7 +18,8 @@ import torch
 from generation import memory, steps
 from generation.config import Bucket, Config, Sampling
 from generation.memory import Need, available, check, left_in_container, training_need
-from generation.steps import Prepared, open_stage
+from generation.stage import open_stage
+from generation.steps import Prepared
 from generation.trainer import Trainer
 from tests.generation.tiny_runs import ALONE, ROOT, tiny
 

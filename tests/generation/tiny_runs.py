@@ -17,7 +17,7 @@ from generation import checkpoint
 from generation import run as runs
 from generation.config import Config
 from generation.parallel import World
-from generation.steps import open_stage
+from generation.stage import open_stage
 from generation.trainer import Trainer, losses_of
 from tests.generation import synthetic
 
@@ -56,9 +56,21 @@ _STAGE2: dict[str, Any] = {
 }
 
 
+_VAE: dict[str, Any] = {
+    "stage": "vae",
+    "vae": {"channels": 4, "spatial": 4, "patch": 2, "widths": [8, 8, 16], "blocks": 1},
+    "vae_loss": {"adversarial": 0.5, "discriminator_start": 8, "discriminator_width": 8},
+    "data": {
+        "buckets": [{"frames": 9, "height": 16, "width": 24}, {"frames": 6, "height": 16, "width": 24}],
+        "single_frame_fraction": 0.3,
+        "crop": "random",
+    },
+}
+
+
 def tiny(stage: str = "stage1", **sections: Any) -> Config:
     """`sections` are laid over: tiny(train={"accumulate": 2})."""
-    base = merged(_TINY, _STAGE2) if stage == "stage2" else merged(_TINY, {"stage": "stage1"})
+    base = merged(_TINY, {"stage1": {"stage": "stage1"}, "stage2": _STAGE2, "vae": _VAE}[stage])
     return Config.model_validate(merged(base, sections))
 
 
