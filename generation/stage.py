@@ -95,7 +95,7 @@ class Stage(ABC, Generic[P]):
         return None, None
 
     def begin_phase(self, phase: int) -> list[str]:
-        """The names of the parameters that learn no more from this phase on."""
+        """The names of the parameters that get no gradients from this phase on."""
         return []
 
     # ---- a step

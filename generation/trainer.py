@@ -130,19 +130,19 @@ class Trainer:
             self.loader.close()
         if phase != self.position.phase:
             self.position = Position(phase=phase)
-        self._freeze(self.stage.begin_phase(phase))
+        self._settle(self.stage.begin_phase(phase))
         self.loader = self.stage.loader(self.dataset, self.config.phase(phase)[1], phase, self.world)
         for line in self.loader.table():
             say(line)
         return self.loader.batches(self.position.epoch, self.position.index)
 
     @torch.no_grad()
-    def _freeze(self, names: Sequence[str]) -> None:
-        """These stay at their averages, which are what is exported; doing it again changes nothing."""
+    def _settle(self, names: Sequence[str]) -> None:
+        """Parameters that learn no more take their averages, which are what is exported. Doing it again
+        changes nothing."""
         for name in names:
             if name in self.ema:
                 self.trained[name].copy_(self.ema[name])
-            self.trained[name].requires_grad_(False)
         if names:
             parallel.forget_gathered(self.model)
 

@@ -36,6 +36,7 @@ class Clips:
     video: Tensor  # (B, 3, T, H, W) in [-1, 1]
     noise: Tensor  # of the codes, in their shape
     judged: bool  # by the discriminators, which do not take part in the beginning
+    decoder_only: bool  # the encoder gets no gradient
 
 
 def _memory(config: Config, device: torch.device, world_size: int) -> str:
@@ -100,6 +101,7 @@ class VaeStage(Stage[Clips]):
 
     def __init__(self, config: Config, model: VaeTask):
         super().__init__(config, model)
+        self._decoder_only = False
         self._parts: list[dict[str, Tensor]] = []
 
     @property
@@ -108,7 +110,8 @@ class VaeStage(Stage[Clips]):
         return [*vae.encoder.layers, *vae.decoder.layers]
 
     def begin_phase(self, phase: int) -> list[str]:
-        if not self.config.phases or not self.config.phases[phase].decoder_only:
+        self._decoder_only = bool(self.config.phases) and self.config.phases[phase].decoder_only
+        if not self._decoder_only:
             return []
         return [f"vae.encoder.{name}" for name, _ in self.model.vae.encoder.named_parameters()]
 
@@ -121,13 +124,13 @@ class VaeStage(Stage[Clips]):
         shape = (self.config.vae.channels, *grid(self.config.vae, *batch.video.shape[2:]))
         noise = torch.stack([draws.normal(shape, "codes", *key) for key in keys])
         judged = step >= self.config.vae_loss.discriminator_start
-        return Clips(video, noise.to(video.device), judged)
+        return Clips(video, noise.to(video.device), judged, self._decoder_only)
 
     def _pixels(self, video: Tensor) -> Tensor:
         return video.to(next(self.model.parameters()).device).float() / 127.5 - 1
 
     def losses(self, prepared: Clips) -> Tensor:
-        total, parts = self.model(prepared.video, prepared.noise, prepared.judged)
+        total, parts, _ = self.model(prepared.video, prepared.noise, prepared.judged, prepared.decoder_only)
         parts["psnr"] = 10 * torch.log10(4 / parts.pop("l2").clamp(min=1e-10))
         self._parts.append(parts)
         losses: Tensor = total
@@ -152,7 +155,8 @@ class VaeStage(Stage[Clips]):
             assert batch.video is not None
             video = self._pixels(batch.video)
             shape = (self.config.vae.channels, *grid(self.config.vae, *batch.video.shape[2:]))
-            yield Clips(video, torch.zeros((len(video), *shape), device=video.device), judged=False)
+            noise = torch.zeros((len(video), *shape), device=video.device)
+            yield Clips(video, noise, judged=False, decoder_only=False)
 
     @torch.no_grad()
     def show(self, loader: Loader, path: Path, autocast: Callable[[], torch.autocast], write: bool) -> None:
@@ -160,8 +164,7 @@ class VaeStage(Stage[Clips]):
         for clips in self.validation(loader):
             video = clips.video[:SHOWN]
             with autocast():
-                mean, _ = self.model.vae.encode(video)
-                made = self.model.vae.decode(mean, video.shape[2])
+                _, _, made = self.model(video, clips.noise[:SHOWN])
             if write:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 pairs = [to_uint8(x.float().cpu()) for pair in zip(video, made, strict=True) for x in pair]

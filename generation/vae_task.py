@@ -32,13 +32,17 @@ class VaeTask(nn.Module):
         self._loss = loss
         self._extract = [extract] if extract else []  # in a list: its weights are not this module's
 
-    def forward(self, video: Tensor, noise: Tensor, judged: bool = False) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of each sample (B,), and its parts by name, each (B,) and without a gradient.
+    def forward(
+        self, video: Tensor, noise: Tensor, judged: bool = False, decoder_only: bool = False
+    ) -> tuple[Tensor, dict[str, Tensor], Tensor]:
+        """The loss of each sample (B,); its parts by name, each (B,) and without a gradient; and the video
+        that was made.
 
         video (B, 3, T, H, W) in [-1, 1]; noise: standard normal, in the shape of the codes; judged: the
-        discriminators take part.
+        discriminators take part; decoder_only: the encoder gets no gradient.
         """
-        mean, log_variance = self.vae.encode(video)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not decoder_only):
+            mean, log_variance = self.vae.encode(video)
         codes = mean + noise * (0.5 * log_variance).exp()
         made = self.vae.decode(codes, video.shape[2]).float()
         weights = self._loss
@@ -57,7 +61,7 @@ class VaeTask(nn.Module):
             share = balance(faithful, parts["adversarial"], made)
             parts["discriminator"] = hinge(self.discriminator(video), self.discriminator(made.detach()))
             total = total + weights.adversarial * share * parts["adversarial"] + parts["discriminator"]
-        return total, {name: part.detach() for name, part in parts.items()}
+        return total, {name: part.detach() for name, part in parts.items()}, made.detach()
 
     def _perceptual(self, made: Tensor, video: Tensor) -> Tensor:
         frames = [x.transpose(1, 2).flatten(0, 1) for x in (made, video)]

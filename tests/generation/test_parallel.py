@@ -49,6 +49,12 @@ def _configs(base: Path) -> dict[str, Config]:
         "stage2": tiny("stage2", train=STEPS, data={"workers": 1}),
         "half": tiny(train={**STEPS, "precision": "bf16"}),
         "half lora": tiny(train={**STEPS, "precision": "bf16"}, **lora),
+        "vae": tiny(
+            "vae",
+            train={**STEPS, "sample_every": 3, "validate_every": 3},
+            vae_loss={"discriminator_start": 2},
+            phases=[{"steps": 4}, {"steps": 2, "decoder_only": True}],
+        ),
     }
 
 
@@ -95,11 +101,11 @@ def _trainings(world: World, data: Path, base: Path, folder: Path) -> None:
     train(shown, data, folder / "full" / "shown", world=world)
 
 
-@pytest.mark.parametrize("name", ["full", "lora", "stage2", "half", "half lora"])
+@pytest.mark.parametrize("name", ["full", "lora", "stage2", "half", "half lora", "vae"])
 def test_a_sharded_training_that_is_stopped_and_resumed_ends_with_the_same_bits(
     name: str, trained: Path
 ) -> None:
-    stage = "stage2" if name == "stage2" else "stage1"
+    stage = name if name in ("stage2", "vae") else "stage1"
     straight, stopped = trained / name / "straight" / stage, trained / name / "stopped" / stage
     assert different(straight, stopped) == []
     tensors, state, losses = kept(stopped)
@@ -135,7 +141,7 @@ def _as_one(config: Config, data: Path, run: Path) -> Trainer:
     return trainer
 
 
-@pytest.mark.parametrize("name", ["full", "lora", "stage2"])
+@pytest.mark.parametrize("name", ["full", "lora", "stage2", "vae"])
 def test_two_processes_learn_what_one_does_from_the_same_clips(
     name: str, trained: Path, data: Path, base: Path, tmp_path: Path
 ) -> None:

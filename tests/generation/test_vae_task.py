@@ -64,7 +64,7 @@ def test_hinge_losses_against_sums_by_hand() -> None:
 
 def test_the_loss_is_the_sum_of_its_parts() -> None:
     video, noise = clips()
-    total, parts = task(kl=0.01, l2=0.5)(video, noise)
+    total, parts, _ = task(kl=0.01, l2=0.5)(video, noise)
     assert torch.allclose(total, parts["l1"] + 0.5 * parts["l2"] + 0.01 * parts["kl"])
     assert all(not part.requires_grad for part in parts.values())
 
@@ -75,16 +75,16 @@ def test_the_codes_are_drawn_with_the_noise_that_is_given() -> None:
     with torch.no_grad():
         mean, log_variance = made.vae.encode(video)
         decoded = made.vae.decode(mean + (log_variance / 2).exp() * noise, 8)
-        _, parts = made(video, noise)
+        _, parts, _ = made(video, noise)
     assert torch.allclose(parts["l1"], (decoded - video).abs().flatten(1).mean(1), rtol=1e-6)
 
 
 def test_each_sample_is_judged_alone() -> None:
     video, noise = clips(3)
     made = task(adversarial=0.5)
-    together, _ = made(video, noise, judged=True)
+    together, _, _ = made(video, noise, judged=True)
     for k in range(3):
-        alone, _ = made(video[k : k + 1], noise[k : k + 1], judged=True)
+        alone, _, _ = made(video[k : k + 1], noise[k : k + 1], judged=True)
         assert torch.allclose(alone, together[k : k + 1], rtol=1e-5)
 
 
@@ -93,7 +93,7 @@ def test_the_autoencoder_and_the_discriminators_learn_each_from_its_own() -> Non
     video, noise = clips()
     made = task(adversarial=0.5, l1=1.0)
     assert made.discriminator is not None
-    total, _ = made(video, noise, judged=True)
+    total, _, _ = made(video, noise, judged=True)
     total.sum().backward()
     for name, parameter in made.named_parameters():
         assert parameter.grad is not None, name
@@ -122,6 +122,15 @@ def test_what_judges_changes_what_the_autoencoder_learns_by_its_share() -> None:
     assert whole is not None
     assert (half - still).norm() > 1e-3 * still.norm()
     assert torch.allclose(whole - still, 2 * (half - still), rtol=1e-3, atol=1e-6)
+
+
+def test_alone_the_decoder_leaves_the_encoder_without_gradients() -> None:
+    video, noise = clips()
+    made = task(adversarial=0.5)
+    total, _, _ = made(video, noise, judged=True, decoder_only=True)
+    total.sum().backward()
+    assert all(p.grad is None for p in made.vae.encoder.parameters())
+    assert all(p.grad is not None for p in made.vae.decoder.parameters())
 
 
 def test_images_and_short_videos_are_judged_by_frames_alone() -> None:
@@ -155,7 +164,7 @@ def test_a_perceptual_term_takes_part_and_its_weights_do_not_learn() -> None:
     assert float(extract.scale.detach()) == 2
     video, noise = clips()
     made = task(extract, perceptual=0.7)
-    total, parts = made(video, noise)
+    total, parts, _ = made(video, noise)
     assert torch.allclose(total, parts["l1"] + 0.7 * parts["perceptual"] + 1e-6 * parts["kl"])
     total.sum().backward()
     assert extract.scale.grad is None
