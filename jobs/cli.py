@@ -100,12 +100,12 @@ def generation_errors() -> Iterator[None]:
                 "transformer.gradient_checkpointing=true, a smaller size, or --offload where there is one"
             ) from error
         except ValueError as error:
-            if not _raised_by_us(error):
+            if not is_for_the_user(error):
                 raise
             raise ConfigError(str(error)) from error
 
 
-def _raised_by_us(error: BaseException) -> bool:
+def is_for_the_user(error: BaseException) -> bool:
     """Whether one of our own lines raised it, with a message for the user; a library's is a fault of ours."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
