@@ -14,6 +14,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn
 
@@ -100,12 +101,12 @@ def generation_errors() -> Iterator[None]:
                 "transformer.gradient_checkpointing=true, a smaller size, or --offload where there is one"
             ) from error
         except ValueError as error:
-            if not _raised_by_us(error):
+            if not is_for_the_user(error):
                 raise
             raise ConfigError(str(error)) from error
 
 
-def _raised_by_us(error: BaseException) -> bool:
+def is_for_the_user(error: BaseException) -> bool:
     """Whether one of our own lines raised it, with a message for the user; a library's is a fault of ours."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
@@ -215,13 +216,9 @@ def build(
             for line in estimate(dataset, listed, settings, retry_failed=retry_failed, prune=prune):
                 out.print(printable(line), markup=False)
             return
-        progress = Progress()
         with _working(dataset, "build"):
-            try:
-                with pipeline.session(settings):
-                    builder.build(dataset, listed, settings, progress, retry_failed=retry_failed, prune=prune)
-            finally:
-                progress.close()
+            with closing(Progress()) as progress, pipeline.session(settings):
+                builder.build(dataset, listed, settings, progress, retry_failed=retry_failed, prune=prune)
             left_out = [name for name in SCORERS if name not in settings.filters]
             if left_out:
                 out.print(f"not measured: {', '.join(left_out)} (not among this configuration's filters)")
@@ -247,12 +244,9 @@ def select(dataset: DatasetArg, set_: Overrides = None) -> None:
         from curation import pipeline
         from curation.report import write_report
 
-        progress = Progress()
         with _working(target, "select"):
-            try:
+            with closing(Progress()) as progress:
                 builder.reselect(target, settings, progress, lambda: pipeline.session(settings))
-            finally:
-                progress.close()
             missing = builder.not_scored(target, settings)
             if missing:
                 out.print(
@@ -292,14 +286,11 @@ def caption(
         from curation import pipeline
         from curation.report import write_report
 
-        progress = Progress()
         with _working(target, "caption"):
-            try:
+            with closing(Progress()) as progress:
                 builder.recaption(
                     target, settings, progress, lambda: pipeline.session(settings), retry_failed=retry_failed
                 )
-            finally:
-                progress.close()
             write_report(target)
             _end(target)
 

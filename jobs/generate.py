@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.console import Console
 
 from curation.config import ConfigError
+from generation.config import Config as GenerationConfig
 from jobs.configuring import stage_config
+
+if TYPE_CHECKING:
+    import torch
 
 out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -59,7 +65,15 @@ def train(
         _train_on_ray(settings, dataset, run, workers, steps, device, new_data)
 
 
-def _train_on_ray(settings, dataset, run, workers, steps, device, new_data):  # type: ignore[no-untyped-def]
+def _train_on_ray(
+    settings: GenerationConfig,
+    dataset: str,
+    run: Path,
+    workers: int,
+    steps: int | None,
+    device: str | None,
+    new_data: bool,
+) -> None:
     from curation.config import Config as CurationConfig
     from jobs.cli import private_ray
 
@@ -194,7 +208,7 @@ def enhance(
         out.print(str(path), markup=False)
 
 
-def _device(name: str | None):  # type: ignore[no-untyped-def]
+def _device(name: str | None) -> torch.device:
     from generation.parallel import join
 
     return join(name).device
@@ -232,22 +246,17 @@ def _note(text: str) -> None:
     err.print(text, markup=False)
 
 
-class _evaluations:
-    """What is being made, and how far it is."""
+@contextlib.contextmanager
+def _evaluations() -> Iterator[Callable[[str, int, int], None]]:
+    """Shows what is being made, and how many of its evaluations are done."""
+    status = err.status("") if err.is_terminal else None
 
-    def __enter__(self):  # type: ignore[no-untyped-def]
-        self._status = err.status("") if err.is_terminal else None
-        if self._status:
-            self._status.start()
-        return self._show
-
-    def _show(self, what: str, done: int, steps: int) -> None:
+    def show(what: str, done: int, steps: int) -> None:
         line = f"{what}: {done}/{steps} evaluations"
-        if self._status:
-            self._status.update(line)
+        if status:
+            status.update(line)
         elif done == steps:
             err.print(line, markup=False)
 
-    def __exit__(self, *_: object) -> None:
-        if self._status:
-            self._status.stop()
+    with status or contextlib.nullcontext():
+        yield show

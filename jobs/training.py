@@ -313,7 +313,7 @@ def _worker(given: dict[str, Any]) -> None:
     """What runs in each worker, in a thread of it."""
     import ray
 
-    from jobs.cli import _raised_by_us
+    from jobs.cli import is_for_the_user
 
     if given["device"] == "cpu":
         torch.set_num_threads(1)
@@ -334,6 +334,6 @@ def _worker(given: dict[str, Any]) -> None:
         if world.first:
             ray.get(foreman.end.remote(complete))
     except (ValueError, NotFinite) as error:
-        if _raised_by_us(error):
+        if is_for_the_user(error):
             ray.get(foreman.fail.remote(type(error).__name__, str(error)))
         raise

@@ -24,7 +24,7 @@ import numpy as np
 import psutil
 import pytest
 from av.audio.stream import AudioStream
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import EpsImagePlugin, Image
 
@@ -36,7 +36,8 @@ from tests import render
 from tests.curation import helpers
 
 MEMORY_MB = 1024
-DEADLINE_S = 60.0
+# Generous: the machine may be busy. Nothing waits this long unless something is wrong.
+DEADLINE_S = 120.0
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +91,7 @@ def children() -> list[psutil.Process]:
     return found
 
 
-def wait_until(true: Callable[[], bool], seconds: float = 20.0) -> None:
+def wait_until(true: Callable[[], bool], seconds: float = DEADLINE_S) -> None:
     end = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < end, "it did not happen"
@@ -106,7 +107,7 @@ heads = st.dictionaries(
 ).map(lambda head: {"kind": "clip", **head})
 
 
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=50, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(st.tuples(heads, st.lists(st.binary(max_size=3000), max_size=4)), min_size=1, max_size=4))
 def test_messages_arrive_as_they_were_sent(sent: list[tuple[dict[str, Any], list[bytes]]]) -> None:
     out = io.BytesIO()
@@ -119,11 +120,11 @@ def test_messages_arrive_as_they_were_sent(sent: list[tuple[dict[str, Any], list
         writer.start()
         reader = _Reader(read_end, max_bytes=1 << 20)
         for head, parts in sent:
-            message = reader.message(time.monotonic() + 10)
+            message = reader.message(time.monotonic() + DEADLINE_S)
             assert (message.head, message.parts) == (head, parts)
         writer.join()
         with pytest.raises(EOFError):
-            reader.message(time.monotonic() + 10)
+            reader.message(time.monotonic() + DEADLINE_S)
     finally:
         os.close(read_end)
 
@@ -301,7 +302,7 @@ def test_a_hang_ends_at_its_deadline(child: Child, good: Path, long: Path, cheap
     began = time.monotonic()
     with pytest.raises(SourceFailed) as failed:
         measured(child, long, cheap_config, deadline_s=1.0)
-    assert 0.9 < time.monotonic() - began < 4.0
+    assert 0.9 < time.monotonic() - began < DEADLINE_S / 2
     assert (failed.value.error, failed.value.stage) == ("Timeout", "measure")
     assert failed.value.message == (
         "not finished after 1 s (run.deadline_seconds, run.deadline_per_second and "
@@ -315,17 +316,17 @@ def test_a_hang_ends_at_its_deadline(child: Child, good: Path, long: Path, cheap
 def test_a_hang_in_the_middle_ends_at_the_deadline_that_the_child_set(
     child: Child, good: Path, long: Path, cheap_config: Config
 ) -> None:
-    patience = {"deadline_seconds": 1.5, "deadline_per_second": 0.0}
+    patience = {"deadline_seconds": 4.0, "deadline_per_second": 0.0}
     config = cheap_config.model_copy(update={"run": cheap_config.run.model_copy(update=patience)})
     probe(child, good)
     began = time.monotonic()
-    messages = child.request(request(long, config), 0.5)
-    next(messages)
-    time.sleep(0.3)  # the deadline of 0.5 s was raised to 1.5 s, the work takes longer than that
+    messages = child.request(request(long, config), 3.0)
+    while next(messages).head["kind"] != "clip":  # by then it has raised the deadline of 3 s to 4 s
+        pass
     process_of(child).suspend()
-    with pytest.raises(SourceFailed, match="not finished after 2 s"):
+    with pytest.raises(SourceFailed, match="not finished after 4 s"):
         list(messages)
-    assert 1.3 < time.monotonic() - began < 5.0
+    assert 3.8 < time.monotonic() - began < DEADLINE_S / 2
 
 
 def test_a_flood_of_memory_fails_that_source_alone(tmp_path: Path, good: Path, cheap_config: Config) -> None:
@@ -388,14 +389,14 @@ def test_an_answer_that_is_no_message_is_a_crash_and_no_hang(
     """A decoder that writes over its own memory may send anything and live on."""
     script = tmp_path / "garbled.py"
     script.write_text(
-        f"import os, sys, time\nsys.stdin.readline()\nos.write(1, {answer!r})\ntime.sleep(60)\n"
+        f"import os, sys, time\nsys.stdin.readline()\nos.write(1, {answer!r})\ntime.sleep(600)\n"
     )
     run_instead(monkeypatch, str(script))
     began = time.monotonic()
     with Child(MEMORY_MB) as child, pytest.raises(SourceFailed) as failed:
-        probe(child, "x.mp4", 20.0)
+        probe(child, "x.mp4")
     assert failed.value.error == "Crash"
-    assert time.monotonic() - began < 15
+    assert time.monotonic() - began < DEADLINE_S / 2
     assert children() == []
 
 
@@ -406,11 +407,11 @@ def test_an_endless_deadline_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyP
     sent = b"".join(_framed(json.dumps({**h, "parts": []}).encode()) for h in [*heads, {"kind": "done"}])
     script.write_text(
         f"import os, sys, time\nsys.stdin.readline()\nos.write(1, {sent[:-5]!r})\ntime.sleep(0.3)\n"
-        f"os.write(1, {sent[-5:]!r})\ntime.sleep(60)\n"
+        f"os.write(1, {sent[-5:]!r})\ntime.sleep(600)\n"
     )
     run_instead(monkeypatch, str(script))
     with Child(MEMORY_MB) as child:
-        assert list(child.request({"op": "probe", "uri": "x.mp4"}, 20.0)) == []
+        assert list(child.request({"op": "probe", "uri": "x.mp4"}, DEADLINE_S)) == []
 
 
 def test_a_flood_of_answers_ends_at_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -419,7 +420,7 @@ def test_a_flood_of_answers_ends_at_the_limit(tmp_path: Path, monkeypatch: pytes
     script.write_text(f"import os, sys\nsys.stdin.readline()\nwhile True:\n    os.write(1, {clip!r})\n")
     run_instead(monkeypatch, str(script))
     with Child(MEMORY_MB, output_mb=1) as child:
-        messages = child.request({"op": "measure", "stage": "open"}, 20.0)
+        messages = child.request({"op": "measure", "stage": "open"}, DEADLINE_S)
         assert sum(len(next(messages).parts[0]) for _ in range(3)) == 900_000
         with pytest.raises(SourceFailed) as failed:
             next(messages)
@@ -459,11 +460,11 @@ def test_a_child_that_closes_its_end_and_lives_is_killed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     script = tmp_path / "closes.py"
-    script.write_text("import os, sys, time\nsys.stdin.readline()\nos.close(1)\ntime.sleep(60)\n")
+    script.write_text("import os, sys, time\nsys.stdin.readline()\nos.close(1)\ntime.sleep(600)\n")
     run_instead(monkeypatch, str(script))
     monkeypatch.setattr(child_module, "_EXIT_SECONDS", 0.3)
     with Child(MEMORY_MB) as child, pytest.raises(SourceFailed, match="stopped answering"):
-        probe(child, "x.mp4", 20.0)
+        probe(child, "x.mp4")
     assert children() == []
 
 
@@ -471,17 +472,19 @@ def test_the_time_of_who_takes_the_messages_does_not_count(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A pipeline that holds its workers back must not fail the sources that they are at."""
-    script = tmp_path / "waits.py"
+    script, ready = tmp_path / "waits.py", tmp_path / "ready"
     clip, done = (_framed(json.dumps({"kind": k, "parts": []}).encode()) for k in ("clip", "done"))
     script.write_text(
-        f"import os, sys, time\nsys.stdin.readline()\nos.write(1, {clip!r})\ntime.sleep(1.6)\n"
-        f"os.write(1, {done!r})\nsys.stdin.readline()\n"
+        f"import os, sys, time\nopen({str(ready)!r}, 'w')\nsys.stdin.readline()\nos.write(1, {clip!r})\n"
+        f"time.sleep(1)\nos.write(1, {done!r})\nsys.stdin.readline()\n"
     )
     run_instead(monkeypatch, str(script))
     with Child(MEMORY_MB) as child:
-        messages = child.request({"op": "measure"}, 1.5)
+        child._started()
+        wait_until(ready.exists)  # its start does not count, either
+        messages = child.request({"op": "measure"}, 3.0)
         next(messages)
-        time.sleep(1.7)
+        time.sleep(3.2)
         assert list(messages) == []
 
 
@@ -494,13 +497,26 @@ def test_an_interrupt_ends_the_child(child: Child, long: Path, cheap_config: Con
     next(messages)
     busy = process_of(child)
     busy.suspend()  # so that there is no next message
-    timer = threading.Timer(0.2, lambda: os.kill(os.getpid(), signal.SIGINT))
-    timer.start()
+    here = threading.get_ident()
+
+    def interrupt() -> None:
+        wait_until(lambda: _awaits_a_message(here))
+        os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
     with pytest.raises(KeyboardInterrupt):
         list(messages)
-    timer.join()
+    thread.join()
     assert not psutil.pid_exists(busy.pid)
     assert children() == []
+
+
+def _awaits_a_message(thread: int) -> bool:
+    frame = sys._current_frames().get(thread)
+    while frame is not None and frame.f_code is not _Reader._take.__code__:
+        frame = frame.f_back
+    return frame is not None
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc")
@@ -571,7 +587,7 @@ def test_the_child_dies_with_a_parent_that_is_killed(long: Path, cheap_config: C
         busy = psutil.Process(int(parent.stdout.readline()))
         assert busy.is_running()
         parent.kill()
-    psutil.wait_procs([busy], timeout=10)
+    psutil.wait_procs([busy], timeout=DEADLINE_S)
     survived = _runs(busy)
     if survived:
         busy.kill()
