@@ -189,6 +189,11 @@ class Trained:
     text: TextCache
     device: torch.device
 
+    @property
+    def precision(self) -> str:
+        """That the network computes in: bf16 or fp32."""
+        return "bf16" if uses_bf16(self.config.train.precision, self.device) else "fp32"
+
     def model(self, offload: bool = False) -> nn.Module:
         """The network with its trained weights, on the device, for sampling.
 
@@ -199,8 +204,7 @@ class Trained:
         if not self.config.lora:
             wanted = config.transformer.model_copy(update={"pretrained": str(weights), "revision": None})
             config = config.model_copy(update={"transformer": wanted})
-        bf16 = uses_bf16(self.config.train.precision, self.device)
-        dtype = torch.bfloat16 if bf16 else torch.float32
+        dtype = torch.bfloat16 if self.precision == "bf16" else torch.float32
         model = build_model(config, self.codec.channels, self.text.dim, dtype)
         if self.config.lora:
             adapters.load(model, weights)

@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
+from generation import codec, config, sample
 from generation.trainer import losses_of
 from jobs.cli import app
 from tests.generation import synthetic
@@ -220,6 +221,58 @@ def test_a_final_video_is_made_anew_when_it_is_wanted_otherwise(tmp_path: Path, 
     assert json.loads((final.parent / "final.json").read_text())["noise_step"] == 900
     reelmill("sample", "x", "--run", run, "--out", tmp_path, "--steps", "2")
     assert final.read_bytes() == first
+
+
+def test_previews_share_a_codec_and_are_decoded_when_they_are_enhanced(
+    tmp_path: Path, run: Path, dataset: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = tmp_path / "other"
+    reelmill(
+        "train", "stage1", "--data", dataset, "--out", other, "--steps", "1", *SMALL, "--set", "codec.std=0.4"
+    )
+    (tmp_path / "prompts.txt").write_text("x\ny\n")
+    folders: list[Path] = []
+    for name, first in (("own", run), ("of another codec", other)):
+        out = tmp_path / name
+        reelmill(
+            "sample", "--prompts", tmp_path / "prompts.txt", "--run", first, "--out", out, "--steps", "1",
+            "--preview-only",
+        )  # fmt: skip
+        folders += sorted(out.iterdir())
+    opened: list[float] = []
+    decoded: list[int] = []
+
+    def open_codec(settings: config.Codec, device: torch.device) -> codec.Codec:
+        opened.append(settings.std)
+        return codec.open_codec(settings, device)
+
+    def decode(self: codec.PatchCodec, latents: torch.Tensor, frames: int) -> torch.Tensor:
+        decoded.append(frames)
+        return torch.cat(list(self.decode_stream(latents, frames)), dim=2)
+
+    monkeypatch.setattr(sample, "open_codec", open_codec)
+    monkeypatch.setattr(codec.PatchCodec, "decode", decode)
+
+    def enhance() -> tuple[list[float], int]:
+        opened.clear(), decoded.clear()
+        sample.enhance_previews(run, folders, sample.Options(), torch.device("cpu"))
+        return list(opened), len(decoded)
+
+    assert enhance() == ([0.4], 4)
+    assert enhance() == ([], 0)  # all are there
+    record = folders[0] / "final.json"
+    about = json.loads(record.read_text())
+    assert about["precision"] == "fp32"
+    record.write_text(json.dumps({**about, "precision": "bf16"}))
+    assert enhance() == ([], 1)
+    assert json.loads(record.read_text()) == about
+    # Another codec than the latents were made with: said before anything is removed.
+    preview = folders[2] / "preview.json"
+    known = json.loads(preview.read_text())
+    preview.write_text(json.dumps({**known, "codec": {**known["codec"], "std": 0.3}}))
+    with pytest.raises(ValueError, match="take the same weights"):
+        sample.enhance_previews(run, folders[2:], sample.Options(noise_step=900), torch.device("cpu"))
+    assert (folders[2] / "final.json").exists()
 
 
 def test_a_lora_on_an_own_base(tmp_path: Path, run: Path, dataset: Path) -> None:
