@@ -450,12 +450,19 @@ def explain(error: dict[str, Any], model: type[BaseModel] = Config) -> str:
         *parents, name = (str(part) for part in error["loc"])
         section: Any = model
         for part in parents:
-            field = getattr(section, "model_fields", {}).get(part)
-            section = next(iter(_models(field.annotation)), None) if field else None
-        known = f": there are {', '.join(sorted(section.model_fields))}" if section else ""
-        return f"unknown key {key}{known} (not {name})"
+            if not part.isdigit():  # a place in a list
+                field = getattr(section, "model_fields", {}).get(part)
+                models = _models(field.annotation) if field else []
+                if not models and part in model.model_fields:  # of a phase: laid over the section
+                    models = _models(model.model_fields[part].annotation)
+                section = next(iter(models), None)
+        known = f": there are {', '.join(sorted(section.model_fields))} (not {name})" if section else ""
+        return f"unknown key {key}{known}"
     if not key:
         return message
+    above, _, section_name = key.rpartition(".")
+    if message.startswith(f"{section_name}."):  # it names the key within the section
+        return f"{above}.{message}".lstrip(".")
     given = error.get("input")
     shown = f" (got {given!r})" if not isinstance(given, dict | BaseModel) else ""
     return f"{key}: {message}{shown}"

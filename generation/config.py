@@ -10,7 +10,7 @@ import hashlib
 import json
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
 FEED_FORWARD = ("ff.net.0.proj", "ff.net.2")
@@ -265,17 +265,21 @@ class Config(_Section):
     @classmethod
     def _phases_are_valid(cls, data: Any) -> Any:
         """Each phase's overrides are checked now and not when its turn comes."""
-        if isinstance(data, dict) and data.get("phases"):
-            for k, phase in enumerate(data["phases"]):
-                given = phase.model_dump() if isinstance(phase, BaseModel) else phase
-                if isinstance(given, dict):
-                    for section, model in (("data", Data), ("degradation", Degradation)):
-                        base = data.get(section) or {}
-                        base = base.model_dump() if isinstance(base, BaseModel) else base
-                        try:
-                            model.model_validate({**base, **(given.get(section) or {})})
-                        except ValueError as error:
-                            raise ValueError(f"phases.{k}.{section}: {error}") from error
+        phases = data.get("phases") if isinstance(data, dict) else None
+        wrong: list[Any] = []
+        for k, phase in enumerate(phases if isinstance(phases, list | tuple) else ()):
+            for section, model in (("data", Data), ("degradation", Degradation)):
+                over = _plain(_plain(phase).get(section))
+                try:
+                    model.model_validate({**_plain(data.get(section)), **over})
+                except ValidationError as error:
+                    # As if they were found there, to be told like others. What lies below tells its own.
+                    found = [
+                        e for e in error.errors(include_url=False) if not e["loc"] or e["loc"][0] in over
+                    ]
+                    wrong += [{**e, "loc": ("phases", k, section, *e["loc"])} for e in found]
+        if wrong:
+            raise ValidationError.from_exception_data("Config", wrong)
         return data
 
     @model_validator(mode="after")
@@ -321,8 +325,9 @@ class Config(_Section):
 
     def _check_buckets(self) -> None:
         for k in range(max(1, len(self.phases))):
+            own = bool(self.phases) and "buckets" in self.phases[k].data
             for bucket in self.phase(k)[1].buckets:
-                self.check_shape(bucket)
+                self.check_shape(bucket, f"phases.{k}.data.buckets" if own else "data.buckets")
 
     def check_shape(self, bucket: Bucket, what: str = "data.buckets") -> None:
         """Raises `ValueError` for frames or sizes that latents and patches do not divide."""
@@ -367,6 +372,12 @@ class Config(_Section):
         data = Data.model_validate({**self.data.model_dump(), **phase.data})
         degradation = Degradation.model_validate({**self.degradation.model_dump(), **phase.degradation})
         return phase.steps, data, degradation
+
+
+def _plain(section: Any) -> dict[str, Any]:
+    """A section as a mapping; what is neither is refused elsewhere."""
+    section = section.model_dump() if isinstance(section, BaseModel) else section
+    return section if isinstance(section, dict) else {}
 
 
 # What a resumed training may change: how it runs and when it ends; and the learning rate, to save a training

@@ -19,7 +19,7 @@ import torch
 
 from generation.config import Bucket, Data
 from generation.draws import generator
-from generation.shards import Index, read_index
+from generation.shards import Index, UnknownColumn, read_index
 from generation.transform import MOTION_COLUMN
 
 _ASPECT_SLACK = 0.08  # of log(width / height): so much comes of rounding sides to 16
@@ -64,8 +64,14 @@ class Selection:
 
 def open_selection(dataset: str, data: Data) -> Selection:
     """Read a dataset's columns and choose. Raises `ValueError`: see `read_index` and `select`."""
-    columns = [*data.where, *([MOTION_COLUMN] if data.motion_tag else [])]
-    return select(read_index(dataset, columns), data)
+    keys = {MOTION_COLUMN: "data.motion_tag"} if data.motion_tag else {}
+    keys |= dict.fromkeys(data.where, "data.where")
+    try:
+        index = read_index(dataset, list(keys))
+    except UnknownColumn as error:
+        text, column = error.args
+        raise ValueError(f"{keys[column]}: {text}") from error
+    return select(index, data)
 
 
 def select(index: Index, data: Data) -> Selection:
@@ -77,6 +83,11 @@ def select(index: Index, data: Data) -> Selection:
     frames, fps, width, height = (index.numbers[c] for c in ("frames", "fps", "width", "height"))
     for name, bounds in data.where.items():
         values = index.numbers[name]
+        if len(index) and np.isnan(values).all():
+            raise ValueError(
+                f"data.where: {name} was not measured in {index.dataset}; "
+                f"there is {', '.join(index.measured)}"
+            )
         _mark(why, np.isnan(values), f"data.where: no {name}")
         if bounds.min is not None:
             _mark(why, values < bounds.min, f"data.where: {name} below {bounds.min:g}")

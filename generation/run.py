@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from generation import lora as adapters
 from generation import transformer
-from generation.checkpoint import whole_folder, write_text
+from generation.checkpoint import steps, whole_folder, write_text
 from generation.codec import Codec, open_codec
 from generation.config import Config, Transformer, content_hash, differences
 from generation.hub import find, fingerprint
@@ -54,22 +54,30 @@ def peak_flops(device: torch.device) -> float | None:
     return next((peak for part, peak in _PEAKS.items() if part in name), None)
 
 
-def begin(run: Path, config: Config) -> Path:
-    """The folder of a stage's training, with its configuration written down; or that of an earlier start.
+def check(run: Path, config: Config) -> list[str]:
+    """What has changed since an earlier start of this training, and may: `key: old -> new`.
 
-    Raises `ValueError` when it holds a training of another configuration.
+    Raises `ValueError` when the folder holds a training of another configuration.
     """
     folder = run / config.stage
-    path = folder / "config.json"
-    if path.exists():
-        changed = differences(read_config(run, config.stage), config)
-        if changed and (folder / "checkpoints").exists():
-            raise ValueError(
-                f"{folder} holds a training of another configuration; take another --out, or go on "
-                f"with the same one. Changed: {'; '.join(changed)}"
-            )
+    if not (folder / "config.json").exists():
+        return []
+    before = read_config(run, config.stage)
+    changed = differences(before, config)
+    if changed and steps(folder / "checkpoints"):
+        raise ValueError(
+            f"{folder} holds a training of another configuration; take another --out, or go on "
+            f"with the same one. Changed: {'; '.join(changed)}"
+        )
+    return differences(before, config, harmless=True)
+
+
+def begin(run: Path, config: Config) -> Path:
+    """The folder of a stage's training, its configuration written down. Raises `ValueError`: see `check`."""
+    check(run, config)
+    folder = run / config.stage
     folder.mkdir(parents=True, exist_ok=True)
-    write_text(path, config.model_dump_json(indent=1))
+    write_text(folder / "config.json", config.model_dump_json(indent=1))
     return folder
 
 
@@ -89,7 +97,13 @@ def read_config(run: Path, stage: str) -> Config:
     try:
         return Config.model_validate_json(path.read_text(encoding="utf-8"))
     except ValidationError as error:
-        raise ValueError(f"{path}: not a configuration of this version of reelmill: {error}") from error
+        raise ValueError(
+            f"{path}: not a configuration of this version of reelmill: {_told(error)}"
+        ) from error
+
+
+def _told(error: ValidationError) -> str:
+    return "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
 
 
 def build_model(
@@ -182,6 +196,11 @@ class Trained:
     text: TextCache
     device: torch.device
 
+    @property
+    def precision(self) -> str:
+        """That the network computes in: bf16 or fp32."""
+        return "bf16" if uses_bf16(self.config.train.precision, self.device) else "fp32"
+
     def model(self, offload: bool = False) -> nn.Module:
         """The network with its trained weights, on the device, for sampling.
 
@@ -192,8 +211,7 @@ class Trained:
         if not self.config.lora:
             wanted = config.transformer.model_copy(update={"pretrained": str(weights), "revision": None})
             config = config.model_copy(update={"transformer": wanted})
-        bf16 = uses_bf16(self.config.train.precision, self.device)
-        dtype = torch.bfloat16 if bf16 else torch.float32
+        dtype = torch.bfloat16 if self.precision == "bf16" else torch.float32
         model = build_model(config, self.codec.channels, self.text.dim, dtype)
         if self.config.lora:
             adapters.load(model, weights)

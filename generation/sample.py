@@ -10,6 +10,7 @@ import gc
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,6 @@ from generation.codec import Codec, open_codec
 from generation.config import Bucket, Config, Sampling
 from generation.config import Codec as CodecConfig
 from generation.media import from_uint8, read_video, to_uint8, write_mp4
-from generation.parallel import uses_bf16
 from generation.preview import (
     Preview,
     find_preview,
@@ -155,7 +155,7 @@ def _preview(
         fps=options.fps or trained.config.data.fps,
         sampling=sampling.model_dump(mode="json"),
         weights_hash=trained.hash,
-        precision="bf16" if uses_bf16(trained.config.train.precision, trained.device) else "fp32",
+        precision=trained.precision,
         codec=trained.codec.settings.model_dump(mode="json"),
         codec_hash=trained.codec.hash,
         text_hash=trained.text.hash,
@@ -165,33 +165,45 @@ def _preview(
 
 @dataclass(frozen=True)
 class Source:
-    """A low-quality video to enhance, (1, 3, T, H, W) in [-1, 1], and what is known of it."""
+    """A low-quality video to enhance, and what is known of it before it is decoded."""
 
-    video: Tensor
+    shape: tuple[int, int, int]  # frames, height, width
+    decode: Callable[[], Tensor]
     fps: float
     prompt: str
     negative_prompt: str
     seed: int
 
+    @cached_property
+    def video(self) -> Tensor:
+        """(1, 3, T, H, W) in [-1, 1]. Raises `ValueError` for a preview whose codec is not there any more."""
+        return self.decode()
 
-def open_source(path: Path, device: torch.device, options: Options, prompt: str | None) -> Source:
-    """A preview's folder (or a file in it), decoded from its latents; or any video file.
 
+def open_source(
+    path: Path,
+    device: torch.device,
+    options: Options,
+    prompt: str | None,
+    codecs: dict[str, Codec] | None = None,
+) -> Source:
+    """A preview's folder (or a file in it), to be decoded from its latents; or any video file.
+
+    codecs: those that are open, by hash; gets the preview's, when it is decoded.
     Raises `ValueError` when it is neither, or a video file comes without a prompt.
     """
     if path.is_dir() or is_preview(path):
         if options.fps:
             raise ValueError(f"{path}: a preview has a frame rate of its own; leave --fps out")
         preview, latents = load_preview(path)
-        codec = open_codec(CodecConfig.model_validate(preview.codec), device)
-        if codec.hash != preview.codec_hash:
-            raise ValueError(
-                f"{path}: its latents were made with codec {preview.codec_hash}, and {dict(preview.codec)} "
-                f"opens {codec.hash} now: take the same weights"
-            )
-        with torch.no_grad():
-            video = codec.decode(latents.to(device), preview.frames)
-        return Source(video, preview.fps, prompt or preview.prompt, preview.negative_prompt, preview.seed)
+        return Source(
+            shape=(preview.frames, preview.height, preview.width),
+            decode=lambda: _decoded(path, preview, latents, device, {} if codecs is None else codecs),
+            fps=preview.fps,
+            prompt=prompt or preview.prompt,
+            negative_prompt=preview.negative_prompt,
+            seed=preview.seed,
+        )
     if prompt is None:
         raise ValueError(f"{path}: a video file needs --prompt, which says what it shows")
     found = read_video(path, fps=options.fps, frames=options.frames or _MANY_FRAMES + 1)
@@ -200,7 +212,31 @@ def open_source(path: Path, device: torch.device, options: Options, prompt: str 
             f"{path}: it has more than {_MANY_FRAMES} frames; say with --frames how many of them, or take "
             "fewer a second with --fps"
         )
-    return Source(from_uint8(found.frames)[None].to(device), found.fps, prompt, "", 0)
+    count, height, width = found.frames.shape[:3]
+    return Source(
+        shape=(count, height, width),
+        decode=lambda: from_uint8(found.frames)[None].to(device),
+        fps=found.fps,
+        prompt=prompt,
+        negative_prompt="",
+        seed=0,
+    )
+
+
+def _decoded(
+    path: Path, preview: Preview, latents: Tensor, device: torch.device, codecs: dict[str, Codec]
+) -> Tensor:
+    codec = codecs.get(preview.codec_hash)
+    if codec is None:
+        codec = open_codec(CodecConfig.model_validate(preview.codec), device)
+        if codec.hash != preview.codec_hash:
+            raise ValueError(
+                f"{path}: its latents were made with codec {preview.codec_hash}, and {dict(preview.codec)} "
+                f"opens {codec.hash} now: take the same weights"
+            )
+        codecs[codec.hash] = codec
+    with torch.no_grad():
+        return codec.decode(latents.to(device), preview.frames)
 
 
 @dataclass(frozen=True)
@@ -221,7 +257,7 @@ def plan_enhance(trained: Trained, source: Source, options: Options, offload: bo
     """
     config = trained.config
     stride = config.codec.frame_stride
-    _, _, frames, height, width = source.video.shape
+    frames, height, width = source.shape
     possible = (frames - 1) // stride * stride + 1
     shape = options.shape(config, (possible, height, width))
     if shape.frames > possible:
@@ -291,15 +327,18 @@ def enhance_previews(
     """The final.mp4 of each preview's folder. One that was made in the same way is kept: final.json tells."""
     trained = open_trained(run, "stage2", device)
     model = None
+    codecs = {trained.codec.hash: trained.codec}
     previews = [load_preview(folder)[0] for folder in folders]
     _embed(trained, [p.prompt for p in previews], [p.negative_prompt for p in previews], options)
     for k, folder in enumerate(folders):
-        source = open_source(folder, device, options, None)
+        source = open_source(folder, device, options, None, codecs)
         plan = plan_enhance(trained, source, options, offload)
-        about = {"stage2_hash": trained.hash, **_plain(plan)}
+        about = {"stage2_hash": trained.hash, "precision": trained.precision, **_plain(plan)}
         record = folder / "final.json"
         if (folder / "final.mp4").exists() and _is(record, about):
             continue
+        # Decoded here: it may fail, and then nothing is removed and no network was loaded.
+        assert tuple(source.video.shape[2:]) == source.shape
         say(_told(trained, plan))
         record.unlink(missing_ok=True)
         model = model or trained.model(offload)
@@ -333,8 +372,9 @@ def enhance_file(
             return enhance_previews(run, [folder], options, device, on_step, say, offload)[0]
         out = (path if path.is_dir() else path.parent) / "final.mp4"
     trained = open_trained(run, "stage2", device)
-    source = open_source(path, device, options, prompt)
+    source = open_source(path, device, options, prompt, {trained.codec.hash: trained.codec})
     plan = plan_enhance(trained, source, options, offload)
+    assert tuple(source.video.shape[2:]) == source.shape  # decoded here, as above
     out.parent.mkdir(parents=True, exist_ok=True)
     if preview:
         (out.parent / "final.json").unlink(missing_ok=True)  # it would tell of another final.mp4

@@ -106,6 +106,10 @@ def _by_av(mp4: bytes, wanted: list[int]) -> tuple[int, np.ndarray]:
     return len(found), np.stack([found[i] for i in wanted if i < len(found)] or found[:1])
 
 
+class UnknownColumn(ValueError):
+    """The second argument is its name."""
+
+
 class Unreadable(Exception):
     """A row group that cannot be read, after some attempts."""
 
@@ -125,6 +129,7 @@ class Index:
     group_in_file: np.ndarray
     group_start: np.ndarray  # (row groups + 1,) first row of each
     dataset_hash: str  # of clip ids, captions and sizes, in order, and of the row groups' bounds
+    measured: tuple[str, ...] = ()  # the numeric columns that have values
     bytes_read: int = 0  # what making the index took
 
     def __len__(self) -> int:
@@ -158,11 +163,13 @@ def read_index(dataset: str | Path, columns: Collection[str] = ()) -> Index:
     wanted = tuple(dict.fromkeys((*_SIZES, *columns)))
     with ThreadPoolExecutor(_INDEX_THREADS) as pool:
         parts = list(pool.map(lambda path: _read_columns(fs, path, wanted), files))
-    known = sorted({name for part in parts for name in part.known})
+    known = {name for part in parts for name in part.known}
+    measured = sorted({name for part in parts for name in part.measured})
     for name in columns:
         if name not in known:
-            near = difflib.get_close_matches(name, known, 3, 0.4) or known
-            raise ValueError(f"{dataset} has no numeric column {name!r}; there is {', '.join(near)}")
+            near = difflib.get_close_matches(name, measured, 3, 0.4)
+            there = ", ".join([*near, *(n for n in measured if n not in near)])
+            raise UnknownColumn(f"{dataset} has no numeric column {name!r}; there is {there}", name)
 
     digest = hashlib.blake2b(digest_size=16)
     counts: list[int] = []
@@ -190,6 +197,7 @@ def read_index(dataset: str | Path, columns: Collection[str] = ()) -> Index:
         group_in_file=np.array(group_in_file, dtype=np.int64),
         group_start=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
         dataset_hash=digest.hexdigest(),
+        measured=tuple(measured),
         bytes_read=sum(p.bytes_read for p in parts),
     )
 
@@ -200,7 +208,8 @@ class _Columns:
 
     table: pa.Table
     numbers: dict[str, np.ndarray]
-    known: set[str]
+    known: set[str]  # numeric columns
+    measured: set[str]  # of these, those with values
     group_rows: list[int]
     bytes_read: int
 
@@ -217,6 +226,7 @@ def _read_columns(fs: Any, path: str, wanted: Sequence[str]) -> _Columns:
             numeric = {f.name for f in schema if pa.types.is_integer(f.type) or pa.types.is_floating(f.type)}
             table = file.read(["clip_id", "caption", *(n for n in wanted if n in numeric)])
             groups = [file.metadata.row_group(g).num_rows for g in range(file.num_row_groups)]
+            measured = numeric & _with_values(file.metadata)
     except (pa.ArrowInvalid, OSError) as error:
         raise ValueError(f"{path} cannot be read: {error}") from error
     text = pa.schema([("clip_id", pa.string()), ("caption", pa.string())])
@@ -226,7 +236,19 @@ def _read_columns(fs: Any, path: str, wanted: Sequence[str]) -> _Columns:
         else np.full(table.num_rows, np.nan)
         for name in wanted
     }
-    return _Columns(table.select(["clip_id", "caption"]).cast(text), numbers, numeric, groups, sum(read))
+    return _Columns(
+        table.select(["clip_id", "caption"]).cast(text), numbers, numeric, measured, groups, sum(read)
+    )
+
+
+def _with_values(footer: Any) -> set[str]:
+    """Columns that are not null throughout, as far as the footer tells."""
+    found = set()
+    for c in range(footer.num_columns if footer.num_row_groups else 0):
+        chunks = (footer.row_group(g).column(c) for g in range(footer.num_row_groups))
+        if any(not k.statistics or (k.statistics.null_count or 0) < k.num_values for k in chunks):
+            found.add(footer.row_group(0).column(c).path_in_schema)
+    return found
 
 
 class GroupReader:

@@ -21,7 +21,7 @@ from curation.child import printable
 from curation.progress import Stopped
 from generation import parallel
 from generation import run as runs
-from generation.config import Config, differences
+from generation.config import Config
 from generation.metrics import Metrics
 from generation.parallel import World, join
 from generation.stage import Stage, open_stage
@@ -138,6 +138,8 @@ def _train(
     if at >= task.last:
         say(f"{trainer.folder} is trained: {at} steps")
         return True
+    # Not before: what could not be started leaves nothing behind.
+    parallel.together(lambda: runs.begin(task.run, task.config) if world.first else None, world)
     trainer.fit(task.stop_at, on_step, asked, say)
     if trainer.step < task.last:
         say(f"stopped after step {trainer.step} of {task.last}, which is kept")
@@ -155,13 +157,11 @@ def _open(task: _Task, world: World, say: Callable[[str], None]) -> Trainer:
             say(line)
         return stage
 
-    def begin() -> None:
-        before = runs.read_config(task.run, config.stage) if (folder / "config.json").exists() else config
-        runs.begin(task.run, config)
-        for line in differences(before, config, harmless=True):
+    def check() -> None:
+        for line in runs.check(task.run, config):
             say(f"changed since the last start: {line}")
 
-    parallel.together(lambda: begin() if world.first else None, world)
+    parallel.together(lambda: check() if world.first else None, world)
     stage = parallel.together(load, world)
     stage.place(world)
     return Trainer(config, stage, task.dataset, folder, world)

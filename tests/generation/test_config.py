@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -154,14 +155,37 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         ("degradation.scale=[0.5, 2]", ["degradation.scale: two factors of at least 1", "(0.5, 2.0)"]),
         ("data.workers=-1", ["data.workers", "(got -1)"]),
         ("phases=[{data: {}}]", ["phases.0.steps"]),
-        ("phases=[{steps: 2}, {steps: 3, data: {fps: 0}}]", ["phases.1.data", "fps", "greater than 0"]),
-        ("phases=[{steps: 3, degradation: {scale: [3, 2]}}]", ["phases.0.degradation", "the smaller first"]),
+        ("phases=[{steps: 2}, {steps: 3, data: {fps: 0}}]", ["phases.1.data.fps: ", "greater than 0"]),
+        (
+            "phases=[{steps: 3, degradation: {scale: [3, 2]}}]",
+            ["phases.0.degradation.scale: two factors", "the smaller first"],
+        ),
+        (
+            "phases=[{steps: 3, data: {fpz: 3}}]",
+            ["unknown key phases.0.data.fpz: there are buckets, crop, fps"],
+        ),
+        ("phases=[{steps: 3, data: 7}]", ["phases.0.data: ", "dictionary (got 7)"]),
+        ("phases=3", ["phases: ", "(got 3)"]),
+        (
+            "phases=[{steps: 3, data: {buckets: [{frames: 8, height: 32, width: 48}]}}]",
+            ["phases.0.data.buckets: 8 frames"],
+        ),
+        ("data.buckets=[{framez: 9}]", ["unknown key data.buckets.0.framez: there are crop, frames"]),
     ],
 )
 def test_what_is_wrong_is_named_with_what_would_be_right(override: str, says: list[str]) -> None:
     text = refused(override)
     for part in says:
         assert part in text
+    assert "validation error" not in text
+    # No key is named twice: "codec: codec.model: …".
+    assert not re.search(r"\b(\w+): (\w+\.)*\1\.", text)
+
+
+def test_what_is_wrong_below_phases_is_told_of_where_it_stands() -> None:
+    text = refused("data.fps=0", "phases=[{steps: 3, data: {crop: random}}]")
+    assert text.startswith("data.fps: ")
+    assert "phases" not in text
 
 
 def test_stage_two_is_a_flow_and_has_a_noise_strength() -> None:

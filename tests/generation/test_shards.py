@@ -15,6 +15,8 @@ import pytest
 from curation.config import load_config
 from curation.dataset import SCORE_COLUMNS, Dataset
 from curation.shards import shard_row, write_shard
+from generation.config import Data
+from generation.plan import open_selection
 from generation.shards import (
     GroupReader,
     Unreadable,
@@ -167,8 +169,28 @@ def test_the_hash_is_of_ids_captions_sizes_and_order(tmp_path: Path) -> None:
 
 
 def test_a_misspelt_column_is_answered_with_what_there_is(dataset: Path) -> None:
-    with pytest.raises(ValueError, match=r"no numeric column 'motion.sped'; there is motion.speed"):
+    with pytest.raises(
+        ValueError, match=r"no numeric column 'motion.sped'; there is motion.speed, .*fps, .*width"
+    ):
         read_index(dataset, ["motion.sped"])
+
+
+def test_what_was_not_measured_is_told_with_its_key_and_what_was(tmp_path: Path) -> None:
+    synthetic.write_dataset(tmp_path, 4)
+    at_least = {"min": 1.0}
+    with pytest.raises(
+        ValueError,
+        match=r"data\.where: quality\.brightness was not measured in .*; there is aesthetics\.mean, ",
+    ) as caught:
+        open_selection(str(tmp_path), Data.model_validate({"where": {"quality.brightness": at_least}}))
+    there = str(caught.value).partition("there is ")[2].split(", ")
+    assert {"motion.speed", "fps", "duration_s"} <= set(there)
+    assert [name for name in there if name in SCORE_COLUMNS] == ["aesthetics.mean", "motion.speed"]
+    for path in (tmp_path / "shards").glob("*.parquet"):
+        pq.write_table(pq.read_table(path).drop_columns("motion.speed"), path)
+    for key, value in {"motion_tag": True, "where": {"motion.speed": at_least}}.items():
+        with pytest.raises(ValueError, match=rf"data\.{key}: .* no numeric column 'motion\.speed'; there is"):
+            open_selection(str(tmp_path), Data.model_validate({key: value}))
 
 
 def test_a_column_that_one_shard_lacks_is_null_there(tmp_path: Path) -> None:

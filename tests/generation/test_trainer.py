@@ -223,6 +223,15 @@ def test_a_changed_configuration_is_refused_and_the_keys_named(data: Path, tmp_p
     assert different(train(tiny(train={"steps": 6}), data, tmp_path / "straight").folder, again.folder) == []
 
 
+def test_without_a_checkpoint_any_configuration_can_be_taken(tmp_path: Path) -> None:
+    folder = runs.begin(tmp_path, tiny())
+    (folder / "checkpoints").mkdir()
+    (folder / "checkpoints" / "_step-0000001").mkdir()  # of a process that was killed as it wrote
+    assert runs.check(tmp_path, tiny(seed=4)) == []
+    runs.begin(tmp_path, tiny(seed=4))
+    assert runs.read_config(tmp_path, "stage1") == tiny(seed=4)
+
+
 def test_a_checkpoint_of_another_model_is_refused(data: Path, base: str, tmp_path: Path) -> None:
     train(tiny(), data, tmp_path, 2)
     shutil.rmtree(tmp_path / "stage1" / "weights")

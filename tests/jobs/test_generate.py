@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
+from generation import codec, config, sample
 from generation.trainer import losses_of
 from jobs.cli import app
 from tests.generation import synthetic
@@ -78,7 +79,10 @@ def test_training_can_be_continued_by_the_same_command(tmp_path: Path, dataset: 
     assert len(losses_of(whole / "stage1")) == 4
     name = Path("stage1/weights/transformer/diffusion_pytorch_model.safetensors")
     assert (parts / name).read_bytes() == (whole / name).read_bytes()
-    assert "is trained: 4 steps" in reelmill(*command, "--out", parts, "--steps", "4")
+    config = (parts / "stage1" / "config.json").read_text()
+    said = reelmill(*command, "--out", parts, "--steps", "4", "--set", "train.log_every=3")
+    assert "is trained: 4 steps" in said
+    assert (parts / "stage1" / "config.json").read_text() == config  # it tells how the weights came to be
 
 
 def test_another_learning_rate_is_taken_up_and_told_both_ways(tmp_path: Path, dataset: Path) -> None:
@@ -219,6 +223,58 @@ def test_a_final_video_is_made_anew_when_it_is_wanted_otherwise(tmp_path: Path, 
     assert final.read_bytes() == first
 
 
+def test_previews_share_a_codec_and_are_decoded_when_they_are_enhanced(
+    tmp_path: Path, run: Path, dataset: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = tmp_path / "other"
+    reelmill(
+        "train", "stage1", "--data", dataset, "--out", other, "--steps", "1", *SMALL, "--set", "codec.std=0.4"
+    )
+    (tmp_path / "prompts.txt").write_text("x\ny\n")
+    folders: list[Path] = []
+    for name, first in (("own", run), ("of another codec", other)):
+        out = tmp_path / name
+        reelmill(
+            "sample", "--prompts", tmp_path / "prompts.txt", "--run", first, "--out", out, "--steps", "1",
+            "--preview-only",
+        )  # fmt: skip
+        folders += sorted(out.iterdir())
+    opened: list[float] = []
+    decoded: list[int] = []
+
+    def open_codec(settings: config.Codec, device: torch.device) -> codec.Codec:
+        opened.append(settings.std)
+        return codec.open_codec(settings, device)
+
+    def decode(self: codec.PatchCodec, latents: torch.Tensor, frames: int) -> torch.Tensor:
+        decoded.append(frames)
+        return torch.cat(list(self.decode_stream(latents, frames)), dim=2)
+
+    monkeypatch.setattr(sample, "open_codec", open_codec)
+    monkeypatch.setattr(codec.PatchCodec, "decode", decode)
+
+    def enhance() -> tuple[list[float], int]:
+        opened.clear(), decoded.clear()
+        sample.enhance_previews(run, folders, sample.Options(), torch.device("cpu"))
+        return list(opened), len(decoded)
+
+    assert enhance() == ([0.4], 4)
+    assert enhance() == ([], 0)  # all are there
+    record = folders[0] / "final.json"
+    about = json.loads(record.read_text())
+    assert about["precision"] == "fp32"
+    record.write_text(json.dumps({**about, "precision": "bf16"}))
+    assert enhance() == ([], 1)
+    assert json.loads(record.read_text()) == about
+    # Another codec than the latents were made with: said before anything is removed.
+    preview = folders[2] / "preview.json"
+    known = json.loads(preview.read_text())
+    preview.write_text(json.dumps({**known, "codec": {**known["codec"], "std": 0.3}}))
+    with pytest.raises(ValueError, match="take the same weights"):
+        sample.enhance_previews(run, folders[2:], sample.Options(noise_step=900), torch.device("cpu"))
+    assert (folders[2] / "final.json").exists()
+
+
 def test_a_lora_on_an_own_base(tmp_path: Path, run: Path, dataset: Path) -> None:
     lora = tmp_path / "lora"
     reelmill(
@@ -263,7 +319,14 @@ SAMPLE = ["sample", "x", "--run", "{run}", "--out", "{new}"]
             [*TRAIN, "--set", "data.where={aesthetics.mean: {min: 11}}"],
             ["no clip", "aesthetics.mean below 11"],
         ),
-        ([*TRAIN, "--set", "data.where={aesthetic: {min: 1}}"], ["aesthetic", "aesthetics.mean"]),
+        (
+            [*TRAIN, "--set", "data.where={aesthetic: {min: 1}}"],
+            ["data.where: ", "'aesthetic'", "there is aesthetics.mean, "],
+        ),
+        (
+            [*TRAIN, "--set", "data.where={quality.brightness: {max: 1}}"],
+            ["data.where: ", "not measured", "motion.speed"],
+        ),
         (
             [*TRAIN, "--set", "data.buckets=[{frames: 49, height: 32, width: 48}]"],
             ["no clip", "too short: 49 frames at 8 a second need 6 s"],
@@ -311,7 +374,7 @@ def test_wrong_use_says_what_would_be_right(
     said = refused(*map(filled, arguments))
     for part in says:
         assert filled(part) in said
-    assert not list(places["new"].rglob("*.mp4"))
+    assert not places["new"].exists()
 
 
 def test_a_run_without_the_stage_says_so_before_the_other_one_works(tmp_path: Path, dataset: Path) -> None:
