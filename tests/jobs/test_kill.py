@@ -4,7 +4,6 @@ same command is run again until it ends, and the rows are those of an uninterrup
 from __future__ import annotations
 
 import json
-import os
 import random
 import shutil
 import signal
@@ -23,6 +22,7 @@ from PIL import Image
 from curation.dataset import Dataset
 from curation.verify import accounting, verify
 from tests import render
+from tests.jobs import left_behind
 from tests.killing import rows_of
 
 ROOT = Path(__file__).parents[2]
@@ -101,18 +101,11 @@ class Place:
     def run(self, name: str) -> subprocess.Popen[bytes]:
         self.mark = uuid.uuid4().hex
         command = [sys.executable, "-m", "jobs.build", str(self.footage), "--out", str(self.folder / name)]
-        environment = {
-            **os.environ,
-            "REELMILL_TEST": self.mark,
-            "REELMILL_LOG": str(self.folder / f"{name}.log"),
-            "PYTHONPATH": str(self.folder / "traced"),
-        }
-        for variable in ("RAY_ADDRESS", "RAY_TMPDIR"):
-            environment.pop(variable, None)
+        log, traced = str(self.folder / f"{name}.log"), str(self.folder / "traced")
         return subprocess.Popen(
             [*command, "--config", str(self.folder / "c.yaml")],
             cwd=ROOT,
-            env=environment,
+            env=left_behind.environment(self.mark, REELMILL_LOG=log, PYTHONPATH=traced),
             stdout=subprocess.DEVNULL,
             stderr=(self.folder / f"{name}.err").open("ab"),
             start_new_session=True,
@@ -123,10 +116,8 @@ class Place:
         if what == "driver":
             return [psutil.Process(driver.pid)]
         found = []
-        for process in psutil.process_iter():
+        for process in left_behind.processes(self.mark):
             try:
-                if process.environ().get("REELMILL_TEST") != self.mark:
-                    continue
                 line = " ".join(process.cmdline())
             except psutil.Error:
                 continue

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -17,6 +17,8 @@ import pytest
 from curation.dataset import Dataset
 from curation.verify import accounting, verify
 from tests import render
+from tests.jobs import left_behind
+from tests.jobs.left_behind import until
 
 ROOT = Path(__file__).parents[2]
 CONFIG = """
@@ -49,20 +51,17 @@ class Build:
         self.temp = temp
         self.dataset = Dataset(str(place / "dataset"))
         self.mark = uuid.uuid4().hex
-        self.shared_memory = set(os.listdir("/dev/shm")) if os.path.isdir("/dev/shm") else set()
+        self.shared_memory = left_behind.shared_memory()
         (place / "config.yaml").write_text(CONFIG)
         self.start(videos)
 
     def start(self, videos: Path) -> None:
         """As it was, or once more into the same dataset."""
         command = [sys.executable, "-m", "jobs.build", str(videos), "--out", self.dataset.location]
-        environment = {**os.environ, "REELMILL_TEST": self.mark, "TMPDIR": str(self.temp)}
-        for name in ("RAY_ADDRESS", "RAY_TMPDIR"):
-            environment.pop(name, None)
         self.process = subprocess.Popen(
             [*command, "--config", str(self.place / "config.yaml")],
             cwd=ROOT,
-            env=environment,
+            env=left_behind.environment(self.mark, TMPDIR=str(self.temp)),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -70,15 +69,7 @@ class Build:
         )
 
     def processes(self) -> list[psutil.Process]:
-        """All that descend from it: they have its environment, whoever their parent is by now."""
-        found = []
-        for process in psutil.process_iter():
-            try:
-                if process.environ().get("REELMILL_TEST") == self.mark:
-                    found.append(process)
-            except psutil.Error:  # ended (a zombie has no environment), or not ours to look at
-                continue
-        return found
+        return left_behind.processes(self.mark)
 
     def wait_until_measuring(self) -> None:
         """Until the first part is committed: workers and decoding children are at work on the next ones."""
@@ -90,15 +81,7 @@ class Build:
         return self.process.returncode, err
 
     def left(self) -> list[str]:
-        """Processes, shared memory and temporary files that are still there."""
-        memory = set(os.listdir("/dev/shm")) - self.shared_memory if os.path.isdir("/dev/shm") else set()
-        ours = [f"/dev/shm/{m}" for m in memory if "plasma" in m]
-        return [
-            *map(str, self.processes()),
-            *ours,
-            *map(str, self.temp.iterdir()),
-            *self.dataset.unfinished(),
-        ]
+        return [*left_behind.left(self.mark, self.temp, self.shared_memory), *self.dataset.unfinished()]
 
     def kill(self) -> None:
         for process in self.processes():
@@ -107,14 +90,6 @@ class Build:
         for pipe in (self.process.stdout, self.process.stderr):
             assert pipe is not None
             pipe.close()
-
-
-def until(true: Callable[[], bool], seconds: float) -> float:
-    began = time.monotonic()
-    while not true():
-        assert time.monotonic() - began < seconds
-        time.sleep(0.05)
-    return time.monotonic() - began
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,8 @@ from generation.config import Config
 from generation.parallel import join
 from generation.trainer import losses_of
 from tests.generation.tiny_runs import ROOT, dataset, different, kept, on_two_ranks, tiny, train
+from tests.jobs import left_behind
+from tests.jobs.left_behind import until
 
 ENDLESS = 100_000  # steps
 # Generous where the machine may be busy; what was measured on two cores, with others at work, is in brackets.
@@ -43,16 +45,13 @@ class Command:
         self.temp = Path("/tmp") / f"rm-{uuid.uuid4().hex[:6]}"  # short: Ray's sockets are in it
         self.temp.mkdir()
         self.mark = uuid.uuid4().hex
-        self.shared_memory = set(os.listdir("/dev/shm")) if os.path.isdir("/dev/shm") else set()
+        self.shared_memory = left_behind.shared_memory()
         self.process: subprocess.Popen[str] | None = None
 
     def start(self, config: Config, steps: int, data: Path | None = None) -> None:
         """As it was, or once more into the same run."""
         path = self.place / "config.json"
         path.write_text(config.model_dump_json())
-        environment = {**os.environ, "REELMILL_TEST": self.mark, "TMPDIR": str(self.temp)}
-        for name in ("RAY_ADDRESS", "RAY_TMPDIR"):
-            environment.pop(name, None)
         self.folder = self.run / config.stage
         self.process = subprocess.Popen(
             [
@@ -61,7 +60,7 @@ class Command:
                 *("--steps", str(steps), "--device", "cpu"),
             ],
             cwd=ROOT,
-            env=environment,
+            env=left_behind.environment(self.mark, TMPDIR=str(self.temp)),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -77,15 +76,7 @@ class Command:
         assert self.process.poll() is None, self.process.communicate()[1]
 
     def processes(self) -> list[psutil.Process]:
-        """All that descend from it: they have its environment, whoever their parent is by now."""
-        found = []
-        for process in psutil.process_iter():
-            try:
-                if process.environ().get("REELMILL_TEST") == self.mark:
-                    found.append(process)
-            except psutil.Error:  # ended (a zombie has no environment), or not ours to look at
-                continue
-        return found
+        return left_behind.processes(self.mark)
 
     def end(self) -> tuple[int, list[str]]:
         """Exit code, and lines of standard error."""
@@ -94,13 +85,9 @@ class Command:
         return self.process.returncode, err.strip().splitlines()
 
     def left(self) -> list[str]:
-        """Processes, shared memory and temporary files that are still there."""
-        memory = set(os.listdir("/dev/shm")) - self.shared_memory if os.path.isdir("/dev/shm") else set()
-        ours = [f"/dev/shm/{m}" for m in memory if "plasma" in m]
-        storage = [self.run / "_ray"] if (self.run / "_ray").exists() else []
-        # PyTorch makes itself a folder for what it compiles.
-        files = [p for p in self.temp.iterdir() if not p.name.startswith("torchinductor_")]
-        return [*map(str, self.processes()), *ours, *map(str, files), *map(str, storage)]
+        """With what Ray Train stores in the run while it works."""
+        storage = [str(self.run / "_ray")] if (self.run / "_ray").exists() else []
+        return [*left_behind.left(self.mark, self.temp, self.shared_memory), *storage]
 
     def clean_up(self) -> None:
         for process in self.processes():
@@ -108,13 +95,6 @@ class Command:
         if self.process:
             self.process.communicate()
         subprocess.run(["rm", "-rf", str(self.temp)], check=True)
-
-
-def until(true: Callable[[], bool], seconds: float) -> None:
-    began = time.monotonic()
-    while not true():
-        assert time.monotonic() - began < seconds
-        time.sleep(0.05)
 
 
 @pytest.fixture
