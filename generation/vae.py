@@ -32,7 +32,8 @@ class CogVideoXCodec:
             if value != own:
                 raise ValueError(f"codec.{name}: {value}, but codec.kind=cogvideox has {own}")
         place = find(VAE, settings.model, settings.revision)
-        self._vae: Any = read(place).eval().requires_grad_(False)
+        vae: Any = read(place)
+        self._vae = vae.eval().requires_grad_(False)
         self.settings = settings.model_copy(update={"revision": place.commit})
         self.channels = int(self._vae.config.latent_channels)
         self.std = settings.std
