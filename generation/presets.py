@@ -77,7 +77,13 @@ PRESETS: dict[str, dict[str, Section]] = {
                 "workers": 0,
             },
             "phases": [{"steps": 1200}, {"steps": 300, "decoder_only": True}],
-            "train": {**_TINY_TRAIN, "batch_size": 8, "ema_decay": 0.995, "checkpoint_every": 300},
+            "train": {
+                **_TINY_TRAIN,
+                "batch_size": 8,
+                "learning_rate": 2e-3,
+                "ema_decay": 0.995,
+                "checkpoint_every": 300,
+            },
         },
         "stage1": {
             **_TINY,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +14,14 @@ import torch
 from generation import draws
 from generation.codec import Codec, open_codec
 from generation.config import Codec as Settings
+from generation.media import read_video
 from generation.slice_codec import SliceCodec, save_network
 from tests.generation.test_slice_vae import apart, network, video
 
 
-def write(folder: Path) -> Path:
+def write(folder: Path, **sizes: Any) -> Path:
     """RUN/vae of a training that ended, with statistics of some kind."""
-    vae = network()
+    vae = network(**sizes)
     vae.latent_mean += torch.linspace(-0.5, 0.5, 4)
     vae.latent_std *= torch.linspace(0.2, 0.8, 4)
     (folder / "weights").mkdir(parents=True)
@@ -125,3 +128,39 @@ def test_a_codec_needs_its_statistics_in_float32(folder: Path) -> None:
     assert isinstance(made, SliceCodec)
     latents = made.encode(draws.normal((1, 3, 5, 8, 8), "x").double())
     assert latents.dtype == torch.float32
+
+
+_DECODE = """
+import resource, sys
+from pathlib import Path
+import torch
+from generation.codec import open_codec
+from generation.config import Codec
+from generation.draws import normal
+from generation.media import to_uint8, write_mp4
+
+torch.set_num_threads(1)
+codec = open_codec(Codec(kind="slice", model=sys.argv[1], slice_latents=1))
+path, frames, height, width = Path(sys.argv[2]), *map(int, sys.argv[3:])
+latents = normal((1, 4, *codec.grid(frames, height, width)), "latents")
+pieces = (to_uint8(piece[0]) for piece in codec.decode_stream(latents, frames))
+write_mp4(path, pieces, 8)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+"""
+
+
+@pytest.mark.parametrize(("height", "width"), [(240, 416), pytest.param(480, 832, marks=pytest.mark.slow)])
+def test_peak_memory_of_decoding_does_not_grow_with_the_length(
+    height: int, width: int, tmp_path: Path
+) -> None:
+    """In processes of their own, from latents to the mp4. 193 frames of 480x832 are 0.9 GB in float32."""
+    vae = write(tmp_path / "vae", spatial=8, patch=2, widths=(8, 8, 8))
+    peaks = {}
+    for frames in (49, 193):
+        path = tmp_path / f"{frames}.mp4"
+        command = [sys.executable, "-c", _DECODE, vae, path, str(frames), str(height), str(width)]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=900)
+        peaks[frames] = int(done.stdout)
+        assert read_video(path).frames.shape == (frames, height, width, 3)
+    print(f"{width}x{height}, frames and peak memory in MiB: {peaks}")
+    assert peaks[193] < 1.02 * peaks[49] + 5
