@@ -23,12 +23,22 @@ def stage_config(stage: str, name: str, file: str | None, overrides: Sequence[st
     if file:
         _merge(data, _read(Path(file)), file)
     apply_overrides(data, overrides)
+    _locate(data)
     if data["stage"] != stage:
         raise ConfigError(f"stage: {data['stage']}, but the command says {stage}")
     try:
         return Config.model_validate(data)
     except ValidationError as error:
         raise ConfigError("\n".join(explain(dict(e), Config) for e in error.errors())) from error
+
+
+def _locate(data: dict[str, Any]) -> None:
+    """Folders are named in full, so that what was trained can be used from elsewhere."""
+    for section, key in (("codec", "model"), ("text", "model"), ("transformer", "pretrained")):
+        values = data.get(section)
+        name = values.get(key) if isinstance(values, dict) else None
+        if isinstance(name, str) and Path(name).expanduser().is_dir():
+            values[key] = str(Path(name).expanduser().absolute())
 
 
 def _read(path: Path) -> dict[str, Any]:

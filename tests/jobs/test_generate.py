@@ -197,6 +197,28 @@ def test_a_preview_enhanced_in_another_process_gives_the_same_bits(tmp_path: Pat
     assert not torch.equal(here, enhance(trained, trained.model(), source, other))
 
 
+def test_an_own_autoencoder_serves_both_stages(
+    tmp_path: Path, dataset: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From its training to final videos, by the commands; named from one folder, used from another."""
+    monkeypatch.chdir(tmp_path)
+    said = reelmill("train", "vae", "--data", dataset, "--out", "run", "--steps", "3")
+    assert "memory: about" in said
+    own = [f"codec.{key}={value}" for key, value in (("kind", "slice"), ("model", "run/vae"), ("spatial", 4))]
+    chosen = [part for setting in own for part in ("--set", setting)]
+    for stage in ("stage1", "stage2"):
+        reelmill("train", stage, "--data", dataset, "--out", "run", "--steps", "2", *SMALL, *chosen)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    reelmill("sample", "a red circle", "--run", "../run", "--out", "videos", "--steps", "2")
+    (folder,) = (tmp_path / "elsewhere" / "videos").iterdir()
+    assert shape(folder / "preview.mp4") == (9, 32, 48)
+    assert shape(folder / "final.mp4") == (9, 64, 96)
+    monkeypatch.chdir(tmp_path)
+    said = refused("train", "stage1", "--data", dataset, "--out", "other", *SMALL, *chosen[:4])
+    assert "codec.spatial: 2, but run/vae has 4; write codec.spatial=4" in said.replace(f"{tmp_path}/", "")
+
+
 def test_any_video_can_be_enhanced(tmp_path: Path, run: Path) -> None:
     source = tmp_path / "clip.mp4"
     source.write_bytes(
