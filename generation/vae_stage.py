@@ -39,22 +39,18 @@ class Clips:
     decoder_only: bool  # the encoder gets no gradient
 
 
-def _memory(config: Config, device: torch.device, world_size: int) -> str:
+def training_need(config: Config, world_size: int, bf16: bool) -> memory.Need:
+    """Of one step in the largest bucket."""
     with torch.device("meta"):
         model = VaeTask(config.vae, config.vae_loss)
     count = sum(p.numel() for p in model.parameters())
     largest = memory.largest_bucket(config)
-    bf16 = parallel.uses_bf16(config.train.precision, device)
     copies = 4 if config.train.ema_decay else 3  # gradient, two moments, average, in float32
     kept = activation_bytes(model, config, (largest.frames, largest.height, largest.width))
-    return memory.check(
-        memory.Need(
-            weights=count * 4 / world_size,
-            training=count * 4 * copies / world_size,
-            activations=kept * (0.5 if bf16 else 1.0),
-        ),
-        device,
-        config,
+    return memory.Need(
+        weights=count * 4 / world_size,
+        training=count * 4 * copies / world_size,
+        activations=kept * (0.5 if bf16 else 1.0),
     )
 
 
@@ -87,7 +83,8 @@ def open_vae(
     loss = config.vae_loss
     extract = open_extractor(loss.extractor, loss.extractor_weights, device) if loss.perceptual else None
     if say:
-        say(_memory(config, device, world_size))
+        bf16 = parallel.uses_bf16(config.train.precision, device)
+        say(memory.check(training_need(config, world_size, bf16), device, config))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         model = VaeTask(config.vae, loss, extract)

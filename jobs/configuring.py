@@ -36,9 +36,11 @@ def _locate(data: dict[str, Any]) -> None:
     """Folders are named in full, so that what was trained can be used from elsewhere."""
     for section, key in (("codec", "model"), ("text", "model"), ("transformer", "pretrained")):
         values = data.get(section)
-        name = values.get(key) if isinstance(values, dict) else None
-        if isinstance(name, str) and Path(name).expanduser().is_dir():
-            values[key] = str(Path(name).expanduser().absolute())
+        if not isinstance(values, dict) or not isinstance(values.get(key), str):
+            continue
+        folder = Path(values[key]).expanduser()
+        if folder.is_dir():
+            values[key] = str(folder.absolute())
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -15,16 +15,19 @@ import psutil
 import pytest
 import torch
 
-from generation import memory, steps
+from generation import memory, steps, vae_stage
 from generation.config import Bucket, Config, Sampling
 from generation.memory import Need, available, check, left_in_container, training_need
+from generation.slice_codec import grid
 from generation.stage import open_stage
 from generation.steps import Prepared
 from generation.trainer import Trainer
+from generation.vae_stage import Clips
 from tests.generation.tiny_runs import ALONE, ROOT, tiny
 
 CPU = torch.device("cpu")
 WIDE = {"frames": 13, "height": 80, "width": 112}
+LARGE = {"frames": 16, "height": 128, "width": 128}
 SHAPES: dict[str, dict[str, Any]] = {
     # Activations are most of it, then weights and optimiser, then pixels and latents.
     "activations": {"transformer": {"layers": 4, "heads": 8, "head_dim": 32}, "data": {"buckets": [WIDE]}},
@@ -41,6 +44,13 @@ SHAPES: dict[str, dict[str, Any]] = {
         "transformer": {"layers": 12, "heads": 8, "head_dim": 48},
         "data": {"buckets": [{"frames": 5, "height": 32, "width": 48}]},
         "train": {"batch_size": 1},
+    },
+    "vae": {"stage": "vae", "vae": {"widths": [16, 32, 64]}, "data": {"buckets": [LARGE]}},
+    "vae checkpointed": {
+        "stage": "vae",
+        "vae": {"widths": [32, 64, 128], "gradient_checkpointing": True},
+        "vae_loss": {"adversarial": 0},
+        "data": {"buckets": [LARGE]},
     },
 }
 
@@ -62,7 +72,8 @@ def measure() -> None:
     threading.Thread(target=watch, daemon=True).start()
     for name, sections in SHAPES.items():
         peak = before = here.memory_info().rss
-        need = _two_steps(tiny(**sections))
+        stage, others = sections.get("stage", "stage1"), {k: v for k, v in sections.items() if k != "stage"}
+        need = _two_steps(tiny(stage, **others))
         print(json.dumps([name, peak - before, need]), flush=True)
 
 
@@ -70,11 +81,8 @@ def _two_steps(config: Config) -> float:
     stage = open_stage(config, CPU, Path("/nowhere"))
     stage.place(ALONE)
     trainer = Trainer(config, stage, "", Path("/nowhere"), ALONE)
-    bucket, n = config.data.buckets[0], config.train.batch_size
     for k in range(2):
-        latents = torch.randn(n, stage.codec.channels, *config.latent_grid(bucket))
-        text = [torch.randn(config.text.max_tokens, stage.text.dim)] * n
-        prepared = Prepared(latents, None, text, [0.3] * n, [], [(k, i) for i in range(n)])
+        prepared = _micro_batch(config, stage, k)
         with trainer._autocast():
             losses = stage.losses(prepared)
         losses.mean().backward()
@@ -83,7 +91,21 @@ def _two_steps(config: Config) -> float:
         trainer._average()
     parameters = sum(p.numel() for p in stage.model.parameters())
     half = config.train.precision == "bf16"
-    return training_need(config, stage.codec.channels, parameters, parameters, bucket, 1, half).total
+    if config.stage == "vae":
+        return vae_stage.training_need(config, 1, half).total
+    channels, bucket = stage.codec.channels, config.data.buckets[0]
+    return training_need(config, channels, parameters, parameters, bucket, 1, half).total
+
+
+def _micro_batch(config: Config, stage: Any, k: int) -> Any:
+    bucket, n = config.data.buckets[0], config.train.batch_size
+    if config.stage == "vae":
+        size = bucket.frames, bucket.height, bucket.width
+        noise = torch.randn(n, config.vae.channels, *grid(config.vae, *size))
+        return Clips(torch.rand(n, 3, *size), noise, judged=True, decoder_only=False)
+    latents = torch.randn(n, stage.codec.channels, *config.latent_grid(bucket))
+    text = [torch.randn(config.text.max_tokens, stage.text.dim)] * n
+    return Prepared(latents, None, text, [0.3] * n, [], [(k, i) for i in range(n)])
 
 
 def test_the_estimate_is_what_a_step_takes() -> None:
@@ -96,6 +118,7 @@ def test_the_estimate_is_what_a_step_takes() -> None:
     assert [name for name, _, _ in lines] == list(SHAPES)
     for name, measured, estimated in lines:
         assert measured > 60e6, (name, measured)  # else it says nothing
+        print(name, f"measured {measured / 1e6:.0f} MB, estimated {estimated / 1e6:.0f}")
         assert measured / 2 < estimated < measured * 2, (name, measured / 1e6, estimated / 1e6)
 
 
