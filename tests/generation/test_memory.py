@@ -15,7 +15,7 @@ import psutil
 import pytest
 import torch
 
-from generation import memory, steps, vae_stage
+from generation import memory, run, vae_stage
 from generation.config import Bucket, Config, Sampling
 from generation.memory import Need, available, check, left_in_container, training_need
 from generation.slice_codec import grid
@@ -186,7 +186,7 @@ def test_a_stage_that_does_not_fit_is_refused_before_the_start(
     open_stage(tiny(), CPU, tmp_path, say=said.append)
     assert len(said) == 1
     assert said[0].startswith("memory: about ")
-    monkeypatch.setattr(steps, "build_model", lambda *_: pytest.fail("the network was made all the same"))
+    monkeypatch.setattr(run, "build_model", lambda *_: pytest.fail("the network was made all the same"))
     with pytest.raises(ValueError, match="too little memory on cpu"):
         open_stage(tiny(phases=phases), CPU, tmp_path, say=said.append)
 
