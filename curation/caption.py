@@ -141,16 +141,43 @@ def _is_there(uri: str) -> bool:
 # ---------------------------------------------------------------------------------------------------
 
 
-def wanted(dataset: Dataset, config: Config, step: Step) -> dict[tuple[str, int], dict[str, Row]]:
-    """(shard, row group) -> clip_id -> what the worker is told, of the clips that this step is to do."""
+def is_needed(
+    dataset: Dataset, config: Config, accepted: Collection[str], *, retry_failed: bool = False
+) -> bool:
+    """Would a model be asked about any of these clips, in shards or not?"""
+    captions = Captions.read(dataset, config)
+    if config.captions.by_model and not all(map(captions.has, accepted)):
+        return True
+    failed = set() if retry_failed else _failed_rewrites(dataset)
+    return any(
+        captions.to_rewrite(i) is not None and (i, captions.rewritten_key(i)) not in failed for i in accepted
+    )
+
+
+def _failed_rewrites(dataset: Dataset) -> set[tuple[str, str | None]]:
+    return {(f["clip_id"], f["key"]) for f in dataset.rows("failures") if f["stage"] == "rewrite"}
+
+
+def wanted(
+    dataset: Dataset,
+    config: Config,
+    step: Step,
+    *,
+    among: Collection[str] | None = None,
+    retry_failed: bool = False,
+) -> dict[tuple[str, int], dict[str, Row]]:
+    """(shard, row group) -> clip_id -> what the worker is told, of the clips that this step is to do; of
+    those `among` which they are to be, where that is said."""
     captioner = make_captioner(config) if step == "caption" else make_rewriter(config)
     if captioner is None or (step == "caption" and not config.captions.by_model):
         return {}
     captions = Captions.read(dataset, config)
-    failed = current_failures(dataset, {captions.key})
-    failed_rewrites = {(f["clip_id"], f["key"]) for f in dataset.rows("failures") if f["stage"] == "rewrite"}
+    failed = {} if retry_failed else current_failures(dataset, {captions.key})
+    failed_rewrites = set() if retry_failed else _failed_rewrites(dataset)
 
     def asked(clip_id: str) -> Row | None:
+        if among is not None and clip_id not in among:
+            return None
         if step == "caption":
             return None if captions.has(clip_id) or clip_id in failed else {}
         key = captions.rewritten_key(clip_id)
@@ -171,21 +198,34 @@ def wanted(dataset: Dataset, config: Config, step: Step) -> dict[tuple[str, int]
 
 def waiting(dataset: Dataset, config: Config) -> dict[str, int]:
     """What captioning would still do, in words -> clips."""
-    found = {
-        f"clips in shards to {step}": sum(map(len, wanted(dataset, config, step).values())) for step in STEPS
-    }
+    todo = {step: wanted(dataset, config, step) for step in STEPS}
+    found = {f"clips in shards to {step}": sum(map(len, groups.values())) for step, groups in todo.items()}
+    uncaptioned = {clip_id for clips in todo["caption"].values() for clip_id in clips}
     captions = Captions.read(dataset, config)
     columns = ["clip_id", "caption"]
     found["clips in shards to be given another caption"] = sum(
-        row["caption"] != captions.text(row["clip_id"]) for row in dataset.rows("shards", columns)
+        row["clip_id"] not in uncaptioned and row["caption"] != captions.text(row["clip_id"])
+        for row in dataset.rows("shards", columns)
     )
     return found
 
 
-def caption_by_model(dataset: Dataset, config: Config, step: Step, progress: Progress) -> int:
+def caption_by_model(
+    dataset: Dataset,
+    config: Config,
+    step: Step,
+    progress: Progress,
+    *,
+    among: Collection[str] | None = None,
+    retry_failed: bool = False,
+    begin: Callable[[], None] = lambda: None,
+) -> int:
     """Caption (or rewrite the captions of) the clips in the shards that wait for it, on Ray, and commit what
-    comes in parts. Returns how many clips were asked for. Raises `Stopped` when too many in a row fail."""
-    todo = wanted(dataset, config, step)
+    comes in parts. Returns how many clips were asked for. Raises `Stopped` when too many in a row fail.
+
+    `begin` is called before the first commit, and so not at all if the captioner turns out not to work.
+    """
+    todo = wanted(dataset, config, step, among=among, retry_failed=retry_failed)
     total = sum(map(len, todo.values()))
     if not total:
         return 0
@@ -199,7 +239,8 @@ def caption_by_model(dataset: Dataset, config: Config, step: Step, progress: Pro
         captions = Captions.read(dataset, config)
         key_of = lambda clip_id: captions.rewritten_key(clip_id) or ""  # noqa: E731
     progress.start_caption(step, captioner.name, total)
-    commits = _Commits(dataset, captioner, step, key_of, config.run.caption_failures_in_a_row, progress)
+    most = config.run.caption_failures_in_a_row
+    commits = _Commits(dataset, captioner, step, key_of, most, progress, begin)
     left = {clip_id for clips in todo.values() for clip_id in clips}
     for row in pipeline.captioned(given, config, dataset.address(""), step):
         if row["clip_id"] in left:  # a worker died after its rows were taken, and its work came once more
@@ -256,8 +297,11 @@ class _Commits:
         key_of: Callable[[str], str],
         most_in_a_row: int,
         progress: Progress,
+        begin: Callable[[], None],
     ):
         self._dataset = dataset
+        self._begin = begin
+        self._begun = False
         self._captioner = captioner
         self._step = step
         self._key_of = key_of
@@ -294,6 +338,9 @@ class _Commits:
         self._commit()
 
     def _commit(self) -> None:
+        if not self._begun and (self._rows or self._failures):
+            self._begun = True
+            self._begin()
         commit_captions(self._dataset, self._rows)
         commit_failures(self._dataset, self._failures)
         self._rows, self._failures = [], []

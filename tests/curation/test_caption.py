@@ -30,7 +30,7 @@ from tests.captioning.server import Asked, ChatServer, Reply
 from tests.conftest import CHEAP
 from tests.curation.helpers import decode
 from tests.curation.inline import Inline
-from tests.curation.speaker import Speaker, share
+from tests.curation.speaker import Rewriter, Speaker, share
 
 Row = dict[str, Any]
 SETTINGS = [
@@ -301,6 +301,79 @@ def test_a_captioner_that_is_missing_is_told_before_any_work(place: Path, tmp_pa
     with pytest.raises(CaptionerMissing, match=r"captions\.transformers\.model"):
         builder.check_models(config("captions.transformers={missing: true}"))
     assert builder.check_models(config()) is None
+
+
+def contents(dataset: Dataset) -> dict[str, bytes]:
+    folder = Path(dataset.address(""))
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "retry_failed"),
+    [
+        (["captions.transformers={model: other, missing: true}"], False),
+        (["captions.transformers={model: other, missing: true}"], True),
+        (["captions.rewrite={missing: true}", "captions.kind=rewritten"], False),
+        (["captions.captioner=sidecar", "captions.rewrite={missing: true}"], False),
+    ],
+)
+def test_a_captioner_that_is_missing_changes_nothing(
+    built: Dataset, overrides: list[str], retry_failed: bool
+) -> None:
+    before = contents(built)
+    with pytest.raises(CaptionerMissing):
+        recaption(built, config(*overrides), retry_failed=retry_failed)
+    assert contents(built) == before
+    assert builder.waiting(built, config()) == ""
+
+
+def test_a_captioner_that_breaks_at_its_first_clip_changes_nothing(
+    built: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(speaker: Speaker, clips: Any) -> Any:
+        raise CaptionerMissing("captions.transformers.model: cannot be loaded")
+
+    before = contents(built)
+    monkeypatch.setattr(Speaker, "__call__", broken)
+    monkeypatch.setattr(Rewriter, "__call__", broken)
+    for overrides in (["captions.transformers={model: other}"], ["captions.rewrite={}"]):
+        with pytest.raises(CaptionerMissing):
+            recaption(built, config(*overrides))
+        assert contents(built) == before
+
+
+def test_a_server_that_fails_at_the_opening_question_changes_nothing(built: Dataset) -> None:
+    before = contents(built)
+    with ChatServer(lambda asked: Reply(status=500)) as server:
+        given = f"captions.endpoint={{url: '{server.url}', model: m, retries: 0}}"
+        with pytest.raises(CaptionerMissing, match="HTTP500"):
+            recaption(built, config("captions.captioner=endpoint", given))
+    assert contents(built) == before
+
+
+def test_clips_keep_their_old_caption_until_the_new_one_is_there(
+    built: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(caption, "_PART_ROWS", 2)
+    other = config("captions.transformers={model: other}")
+    said = {i: r["caption"] for i, r in table(built, "shards").items()}
+    call, seen = Speaker.__call__, []
+
+    def looks(speaker: Speaker, clips: Any) -> Any:
+        seen.append({i: r["caption"] for i, r in table(built, "shards").items()})
+        if len(seen) == 2:
+            raise RuntimeError("the machine is gone")
+        return call(speaker, clips)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Speaker, "__call__", looks)
+        with pytest.raises(RuntimeError):
+            recaption(built, other)
+    assert seen == [said, said]
+    assert built.manifest()["config"]["captions"]["transformers"]["model"] == "other"
+    assert builder.waiting(built, other).startswith(f"{len(said) - 4} clips in shards to caption")
+    recaption(built, other)
+    assert not set(said.values()) & {r["caption"] for r in built.rows("shards")}
 
 
 def test_rewritten_captions_stand_beside_their_originals(built: Dataset) -> None:
