@@ -10,13 +10,15 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shlex
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import fsspec
 
-from captioning.base import Caption, Captioner, CaptionRequest
+from captioning.base import Caption, Captioner, CaptionerMissing, CaptionRequest
 from captioning.sidecar import Sidecar
 from curation import pipeline
 from curation.caption_workers import Step, worker
@@ -32,6 +34,8 @@ Row = dict[str, Any]
 # A kill costs what was made since the last part.
 _PART_ROWS = 1000
 _PART_SECONDS = 10.0
+_MOST_IN_A_ROW = 32
+_ANSWERED = ("BadAnswer", "BrokenAnswer", "EmptyAnswer", "NoAnswer", "NoOriginal", "NoPictures")
 STEPS: tuple[Step, ...] = ("caption", "rewrite")
 _BATCHES_PER_TASK = 16  # of a reader, and about as many tasks of a small dataset
 
@@ -231,7 +235,7 @@ def caption_by_model(
         return 0
     if step == "caption" and "caption.similarity" in config.rules:
         _add_parts(dataset, todo)
-    given = tasks(todo, batch_clips(config, step))
+    handed = tasks(todo, batch_clips(config, step))
     captioner = worker(config, step)
     if step == "caption":
         key_of: Callable[[str], str] = _always(captioner.key)
@@ -239,10 +243,11 @@ def caption_by_model(
         captions = Captions.read(dataset, config)
         key_of = lambda clip_id: captions.rewritten_key(clip_id) or ""  # noqa: E731
     progress.start_caption(step, captioner.name, total)
-    most = config.run.caption_failures_in_a_row
-    commits = _Commits(dataset, captioner, step, key_of, most, progress, begin)
+    given = config.run.caption_failures_in_a_row
+    most = given or _MOST_IN_A_ROW, given or min(_MOST_IN_A_ROW, max(4, total // 4))
+    commits = _Commits(dataset, config, captioner, step, key_of, most, progress, begin)
     left = {clip_id for clips in todo.values() for clip_id in clips}
-    for row in pipeline.captioned(given, config, dataset.address(""), step):
+    for row in pipeline.captioned(handed, config, dataset.address(""), step):
         if row["clip_id"] in left:  # a worker died after its rows were taken, and its work came once more
             left.discard(row["clip_id"])
             commits.take(row["clip_id"], json.loads(row["data"]))
@@ -286,56 +291,97 @@ def _add_parts(dataset: Dataset, todo: dict[tuple[str, int], dict[str, Row]]) ->
 class _Commits:
     """Rows as they come, in parts: often enough that a kill costs seconds, seldom enough that files are few.
 
-    Failures wait for the next success: what fails because a server is away is no failure of the clips.
+    Failures wait for the next success: what fails because a server is away is no failure of the clips. `most`
+    of them may come in a row, and of those that got no answer at all.
     """
 
     def __init__(
         self,
         dataset: Dataset,
+        config: Config,
         captioner: Captioner,
         step: Step,
         key_of: Callable[[str], str],
-        most_in_a_row: int,
+        most: tuple[int, int],
         progress: Progress,
         begin: Callable[[], None],
     ):
         self._dataset = dataset
+        self._config = config
         self._begin = begin
         self._begun = False
         self._captioner = captioner
         self._step = step
         self._key_of = key_of
-        self._most = most_in_a_row
+        self._most, self._most_unanswered = most
         self._progress = progress
         self._rows: list[Row] = []
         self._failures: list[Row] = []
         self._in_a_row: list[Row] = []
+        self._unanswered = 0  # the last ones of those
+        self._reasons: Counter[str] = Counter()  # errors of what is recorded as failed
+        self._messages: dict[str, str] = {}  # one for each
         self._last = time.monotonic()
 
     def take(self, clip_id: str, answer: Row) -> None:
         if "captions" in answer:
             self._rows += [{**row, "key": self._key_of(clip_id)} for row in answer["captions"]]
-            self._failures += self._in_a_row
-            self._in_a_row = []
+            self._record_failures()
         else:
             failed = _failure(clip_id, self._step, answer["error"], answer["message"], self._key_of(clip_id))
             self._in_a_row.append(failed)
+            self._unanswered = 0 if answer["error"] in _ANSWERED else self._unanswered + 1
         self._progress.captioned(None if "captions" in answer else f"{answer['error']}: {answer['message']}")
         if len(self._rows) >= _PART_ROWS or time.monotonic() - self._last >= _PART_SECONDS:
             self._commit()
-        if len(self._in_a_row) >= self._most:
-            self._commit()
-            raise Stopped(
-                f"{len(self._in_a_row)} clips in a row could not be captioned by captions."
-                f"{self._captioner.name} ({answer['error']}: {answer['message']}); what was captioned is "
-                "kept, and these clips do not count as failed. Mend what is wrong and run the same command "
-                "again, or raise run.caption_failures_in_a_row"
-            )
+        if len(self._in_a_row) >= self._most or self._unanswered >= self._most_unanswered:
+            self._stop(f"{answer['error']}: {answer['message']}")
 
     def end(self) -> None:
-        self._failures += self._in_a_row
-        self._in_a_row = []
+        """The last ones may have failed because the captioner is gone: it is asked."""
+        if self._unanswered:
+            try:
+                self._captioner.check()
+            except CaptionerMissing as error:
+                self._stop(str(error))
+        self._record_failures()
         self._commit()
+        if self._reasons:
+            self._progress.say(self._summary())
+
+    def _record_failures(self) -> None:
+        for failed in self._in_a_row:
+            self._reasons[failed["error"]] += 1
+            self._messages.setdefault(failed["error"], failed["message"])
+        self._failures += self._in_a_row
+        self._in_a_row, self._unanswered = [], 0
+
+    def _stop(self, reason: str) -> None:
+        # Many are asked at once: an answer that comes after these may have been given before.
+        self._failures = [f for f in self._failures if f["error"] in _ANSWERED]
+        self._commit()
+        stored = self._dataset.manifest()
+        # The same one where a build has not ended, or the dataset does not name the captioner yet.
+        known = stored["build_ended"] and stored["config_hash"] == self._config.hash()
+        go_on = f"go on with: {command(self._dataset)}" if known else "run the same command again"
+        raise Stopped(
+            f"{len(self._in_a_row)} clips in a row could not be captioned by captions.{self._captioner.name} "
+            f"({reason}); what was captioned is kept, and these clips do not count as failed. If it is the "
+            "clips and not the captioner, raise run.caption_failures_in_a_row; otherwise mend what is wrong. "
+            f"Then {go_on}"
+        )
+
+    def _summary(self) -> str:
+        (error, count), *_ = self._reasons.most_common(1)
+        total = self._reasons.total()
+        reason = f"{count} of them for {error}: {self._messages[error]}"
+        what = (
+            "captioned and have left the shards"
+            if self._step == "caption"
+            else "rewritten and stay as they are"
+        )
+        again = f"{command(self._dataset)} --retry-failed"
+        return f"{total} clips could not be {what}, {reason}; to try them again: {again}"
 
     def _commit(self) -> None:
         if not self._begun and (self._rows or self._failures):
@@ -350,6 +396,11 @@ class _Commits:
 # ---------------------------------------------------------------------------------------------------
 # Commits
 # ---------------------------------------------------------------------------------------------------
+
+
+def command(dataset: Dataset) -> str:
+    """What goes on with captions, for messages."""
+    return f"reelmill caption {shlex.quote(dataset.address('').rstrip('/'))}"
 
 
 def commit_captions(dataset: Dataset, rows: Sequence[Row]) -> None:

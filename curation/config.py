@@ -197,7 +197,9 @@ class Run(_Section):
     caption_cpus: float = Field(1.0, gt=0)
     caption_gpus: float | None = Field(None, ge=0)  # null: 1 where the cluster has a GPU (0 for an endpoint)
     caption_readers: int | None = Field(None, ge=1)  # that decode pictures for them; null: up to 4 for each
-    caption_failures_in_a_row: int = Field(32, ge=1)  # more stop the command: a server that is away
+    # That stop the command: a server that is away. null: 32; of clips that got no answer at all, a quarter of
+    # those to do, if that is less, but at least 4.
+    caption_failures_in_a_row: int | None = Field(None, ge=1)
     object_store_mb: int = Field(512, ge=128)  # of a local Ray
     ray_address: str | None = None  # null: the job's or the environment's cluster, else a local one
 

@@ -14,11 +14,11 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from captioning.base import CaptionerMissing, CaptionRequest, Pictures
+from captioning.base import CaptionerMissing, CaptionFailed, CaptionRequest, Pictures
 from captioning.checks import CHECKS
 from curation import build as builder
 from curation import caption, captioners
-from curation.config import Config, ConfigError, load_config
+from curation.config import Config, ConfigError, load_config, validated
 from curation.dataset import CAPTION_COLUMNS, CAPTIONS, FAILURES, SCHEMA_VERSION, Dataset
 from curation.pictures import pictures, times
 from curation.progress import Progress, Stopped
@@ -239,7 +239,7 @@ def test_rules_on_captions_do_not_apply_to_what_people_wrote(place: Path, tmp_pa
 
 
 def test_failures_are_recorded_and_tried_again_when_asked(place: Path, tmp_path: Path) -> None:
-    failing = config("captions.transformers={fails: 8}")
+    failing = config("captions.transformers={fails: 8}", "run.caption_failures_in_a_row=32")
     dataset, did = build(place, tmp_path / "d", failing)
     failed = drawn_by(dataset, "fails", 8)
     assert 0 < len(failed) < len(table(dataset, "clips"))
@@ -263,7 +263,7 @@ def test_too_many_failures_in_a_row_stop_and_are_not_held_against_the_clips(
     place: Path, tmp_path: Path
 ) -> None:
     away = config("captions.transformers={fails: 16}", "run.caption_failures_in_a_row=3")
-    with pytest.raises(Stopped, match=r"3 clips in a row .* the speaker was silent"):
+    with pytest.raises(Stopped, match=r"3 clips in a row .* the speaker was silent.* the same command again"):
         build(place, tmp_path / "d", away)
     dataset = Dataset(str(tmp_path / "d"))
     assert list(dataset.rows("failures")) == []
@@ -271,6 +271,76 @@ def test_too_many_failures_in_a_row_stop_and_are_not_held_against_the_clips(
     _, did = build(place, dataset, config())
     assert did.encoded == did.measured == {}
     assert did.captioned == dict.fromkeys(table(dataset, "clips"), 1)
+
+
+def deaf_after(patch: pytest.MonkeyPatch, answered: int, *, gone: bool, error: str = "Timeout") -> None:
+    """The speaker answers that often, and then fails, clip by clip."""
+    call, told = Speaker.__call__, Counter[str]()
+
+    def deaf(speaker: Speaker, clips: Any) -> Any:
+        found = []
+        for said in call(speaker, clips):
+            told[said.clip_id] += 1
+            heard = len(told) <= answered
+            found.append(said if heard else CaptionFailed(said.clip_id, error, "no answer within 120 s"))
+        return found
+
+    def check(speaker: Speaker) -> None:
+        if gone and told:
+            raise CaptionerMissing("captions.transformers: the speaker has gone")
+
+    patch.setattr(Speaker, "__call__", deaf)
+    patch.setattr(Speaker, "check", check)
+
+
+@pytest.mark.parametrize("left", [2, 10])
+def test_a_captioner_that_goes_away_in_a_small_dataset_fails_no_clip(
+    built: Dataset, monkeypatch: pytest.MonkeyPatch, left: int
+) -> None:
+    other = config("captions.transformers={model: other}")
+    clips = set(table(built, "shards"))
+    with monkeypatch.context() as patch:
+        deaf_after(patch, len(clips) - left, gone=True)
+        with pytest.raises(Stopped) as stopped, Inline():
+            builder.recaption(built, other, Progress(), nullcontext)
+    said = ["clips in a row", f"go on with: reelmill caption {built.address('')}".rstrip("/")]
+    said.append("the speaker has gone" if left == 2 else "no answer within 120 s")
+    assert [words for words in said if words not in str(stopped.value)] == []
+    assert list(built.rows("failures")) == []
+    assert builder.waiting(built, other).startswith(f"{left} clips in shards to caption")
+    assert set(table(built, "shards")) == clips
+    did = recaption(built, validated(built.manifest()["config"]))
+    assert len(did.captioned) == left
+    assert did.encoded == {}
+
+
+def test_a_captioner_that_is_away_from_the_first_clip_on_changes_nothing(
+    built: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = contents(built)
+    deaf_after(monkeypatch, 0, gone=False)
+    with pytest.raises(Stopped, match="run the same command again"):
+        recaption(built, config("captions.transformers={model: other}"))
+    assert contents(built) == before
+
+
+@pytest.mark.parametrize(("left", "error"), [(3, "Timeout"), (10, "BadAnswer")])
+def test_clips_that_fail_for_good_are_told_at_the_end(
+    built: Dataset, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], left: int, error: str
+) -> None:
+    clips = set(table(built, "shards"))
+    other = config("captions.transformers={model: other}")
+    with monkeypatch.context() as patch:
+        deaf_after(patch, len(clips) - left, gone=False, error=error)
+        recaption(built, other)
+    said = [line for line in capsys.readouterr().err.splitlines() if "--retry-failed" in line]
+    assert said == [
+        f"{left} clips could not be captioned and have left the shards, {left} of them for {error}: no "
+        f"answer within 120 s; to try them again: {caption.command(built)} --retry-failed"
+    ]
+    assert len(table(built, "shards")) == len(clips) - left
+    recaption(built, other, retry_failed=True)
+    assert set(table(built, "shards")) == clips
 
 
 def test_captions_are_committed_as_they_come(

@@ -240,6 +240,7 @@ OTHER = {
     "captions.on_failed_check": "keep",
     "run.caption_gpus": "0.5",
     "run.caption_readers": "3",
+    "run.caption_failures_in_a_row": "3",
     "run.measure_workers": "3",
     "run.model_gpus": "0.5",
     "run.max_failed_fraction": "0.25",
