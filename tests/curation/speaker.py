@@ -89,6 +89,7 @@ class Rewriter:
     babbles: int = 0
     missing: bool = False
     batch_clips: int = 4
+    prompt: str = "rewrite"
     name: ClassVar[str] = "rewrite"
     pictures: ClassVar[Pictures | None] = None
     key: ClassVar[str] = "rewriter-1"

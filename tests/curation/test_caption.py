@@ -679,6 +679,17 @@ def test_bytes_that_are_no_clip_are_a_failure_of_that_clip(built: Dataset) -> No
         (["captions.transformers={frame: 3}"], ["unknown key transformers.frame", "frames"]),
         (["captions.transformers={frames: many}"], ["transformers.frames", "many"]),
         (["captions.kind=rewritten"], ["captions.rewrite"]),
+        (
+            ["captions.kind=foo"],
+            ["captions.kind", "foo", "long", "short", "structured", "rewritten", "sidecar"],
+        ),
+        (["captions.kind=short"], ["captions.kind is short", "set captions.transformers.prompt=short or"]),
+        (
+            ["captions.kind=structured", "captions.transformers.prompt=short"],
+            ["prompt=structured", "kind=short"],
+        ),
+        (["captions.kind=short", "captions.rewrite={}"], ["captions.rewrite.prompt=rewrite_short"]),
+        (["captions.kind=sidecar"], ["captions.kind is sidecar", "set captions.kind=long"]),
         (["captions.language=xx"], ["captions.language", "xx"]),
         (["rules.caption.grammar.min=1"], ["rules.caption.grammar", "caption.words"]),
         (["rules.caption.similarity.min=0.2"], ["rules.caption.similarity", "aesthetics"]),
@@ -688,6 +699,21 @@ def test_a_wrong_configuration_is_named(overrides: list[str], says: list[str]) -
     with pytest.raises(ConfigError) as error:
         config(*overrides)
     assert [word for word in says if word not in str(error.value)] == []
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["captions.transformers.prompt=short"],
+        ["captions.transformers.prompt=short", "captions.kind=short"],
+        ["captions.transformers.prompt=structured", "captions.kind=structured"],
+        ["captions.rewrite={prompt: rewrite_short}", "captions.kind=short"],
+        ["captions.rewrite={}", "captions.kind=rewritten"],
+        ["captions.captioner=sidecar", "captions.kind=short"],  # of a model's captions
+    ],
+)
+def test_a_kind_that_is_made_may_be_asked_for(overrides: list[str]) -> None:
+    config(*overrides)
 
 
 def test_settings_come_back_as_they_were_written() -> None:
