@@ -229,7 +229,7 @@ def build(
 
 @app.command()
 def select(dataset: DatasetArg, set_: Overrides = None) -> None:
-    """Apply other rules to a dataset: no scorer runs, only newly accepted clips are cut."""
+    """Apply other rules: no scorer runs; newly accepted clips are cut, captioned where a model captions."""
     with user_errors():
         for override in set_ or []:
             if not override.startswith("rules."):
