@@ -93,11 +93,11 @@ def _parse(config_file: Path, setting: str) -> dict[str, Any]:
 
 
 def _on_hub(name: str, revision: str | None, setting: str) -> Source:
-    from huggingface_hub import constants, errors, hf_hub_download
+    from huggingface_hub import constants, errors
 
     by_hand = f"or run `hf download {name} --local-dir FOLDER` elsewhere and write {setting}.model=FOLDER"
     try:
-        found = Path(hf_hub_download(name, "config.json", revision=revision))
+        found = _config_file(name, revision)
     except errors.GatedRepoError as error:
         raise CaptionerMissing(
             f"{setting}.model: {name} is gated; accept its terms on https://huggingface.co/{name} and run "
@@ -132,6 +132,24 @@ def _on_hub(name: str, revision: str | None, setting: str) -> Source:
             f"`hf download {name}` with a connection"
         )
     return Source(name, found.parent.name, _parse(found, setting))
+
+
+def _config_file(name: str, revision: str | None) -> Path:
+    """Fetched, or out of the cache. Raises errors of huggingface_hub."""
+    from huggingface_hub import errors, get_hf_file_metadata, hf_hub_download, hf_hub_url
+
+    try:
+        # Asked once: of a hub that cannot be reached hf_hub_download asks for half a minute, and says so at
+        # every try.
+        get_hf_file_metadata(hf_hub_url(name, "config.json", revision=revision))
+    except Exception as error:  # those of the HTTP library beneath are not ours to name
+        try:
+            return Path(hf_hub_download(name, "config.json", revision=revision, local_files_only=True))
+        except errors.LocalEntryNotFoundError as absent:
+            if isinstance(error, errors.HfHubHTTPError):
+                raise error from None
+            raise absent from error
+    return Path(hf_hub_download(name, "config.json", revision=revision))
 
 
 def _fingerprint(folder: Path) -> str:

@@ -170,6 +170,34 @@ def test_the_default_model_without_a_hub(tmp_path: Path) -> None:
     assert "captions.transformers.model=FOLDER" in said
 
 
+def test_a_hub_that_cannot_be_reached_is_one_line_and_soon(tmp_path: Path) -> None:
+    code = (
+        "from captioning.vlm import Transformers\n"
+        "import time; began = time.monotonic()\n"
+        "try: Transformers('org/model').check()\n"
+        "except ValueError as error: print(error)\n"
+        "print(time.monotonic() - began)"
+    )
+    environment = {**os.environ, "HF_HOME": str(tmp_path), "HF_ENDPOINT": "http://127.0.0.1:9"}
+    environment.pop("HF_HUB_OFFLINE", None)
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    assert done.stderr == ""
+    said, seconds = done.stdout.splitlines()
+    assert said.startswith(
+        "captions.transformers.model: there is no folder org/model, it is not in the cache"
+    )
+    assert "Connection refused" in said
+    assert float(seconds) < 10
+
+
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
