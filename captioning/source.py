@@ -65,19 +65,35 @@ def _local(folder: Path, setting: str) -> Source:
 
 
 def lacks(folder: Path) -> str | None:
-    """What a folder with a config.json would need and has not, in words."""
+    """What a folder with a config.json would need and has not, in words. Of weights headers are read."""
     names = {path.name for path in folder.iterdir()}
+    loaded = {"model.safetensors"}
     for index in sorted(
         name for name in names if name.endswith((".safetensors.index.json", ".bin.index.json"))
     ):
         wanted = set(json.loads((folder / index).read_text("utf-8"))["weight_map"].values())
         if not wanted <= names:
             return f"{len(wanted - names)} of {len(wanted)} weight files, such as {min(wanted - names)}"
+        loaded |= wanted
     if not any(name.endswith(_WEIGHTS) for name in names):
         return "weights (*.safetensors or *.bin)"
     if not any(name.startswith(("tokenizer", "vocab")) or name.endswith(".model") for name in names):
         return "a tokenizer (tokenizer.json, vocab.json or the like)"
+    for name in sorted(names & loaded):
+        if name.endswith(".safetensors") and (wrong := _damage(folder / name)):
+            return f"a whole {name}: {wrong}"
     return None
+
+
+def _damage(file: Path) -> str | None:
+    """What is wrong with the header of a file of weights, or with the file's size by it."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, framework="numpy"):
+            return None
+    except (SafetensorError, OSError) as error:
+        return f"its {file.stat().st_size} bytes are not what its header says ({first_line(error)})"
 
 
 def _parse(config_file: Path, setting: str) -> dict[str, Any]:
