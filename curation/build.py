@@ -182,6 +182,7 @@ def recaption(
             caption.forget_failures(dataset, ("caption", "rewrite"))
 
     settle(dataset)
+    before = shards.captions_in(dataset)
     expected = _would_accept(dataset, config, retry_failed=retry_failed)
     with _ready(dataset, config, session, expected, retry_failed=retry_failed):
         options: dict[str, Any] = {"among": expected, "retry_failed": retry_failed, "begin": begin}
@@ -191,12 +192,13 @@ def recaption(
         accepted = select(dataset, config)
         if config.captions.captioner == "sidecar":
             changed, failures = caption.read_sidecars_again(dataset, accepted, config)
-            said = f"{changed} clips have another caption than before" if changed else "no caption changed"
-            progress.say(said)
             caption.commit_failures(dataset, failures)
             if changed or failures:
                 accepted = select(dataset, config)
         _finish(dataset, accepted, config, progress, session)
+    after = shards.captions_in(dataset)
+    other = sum(before[clip_id] != after[clip_id] for clip_id in before.keys() & after.keys())
+    progress.say(f"{other} clips have another caption than before" if other else "no caption changed")
 
 
 def _would_accept(dataset: Dataset, config: Config, *, retry_failed: bool = False) -> set[str]:
@@ -249,25 +251,38 @@ def _finish(
 def waiting(dataset: Dataset, config: Config) -> str:
     """What a build under the dataset's configuration would still do, as far as can be known without looking
     at the sources; empty when there is nothing."""
-    accepted = {v["clip_id"] for v in dataset.verdicts() if v["status"] == "accepted"}
-    judged = sum(1 for _ in dataset.verdicts())
-    clips = sum(table.num_rows for _, table in dataset.tables("clips", ["clip_id"]))
-    uncut = len(accepted - set(shards.sharded_clips(dataset)))
-    staleness = Staleness(config)
-    columns = ["clip_id", "source_id", "fps", "keys", *SCORE_COLUMNS]
-    stale = len({c["source_id"] for c in dataset.rows("clips", columns) if staleness.wanted(c)})
-    found = {
-        "clips to judge": clips - judged,
-        "accepted clips to cut": uncut,
-        "sources to score again": stale,
-        **caption.waiting(dataset, config),
-        "unfinished files to remove": len(dataset.unfinished()),
-    }
-    parts = [f"{n} {what}" for what, n in found.items() if n]
+    parts = [f"{n} {what}" for what, n in _waiting(dataset, config).items() if n]
     manifest = dataset.manifest()
     if not manifest["build_ended"]:
         parts.insert(0, f"the build of {manifest['sources_named']} sources did not come to its end")
     return ", ".join(parts)
+
+
+def captions_wait(dataset: Dataset, config: Config) -> bool:
+    """Is there something to go on with for `recaption`, and nothing that takes a build?"""
+    if not dataset.manifest()["build_ended"] or _stale_sources(dataset, config):
+        return False
+    return any(caption.waiting(dataset, config).values())
+
+
+def _stale_sources(dataset: Dataset, config: Config) -> int:
+    staleness = Staleness(config)
+    columns = ["clip_id", "source_id", "fps", "keys", *SCORE_COLUMNS]
+    return len({c["source_id"] for c in dataset.rows("clips", columns) if staleness.wanted(c)})
+
+
+def _waiting(dataset: Dataset, config: Config) -> dict[str, int]:
+    accepted = {v["clip_id"] for v in dataset.verdicts() if v["status"] == "accepted"}
+    judged = sum(1 for _ in dataset.verdicts())
+    clips = sum(table.num_rows for _, table in dataset.tables("clips", ["clip_id"]))
+    uncut = len(accepted - set(shards.sharded_clips(dataset)))
+    return {
+        "clips to judge": clips - judged,
+        "accepted clips to cut": uncut,
+        "sources to score again": _stale_sources(dataset, config),
+        **caption.waiting(dataset, config),
+        "unfinished files to remove": len(dataset.unfinished()),
+    }
 
 
 def remove(dataset: Dataset, names: Sequence[str], config: Config) -> tuple[int, int, int]:

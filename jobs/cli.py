@@ -368,6 +368,8 @@ def status(
         if not complete:
             waiting = waiting or "; ".join(wrong)
             again = f"reelmill build SOURCES --out {dataset} --config {target.address('dataset.json')}"
+            if not wrong and builder.captions_wait(target, settings):
+                again = f"reelmill caption {dataset}"
             out.print(f"not complete: {waiting}; to go on: {again}", markup=False)
             raise typer.Exit(3)
         else:

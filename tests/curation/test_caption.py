@@ -446,6 +446,36 @@ def test_clips_keep_their_old_caption_until_the_new_one_is_there(
     assert not set(said.values()) & {r["caption"] for r in built.rows("shards")}
 
 
+def test_what_changed_and_how_to_go_on_are_told(
+    built: Dataset, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from typer.testing import CliRunner
+
+    from curation.work import as_listed, explain, find_work
+    from jobs.cli import app
+
+    def told() -> str:
+        return capsys.readouterr().err.splitlines()[-1]
+
+    count = len(table(built, "shards"))
+    recaption(built, config("captions.captioner=sidecar"))
+    assert told() == f"{count} clips have another caption than before"
+    recaption(built, config("captions.captioner=sidecar"))
+    assert told() == "no caption changed"
+    recaption(built, config())
+    other = config("captions.transformers={model: other}")
+    listed = as_listed(built)
+    lines = list(explain(built, listed, other, find_work(built, listed, other)))
+    assert f"{count} of them are to be captioned by transformers; 0 have its caption" in lines
+    with monkeypatch.context() as patch:
+        deaf_after(patch, 4, gone=True)
+        with pytest.raises(Stopped):
+            recaption(built, other)
+    said = CliRunner().invoke(app, ["status", built.address("")])
+    assert said.exit_code == 3
+    assert said.output.splitlines()[-1].endswith(f"; to go on: reelmill caption {built.address('')}")
+
+
 def test_rewritten_captions_stand_beside_their_originals(built: Dataset) -> None:
     first, bytes_ = table(built, "shards"), videos(built)
     settings = config("captions.rewrite={fails: 4, babbles: 4}", "captions.kind=rewritten")
