@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
+
+Kind = Literal["sidecar", "long", "short", "structured", "rewritten"]
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ class CaptionRequest:
 
 @dataclass(frozen=True)
 class Caption:
-    """One text for one clip. `kind`: sidecar, long, short, structured, rewritten."""
+    """One text for one clip. `kind` is a `Kind`."""
 
     clip_id: str
     captioner: str

@@ -225,8 +225,11 @@ def _refused(server: Server, status: int, reason: str, retry_after: str | None) 
     if status == 402 or (status == 429 and "insufficient_quota" in reason):
         return CaptionerMissing(f"{where}; the account of the key in {server.api_key_env} can pay no more")
     if status in (404, 405):
+        base = server.address.removesuffix("/chat/completions")
+        # Of a server's own paths, such as /openai, this says nothing.
+        hint = f" (most servers answer under {base}/v1)" if not urlsplit(base).path else ""
         return CaptionerMissing(
-            f"{where}; is {server.setting}.url right, and does it serve {server.model!r}?"
+            f"{where}; is {server.setting}.url right{hint}, and does it serve {server.model!r}?"
         )
     if 300 <= status < 400:
         return CaptionerMissing(f"{where}; write the address that it leads to in {server.setting}.url")

@@ -43,8 +43,9 @@ class TextModel:
         self.settings = settings
 
     def check(self) -> None:
-        """By config.json alone. Raises `CaptionerMissing`."""
+        """By what there is beside the weights. Raises `CaptionerMissing`."""
         _auto(self._source, self.settings.setting)
+        _tokenizer(self._source, self.settings.setting)
 
     @property
     def revision(self) -> str | None:
@@ -80,16 +81,11 @@ class TextModel:
 
     @cached_property
     def _generator(self) -> Generator:
-        from transformers import AutoTokenizer
-
         from captioning import generate
 
         source, settings = self._source, self.settings
         auto = _auto(source, settings.setting)
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(source.name, revision=source.revision)
-        except (OSError, ValueError, KeyError, ImportError, TypeError) as error:
-            raise generate.unloadable(error, source, settings.setting, "eager") from error
+        tokenizer = _tokenizer(source, settings.setting)
         model = generate.load(
             auto, source, settings.setting, settings.dtype, settings.attention, generate.best_device()
         )
@@ -125,6 +121,17 @@ def _harmless(text: str, tokenizer: Any) -> str:
         if token.special:
             text = text.replace(token.content, " ")
     return text
+
+
+def _tokenizer(source: Source, setting: str) -> Any:
+    from transformers import AutoTokenizer
+
+    from captioning import generate
+
+    try:
+        return AutoTokenizer.from_pretrained(source.name, revision=source.revision)
+    except (OSError, ValueError, KeyError, ImportError, TypeError) as error:
+        raise generate.unloadable(error, source, setting, "eager") from error
 
 
 def _auto(source: Source, setting: str) -> Any:

@@ -7,6 +7,7 @@ that also have `start` and `end` in seconds, matched by time span.
 
 from __future__ import annotations
 
+import codecs
 import errno
 import html
 import json
@@ -129,12 +130,13 @@ def _read(path: str) -> Content | None:
         if "://" not in path and not stat.S_ISREG(os.stat(path).st_mode):  # reading a pipe would not end
             raise ValueError(f"{path}: not a regular file")
         with fsspec.open(path, "rb") if "://" in path else open(path, "rb") as file:
-            text = file.read(_MAX_BYTES).decode("utf-8-sig", errors="replace")
+            data = file.read(_MAX_BYTES)
     except OSError as error:
         # A name that is too long for one more suffix has no such neighbour.
         if isinstance(error, FileNotFoundError) or error.errno == errno.ENAMETOOLONG:
             return None
         raise ValueError(f"{path}: the caption file cannot be read: {error.strerror or error}") from error
+    text = _decoded(path, data)
     if path.endswith((".vtt", ".srt")):
         return None, parse_subtitles(text)
     if path.endswith(".txt"):
@@ -146,6 +148,21 @@ def _read(path: str) -> Content | None:
             f"{path}: not a caption file ({error}): a text, an object with `caption` or `text`, or a list of "
             "objects that also have `start` and `end` in seconds"
         ) from error
+
+
+def _decoded(path: str, data: bytes) -> str:
+    encoding = "utf-16" if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
+    try:
+        # What is read of a file that is too long may end within a character.
+        text = codecs.getincrementaldecoder(encoding)().decode(data, final=len(data) < _MAX_BYTES)
+        if "\0" in text:  # UTF-16 without its mark, or no text at all
+            raise ValueError("zero bytes")
+    except ValueError as error:
+        raise ValueError(
+            f"{path}: not a caption file: it is not in UTF-8 (nor in UTF-16 with its mark); save it as UTF-8 "
+            f"({error})"
+        ) from error
+    return text
 
 
 def _from_json(value: Any) -> Content:

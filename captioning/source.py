@@ -65,19 +65,35 @@ def _local(folder: Path, setting: str) -> Source:
 
 
 def lacks(folder: Path) -> str | None:
-    """What a folder with a config.json would need and has not, in words."""
+    """What a folder with a config.json would need and has not, in words. Of weights headers are read."""
     names = {path.name for path in folder.iterdir()}
+    loaded = {"model.safetensors"}
     for index in sorted(
         name for name in names if name.endswith((".safetensors.index.json", ".bin.index.json"))
     ):
         wanted = set(json.loads((folder / index).read_text("utf-8"))["weight_map"].values())
         if not wanted <= names:
             return f"{len(wanted - names)} of {len(wanted)} weight files, such as {min(wanted - names)}"
+        loaded |= wanted
     if not any(name.endswith(_WEIGHTS) for name in names):
         return "weights (*.safetensors or *.bin)"
     if not any(name.startswith(("tokenizer", "vocab")) or name.endswith(".model") for name in names):
         return "a tokenizer (tokenizer.json, vocab.json or the like)"
+    for name in sorted(names & loaded):
+        if name.endswith(".safetensors") and (wrong := _damage(folder / name)):
+            return f"a whole {name}: {wrong}"
     return None
+
+
+def _damage(file: Path) -> str | None:
+    """What is wrong with the header of a file of weights, or with the file's size by it."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, framework="numpy"):
+            return None
+    except (SafetensorError, OSError) as error:
+        return f"its {file.stat().st_size} bytes are not what its header says ({first_line(error)})"
 
 
 def _parse(config_file: Path, setting: str) -> dict[str, Any]:
@@ -93,11 +109,11 @@ def _parse(config_file: Path, setting: str) -> dict[str, Any]:
 
 
 def _on_hub(name: str, revision: str | None, setting: str) -> Source:
-    from huggingface_hub import constants, errors, hf_hub_download
+    from huggingface_hub import constants, errors
 
     by_hand = f"or run `hf download {name} --local-dir FOLDER` elsewhere and write {setting}.model=FOLDER"
     try:
-        found = Path(hf_hub_download(name, "config.json", revision=revision))
+        found = _config_file(name, revision)
     except errors.GatedRepoError as error:
         raise CaptionerMissing(
             f"{setting}.model: {name} is gated; accept its terms on https://huggingface.co/{name} and run "
@@ -132,6 +148,24 @@ def _on_hub(name: str, revision: str | None, setting: str) -> Source:
             f"`hf download {name}` with a connection"
         )
     return Source(name, found.parent.name, _parse(found, setting))
+
+
+def _config_file(name: str, revision: str | None) -> Path:
+    """Fetched, or out of the cache. Raises errors of huggingface_hub."""
+    from huggingface_hub import errors, get_hf_file_metadata, hf_hub_download, hf_hub_url
+
+    try:
+        # Asked once: of a hub that cannot be reached hf_hub_download asks for half a minute, and says so at
+        # every try.
+        get_hf_file_metadata(hf_hub_url(name, "config.json", revision=revision))
+    except Exception as error:  # those of the HTTP library beneath are not ours to name
+        try:
+            return Path(hf_hub_download(name, "config.json", revision=revision, local_files_only=True))
+        except errors.LocalEntryNotFoundError as absent:
+            if isinstance(error, errors.HfHubHTTPError):
+                raise error from None
+            raise absent from error
+    return Path(hf_hub_download(name, "config.json", revision=revision))
 
 
 def _fingerprint(folder: Path) -> str:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ import numpy as np
 
 from captioning.base import Caption, CaptionerMissing, CaptionFailed, CaptionRequest, Pictures
 from captioning.prompts import Prompt, prompt_of
-from captioning.source import Source, identity, locate
+from captioning.source import Source, first_line, identity, locate
 
 if TYPE_CHECKING:
     from captioning.generate import Generator, Said
@@ -87,13 +88,14 @@ class Transformers:
         return f"transformers-1-{self._prompt.version}-{digest}"
 
     def check(self) -> None:
-        """By config.json alone. Raises `CaptionerMissing`."""
+        """By what there is beside the weights, and by their headers. Raises `CaptionerMissing`."""
         source = locate(self.model, self.revision, _SETTING)
         _check_family(source)
         if self.attention == "flash_attention_2" and not (find_spec("flash_attn") or find_spec("kernels")):
             raise CaptionerMissing(
                 f"{_SETTING}.attention: flash_attention_2 needs `pip install flash-attn`; or write sdpa"
             )
+        _processor(source)
 
     def again(self) -> Transformers:
         """For a second try: another seed, and draws where the first try had none. Shares the model."""
@@ -168,6 +170,34 @@ def _check_family(source: Source) -> None:
         )
 
 
+def _processor(source: Source) -> Any:
+    """With a chat template. Raises `CaptionerMissing`."""
+    from transformers import AutoProcessor
+
+    from captioning import generate
+
+    try:
+        made: Any = AutoProcessor.from_pretrained(source.name, revision=source.revision)
+    except (OSError, ValueError, KeyError, ImportError, TypeError) as error:
+        # Transformers speaks of the hub here, and of folders that only look like a model's name.
+        lacking = re.search(r"Can't load .* containing an? (\w+\.json)", first_line(error))
+        if lacking is None:
+            raise generate.unloadable(error, source, _SETTING, "eager") from error
+        raise CaptionerMissing(
+            f"{_SETTING}.model: {source.name} lacks its processor ({lacking[1]}, or processor_config.json); "
+            "name a complete folder, as `hf download` or `save_pretrained` of the processor writes it"
+        ) from error
+    template = getattr(made, "chat_template", None) or getattr(
+        getattr(made, "tokenizer", None), "chat_template", None
+    )
+    if not hasattr(made, "tokenizer") or not template:
+        raise CaptionerMissing(
+            f"{_SETTING}.model: {source.name} has no chat template (chat_template.jinja, or chat_template in "
+            "its tokenizer_config.json); name a checkpoint that is tuned to instructions"
+        )
+    return made
+
+
 def _alike(clips: Sequence[CaptionRequest], videos: bool) -> list[list[CaptionRequest]]:
     """Clips that go together: of one kind and number of pictures, those of one shape side by side.
 
@@ -190,21 +220,13 @@ class _Loaded:
     """A checkpoint in memory, and one prompt put to it."""
 
     def __init__(self, settings: Transformers, text: str):
-        from transformers import AutoModelForImageTextToText, AutoProcessor
+        from transformers import AutoModelForImageTextToText
 
         from captioning import generate
 
         source = locate(settings.model, settings.revision, _SETTING)
         _check_family(source)
-        try:
-            self._processor: Any = AutoProcessor.from_pretrained(source.name, revision=source.revision)
-        except (OSError, ValueError, KeyError, ImportError, TypeError) as error:
-            raise generate.unloadable(error, source, _SETTING, "eager") from error
-        if not hasattr(self._processor, "apply_chat_template") or not self._has_template():
-            raise CaptionerMissing(
-                f"{_SETTING}.model: {source.name} has no chat template; name a checkpoint that is tuned to "
-                "instructions"
-            )
+        self._processor = _processor(source)
         model = generate.load(
             AutoModelForImageTextToText,
             source,
@@ -220,9 +242,6 @@ class _Loaded:
         self.videos = getattr(self._processor, "video_processor", None) is not None and (
             self._asked("video", 1) != self._asked("video", 0)
         )
-
-    def _has_template(self) -> bool:
-        return bool(self._processor.chat_template or self._processor.tokenizer.chat_template)
 
     def _asked(self, kind: str, count: int) -> str:
         content = [{"type": kind}] * count + [{"type": "text", "text": self._text}]

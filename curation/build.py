@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import UTC, datetime
 from typing import Any
 
@@ -16,7 +16,7 @@ from curation.config import Config, changes, validated
 from curation.dataset import SCHEMA_VERSION, SCORE_COLUMNS, Dataset, reelmill_version
 from curation.progress import Progress
 from curation.remove import Removed, drop_orphans, drop_removed, drop_sources, named
-from curation.select import applicable, ordered, spared, write_verdicts
+from curation.select import applicable, ordered, spared, verdict_rows, write_verdicts
 from curation.shots import transnet_weights
 from curation.sources import Source
 from curation.stale import Staleness
@@ -155,8 +155,9 @@ def reselect(
 ) -> None:
     """`select`: other rules over what is measured. A session is opened only if there is something to cut."""
     settle(dataset)
-    write_manifest(dataset, config)
-    _finish(dataset, select_and_caption(dataset, config), config, progress, session)
+    with _ready(dataset, config, session, _would_accept(dataset, config)):
+        write_manifest(dataset, config)
+        _finish(dataset, select_and_caption(dataset, config), config, progress, session)
 
 
 def recaption(
@@ -168,19 +169,67 @@ def recaption(
     retry_failed: bool = False,
 ) -> None:
     """`caption`: other captions for what is there. Nothing is measured; only what is accepted anew, and so in
-    no shard, is cut."""
+    no shard, is cut.
+
+    What is in the shards is captioned (or rewritten) first, before anything else is written: a captioner that
+    turns out not to work leaves the dataset as it was, and clips keep their old caption until there is a new
+    one.
+    """
+
+    def begin() -> None:
+        write_manifest(dataset, config)
+        if retry_failed:
+            caption.forget_failures(dataset, ("caption", "rewrite"))
+
     settle(dataset)
-    write_manifest(dataset, config)
-    if retry_failed:
-        caption.forget_failures(dataset, ("caption", "rewrite"))
-    accepted = select(dataset, config)
-    if config.captions.captioner == "sidecar":
-        changed, failures = caption.read_sidecars_again(dataset, accepted, config)
-        progress.say(f"{changed} clips have another caption than before" if changed else "no caption changed")
-        caption.commit_failures(dataset, failures)
-        if changed or failures:
-            accepted = select(dataset, config)
-    _finish(dataset, accepted, config, progress, session)
+    before = shards.captions_in(dataset)
+    expected = _would_accept(dataset, config, retry_failed=retry_failed)
+    with _ready(dataset, config, session, expected, retry_failed=retry_failed):
+        options: dict[str, Any] = {"among": expected, "retry_failed": retry_failed, "begin": begin}
+        # What was captioned just now is judged before it is rewritten.
+        if not any(caption.caption_by_model(dataset, config, s, progress, **options) for s in caption.STEPS):
+            begin()
+        accepted = select(dataset, config)
+        if config.captions.captioner == "sidecar":
+            changed, failures = caption.read_sidecars_again(dataset, accepted, config)
+            caption.commit_failures(dataset, failures)
+            if changed or failures:
+                accepted = select(dataset, config)
+        _finish(dataset, accepted, config, progress, session)
+    after = shards.captions_in(dataset)
+    other = sum(before[clip_id] != after[clip_id] for clip_id in before.keys() & after.keys())
+    progress.say(f"{other} clips have another caption than before" if other else "no caption changed")
+
+
+def _would_accept(dataset: Dataset, config: Config, *, retry_failed: bool = False) -> set[str]:
+    """The clips that `select` would accept. Nothing is written."""
+    captions = Captions.read(dataset, config)
+    return {
+        row["clip_id"]
+        for row in verdict_rows(dataset, config.verdict_rules, failure_keys(config), captions)
+        if row["status"] == "accepted"
+        or (retry_failed and (row["status"], row["reason"]) == ("failed", "caption"))
+    }
+
+
+@contextmanager
+def _ready(
+    dataset: Dataset,
+    config: Config,
+    session: Callable[[], AbstractContextManager[None]],
+    accepted: Collection[str],
+    *,
+    retry_failed: bool = False,
+) -> Iterator[None]:
+    """Look for what captioning these clips takes, and open a session if there is work for one, before
+    anything is written. Raises `captioning.base.CaptionerMissing`."""
+    to_caption = caption.is_needed(dataset, config, accepted, retry_failed=retry_failed)
+    # What an edited sidecar says now is seen later, and would be rewritten.
+    if to_caption or (config.captions.captioner == "sidecar" and config.captions.rewrite and accepted):
+        caption.check_captioner(config)
+    there = shards.sharded_clips(dataset)
+    with session() if to_caption or any(i not in there for i in accepted) else nullcontext():
+        yield
 
 
 def _finish(
@@ -194,7 +243,6 @@ def _finish(
     there = shards.sharded_clips(dataset)
     to_caption = any(caption.wanted(dataset, config, step) for step in caption.STEPS)
     if to_caption or any(c["clip_id"] not in there for c in accepted):
-        caption.check_captioner(config)
         with session():
             cut(dataset, accepted, config, progress)
             caption_by_models(dataset, config, progress)
@@ -203,25 +251,38 @@ def _finish(
 def waiting(dataset: Dataset, config: Config) -> str:
     """What a build under the dataset's configuration would still do, as far as can be known without looking
     at the sources; empty when there is nothing."""
-    accepted = {v["clip_id"] for v in dataset.verdicts() if v["status"] == "accepted"}
-    judged = sum(1 for _ in dataset.verdicts())
-    clips = sum(table.num_rows for _, table in dataset.tables("clips", ["clip_id"]))
-    uncut = len(accepted - set(shards.sharded_clips(dataset)))
-    staleness = Staleness(config)
-    columns = ["clip_id", "source_id", "fps", "keys", *SCORE_COLUMNS]
-    stale = len({c["source_id"] for c in dataset.rows("clips", columns) if staleness.wanted(c)})
-    found = {
-        "clips to judge": clips - judged,
-        "accepted clips to cut": uncut,
-        "sources to score again": stale,
-        **caption.waiting(dataset, config),
-        "unfinished files to remove": len(dataset.unfinished()),
-    }
-    parts = [f"{n} {what}" for what, n in found.items() if n]
+    parts = [f"{n} {what}" for what, n in _waiting(dataset, config).items() if n]
     manifest = dataset.manifest()
     if not manifest["build_ended"]:
         parts.insert(0, f"the build of {manifest['sources_named']} sources did not come to its end")
     return ", ".join(parts)
+
+
+def captions_wait(dataset: Dataset, config: Config) -> bool:
+    """Is there something to go on with for `recaption`, and nothing that takes a build?"""
+    if not dataset.manifest()["build_ended"] or _stale_sources(dataset, config):
+        return False
+    return any(caption.waiting(dataset, config).values())
+
+
+def _stale_sources(dataset: Dataset, config: Config) -> int:
+    staleness = Staleness(config)
+    columns = ["clip_id", "source_id", "fps", "keys", *SCORE_COLUMNS]
+    return len({c["source_id"] for c in dataset.rows("clips", columns) if staleness.wanted(c)})
+
+
+def _waiting(dataset: Dataset, config: Config) -> dict[str, int]:
+    accepted = {v["clip_id"] for v in dataset.verdicts() if v["status"] == "accepted"}
+    judged = sum(1 for _ in dataset.verdicts())
+    clips = sum(table.num_rows for _, table in dataset.tables("clips", ["clip_id"]))
+    uncut = len(accepted - set(shards.sharded_clips(dataset)))
+    return {
+        "clips to judge": clips - judged,
+        "accepted clips to cut": uncut,
+        "sources to score again": _stale_sources(dataset, config),
+        **caption.waiting(dataset, config),
+        "unfinished files to remove": len(dataset.unfinished()),
+    }
 
 
 def remove(dataset: Dataset, names: Sequence[str], config: Config) -> tuple[int, int, int]:

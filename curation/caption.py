@@ -10,13 +10,15 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shlex
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import fsspec
 
-from captioning.base import Caption, Captioner, CaptionRequest
+from captioning.base import Caption, Captioner, CaptionerMissing, CaptionRequest
 from captioning.sidecar import Sidecar
 from curation import pipeline
 from curation.caption_workers import Step, worker
@@ -32,6 +34,8 @@ Row = dict[str, Any]
 # A kill costs what was made since the last part.
 _PART_ROWS = 1000
 _PART_SECONDS = 10.0
+_MOST_IN_A_ROW = 32
+_ANSWERED = ("BadAnswer", "BrokenAnswer", "EmptyAnswer", "NoAnswer", "NoOriginal", "NoPictures")
 STEPS: tuple[Step, ...] = ("caption", "rewrite")
 _BATCHES_PER_TASK = 16  # of a reader, and about as many tasks of a small dataset
 
@@ -141,16 +145,43 @@ def _is_there(uri: str) -> bool:
 # ---------------------------------------------------------------------------------------------------
 
 
-def wanted(dataset: Dataset, config: Config, step: Step) -> dict[tuple[str, int], dict[str, Row]]:
-    """(shard, row group) -> clip_id -> what the worker is told, of the clips that this step is to do."""
+def is_needed(
+    dataset: Dataset, config: Config, accepted: Collection[str], *, retry_failed: bool = False
+) -> bool:
+    """Would a model be asked about any of these clips, in shards or not?"""
+    captions = Captions.read(dataset, config)
+    if config.captions.by_model and not all(map(captions.has, accepted)):
+        return True
+    failed = set() if retry_failed else _failed_rewrites(dataset)
+    return any(
+        captions.to_rewrite(i) is not None and (i, captions.rewritten_key(i)) not in failed for i in accepted
+    )
+
+
+def _failed_rewrites(dataset: Dataset) -> set[tuple[str, str | None]]:
+    return {(f["clip_id"], f["key"]) for f in dataset.rows("failures") if f["stage"] == "rewrite"}
+
+
+def wanted(
+    dataset: Dataset,
+    config: Config,
+    step: Step,
+    *,
+    among: Collection[str] | None = None,
+    retry_failed: bool = False,
+) -> dict[tuple[str, int], dict[str, Row]]:
+    """(shard, row group) -> clip_id -> what the worker is told, of the clips that this step is to do; of
+    those `among` which they are to be, where that is said."""
     captioner = make_captioner(config) if step == "caption" else make_rewriter(config)
     if captioner is None or (step == "caption" and not config.captions.by_model):
         return {}
     captions = Captions.read(dataset, config)
-    failed = current_failures(dataset, {captions.key})
-    failed_rewrites = {(f["clip_id"], f["key"]) for f in dataset.rows("failures") if f["stage"] == "rewrite"}
+    failed = {} if retry_failed else current_failures(dataset, {captions.key})
+    failed_rewrites = set() if retry_failed else _failed_rewrites(dataset)
 
     def asked(clip_id: str) -> Row | None:
+        if among is not None and clip_id not in among:
+            return None
         if step == "caption":
             return None if captions.has(clip_id) or clip_id in failed else {}
         key = captions.rewritten_key(clip_id)
@@ -171,27 +202,40 @@ def wanted(dataset: Dataset, config: Config, step: Step) -> dict[tuple[str, int]
 
 def waiting(dataset: Dataset, config: Config) -> dict[str, int]:
     """What captioning would still do, in words -> clips."""
-    found = {
-        f"clips in shards to {step}": sum(map(len, wanted(dataset, config, step).values())) for step in STEPS
-    }
+    todo = {step: wanted(dataset, config, step) for step in STEPS}
+    found = {f"clips in shards to {step}": sum(map(len, groups.values())) for step, groups in todo.items()}
+    uncaptioned = {clip_id for clips in todo["caption"].values() for clip_id in clips}
     captions = Captions.read(dataset, config)
     columns = ["clip_id", "caption"]
     found["clips in shards to be given another caption"] = sum(
-        row["caption"] != captions.text(row["clip_id"]) for row in dataset.rows("shards", columns)
+        row["clip_id"] not in uncaptioned and row["caption"] != captions.text(row["clip_id"])
+        for row in dataset.rows("shards", columns)
     )
     return found
 
 
-def caption_by_model(dataset: Dataset, config: Config, step: Step, progress: Progress) -> int:
+def caption_by_model(
+    dataset: Dataset,
+    config: Config,
+    step: Step,
+    progress: Progress,
+    *,
+    among: Collection[str] | None = None,
+    retry_failed: bool = False,
+    begin: Callable[[], None] = lambda: None,
+) -> int:
     """Caption (or rewrite the captions of) the clips in the shards that wait for it, on Ray, and commit what
-    comes in parts. Returns how many clips were asked for. Raises `Stopped` when too many in a row fail."""
-    todo = wanted(dataset, config, step)
+    comes in parts. Returns how many clips were asked for. Raises `Stopped` when too many in a row fail.
+
+    `begin` is called before the first commit, and so not at all if the captioner turns out not to work.
+    """
+    todo = wanted(dataset, config, step, among=among, retry_failed=retry_failed)
     total = sum(map(len, todo.values()))
     if not total:
         return 0
     if step == "caption" and "caption.similarity" in config.rules:
         _add_parts(dataset, todo)
-    given = tasks(todo, batch_clips(config, step))
+    handed = tasks(todo, batch_clips(config, step))
     captioner = worker(config, step)
     if step == "caption":
         key_of: Callable[[str], str] = _always(captioner.key)
@@ -199,9 +243,11 @@ def caption_by_model(dataset: Dataset, config: Config, step: Step, progress: Pro
         captions = Captions.read(dataset, config)
         key_of = lambda clip_id: captions.rewritten_key(clip_id) or ""  # noqa: E731
     progress.start_caption(step, captioner.name, total)
-    commits = _Commits(dataset, captioner, step, key_of, config.run.caption_failures_in_a_row, progress)
+    given = config.run.caption_failures_in_a_row
+    most = given or _MOST_IN_A_ROW, given or min(_MOST_IN_A_ROW, max(4, total // 4))
+    commits = _Commits(dataset, config, captioner, step, key_of, most, progress, begin)
     left = {clip_id for clips in todo.values() for clip_id in clips}
-    for row in pipeline.captioned(given, config, dataset.address(""), step):
+    for row in pipeline.captioned(handed, config, dataset.address(""), step):
         if row["clip_id"] in left:  # a worker died after its rows were taken, and its work came once more
             left.discard(row["clip_id"])
             commits.take(row["clip_id"], json.loads(row["data"]))
@@ -245,55 +291,102 @@ def _add_parts(dataset: Dataset, todo: dict[tuple[str, int], dict[str, Row]]) ->
 class _Commits:
     """Rows as they come, in parts: often enough that a kill costs seconds, seldom enough that files are few.
 
-    Failures wait for the next success: what fails because a server is away is no failure of the clips.
+    Failures wait for the next success: what fails because a server is away is no failure of the clips. `most`
+    of them may come in a row, and of those that got no answer at all.
     """
 
     def __init__(
         self,
         dataset: Dataset,
+        config: Config,
         captioner: Captioner,
         step: Step,
         key_of: Callable[[str], str],
-        most_in_a_row: int,
+        most: tuple[int, int],
         progress: Progress,
+        begin: Callable[[], None],
     ):
         self._dataset = dataset
+        self._config = config
+        self._begin = begin
+        self._begun = False
         self._captioner = captioner
         self._step = step
         self._key_of = key_of
-        self._most = most_in_a_row
+        self._most, self._most_unanswered = most
         self._progress = progress
         self._rows: list[Row] = []
         self._failures: list[Row] = []
         self._in_a_row: list[Row] = []
+        self._unanswered = 0  # the last ones of those
+        self._reasons: Counter[str] = Counter()  # errors of what is recorded as failed
+        self._messages: dict[str, str] = {}  # one for each
         self._last = time.monotonic()
 
     def take(self, clip_id: str, answer: Row) -> None:
         if "captions" in answer:
             self._rows += [{**row, "key": self._key_of(clip_id)} for row in answer["captions"]]
-            self._failures += self._in_a_row
-            self._in_a_row = []
+            self._record_failures()
         else:
             failed = _failure(clip_id, self._step, answer["error"], answer["message"], self._key_of(clip_id))
             self._in_a_row.append(failed)
+            self._unanswered = 0 if answer["error"] in _ANSWERED else self._unanswered + 1
         self._progress.captioned(None if "captions" in answer else f"{answer['error']}: {answer['message']}")
         if len(self._rows) >= _PART_ROWS or time.monotonic() - self._last >= _PART_SECONDS:
             self._commit()
-        if len(self._in_a_row) >= self._most:
-            self._commit()
-            raise Stopped(
-                f"{len(self._in_a_row)} clips in a row could not be captioned by captions."
-                f"{self._captioner.name} ({answer['error']}: {answer['message']}); what was captioned is "
-                "kept, and these clips do not count as failed. Mend what is wrong and run the same command "
-                "again, or raise run.caption_failures_in_a_row"
-            )
+        if len(self._in_a_row) >= self._most or self._unanswered >= self._most_unanswered:
+            self._stop(f"{answer['error']}: {answer['message']}")
 
     def end(self) -> None:
-        self._failures += self._in_a_row
-        self._in_a_row = []
+        """The last ones may have failed because the captioner is gone: it is asked."""
+        if self._unanswered:
+            try:
+                self._captioner.check()
+            except CaptionerMissing as error:
+                self._stop(str(error))
+        self._record_failures()
         self._commit()
+        if self._reasons:
+            self._progress.say(self._summary())
+
+    def _record_failures(self) -> None:
+        for failed in self._in_a_row:
+            self._reasons[failed["error"]] += 1
+            self._messages.setdefault(failed["error"], failed["message"])
+        self._failures += self._in_a_row
+        self._in_a_row, self._unanswered = [], 0
+
+    def _stop(self, reason: str) -> None:
+        # Many are asked at once: an answer that comes after these may have been given before.
+        self._failures = [f for f in self._failures if f["error"] in _ANSWERED]
+        self._commit()
+        stored = self._dataset.manifest()
+        # The same one where a build has not ended, or the dataset does not name the captioner yet.
+        known = stored["build_ended"] and stored["config_hash"] == self._config.hash()
+        go_on = f"go on with: {command(self._dataset)}" if known else "run the same command again"
+        raise Stopped(
+            f"{len(self._in_a_row)} clips in a row could not be captioned by captions.{self._captioner.name} "
+            f"({reason}); what was captioned is kept, and these clips do not count as failed. If it is the "
+            "clips and not the captioner, raise run.caption_failures_in_a_row; otherwise mend what is wrong. "
+            f"Then {go_on}"
+        )
+
+    def _summary(self) -> str:
+        (error, count), *_ = self._reasons.most_common(1)
+        total = self._reasons.total()
+        reason = f"{count} of them for {error}: {self._messages[error]}"
+        what = (
+            "captioned and have left the shards"
+            if self._step == "caption"
+            else "rewritten and stay as they are"
+        )
+        again = f"{command(self._dataset)} --retry-failed"
+        return f"{total} clips could not be {what}, {reason}; to try them again: {again}"
 
     def _commit(self) -> None:
+        if not self._begun and (self._rows or self._failures):
+            self._begun = True
+            self._begin()
         commit_captions(self._dataset, self._rows)
         commit_failures(self._dataset, self._failures)
         self._rows, self._failures = [], []
@@ -303,6 +396,11 @@ class _Commits:
 # ---------------------------------------------------------------------------------------------------
 # Commits
 # ---------------------------------------------------------------------------------------------------
+
+
+def command(dataset: Dataset) -> str:
+    """What goes on with captions, for messages."""
+    return f"reelmill caption {shlex.quote(dataset.address('').rstrip('/'))}"
 
 
 def commit_captions(dataset: Dataset, rows: Sequence[Row]) -> None:

@@ -25,7 +25,9 @@ from pydantic import (
     model_validator,
 )
 
+from captioning.base import Kind
 from captioning.language import LANGUAGES
+from captioning.prompts import PROMPTS, prompt_of
 from curation.captioners import CaptionerName, captioner_class
 from curation.dataset import CAPTION_COLUMNS
 from curation.shots import DetectorName
@@ -130,7 +132,9 @@ class Captions(_Section):
     model (`transformers` on this cluster's GPUs or CPUs, or a server at an `endpoint`), or `none`."""
 
     captioner: CaptionerName = "sidecar"
-    kind: str = "long"  # where a captioner gives several; where it gives none of this kind, the first
+    # Of the captioner's and the rewriter's; where there is none of this kind, the captioner's. Prompts decide
+    # which kinds are made.
+    kind: Kind = "long"
     caption_column: str = "caption"
     language: str | None = "en"  # that `caption.language` looks for; null: it is not checked
     transformers: _settings("transformers") = None  # type: ignore[valid-type]
@@ -158,7 +162,28 @@ class Captions(_Section):
             )
         if self.kind == "rewritten" and self.rewrite is None:
             raise ValueError("captions.kind is rewritten, and nothing rewrites: set captions.rewrite")
+        if self.by_model:
+            self._kind_is_made()
         return self
+
+    def _kind_is_made(self) -> None:
+        """Raises `ValueError` for a kind that was asked for, and that no caption would be of."""
+        prompt = getattr(self, self.captioner).prompt
+        given = prompt_of(prompt).kind
+        made = {"long", given}  # long is the default: it asks for nothing
+        if self.rewrite is not None:  # a prompt of one's own may ask for short ones, too
+            made |= {"rewritten"} if self.rewrite.prompt == "rewrite" else {"rewritten", "short"}
+        if self.kind in made:
+            return
+        remedies = [f"captions.kind={given}"]
+        if self.kind in PROMPTS:
+            remedies.insert(0, f"captions.{self.captioner}.prompt={self.kind}")
+        if self.kind == "short" and self.rewrite is not None:
+            remedies.append("captions.rewrite.prompt=rewrite_short")
+        raise ValueError(
+            f"captions.kind is {self.kind}, and nothing makes such captions: the prompt of "
+            f"captions.{self.captioner} asks for {given} ones; set {' or '.join(remedies)}"
+        )
 
     @property
     def by_model(self) -> bool:
@@ -197,7 +222,9 @@ class Run(_Section):
     caption_cpus: float = Field(1.0, gt=0)
     caption_gpus: float | None = Field(None, ge=0)  # null: 1 where the cluster has a GPU (0 for an endpoint)
     caption_readers: int | None = Field(None, ge=1)  # that decode pictures for them; null: up to 4 for each
-    caption_failures_in_a_row: int = Field(32, ge=1)  # more stop the command: a server that is away
+    # That stop the command: a server that is away. null: 32; of clips that got no answer at all, a quarter of
+    # those to do, if that is less, but at least 4.
+    caption_failures_in_a_row: int | None = Field(None, ge=1)
     object_store_mb: int = Field(512, ge=128)  # of a local Ray
     ray_address: str | None = None  # null: the job's or the environment's cluster, else a local one
 

@@ -29,8 +29,8 @@ import ray.data
 import ray.exceptions
 
 from curation.caption_workers import ClipReader, ModelCaptioner, Step
-from curation.captioners import is_local
-from curation.config import Config
+from curation.captioners import is_local, make_rewriter
+from curation.config import Config, ConfigError
 from curation.lease import LeaseLost
 from curation.progress import Stopped
 from curation.workers import Cutter, Measurer, ModelScorer
@@ -161,6 +161,32 @@ class _caption_shares:
         )
 
 
+def check_caption_shares(config: Config) -> None:
+    """Raises `ConfigError` where a captioning worker takes more than any machine has: Ray would wait for ever
+    for one that does."""
+    steps: list[Step] = ["caption"] if config.captions.by_model else []
+    if make_rewriter(config) is not None:
+        steps.append("rewrite")
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    for step in steps:
+        shares = _caption_shares(config, step)
+        for key, resource, taken, remedy in (
+            (
+                "caption_gpus",
+                "GPU",
+                shares.gpus,
+                "run.caption_gpus=0 captions on CPUs; null takes what is there",
+            ),
+            ("caption_cpus", "CPU", shares.cpus, "set it to at most that"),
+        ):
+            most = max((float(node.get(resource, 0.0)) for node in nodes), default=0.0)
+            if taken > most:
+                raise ConfigError(
+                    f"run.{key}: each captioning worker takes {taken:g} {resource}s, and no machine of this "
+                    f"cluster has more than {most:g} (all together: {_cluster(resource):g}); {remedy}"
+                )
+
+
 def _cluster(resource: str) -> float:
     return float(ray.cluster_resources().get(resource, 0.0))
 
@@ -168,7 +194,7 @@ def _cluster(resource: str) -> float:
 @contextlib.contextmanager
 def session(config: Config) -> Iterator[None]:
     """A Ray to work on: the caller's, the cluster's (in a Ray job, or by address), or a quiet local one,
-    of which nothing is left afterwards."""
+    of which nothing is left afterwards. Raises `ConfigError` where captions take what no machine has."""
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
@@ -180,6 +206,7 @@ def session(config: Config) -> Iterator[None]:
     logging.getLogger("ray").setLevel(logging.ERROR)
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # an error that ends the build is raised, too
     if ray.is_initialized():
+        check_caption_shares(config)
         yield
         return
     address = config.run.ray_address or os.environ.get("RAY_ADDRESS")
@@ -190,6 +217,7 @@ def session(config: Config) -> Iterator[None]:
     with _quiet_start():
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     try:
+        check_caption_shares(config)
         yield
     finally:
         ray.shutdown()
@@ -210,6 +238,7 @@ def _local_ray(config: Config) -> Iterator[None]:
                     logging_level=logging.ERROR,
                     _temp_dir=folder,
                 )
+            check_caption_shares(config)
             yield
         except (OSError, ValueError, LeaseLost, Stopped):
             raise

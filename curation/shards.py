@@ -181,6 +181,12 @@ def sharded_clips(dataset: Dataset) -> dict[str, str]:
     }
 
 
+def captions_in(dataset: Dataset) -> dict[str, int]:
+    """clip_id -> what tells its caption from another one, in this process."""
+    columns = ["clip_id", "caption"]
+    return {row["clip_id"]: hash(row["caption"]) for row in dataset.rows("shards", columns)}
+
+
 def align(dataset: Dataset, accepted: Mapping[str, Mapping[str, Any]], captions: Captions) -> int:
     """Bring the shards in line with the accepted clips (clip_id -> its scores and `extra`) and their
     captions: rows of others go, and what has changed is taken over. Nothing is encoded; shards that are right

@@ -313,7 +313,7 @@ def explain(dataset: Dataset, listed: Sequence[Source], config: Config, todo: To
     if config.captions.by_model:
         captioned = sum(captions.has(i) for i in accepted)
         yield (
-            f"{len(accepted) - captioned} of them are known to be captioned by {config.captions.captioner}; "
+            f"{len(accepted) - captioned} of them are to be captioned by {config.captions.captioner}; "
             f"{captioned} have its caption"
         )
     if unknown:

@@ -229,7 +229,7 @@ def build(
 
 @app.command()
 def select(dataset: DatasetArg, set_: Overrides = None) -> None:
-    """Apply other rules to a dataset: no scorer runs, only newly accepted clips are cut."""
+    """Apply other rules: no scorer runs; newly accepted clips are cut, captioned where a model captions."""
     with user_errors():
         for override in set_ or []:
             if not override.startswith("rules."):
@@ -368,6 +368,8 @@ def status(
         if not complete:
             waiting = waiting or "; ".join(wrong)
             again = f"reelmill build SOURCES --out {dataset} --config {target.address('dataset.json')}"
+            if not wrong and builder.captions_wait(target, settings):
+                again = f"reelmill caption {dataset}"
             out.print(f"not complete: {waiting}; to go on: {again}", markup=False)
             raise typer.Exit(3)
         else:

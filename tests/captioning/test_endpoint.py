@@ -364,6 +364,17 @@ def test_what_every_clip_would_meet_ends_the_work(reply: Reply, message: str) ->
                 work()
 
 
+@pytest.mark.parametrize("status", [404, 405])
+def test_a_url_without_v1_is_told_so(status: int) -> None:
+    with ChatServer(lambda asked: Reply(status=status)) as server:
+        bare = server.url.removesuffix("/v1")
+        assert bare != server.url
+        for url, hinted in ((bare, True), (bare + "/", True), (server.url, False)):
+            with pytest.raises(CaptionerMissing) as error:
+                Endpoint(url, "tiny-vl").check()
+            assert (f"(most servers answer under {bare}/v1)" in str(error.value)) == hinted
+
+
 def test_no_server_is_found_out_before_the_work() -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import os
 from collections.abc import Callable
@@ -175,7 +176,6 @@ def beside(video: Path, suffix: str, content: str | bytes) -> None:
         (".txt", "  a cat\n  sleeps \n", "a cat sleeps"),
         (".txt", b"\xef\xbb\xbfwith a mark", "with a mark"),
         (".txt", "Möwen über 東京 🎬", "Möwen über 東京 🎬"),
-        (".txt", b"latin \xe9", "latin �"),
         (".txt", "", None),
         (".txt", " \n ", None),
         (".json", '"a  cat"', "a cat"),
@@ -188,6 +188,10 @@ def beside(video: Path, suffix: str, content: str | bytes) -> None:
         (".srt", "1\n00:00:01,000 --> 00:00:02,000\na cat\n", "a cat"),
         (".srt", "1\n00:00:41,000 --> 00:00:42,000\nlater\n", None),
         (".srt", "nothing that is a cue", None),
+        (".txt", "ein Kätzchen".encode("utf-8-sig"), "ein Kätzchen"),
+        (".txt", "ein Kätzchen".encode("utf-16"), "ein Kätzchen"),
+        (".json", codecs.BOM_UTF16_BE + '{"text": "ein Kätzchen"}'.encode("utf-16-be"), "ein Kätzchen"),
+        (".srt", "1\r\n00:00:01,000 --> 00:00:02,000\r\nein Kätzchen\r\n".encode("utf-16"), "ein Kätzchen"),
     ],
 )
 def test_each_form_is_read(video: Path, suffix: str, content: str | bytes, text: str | None) -> None:
@@ -226,6 +230,27 @@ def test_a_json_file_that_is_no_caption_is_an_error_that_names_it(video: Path, c
         caption(video)
     assert str(video.with_name("my.holiday.json")) in str(error.value)
     assert "`start` and `end`" in str(error.value)
+
+
+@pytest.mark.parametrize("suffix", [".txt", ".vtt", ".srt", ".json"])
+@pytest.mark.parametrize("encoding", ["latin-1", "utf-16-le", "utf-32"])
+def test_a_sidecar_in_another_encoding_is_an_error_that_names_it(
+    video: Path, suffix: str, encoding: str
+) -> None:
+    text = {".txt": "ein Kätzchen", ".json": '{"text": "ein Kätzchen"}'}
+    cue = "1\n00:00:01,000 --> 00:00:02,000\nein Kätzchen\n"
+    beside(video, suffix, text.get(suffix, cue).encode(encoding))
+    with pytest.raises(ValueError, match="not in UTF-8") as error:
+        caption(video)
+    assert str(video.with_name(f"my.holiday{suffix}")) in str(error.value)
+
+
+def test_a_long_sidecar_is_read_up_to_a_whole_character(video: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sidecar, "_MAX_BYTES", 6)
+    beside(video, ".txt", "Kätzchä".encode())
+    assert caption(video) == "Kätzc"
+    beside(video, ".txt", "Katzeä".encode())
+    assert caption(video) == "Katze"
 
 
 @pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo])

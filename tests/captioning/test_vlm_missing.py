@@ -39,7 +39,6 @@ def test_check_looks_at_little(llava: Path, monkeypatch: pytest.MonkeyPatch) -> 
         raise AssertionError("the model is loaded")
 
     monkeypatch.setattr(transformers.AutoModelForImageTextToText, "from_pretrained", never)
-    monkeypatch.setattr(transformers.AutoProcessor, "from_pretrained", never)
     tiny_captioner(llava).check()
 
 
@@ -75,6 +74,32 @@ def test_another_kind_of_model(llava: Path, tmp_path: Path) -> None:
     assert "ends in -hf" in said
 
 
+def test_what_is_wrong_beside_the_weights_shows_before_the_work(llava: Path, tmp_path: Path) -> None:
+    blind = tiny_vlm.edited(llava, tmp_path / "blind", "config.json")
+    (blind / "processor_config.json").unlink()
+    assert _refusal(tiny_captioner(blind)) == (
+        f"captions.transformers.model: {blind} lacks its processor (preprocessor_config.json, or "
+        "processor_config.json); name a complete folder, as `hf download` or `save_pretrained` of the "
+        "processor writes it"
+    )
+    base = tiny_vlm.edited(llava, tmp_path / "base", "config.json")
+    (base / "chat_template.jinja").unlink()
+    said = _refusal(tiny_captioner(base))
+    assert "has no chat template (chat_template.jinja, " in said
+    assert "name a checkpoint that is tuned to instructions" in said
+    whole = (llava / "model.safetensors").read_bytes()
+    for size in (0, 5, 200, len(whole) - 1000):
+        cut = tiny_vlm.edited(llava, tmp_path / f"cut-{size}", "config.json")
+        (cut / "model.safetensors").write_bytes(whole[:size])
+        said = _refusal(tiny_captioner(cut))
+        assert f"lacks a whole model.safetensors: its {size} bytes are not what its header says" in said
+        assert said.endswith("name a complete folder")
+    (cut / "model.safetensors").rename(cut / "model-00001-of-00001.safetensors")
+    index = {"metadata": {}, "weight_map": {"a": "model-00001-of-00001.safetensors"}}
+    (cut / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert "lacks a whole model-00001-of-00001.safetensors" in _refusal(tiny_captioner(cut))
+
+
 def test_what_only_loading_shows(llava: Path, tmp_path: Path) -> None:
     from safetensors.torch import load_file, save_file
 
@@ -90,12 +115,6 @@ def test_what_only_loading_shows(llava: Path, tmp_path: Path) -> None:
         {k: v for k, v in weights.items() if k != dropped}, partial / "model.safetensors", {"format": "pt"}
     )
     assert "lacks 1 of the weights, such as " in said(partial)
-    cut = tiny_vlm.edited(llava, tmp_path / "cut", "config.json")
-    (cut / "model.safetensors").write_bytes((llava / "model.safetensors").read_bytes()[:-1000])
-    assert "cannot be loaded" in said(cut)
-    base = tiny_vlm.edited(llava, tmp_path / "base", "config.json")
-    (base / "chat_template.jinja").unlink()
-    assert "has no chat template; name a checkpoint that is tuned to instructions" in said(base)
     if find_spec("flash_attn") is None:
         found = said(llava, attention="flash_attention_2")
         assert found.startswith("captions.transformers.attention: flash_attention_2 cannot be had")
@@ -170,6 +189,34 @@ def test_the_default_model_without_a_hub(tmp_path: Path) -> None:
     assert "captions.transformers.model=FOLDER" in said
 
 
+def test_a_hub_that_cannot_be_reached_is_one_line_and_soon(tmp_path: Path) -> None:
+    code = (
+        "from captioning.vlm import Transformers\n"
+        "import time; began = time.monotonic()\n"
+        "try: Transformers('org/model').check()\n"
+        "except ValueError as error: print(error)\n"
+        "print(time.monotonic() - began)"
+    )
+    environment = {**os.environ, "HF_HOME": str(tmp_path), "HF_ENDPOINT": "http://127.0.0.1:9"}
+    environment.pop("HF_HUB_OFFLINE", None)
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    assert done.stderr == ""
+    said, seconds = done.stdout.splitlines()
+    assert said.startswith(
+        "captions.transformers.model: there is no folder org/model, it is not in the cache"
+    )
+    assert "Connection refused" in said
+    assert float(seconds) < 10
+
+
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
@@ -239,7 +286,7 @@ def test_hub(hub: str, llava: Path, tmp_path: Path) -> None:
     assert isinstance(local, Caption)
     assert (text, commit) == (local.text, COMMIT)
     assert key == Transformers(model="org/good", max_tokens=16).key
-    assert isinstance(half, list)  # the check fetched config.json alone, and was content
+    assert isinstance(half, list)  # the check fetched all but the weights, and was content
     prefix = "CaptionerMissing captions.transformers."
     assert gated.startswith(f"{prefix}model: org/gated is gated; accept its terms on https://huggingface.co/")
     assert "hf auth login" in gated

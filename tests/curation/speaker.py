@@ -87,13 +87,16 @@ class Rewriter:
 
     fails: int = 0  # in sixteenths of the clips
     babbles: int = 0
+    missing: bool = False
     batch_clips: int = 4
+    prompt: str = "rewrite"
     name: ClassVar[str] = "rewrite"
     pictures: ClassVar[Pictures | None] = None
     key: ClassVar[str] = "rewriter-1"
 
     def check(self) -> None:
-        """Nothing can be missing."""
+        if self.missing:
+            raise CaptionerMissing("captions.rewrite.model: there is no rewriter; set missing=false")
 
     def __call__(self, clips: Sequence[CaptionRequest]) -> list[Caption | CaptionFailed]:
         answers: list[Caption | CaptionFailed] = []

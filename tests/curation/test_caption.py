@@ -14,11 +14,11 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from captioning.base import CaptionerMissing, CaptionRequest, Pictures
+from captioning.base import CaptionerMissing, CaptionFailed, CaptionRequest, Pictures
 from captioning.checks import CHECKS
 from curation import build as builder
 from curation import caption, captioners
-from curation.config import Config, ConfigError, load_config
+from curation.config import Config, ConfigError, load_config, validated
 from curation.dataset import CAPTION_COLUMNS, CAPTIONS, FAILURES, SCHEMA_VERSION, Dataset
 from curation.pictures import pictures, times
 from curation.progress import Progress, Stopped
@@ -30,7 +30,7 @@ from tests.captioning.server import Asked, ChatServer, Reply
 from tests.conftest import CHEAP
 from tests.curation.helpers import decode
 from tests.curation.inline import Inline
-from tests.curation.speaker import Speaker, share
+from tests.curation.speaker import Rewriter, Speaker, share
 
 Row = dict[str, Any]
 SETTINGS = [
@@ -239,7 +239,7 @@ def test_rules_on_captions_do_not_apply_to_what_people_wrote(place: Path, tmp_pa
 
 
 def test_failures_are_recorded_and_tried_again_when_asked(place: Path, tmp_path: Path) -> None:
-    failing = config("captions.transformers={fails: 8}")
+    failing = config("captions.transformers={fails: 8}", "run.caption_failures_in_a_row=32")
     dataset, did = build(place, tmp_path / "d", failing)
     failed = drawn_by(dataset, "fails", 8)
     assert 0 < len(failed) < len(table(dataset, "clips"))
@@ -263,7 +263,7 @@ def test_too_many_failures_in_a_row_stop_and_are_not_held_against_the_clips(
     place: Path, tmp_path: Path
 ) -> None:
     away = config("captions.transformers={fails: 16}", "run.caption_failures_in_a_row=3")
-    with pytest.raises(Stopped, match=r"3 clips in a row .* the speaker was silent"):
+    with pytest.raises(Stopped, match=r"3 clips in a row .* the speaker was silent.* the same command again"):
         build(place, tmp_path / "d", away)
     dataset = Dataset(str(tmp_path / "d"))
     assert list(dataset.rows("failures")) == []
@@ -271,6 +271,76 @@ def test_too_many_failures_in_a_row_stop_and_are_not_held_against_the_clips(
     _, did = build(place, dataset, config())
     assert did.encoded == did.measured == {}
     assert did.captioned == dict.fromkeys(table(dataset, "clips"), 1)
+
+
+def deaf_after(patch: pytest.MonkeyPatch, answered: int, *, gone: bool, error: str = "Timeout") -> None:
+    """The speaker answers that often, and then fails, clip by clip."""
+    call, told = Speaker.__call__, Counter[str]()
+
+    def deaf(speaker: Speaker, clips: Any) -> Any:
+        found = []
+        for said in call(speaker, clips):
+            told[said.clip_id] += 1
+            heard = len(told) <= answered
+            found.append(said if heard else CaptionFailed(said.clip_id, error, "no answer within 120 s"))
+        return found
+
+    def check(speaker: Speaker) -> None:
+        if gone and told:
+            raise CaptionerMissing("captions.transformers: the speaker has gone")
+
+    patch.setattr(Speaker, "__call__", deaf)
+    patch.setattr(Speaker, "check", check)
+
+
+@pytest.mark.parametrize("left", [2, 10])
+def test_a_captioner_that_goes_away_in_a_small_dataset_fails_no_clip(
+    built: Dataset, monkeypatch: pytest.MonkeyPatch, left: int
+) -> None:
+    other = config("captions.transformers={model: other}")
+    clips = set(table(built, "shards"))
+    with monkeypatch.context() as patch:
+        deaf_after(patch, len(clips) - left, gone=True)
+        with pytest.raises(Stopped) as stopped, Inline():
+            builder.recaption(built, other, Progress(), nullcontext)
+    said = ["clips in a row", f"go on with: reelmill caption {built.address('')}".rstrip("/")]
+    said.append("the speaker has gone" if left == 2 else "no answer within 120 s")
+    assert [words for words in said if words not in str(stopped.value)] == []
+    assert list(built.rows("failures")) == []
+    assert builder.waiting(built, other).startswith(f"{left} clips in shards to caption")
+    assert set(table(built, "shards")) == clips
+    did = recaption(built, validated(built.manifest()["config"]))
+    assert len(did.captioned) == left
+    assert did.encoded == {}
+
+
+def test_a_captioner_that_is_away_from_the_first_clip_on_changes_nothing(
+    built: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = contents(built)
+    deaf_after(monkeypatch, 0, gone=False)
+    with pytest.raises(Stopped, match="run the same command again"):
+        recaption(built, config("captions.transformers={model: other}"))
+    assert contents(built) == before
+
+
+@pytest.mark.parametrize(("left", "error"), [(3, "Timeout"), (10, "BadAnswer")])
+def test_clips_that_fail_for_good_are_told_at_the_end(
+    built: Dataset, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], left: int, error: str
+) -> None:
+    clips = set(table(built, "shards"))
+    other = config("captions.transformers={model: other}")
+    with monkeypatch.context() as patch:
+        deaf_after(patch, len(clips) - left, gone=False, error=error)
+        recaption(built, other)
+    said = [line for line in capsys.readouterr().err.splitlines() if "--retry-failed" in line]
+    assert said == [
+        f"{left} clips could not be captioned and have left the shards, {left} of them for {error}: no "
+        f"answer within 120 s; to try them again: {caption.command(built)} --retry-failed"
+    ]
+    assert len(table(built, "shards")) == len(clips) - left
+    recaption(built, other, retry_failed=True)
+    assert set(table(built, "shards")) == clips
 
 
 def test_captions_are_committed_as_they_come(
@@ -301,6 +371,109 @@ def test_a_captioner_that_is_missing_is_told_before_any_work(place: Path, tmp_pa
     with pytest.raises(CaptionerMissing, match=r"captions\.transformers\.model"):
         builder.check_models(config("captions.transformers={missing: true}"))
     assert builder.check_models(config()) is None
+
+
+def contents(dataset: Dataset) -> dict[str, bytes]:
+    folder = Path(dataset.address(""))
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "retry_failed"),
+    [
+        (["captions.transformers={model: other, missing: true}"], False),
+        (["captions.transformers={model: other, missing: true}"], True),
+        (["captions.rewrite={missing: true}", "captions.kind=rewritten"], False),
+        (["captions.captioner=sidecar", "captions.rewrite={missing: true}"], False),
+    ],
+)
+def test_a_captioner_that_is_missing_changes_nothing(
+    built: Dataset, overrides: list[str], retry_failed: bool
+) -> None:
+    before = contents(built)
+    with pytest.raises(CaptionerMissing):
+        recaption(built, config(*overrides), retry_failed=retry_failed)
+    assert contents(built) == before
+    assert builder.waiting(built, config()) == ""
+
+
+def test_a_captioner_that_breaks_at_its_first_clip_changes_nothing(
+    built: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(speaker: Speaker, clips: Any) -> Any:
+        raise CaptionerMissing("captions.transformers.model: cannot be loaded")
+
+    before = contents(built)
+    monkeypatch.setattr(Speaker, "__call__", broken)
+    monkeypatch.setattr(Rewriter, "__call__", broken)
+    for overrides in (["captions.transformers={model: other}"], ["captions.rewrite={}"]):
+        with pytest.raises(CaptionerMissing):
+            recaption(built, config(*overrides))
+        assert contents(built) == before
+
+
+def test_a_server_that_fails_at_the_opening_question_changes_nothing(built: Dataset) -> None:
+    before = contents(built)
+    with ChatServer(lambda asked: Reply(status=500)) as server:
+        given = f"captions.endpoint={{url: '{server.url}', model: m, retries: 0}}"
+        with pytest.raises(CaptionerMissing, match="HTTP500"):
+            recaption(built, config("captions.captioner=endpoint", given))
+    assert contents(built) == before
+
+
+def test_clips_keep_their_old_caption_until_the_new_one_is_there(
+    built: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(caption, "_PART_ROWS", 2)
+    other = config("captions.transformers={model: other}")
+    said = {i: r["caption"] for i, r in table(built, "shards").items()}
+    call, seen = Speaker.__call__, []
+
+    def looks(speaker: Speaker, clips: Any) -> Any:
+        seen.append({i: r["caption"] for i, r in table(built, "shards").items()})
+        if len(seen) == 2:
+            raise RuntimeError("the machine is gone")
+        return call(speaker, clips)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Speaker, "__call__", looks)
+        with pytest.raises(RuntimeError):
+            recaption(built, other)
+    assert seen == [said, said]
+    assert built.manifest()["config"]["captions"]["transformers"]["model"] == "other"
+    assert builder.waiting(built, other).startswith(f"{len(said) - 4} clips in shards to caption")
+    recaption(built, other)
+    assert not set(said.values()) & {r["caption"] for r in built.rows("shards")}
+
+
+def test_what_changed_and_how_to_go_on_are_told(
+    built: Dataset, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from typer.testing import CliRunner
+
+    from curation.work import as_listed, explain, find_work
+    from jobs.cli import app
+
+    def told() -> str:
+        return capsys.readouterr().err.splitlines()[-1]
+
+    count = len(table(built, "shards"))
+    recaption(built, config("captions.captioner=sidecar"))
+    assert told() == f"{count} clips have another caption than before"
+    recaption(built, config("captions.captioner=sidecar"))
+    assert told() == "no caption changed"
+    recaption(built, config())
+    other = config("captions.transformers={model: other}")
+    listed = as_listed(built)
+    lines = list(explain(built, listed, other, find_work(built, listed, other)))
+    assert f"{count} of them are to be captioned by transformers; 0 have its caption" in lines
+    with monkeypatch.context() as patch:
+        deaf_after(patch, 4, gone=True)
+        with pytest.raises(Stopped):
+            recaption(built, other)
+    said = CliRunner().invoke(app, ["status", built.address("")])
+    assert said.exit_code == 3
+    assert said.output.splitlines()[-1].endswith(f"; to go on: reelmill caption {built.address('')}")
 
 
 def test_rewritten_captions_stand_beside_their_originals(built: Dataset) -> None:
@@ -536,6 +709,17 @@ def test_bytes_that_are_no_clip_are_a_failure_of_that_clip(built: Dataset) -> No
         (["captions.transformers={frame: 3}"], ["unknown key transformers.frame", "frames"]),
         (["captions.transformers={frames: many}"], ["transformers.frames", "many"]),
         (["captions.kind=rewritten"], ["captions.rewrite"]),
+        (
+            ["captions.kind=foo"],
+            ["captions.kind", "foo", "long", "short", "structured", "rewritten", "sidecar"],
+        ),
+        (["captions.kind=short"], ["captions.kind is short", "set captions.transformers.prompt=short or"]),
+        (
+            ["captions.kind=structured", "captions.transformers.prompt=short"],
+            ["prompt=structured", "kind=short"],
+        ),
+        (["captions.kind=short", "captions.rewrite={}"], ["captions.rewrite.prompt=rewrite_short"]),
+        (["captions.kind=sidecar"], ["captions.kind is sidecar", "set captions.kind=long"]),
         (["captions.language=xx"], ["captions.language", "xx"]),
         (["rules.caption.grammar.min=1"], ["rules.caption.grammar", "caption.words"]),
         (["rules.caption.similarity.min=0.2"], ["rules.caption.similarity", "aesthetics"]),
@@ -545,6 +729,21 @@ def test_a_wrong_configuration_is_named(overrides: list[str], says: list[str]) -
     with pytest.raises(ConfigError) as error:
         config(*overrides)
     assert [word for word in says if word not in str(error.value)] == []
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["captions.transformers.prompt=short"],
+        ["captions.transformers.prompt=short", "captions.kind=short"],
+        ["captions.transformers.prompt=structured", "captions.kind=structured"],
+        ["captions.rewrite={prompt: rewrite_short}", "captions.kind=short"],
+        ["captions.rewrite={}", "captions.kind=rewritten"],
+        ["captions.captioner=sidecar", "captions.kind=short"],  # of a model's captions
+    ],
+)
+def test_a_kind_that_is_made_may_be_asked_for(overrides: list[str]) -> None:
+    config(*overrides)
 
 
 def test_settings_come_back_as_they_were_written() -> None:

@@ -110,8 +110,8 @@ def shuffled(patch: pytest.MonkeyPatch, seed: int) -> None:
     """Row groups and clips are handed out in another order."""
     wanted = caption.wanted
 
-    def other(*arguments: Any) -> Any:
-        found = list(wanted(*arguments).items())
+    def other(*arguments: Any, **options: Any) -> Any:
+        found = list(wanted(*arguments, **options).items())
         random.Random(seed).shuffle(found)
         return dict(found)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -240,11 +241,30 @@ OTHER = {
     "captions.on_failed_check": "keep",
     "run.caption_gpus": "0.5",
     "run.caption_readers": "3",
+    "run.caption_failures_in_a_row": "3",
     "run.measure_workers": "3",
     "run.model_gpus": "0.5",
     "run.max_failed_fraction": "0.25",
     "run.ray_address": "auto",
 }
+
+
+def test_the_settings_of_the_commands_in_the_docs_of_captions_are_such() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "captions.md").read_text()
+    lines = [line for line in text.replace("\\\n", " ").splitlines() if line.startswith("reelmill caption ")]
+    rewriting = []
+    for line in lines:
+        words = shlex.split(line)
+        given = [words[i + 1] for i, word in enumerate(words) if word == "--set"]
+        given += [
+            f"captions.captioner={words[i + 1]}" for i, word in enumerate(words) if word == "--captioner"
+        ]
+        if "captions.rewrite.prompt=rewrite_short" in given:  # of the rewriter that was set before
+            given.insert(0, rewriting[0])
+        load_config("", given)
+        rewriting += [setting for setting in given if setting.startswith("captions.rewrite={")]
+    assert len(lines) >= 5
+    assert len(rewriting) >= 3
 
 
 def test_the_hash_changes_with_every_key_but_those_of_run() -> None:

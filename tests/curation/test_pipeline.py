@@ -10,6 +10,7 @@ import sys
 import tempfile
 import uuid
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ import ray.data
 import ray.exceptions
 
 from curation import pipeline
-from curation.config import ConfigError
+from curation.config import ConfigError, load_config
 
 ROOT = Path(__file__).parents[2]
 
@@ -64,6 +65,46 @@ def test_no_room_for_what_is_under_way_is_a_full_disk() -> None:
     error = pipeline._raised_by_worker(ray.exceptions.OutOfDiskError("95 % are full"))
     assert isinstance(error, OSError)
     assert error.errno == errno.ENOSPC
+
+
+@pytest.mark.parametrize(
+    ("nodes", "overrides", "says"),
+    [
+        ([(2, 0)], ["run.caption_gpus=1"], ["run.caption_gpus", "takes 1 GPUs", "more than 0", "=0"]),
+        ([(2, 1), (2, 1)], ["run.caption_gpus=2"], ["run.caption_gpus", "more than 1 (all together: 2)"]),
+        (
+            [(2, 0)],
+            [
+                "run.caption_gpus=1",
+                "captions.captioner=sidecar",
+                "captions.rewrite={by: transformers, model: m/m}",
+            ],
+            ["run.caption_gpus"],
+        ),
+        ([(2, 0)] * 8, ["run.caption_cpus=4"], ["run.caption_cpus", "takes 4 CPUs", "more than 2"]),
+        ([(2, 0)], ["run.caption_cpus=4"], None),  # a part of what is there is taken
+        ([(2, 0)], [], None),
+        ([(2, 1)], ["run.caption_gpus=0.5"], None),
+        ([(2, 0)], ["run.caption_gpus=1", "captions.captioner=none"], None),
+    ],
+)
+def test_captions_that_take_what_no_machine_has_are_refused(
+    nodes: list[tuple[float, float]],
+    overrides: list[str],
+    says: list[str] | None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    there = [{"Alive": True, "Resources": {"CPU": cpus, "GPU": gpus}} for cpus, gpus in nodes]
+    monkeypatch.setattr(ray, "is_initialized", lambda: True)
+    monkeypatch.setattr(ray, "nodes", lambda: [*there, {"Alive": False, "Resources": {"GPU": 8}}])
+    sums = {name: sum(node["Resources"][name] for node in there) for name in ("CPU", "GPU")}
+    monkeypatch.setattr(ray, "cluster_resources", lambda: sums)
+    settings = load_config("captions: {captioner: transformers}", overrides)
+    began = nullcontext() if says is None else pytest.raises(ConfigError)
+    with began as error, pipeline.session(settings):
+        pass
+    if says is not None:
+        assert [word for word in says if word not in str(error.value)] == []
 
 
 @pytest.fixture

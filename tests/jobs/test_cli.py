@@ -219,6 +219,11 @@ def test_every_command_explains_itself(command: str) -> None:
     assert len(result.output.split("\n")[2].strip()) > 20  # what it is for
 
 
+def test_select_says_that_it_captions() -> None:
+    assert "captioned where a model captions" in " ".join(reelmill("select", "--help").output.split())
+    assert "runs no model" not in (ROOT / "README.md").read_text()
+
+
 def test_the_commands_are_those_that_are_tested() -> None:
     help_text = reelmill("--help").output
     listed = re.findall(r"^  ([a-z]+) ", help_text.split("Commands:")[1], re.MULTILINE)
