@@ -24,6 +24,7 @@ class Metrics:
     tflops_per_s: float  # of one process
     mfu: float | None  # of the device's peak, where it is known
     seconds_left: float
+    parts: dict[str, float]  # of the last step's loss, where it has some
 
 
 @dataclass
@@ -48,7 +49,15 @@ class Window:
             self.bin_count[k] += 1
 
     def report(
-        self, step: int, last: int, loss: float, norm: float, rate: float, world: int, peak: float | None
+        self,
+        step: int,
+        last: int,
+        loss: float,
+        norm: float,
+        rate: float,
+        world: int,
+        peak: float | None,
+        parts: dict[str, float],
     ) -> Metrics:
         """Of `world` processes like this one; peak: of its device, FLOP/s."""
         seconds = max(1e-9, time.perf_counter() - self.began)
@@ -63,6 +72,7 @@ class Window:
             tflops_per_s=self.flops / seconds / 1e12,
             mfu=self.flops / seconds / peak if peak else None,
             seconds_left=(last - step) * seconds / max(1, self.steps),
+            parts=parts,
         )
 
     def write(self, board: Any, metrics: Metrics) -> None:
@@ -72,6 +82,8 @@ class Window:
             value = getattr(metrics, name)
             if value is not None:
                 board.add_scalar(f"train/{name}", value, metrics.step)
+        for name, value in metrics.parts.items():
+            board.add_scalar(f"parts/{name}", value, metrics.step)
         for k, count in enumerate(self.bin_count):
             if count:
                 mean = self.bin_sum[k] / count

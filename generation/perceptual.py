@@ -38,10 +38,11 @@ def open_extractor(name: str, weights: str | None, device: torch.device) -> Extr
         module, _, factory = name.partition(":")
         try:
             made = getattr(importlib.import_module(module), factory)(weights)
-        except (ImportError, AttributeError, ValueError) as error:
+        except (ImportError, AttributeError, ValueError, TypeError) as error:
             raise ValueError(
-                f"vae_loss.extractor: {name} cannot be had ({error}); write vgg16, or package.module:factory "
-                "of a module that can be imported"
+                f"vae_loss.extractor: {name} cannot be had ({str(error).splitlines()[0]}); write vgg16, or package.module:factory "
+                "of a module that can be imported (PYTHONPATH=. finds those of this folder), whose factory "
+                "takes vae_loss.extractor_weights"
             ) from error
     if isinstance(made, nn.Module):
         made = made.to(device).eval().requires_grad_(False)

@@ -71,8 +71,7 @@ PRESETS: dict[str, dict[str, Section]] = {
             "vae": {"channels": 16, "spatial": 4, "patch": 2, "widths": [32, 32, 64], "blocks": 1},
             "data": {
                 "fps": 8,
-                "buckets": [_bucket(9, 32, 32), _bucket(1, 32, 32)],
-                "crop": "random",
+                "buckets": [_bucket(9, 32, 48), _bucket(1, 32, 48)],  # at the stages' scale
                 "single_frame_fraction": 0.2,
                 "workers": 0,
             },
@@ -109,8 +108,7 @@ PRESETS: dict[str, dict[str, Section]] = {
             "vae_loss": {"perceptual": 1.0, "adversarial": 0.5, "discriminator_start": 20_000},
             "data": {
                 "fps": 8,
-                "buckets": [_bucket(17, 128, 128)],
-                "crop": "random",
+                "buckets": [_bucket(17, 128, 224), _bucket(17, 224, 128), _bucket(1, 128, 224)],
                 "single_frame_fraction": 0.2,
             },
             "phases": [{"steps": 40_000}, {"steps": 10_000, "decoder_only": True}],
@@ -154,8 +152,7 @@ PRESETS: dict[str, dict[str, Section]] = {
             "vae_loss": {"perceptual": 1.0, "adversarial": 0.5, "discriminator_start": 25_000},
             "data": {
                 "fps": 8,
-                "buckets": [_bucket(25, 256, 256)],
-                "crop": "random",
+                "buckets": [_bucket(25, 256, 256), _bucket(1, 256, 256)],
                 "single_frame_fraction": 0.5,
             },
             "phases": [{"steps": 100_000}, {"steps": 100_000, "decoder_only": True}],

@@ -157,8 +157,13 @@ def _base_identity(config: Config) -> list[Any]:
     return [found, fingerprint(adapter) if adapter else None]
 
 
-def export(model: nn.Module, config: Config, state: Mapping[str, Tensor], folder: Path, step: int) -> Path:
-    """Write `weights/`, whole or not at all: the whole transformer, or the LoRA alone."""
+def export(
+    model: nn.Module, config: Config, state: Mapping[str, Tensor], folder: Path, step: int, latents: str = ""
+) -> Path:
+    """Write `weights/`, whole or not at all: the whole transformer, or the LoRA alone.
+
+    latents: what stands for the codec's weights, where others may take their place (`latents_of`).
+    """
 
     def write(aside: Path) -> Path:
         if config.lora:
@@ -166,15 +171,22 @@ def export(model: nn.Module, config: Config, state: Mapping[str, Tensor], folder
         with disk_errors(aside):
             return transformer.save_state(model, state, aside / "transformer")
 
-    return write_weights(config, folder, step, write)
+    return write_weights(config, folder, step, write, latents)
 
 
-def write_weights(config: Config, folder: Path, step: int, write: Callable[[Path], Path]) -> Path:
+def latents_of(codec: Codec) -> str:
+    """What stands for the weights of an autoencoder of one's own, which a later training may replace."""
+    return codec.hash if codec.settings.kind == "slice" else ""
+
+
+def write_weights(
+    config: Config, folder: Path, step: int, write: Callable[[Path], Path], latents: str = ""
+) -> Path:
     """FOLDER/weights, whole or not at all. `write` fills it, and returns the file that stands for it."""
     final, aside = folder / "weights", folder / "_weights"
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir()
-    about = {"stage": config.stage, "step": step, "hash": _file_hash(write(aside))}
+    about = {"stage": config.stage, "step": step, "hash": _file_hash(write(aside)), "latents": latents}
     (aside / "weights.json").write_text(json.dumps(about, indent=1), encoding="utf-8")
     whole_folder(aside, final)
     return final
@@ -233,12 +245,25 @@ def open_trained(run: Path, stage: str, device: torch.device) -> Trained:
     """A stage for sampling. Raises `ValueError` when it is not there, or has no weights yet."""
     config = read_config(run, stage)
     folder = run / stage
-    about = folder / "weights" / "weights.json"
-    if not about.exists():
+    path = folder / "weights" / "weights.json"
+    if not path.exists():
         raise ValueError(
             f"{folder} has no weights yet: its training was not stopped in good order before the first "
             f"checkpoint; reelmill train {stage} --data DATASET --out {run} goes on with it"
         )
-    digest = content_hash([json.loads(about.read_text(encoding="utf-8"))["hash"], _base_identity(config)])
+    about = json.loads(path.read_text(encoding="utf-8"))
+    digest = content_hash([about["hash"], _base_identity(config)])
+    codec = open_codec(config.codec, device)
+    check_latents(about.get("latents", ""), codec, folder)
     text = TextCache(None, open_text(config.text, device))
-    return Trained(config, folder, digest, open_codec(config.codec, device), text, device)
+    return Trained(config, folder, digest, codec, text, device)
+
+
+def check_latents(before: str, codec: Codec, folder: Path) -> None:
+    """Raises `ValueError` where a stage was trained on what other weights of the codec gave."""
+    if before and before != latents_of(codec):
+        raise ValueError(
+            f"{folder} was trained on the latents of other weights than {codec.settings.model} holds now "
+            "(codec.model: it was trained on, or replaced); put those of then back, or train the stage anew "
+            "with another --out"
+        )

@@ -32,6 +32,14 @@ class Stage(ABC, Generic[P]):
 
     # ---- before the start
 
+    @property
+    def latents(self) -> str:
+        """What stands for the weights of an own autoencoder below, which may change; or nothing."""
+        return ""
+
+    def check_latents(self, before: str, folder: Path) -> None:
+        """Raises `ValueError` where FOLDER's training began with other ones."""
+
     def notes(self) -> list[str]:
         """What the configuration lets one expect, and should not surprise."""
         return []

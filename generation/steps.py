@@ -52,6 +52,13 @@ class DiffusionStage(Stage[Prepared]):
         self.cache = TensorCache(folder / "cache" / "latents") if config.train.cache_latents else None
 
     @property
+    def latents(self) -> str:
+        return runs.latents_of(self.codec)
+
+    def check_latents(self, before: str, folder: Path) -> None:
+        runs.check_latents(before, self.codec, folder)
+
+    @property
     def is_second(self) -> bool:
         return self.config.stage == "stage2"
 
@@ -213,7 +220,9 @@ class DiffusionStage(Stage[Prepared]):
             break  # one batch has one shape, which a grid needs
         if write and rows:
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_grid(path, [to_uint8(video) for row in rows for video in row], self.config.data.fps)
+            columns = len(rows[0]) if self.is_second else None  # what belongs together is in one row
+            videos = [to_uint8(video) for row in rows for video in row]
+            write_grid(path, videos, self.config.data.fps, columns)
 
     def _sampled(self, prepared: Prepared, i: int, text: Tensor) -> Tensor:
         """(1 or 3, C, t, h, w)"""
@@ -241,7 +250,7 @@ class DiffusionStage(Stage[Prepared]):
         return torch.cat([low_quality, made, clean])
 
     def export(self, weights: Mapping[str, Tensor], dataset: str, folder: Path, step: int) -> None:
-        runs.export(self.model, self.config, weights, folder, step)
+        runs.export(self.model, self.config, weights, folder, step, self.latents)
 
 
 def open_diffusion(

@@ -101,6 +101,8 @@ class Trainer:
                 self._log(loss, norm, rate, board, on_step, last)
                 of_all = parallel.gathered((should_stop(), bad), self.world)
                 stopped = any(stop for stop, _ in of_all)
+                if stopped and self.step < last:
+                    say(f"stopping after step {self.step}: it is written down")
                 for text in (text for _, texts in of_all for text in texts):
                     say(text)
                 ends = self.step == last or stopped
@@ -130,6 +132,9 @@ class Trainer:
             self.loader.close()
         if phase != self.position.phase:
             self.position = Position(phase=phase)
+        if len(self.config.phases) > 1:
+            alone = ", the decoder alone" if self.config.phases[phase].decoder_only else ""
+            say(f"phase {phase + 1} of {len(self.config.phases)}{alone}")
         self._settle(self.stage.begin_phase(phase))
         self.loader = self.stage.loader(self.dataset, self.config.phase(phase)[1], phase, self.world)
         for line in self.loader.table():
@@ -232,7 +237,7 @@ class Trainer:
         if self.step % self.config.train.log_every and self.step != last:
             return
         peak = runs.peak_flops(self.world.device)
-        metrics = self._window.report(self.step, last, loss, norm, rate, self.world.size, peak)
+        metrics = self._window.report(self.step, last, loss, norm, rate, self.world.size, peak, parts)
         if board:
             self._window.write(board, metrics)
         if on_step:
@@ -308,6 +313,7 @@ class Trainer:
                 "position": vars(self.position),
                 "dataset": self.loader.dataset_hash if self.loader else "",
                 "world": self.world.size,
+                "latents": self.stage.latents,
             }
             tensors = {"model": model, "optimizer": optimizer, "ema": ema}
             checkpoint.save(
@@ -346,6 +352,7 @@ class Trainer:
         self.step = state["step"]
         self.position = Position(**state["position"])
         self._take_up(state, new_data)
+        self.stage.check_latents(state.get("latents", ""), self.folder)
         missing = self.trained.keys() ^ found.tensors["model"].keys()
         if missing:
             raise ValueError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -165,7 +166,7 @@ class VaeStage(Stage[Clips]):
             if write:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 pairs = [to_uint8(x.float().cpu()) for pair in zip(video, made, strict=True) for x in pair]
-                write_grid(path, pairs, self.config.data.fps)
+                write_grid(path, pairs, self.config.data.fps, columns=2)
             break  # one batch has one shape, which a grid needs
 
     def is_exported(self, name: str) -> bool:
@@ -184,15 +185,13 @@ class VaeStage(Stage[Clips]):
         )
 
     def _some_clips(self, dataset: str) -> Iterator[Tensor]:
+        """At most an epoch of them."""
         alone = World(0, 1, torch.device("cpu"))
-        count = 0
         with self.loader(dataset, self.config.phase(0)[1], 0, alone) as loader:
-            for batch in loader.batches():
+            batches = min(len(loader.plan(0)), -(-STATISTICS_CLIPS // loader.batch_size))
+            for batch in itertools.islice(loader.batches(), batches):
                 assert batch.video is not None
                 yield self._pixels(batch.video)
-                count += len(batch.video)
-                if count >= STATISTICS_CLIPS:
-                    return
 
 
 @torch.no_grad()

@@ -44,8 +44,9 @@ class TrainProgress:
         mfu = f", MFU {m.mfu:.0%}" if m.mfu is not None else f", {m.tflops_per_s:.3g} TFLOP/s"
         left = time.strftime("%H:%M:%S", time.gmtime(m.seconds_left % 86400))
         days = f"{int(m.seconds_left // 86400)} d " if m.seconds_left >= 86400 else ""
+        parts = "".join(f", {name} {value:.4g}" for name, value in m.parts.items())
         line = (
-            f"step {m.step}/{m.steps}: loss {m.loss:.4f}, {m.samples_per_s:.2f} samples/s, "
+            f"step {m.step}/{m.steps}: loss {m.loss:.4f}{parts}, {m.samples_per_s:.2f} samples/s, "
             f"data wait {m.data_wait:.0%}{mfu}, {days}{left} left"
         )
         if self._status:
@@ -140,6 +141,8 @@ def _train(
         return True
     # Not before: what could not be started leaves nothing behind.
     parallel.together(lambda: runs.begin(task.run, task.config) if world.first else None, world)
+    if task.stop_at and task.stop_at > task.last:
+        say(f"its phases end at step {task.last}, and so does the training")
     trainer.fit(task.stop_at, on_step, asked, say)
     if trainer.step < task.last:
         say(f"stopped after step {trainer.step} of {task.last}, which is kept")

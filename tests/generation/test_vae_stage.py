@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -100,6 +101,7 @@ def test_what_is_exported_is_a_codec_with_measured_statistics(trained: Path, dat
     stage = open_stage(tiny("vae", phases=PHASES), torch.device("cpu"), trained / "vae")
     assert isinstance(stage, VaeStage)
     clips = [video[None] for batch in stage._some_clips(str(data)) for video in batch]
+    assert 12 < len(clips) <= 26  # an epoch, in batches of one shape
     assert {clip.shape[2] for clip in clips} == {1, 6, 9}
     latents = [codec.encode(clip)[0].flatten(1) for clip in clips]
     mean = torch.stack([z.mean(1) for z in latents]).mean(0)
@@ -132,6 +134,26 @@ def test_both_stages_train_on_its_latents(trained: Path, data: Path, tmp_path: P
     for stage in ("stage1", "stage2"):
         train(tiny(stage, **sizes), data, tmp_path)
         assert runs.open_trained(tmp_path, stage, ALONE.device).codec.channels == 4
+
+
+def test_a_stage_refuses_other_weights_than_it_was_trained_on(
+    trained: Path, data: Path, tmp_path: Path
+) -> None:
+    """A vae that is trained on, or anew, replaces what latents mean."""
+    vae = tmp_path / "vae"
+    shutil.copytree(trained / "vae", vae)
+    settings = tiny("stage1", codec={**SIZES, "model": str(vae)}, train={"steps": 4})
+    train(settings, data, tmp_path, 2)
+    train(settings, data, tmp_path, 3)
+    runs.open_trained(tmp_path, "stage1", ALONE.device)
+    train(tiny("vae", seed=1, train={"steps": 2}), data, tmp_path / "other")
+    shutil.rmtree(vae / "weights")
+    shutil.copytree(tmp_path / "other" / "vae" / "weights", vae / "weights")
+    message = r"stage1 was trained on the latents of other weights than .*vae holds now \(codec\.model"
+    with pytest.raises(ValueError, match=message):
+        runs.open_trained(tmp_path, "stage1", ALONE.device)
+    with pytest.raises(ValueError, match=message):
+        train(settings, data, tmp_path)
 
 
 def test_validation_tells_the_ratio_of_held_out_clips(data: Path, tmp_path: Path) -> None:

@@ -196,5 +196,7 @@ def test_extractors_that_cannot_be_had_name_the_key_and_the_remedy(tmp_path: Pat
     cpu = torch.device("cpu")
     with pytest.raises(ValueError, match=r"vae_loss\.extractor: no\.such:thing cannot be had .* write vgg16"):
         open_extractor("no.such:thing", None, cpu)
+    with pytest.raises(ValueError, match=r"vae_loss\.extractor: .* whose factory takes"):
+        open_extractor("tests.generation.test_vae_task:clips", "a", cpu)
     with pytest.raises(ValueError, match=r"vae_loss\.extractor_weights: .* write vae_loss\.perceptual=0"):
         open_extractor("vgg16", str(tmp_path / "none.pth"), cpu)

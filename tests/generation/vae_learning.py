@@ -2,10 +2,11 @@
 
     OMP_NUM_THREADS=1 python -m tests.generation.vae_learning --seconds 300 --picture docs/vae.png
 
-Clips are of a still camera: a textured ground, over which a textured shape moves; place, speed and textures
-differ in each. Both autoencoders make equally many numbers of 8 frames: 2 latent frames of 16 channels, or 8
-of 4. They are trained by the real trainer, from shards, for equally many seconds of the processor, and judged
-on clips that were held out, by what the exported codec gives back. Untrained ones are truncated DCTs.
+Clips are of a still camera: a textured ground, over which a textured shape moves; place, speed, colours and
+textures, which are grey light, differ in each. Both autoencoders make equally many numbers of 8 frames: 2
+latent frames of 16 channels, or 8 of 4. They are trained by the real trainer, from shards, for equally many
+seconds of the processor, and judged on clips that were held out, by what the exported codec gives back.
+Untrained ones are truncated DCTs.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ def texture(draw: np.random.Generator, height: int, width: int, contrast: float)
 def render(what: shapes.Content, *key: int) -> np.ndarray:
     """(T, H, W, 3) uint8, drawn by `key`."""
     draw = np.random.default_rng(key)
-    ground = np.stack([texture(draw, SIDE, SIDE, 14) for _ in range(3)], 2) + draw.uniform(70, 150)
+    ground = texture(draw, SIDE, SIDE, 14)[..., None] + draw.uniform(70, 150, 3)
     own = texture(draw, SIDE, SIDE, 14)[..., None] + np.array(shapes.COLOURS[what.colour])
     dx, dy = shapes.DIRECTIONS[what.direction]
     radius, speed = draw.uniform(6.5, 9), int(draw.integers(1, 3))
@@ -171,6 +172,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--seconds", type=float, default=300.0, help="of the processor, for each")
+    parser.add_argument("--rate", type=float, default=2e-3)
     parser.add_argument("--picture", type=Path, help="PNG: held-out clips, slice, without time")
     asked = parser.parse_args()
     torch.set_num_threads(1)
