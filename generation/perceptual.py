@@ -39,10 +39,11 @@ def open_extractor(name: str, weights: str | None, device: torch.device) -> Extr
         try:
             made = getattr(importlib.import_module(module), factory)(weights)
         except (ImportError, AttributeError, ValueError, TypeError) as error:
+            reason = str(error).splitlines()[0]
             raise ValueError(
-                f"vae_loss.extractor: {name} cannot be had ({str(error).splitlines()[0]}); write vgg16, or package.module:factory "
-                "of a module that can be imported (PYTHONPATH=. finds those of this folder), whose factory "
-                "takes vae_loss.extractor_weights"
+                f"vae_loss.extractor: {name} cannot be had ({reason}); write vgg16, or "
+                "package.module:factory of a module that can be imported (PYTHONPATH=. finds those of this "
+                "folder), whose factory takes vae_loss.extractor_weights"
             ) from error
     if isinstance(made, nn.Module):
         made = made.to(device).eval().requires_grad_(False)

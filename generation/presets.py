@@ -79,7 +79,7 @@ PRESETS: dict[str, dict[str, Section]] = {
             "train": {
                 **_TINY_TRAIN,
                 "batch_size": 8,
-                "learning_rate": 2e-3,
+                "learning_rate": 1e-3,
                 "ema_decay": 0.995,
                 "checkpoint_every": 300,
             },

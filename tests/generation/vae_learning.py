@@ -2,11 +2,11 @@
 
     OMP_NUM_THREADS=1 python -m tests.generation.vae_learning --seconds 300 --picture docs/vae.png
 
-Clips are of a still camera: a textured ground, over which a textured shape moves; place, speed, colours and
-textures, which are grey light, differ in each. Both autoencoders make equally many numbers of 8 frames: 2
-latent frames of 16 channels, or 8 of 4. They are trained by the real trainer, from shards, for equally many
-seconds of the processor, and judged on clips that were held out, by what the exported codec gives back.
-Untrained ones are truncated DCTs.
+Clips are of a still camera: a striped ground, over which a striped shape moves; place, speed, colours, and
+the stripes' period, direction and phase differ in each. Both autoencoders make equally many numbers of 8
+frames: 2 latent frames of 16 channels, or 8 of 4. They are trained by the real trainer, from shards, for
+equally many seconds of the processor, and judged on clips that were held out, by what the exported codec
+gives back. Untrained ones are truncated DCTs.
 """
 
 from __future__ import annotations
@@ -42,18 +42,22 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 
 def texture(draw: np.random.Generator, height: int, width: int, contrast: float) -> np.ndarray:
-    """Noise of about three pixels' width, of `contrast` levels' deviation, that closes on itself: (H, W)."""
-    frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.fftfreq(width))
-    smooth = np.fft.ifft2(np.fft.fft2(draw.normal(size=(height, width))) * np.exp(-((frequency / 0.2) ** 2)))
-    found: np.ndarray = smooth.real / smooth.real.std() * contrast
+    """A grating of three to six pixels' period in some direction, of `contrast` levels up and down, that
+    closes on itself: (H, W)."""
+    waves = [0, 0]
+    while not 5 <= np.hypot(*waves) <= 10:
+        waves = list(draw.integers(-10, 11, 2))
+    y, x = np.mgrid[:height, :width]
+    phase = 2 * np.pi * (waves[0] * x / width + waves[1] * y / height)
+    found: np.ndarray = contrast * np.cos(phase + draw.uniform(0, 2 * np.pi))
     return found
 
 
 def render(what: shapes.Content, *key: int) -> np.ndarray:
     """(T, H, W, 3) uint8, drawn by `key`."""
     draw = np.random.default_rng(key)
-    ground = texture(draw, SIDE, SIDE, 14)[..., None] + draw.uniform(70, 150, 3)
-    own = texture(draw, SIDE, SIDE, 14)[..., None] + np.array(shapes.COLOURS[what.colour])
+    ground = texture(draw, SIDE, SIDE, 20)[..., None] + draw.uniform(70, 150, 3)
+    own = texture(draw, SIDE, SIDE, 20)[..., None] + np.array(shapes.COLOURS[what.colour])
     dx, dy = shapes.DIRECTIONS[what.direction]
     radius, speed = draw.uniform(6.5, 9), int(draw.integers(1, 3))
     centre = draw.uniform(radius, SIDE - radius, 2)
@@ -172,7 +176,6 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--seconds", type=float, default=300.0, help="of the processor, for each")
-    parser.add_argument("--rate", type=float, default=2e-3)
     parser.add_argument("--picture", type=Path, help="PNG: held-out clips, slice, without time")
     asked = parser.parse_args()
     torch.set_num_threads(1)
