@@ -11,18 +11,31 @@ from torch import Tensor
 from generation import draws
 from generation.causal import CausalConv, Norm, kept
 from generation.config import SliceVae
-from generation.slice_vae import SliceVAE, folded, latent_frames, padded, surplus, unfolded
+from generation.slice_vae import (
+    FIRST_LOG_VARIANCE,
+    SliceVAE,
+    folded,
+    latent_frames,
+    lowest_frequencies,
+    padded,
+    surplus,
+    unfolded,
+)
 
 TOLERANCE = 1e-5  # relative to the largest value
 
 
 def network(seed: int = 0, **changes: object) -> SliceVAE:
+    """Of random weights, also where a new one starts with zeros and is but its linear map."""
     settings = SliceVae.model_validate(
         {"channels": 4, "spatial": 4, "widths": (8, 12, 16), "blocks": 1, **changes}
     )
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return SliceVAE(settings).eval()
+        vae = SliceVAE(settings).eval()
+        for part in (vae.encoder, vae.decoder):
+            part.out.reset_parameters()
+        return vae
 
 
 def video(frames: int, height: int = 16, width: int = 24, seed: int = 0) -> Tensor:
@@ -188,6 +201,20 @@ def test_patches_are_folded_and_unfolded() -> None:
     assert torch.equal(unfolded(small, 2), clip)
 
 
+@torch.no_grad()
+def test_untrained_it_is_a_truncated_dct() -> None:
+    """Orthonormal: what lies in the span of the lowest frequencies comes back as it was."""
+    vae = SliceVAE(SliceVae(channels=12, spatial=4, widths=(8, 12, 16), blocks=1)).eval()
+    basis = lowest_frequencies(12, 4, 4).flatten(1)
+    assert torch.allclose(basis @ basis.T, torch.eye(12), atol=1e-6)
+    assert torch.allclose(basis[0], torch.full((192,), 192**-0.5), atol=1e-6)  # the mean comes first
+    patch = (draws.normal((12,), "patch") @ basis).reshape(1, 3, 4, 4, 4)
+    mean, spread = vae.encode(patch)
+    assert torch.allclose(mean.flatten(), draws.normal((12,), "patch"), atol=1e-5)
+    assert torch.all(spread == FIRST_LOG_VARIANCE)
+    assert torch.allclose(vae.decode(mean, 4), patch, atol=1e-5)
+
+
 def test_wrong_lengths_name_the_right_ones() -> None:
     vae = network()
     with pytest.raises(ValueError, match="3 latent frames are 9 to 12 frames of video, not 13"):
@@ -203,4 +230,4 @@ def test_the_default_is_of_the_published_size() -> None:
     with torch.device("meta"):
         vae = SliceVAE(SliceVae())
     sizes = [sum(p.numel() for p in part.parameters()) / 1e6 for part in (vae.encoder, vae.decoder)]
-    assert sizes == pytest.approx([97.37, 135.53], abs=0.01)
+    assert sizes == pytest.approx([97.387, 135.545], abs=0.01)
