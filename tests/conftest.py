@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,10 @@ import cv2
 import pytest
 
 from curation.config import Config, load_config
+
+# What a shell puts into the background is deaf to Ctrl-C, and all that is started from there inherits it.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 _STATUS = pytest.StashKey[int]()
 SHARED = Path(__file__).parents[1].parent / "shared"
