@@ -43,7 +43,8 @@ class CausalConv(nn.Module):
             return self.conv(x), None
         before = x[:, :, :1].expand(-1, -1, self.front, -1, -1) if past is None else past
         x = torch.cat([before, x], dim=2)
-        return self.conv(x), x[:, :, -self.front :]
+        # A copy: a view would keep the slice of every layer in memory until the last one is done.
+        return self.conv(x), x[:, :, -self.front :].clone()
 
 
 class Norm(nn.Module):
@@ -127,10 +128,3 @@ def through(
             x, tail = layer(x, before)
         tails.append(tail)
     return x, tuple(tails)
-
-
-def kept(past: Past) -> Past:
-    """A copy that does not hold the slices in memory which its tensors are parts of."""
-    if isinstance(past, tuple):
-        return tuple(kept(part) for part in past)
-    return past.clone() if past is not None else None

@@ -142,7 +142,7 @@ class SliceCodec:
                 codes = (latents[:, :, start:end].to(self.device) * std + mean).to(self._dtype)
 
                 def part(k: int, codes: Tensor = codes) -> Tensor:
-                    made, pasts[k] = self._vae.decode_slice(tiling.tiles[k].of(codes), pasts[k])
+                    made, pasts[k] = self._vae.decoder(tiling.tiles[k].of(codes), pasts[k])
                     return made.float()
 
                 piece = tiling.blend([part(k) for k in range(len(pasts))], self.spatial)

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from generation import config
-from generation.causal import CausalConv, Down, Norm, Past, Residual, Up, kept, through
+from generation.causal import CausalConv, Down, Norm, Past, Residual, Up, through
 from generation.codec import dct_matrix
 
 IMAGE = 3  # channels
@@ -126,7 +126,6 @@ class SliceVAE(nn.Module):
         for start, end in slices(video.shape[2], slice_frames):
             made, past = self.encoder(video[:, :, start:end], past)
             moments.append(made)
-            past = kept(past) if end < video.shape[2] else None
         mean, spread = torch.cat(moments, dim=2).float().chunk(2, dim=1)
         return mean, spread.clamp(-30.0, 20.0)
 
@@ -139,13 +138,8 @@ class SliceVAE(nn.Module):
         skip = surplus(frames, codes.shape[2], self.settings.temporal)
         past = None
         for start, end in slices(codes.shape[2], slice_latents):
-            piece, past = self.decode_slice(codes[:, :, start:end], past)
+            piece, past = self.decoder(codes[:, :, start:end], past)
             yield piece[:, :, skip:] if start == 0 else piece
-
-    def decode_slice(self, codes: Tensor, past: Past) -> tuple[Tensor, Past]:
-        """Video (B, 3, temporal * t, H, W) of the next codes, and what the slice after them needs."""
-        piece, past = self.decoder(codes, past)
-        return piece, kept(past)
 
 
 def lowest_frequencies(channels: int, time: int, side: int) -> Tensor:
