@@ -107,13 +107,17 @@ def check_grid(
         raise ValueError(
             f"{frames} frames are not {temporal}n + 1; take {_or(below, below + temporal, at_least=1)}"
         )
-    side = spatial * multiple
-    for name, length in (("height", height), ("width", width)):
-        if length < 1 or length % side:
-            below = length // side * side
-            nearest = _or(below, below + side, at_least=side)
-            raise ValueError(f"{name} {length} is no multiple of {side}; take {nearest}")
+    check_sides(height, width, spatial * multiple)
     return (frames - 1) // temporal + 1, height // spatial, width // spatial
+
+
+def check_sides(height: int, width: int, multiple: int) -> None:
+    """`ValueError` names the nearest multiples."""
+    for name, length in (("height", height), ("width", width)):
+        if length < 1 or length % multiple:
+            below = length // multiple * multiple
+            nearest = _or(below, below + multiple, at_least=multiple)
+            raise ValueError(f"{name} {length} is no multiple of {multiple}; take {nearest}")
 
 
 def _or(low: int, high: int, at_least: int) -> str:

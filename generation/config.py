@@ -64,6 +64,7 @@ class SliceVae(_Section):
     temporal: Literal[1, 2, 4, 8] = 4  # frames per latent frame; 1: each frame alone, no layer over time
     spatial: Literal[1, 2, 4, 8, 16] = 8  # pixels per latent pixel, each way
     patch: Literal[1, 2, 4] = 1  # pixels a side that are one to the network: cheaper, and coarser
+    patch_frames: Literal[1, 2, 4] = 1  # frames that are one to the network, likewise
     # From pixels to codes. Between two of them frames, sides or both are halved.
     widths: Annotated[tuple[Positive, ...], Field(min_length=1)] = (128, 256, 512, 512)
     blocks: Positive = 2  # residual blocks of each width when encoding; one more when decoding
@@ -73,22 +74,29 @@ class SliceVae(_Section):
         """In time and in space, 1 or 2, between the widths `level` and `level` + 1: sides are halved first,
         frames last, where they cost least."""
         sides = (self.spatial // self.patch).bit_length() - 1
-        times = self.temporal.bit_length() - 1
+        times = (self.temporal // self.patch_frames).bit_length() - 1
         return 2 if level >= len(self.widths) - 1 - times else 1, 2 if level < sides else 1
 
     def time_kernel(self, level: int) -> int:
         """The level of single pixels, which is the most expensive one, sees each frame alone."""
-        return 1 if self.temporal == 1 or (level == 0 and self.patch == 1) else 3
+        single = self.patch == self.patch_frames == 1
+        return 1 if self.temporal == 1 or (level == 0 and single) else 3
 
     @model_validator(mode="after")
     def _halves(self) -> SliceVae:
         if self.patch > self.spatial:
             raise ValueError(f"vae.patch: {self.patch} is more than vae.spatial, {self.spatial}")
-        need = max(self.spatial // self.patch, self.temporal).bit_length()
+        if self.patch_frames > self.temporal:
+            raise ValueError(
+                f"vae.patch_frames: {self.patch_frames} is more than vae.temporal, {self.temporal}"
+            )
+        sides, times = self.spatial // self.patch, self.temporal // self.patch_frames
+        need = max(sides, times).bit_length()
         if len(self.widths) != need:
             raise ValueError(
-                f"vae.widths: {len(self.widths)} of them, but vae.spatial={self.spatial}, "
-                f"vae.patch={self.patch} and vae.temporal={self.temporal} take {need}"
+                f"vae.widths: {len(self.widths)} of them, but between patches and codes sides shrink by "
+                f"vae.spatial/vae.patch={sides} and frames by vae.temporal/vae.patch_frames={times}, "
+                f"which takes {need}"
             )
         return self
 

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 SHORTEST = 4  # frames that the second one wants
-SMALLEST = 16  # pixels a side that both want
 
 
 class Discriminator(nn.Module):

@@ -146,7 +146,7 @@ PRESETS: dict[str, dict[str, Section]] = {
         },
     },
     "flashvideo": {
-        # EasyAnimate's: sizes, losses and rates as published; half of the images is our choice.
+        # EasyAnimate's network, losses, rates and steps of phases; crops, the share of images are ours.
         "vae": {
             "vae": {"channels": 16, "gradient_checkpointing": True},
             "vae_loss": {"perceptual": 1.0, "adversarial": 0.5, "discriminator_start": 25_000},

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from generation import config
-from generation.codec import Statistics
+from generation.codec import Statistics, check_sides
 from generation.slice_vae import SliceVAE, latent_frames, slices, surplus
 from generation.tensors import save_tensors
 from generation.tiles import Tiling
@@ -154,8 +154,5 @@ def grid(settings: config.SliceVae, frames: int, height: int, width: int) -> tup
     if frames < 1:
         raise ValueError(f"{frames} frames are no video")
     side = settings.spatial
-    for name, length in (("height", height), ("width", width)):
-        if length < 1 or length % side:
-            good = max(side, length // side * side)
-            raise ValueError(f"{name} {length} is no multiple of {side}; take {good} or {good + side}")
+    check_sides(height, width, side)
     return latent_frames(frames, settings.temporal), height // side, width // side

@@ -37,8 +37,8 @@ class Encoder(nn.Module):
         super().__init__()
         widths = settings.widths
         self.recompute = settings.gradient_checkpointing
-        self.patch = settings.patch
-        pixels = IMAGE * settings.patch**2
+        self.patch = settings.patch_frames, settings.patch
+        pixels = IMAGE * settings.patch_frames * settings.patch**2
         layers: list[nn.Module] = [CausalConv(pixels, widths[0], settings.time_kernel(0))]
         width = widths[0]
         for level, wider in enumerate(widths):
@@ -62,7 +62,7 @@ class Encoder(nn.Module):
         self.linear.weight.data.copy_(lowest_frequencies(settings.channels, *block[:2]))
 
     def forward(self, video: Tensor, past: Past = None) -> tuple[Tensor, Past]:
-        x, past = through(self.layers, folded(video, self.patch), past, self.recompute)
+        x, past = through(self.layers, folded(video, *self.patch), past, self.recompute)
         mean, spread = self.out(functional.silu(self.norm(x))).chunk(2, dim=1)
         return torch.cat([mean + self.linear(video), spread], dim=1), past
 
@@ -86,8 +86,9 @@ class Decoder(nn.Module):
                 width = widths[level]
         self.layers = nn.ModuleList(layers)
         self.norm = Norm(width)
-        self.patch = settings.patch
-        self.out = nn.Conv3d(width, IMAGE * settings.patch**2, (1, 3, 3), padding=(0, 1, 1))
+        self.patch = settings.patch_frames, settings.patch
+        pixels = IMAGE * settings.patch_frames * settings.patch**2
+        self.out = nn.Conv3d(width, pixels, (1, 3, 3), padding=(0, 1, 1))
         nn.init.zeros_(self.out.weight)
         assert self.out.bias is not None
         nn.init.zeros_(self.out.bias)
@@ -97,7 +98,7 @@ class Decoder(nn.Module):
 
     def forward(self, codes: Tensor, past: Past = None) -> tuple[Tensor, Past]:
         x, past = through(self.layers, codes, past, self.recompute)
-        made = unfolded(self.out(functional.silu(self.norm(x))), self.patch)
+        made = unfolded(self.out(functional.silu(self.norm(x))), *self.patch)
         return made + self.linear(codes), past
 
 
@@ -176,14 +177,16 @@ def padded(video: Tensor, temporal: int) -> Tensor:
     return torch.cat([video[:, :, :1].expand(-1, -1, missing, -1, -1), video], dim=2) if missing else video
 
 
-def folded(video: Tensor, patch: int) -> Tensor:
-    """(B, C, T, H, W) to (B, C p p, T, H / p, W / p)."""
-    return functional.pixel_unshuffle(video.transpose(1, 2), patch).transpose(1, 2)
+def folded(video: Tensor, frames: int, side: int) -> Tensor:
+    """(B, C, T, H, W) to (B, C f s s, T / f, H / s, W / s) for patches of f frames and s pixels a side."""
+    stacked = video.unflatten(2, (-1, frames)).transpose(2, 3).flatten(1, 2)  # (B, C f, T / f, H, W)
+    return functional.pixel_unshuffle(stacked.transpose(1, 2), side).transpose(1, 2)
 
 
-def unfolded(video: Tensor, patch: int) -> Tensor:
+def unfolded(patches: Tensor, frames: int, side: int) -> Tensor:
     """Undoes `folded`."""
-    return functional.pixel_shuffle(video.transpose(1, 2), patch).transpose(1, 2)
+    stacked = functional.pixel_shuffle(patches.transpose(1, 2), side).transpose(1, 2)
+    return stacked.unflatten(1, (-1, frames)).transpose(2, 3).flatten(2, 3)
 
 
 def slices(length: int, size: int | None) -> Iterator[tuple[int, int]]:

@@ -119,10 +119,13 @@ class VaeStage(Stage[Clips]):
         keys = [(self.config.seed, phase, batch.epoch, position) for position in batch.positions]
         assert batch.video is not None  # nothing is cached
         video = self._pixels(batch.video)
-        shape = (self.config.vae.channels, *grid(self.config.vae, *batch.video.shape[2:]))
-        noise = torch.stack([draws.normal(shape, "codes", *key) for key in keys])
+        noise = torch.stack([draws.normal(self._codes_shape(video), "codes", *key) for key in keys])
         judged = step >= self.config.vae_loss.discriminator_start
         return Clips(video, noise.to(video.device), judged, self._decoder_only)
+
+    def _codes_shape(self, video: Tensor) -> tuple[int, int, int, int]:
+        """(C, t, h, w) of each of the videos (B, 3, T, H, W)."""
+        return self.config.vae.channels, *grid(self.config.vae, *video.shape[2:])
 
     def _pixels(self, video: Tensor) -> Tensor:
         return video.to(next(self.model.parameters()).device).float() / 127.5 - 1
@@ -152,8 +155,7 @@ class VaeStage(Stage[Clips]):
         for batch in loader.validation(max(1, VALIDATION_CLIPS // loader.batch_size)):
             assert batch.video is not None
             video = self._pixels(batch.video)
-            shape = (self.config.vae.channels, *grid(self.config.vae, *batch.video.shape[2:]))
-            noise = torch.zeros((len(video), *shape), device=video.device)
+            noise = torch.zeros((len(video), *self._codes_shape(video)), device=video.device)
             yield Clips(video, noise, judged=False, decoder_only=False)
 
     @torch.no_grad()

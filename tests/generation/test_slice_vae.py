@@ -56,6 +56,8 @@ VARIANTS = [
     {"temporal": 4, "spatial": 2, "widths": (8, 12, 12)},
     {"patch": 2, "spatial": 8, "widths": (8, 12, 12)},
     {"patch": 2, "spatial": 4, "widths": (8, 12, 12)},
+    {"patch": 2, "patch_frames": 2, "widths": (8, 12)},
+    {"patch": 2, "patch_frames": 4, "widths": (8, 12)},
 ]
 
 
@@ -194,11 +196,12 @@ def test_tails_hold_no_slice_in_memory() -> None:
 
 
 def test_patches_are_folded_and_unfolded() -> None:
-    clip = video(3, 8, 8)
-    small = folded(clip, 2)
-    assert small.shape == (1, 12, 3, 4, 4)
-    assert torch.equal(small[0, 1, 2], clip[0, 0, 2, ::2, 1::2])
-    assert torch.equal(unfolded(small, 2), clip)
+    clip = video(6, 8, 8)
+    small = folded(clip, 3, 2)
+    assert small.shape == (1, 36, 2, 4, 4)
+    # Colour by colour, frame by frame, row by row.
+    assert torch.equal(small[0, 12 + 4 + 1, 1], clip[0, 1, 4, ::2, 1::2])
+    assert torch.equal(unfolded(small, 3, 2), clip)
 
 
 @torch.no_grad()
@@ -219,10 +222,12 @@ def test_wrong_lengths_name_the_right_ones() -> None:
     vae = network()
     with pytest.raises(ValueError, match="3 latent frames are 9 to 12 frames of video, not 13"):
         next(vae.pieces(torch.zeros(1, 4, 3, 2, 2), 13))
-    with pytest.raises(ValueError, match=r"vae\.widths: 2 of them, but .* take 3"):
+    with pytest.raises(ValueError, match=r"vae\.widths: 2 of them, but .* takes 3"):
         SliceVae(widths=(8, 8), temporal=4, spatial=4)
     with pytest.raises(ValueError, match=r"vae\.patch: 4 is more than vae\.spatial, 2"):
         SliceVae(widths=(8,), patch=4, spatial=2, temporal=1)
+    with pytest.raises(ValueError, match=r"vae\.patch_frames: 4 is more than vae\.temporal, 2"):
+        SliceVae(widths=(8,), patch_frames=4, temporal=2)
 
 
 def test_the_default_is_of_the_published_size() -> None:
