@@ -1,4 +1,4 @@
-"""The commands of generation: train, sample, enhance. Thin: parse, call, report."""
+"""The commands of generation: train, sample, enhance, convert. Thin: parse, call, report."""
 
 from __future__ import annotations
 
@@ -206,6 +206,28 @@ def enhance(
                 _note,
             )
         out.print(str(path), markup=False)
+
+
+def convert(
+    checkpoint: Annotated[
+        str, typer.Argument(metavar="CHECKPOINT", help="stage1.pt, stage2.pt, 3d-vae.pt, mp_rank_00_….pt")
+    ],
+    out_: Annotated[str, typer.Option("--out", metavar="FOLDER", help="to make; it must not be there")],
+    lora_alpha: Annotated[
+        float, typer.Option(help="of a LoRA in the file, which is merged scaled by this over its rank")
+    ] = 1.0,
+    positions: Annotated[
+        Literal["rotary", "absolute"] | None, typer.Option(help="of a transformer whose file does not tell")
+    ] = None,
+) -> None:
+    """Make a folder that can be trained and loaded from a file that CogVideoX or FlashVideo published."""
+    from jobs.cli import generation_errors
+
+    with generation_errors():
+        from generation.convert import convert as run
+
+        made = run(Path(checkpoint), Path(os.path.abspath(out_)), lora_alpha, positions, _note)
+        out.print(str(made), markup=False)
 
 
 def _device(name: str | None) -> torch.device:
