@@ -36,7 +36,9 @@ def train(
     stage: Stage,
     data: Annotated[str, typer.Option("--data", metavar="DATASET", help="a dataset with shards")],
     out_: Annotated[str, typer.Option("--out", metavar="RUN", help="folder to make or to continue")],
-    preset: Annotated[str, typer.Option(help="tiny, small, flashvideo; each with -fast")] = "tiny",
+    preset: Annotated[
+        str, typer.Option(help="tiny, small, flashvideo, flashvideo-released; or with -fast")
+    ] = "tiny",
     config: Annotated[str | None, typer.Option(help="a YAML file, laid over the preset")] = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="e.g. train.learning_rate=1e-4")

@@ -273,18 +273,18 @@ print(peak - start)
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads what Linux says of memory")
 def test_a_large_file_is_never_in_memory_whole(tmp_path: Path) -> None:
-    """Of 70 MB at most a few tensors are; the largest, with adapters to merge, has 6 MB in float32."""
-    large = sat.Shape(layers=5, heads=8, head_dim=64, time=512)
+    """Of 100 MB at most a few tensors are; the largest, with adapters to merge, has 6 MB in float32."""
+    large = sat.Shape(layers=8, heads=8, head_dim=64, time=512)
     state = {name: t.bfloat16() for name, t in sat.transformer(large, rank=8).items()}
     path = saved(tmp_path, state)
-    assert path.stat().st_size > 60e6
+    assert path.stat().st_size > 95e6
     root = Path(convert.__file__).parents[1]
     command = [sys.executable, "-c", MEASURE, str(path), str(tmp_path / "out")]
     environment = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
     ran = subprocess.run(command, capture_output=True, text=True, check=False, cwd=root, env=environment)
     assert ran.returncode == 0, ran.stderr
-    assert int(ran.stdout) < 25e6
-    assert (tmp_path / "out" / FILE).stat().st_size > 60e6
+    assert int(ran.stdout) < 40e6
+    assert (tmp_path / "out" / FILE).stat().st_size > 95e6
 
 
 # ---- what is refused
