@@ -20,10 +20,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from generation import run as runs
 from generation.checkpoint import whole_folder
+from generation.config import Config
 from generation.convert_keys import Part, Published, transformer_part, vae_part
 from generation.hub import first_line
-from generation.pretrained import FILE, FLASHVIDEO, shell
+from generation.pretrained import FILE, FLASHVIDEO, check_fits, shell
 
 _DTYPES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 _TRANSFORMER, _VAE = "model.diffusion_model.", "first_stage_model."
@@ -51,11 +53,16 @@ class Recognised:
     """What a checkpoint is, and how it is converted."""
 
     what: str  # in words
-    use: str  # the key of the configuration that names the converted folder
+    stage: str  # what it serves as: stage1, stage2 or vae
     model: nn.Module  # on the meta device
     parts: Mapping[str, Part]
     published: Published
     left_out: Mapping[str, int]  # how many tensors, by the beginning of their keys
+
+    def told(self) -> list[str]:
+        """Lines for the user."""
+        left_out = ", ".join(f"{n} of {key}*" for key, n in self.left_out.items())
+        return [f"{self.published.path}: {self.what}", *([f"left out: {left_out}"] if left_out else [])]
 
 
 def convert(
@@ -74,23 +81,58 @@ def convert(
     if out.exists():
         raise ValueError(f"{out}: it is there already; name another folder, or remove it")
     found = recognise(checkpoint, lora_alpha, positions)
-    say(f"{checkpoint}: {found.what}")
-    if found.left_out:
-        say("left out: " + ", ".join(f"{n} of {key}*" for key, n in found.left_out.items()))
+    for line in found.told():
+        say(line)
     out.parent.mkdir(parents=True, exist_ok=True)
     aside = out.with_name(f"_{out.name}")
     shutil.rmtree(aside, ignore_errors=True)
     try:
-        aside.mkdir()
-        model: Any = found.model
-        model.save_config(aside)
-        _write(aside / FILE, found.published, found.parts)
+        _write_folder(found, aside)
         whole_folder(aside, out)
     except BaseException:
         shutil.rmtree(aside, ignore_errors=True)
         raise
-    say(f"use it with {found.use}={out}")
+    say(f"use it with {'codec.model' if found.stage == 'vae' else 'transformer.pretrained'}={out}")
     return out
+
+
+def into_run(found: Recognised, config: Config, run: Path) -> Path:
+    """Make RUN/STAGE of a transformer, which is sampled with as if it had been trained; its folder.
+
+    config: of that stage, without LoRA and pretrained weights. Raises `ValueError` for an autoencoder, for
+    sizes that are not the configuration's, and for a stage that is there.
+    """
+    if found.stage == "vae":
+        raise ValueError(
+            f"{found.published.path}: it is {found.what}; convert it with --out FOLDER, and name that as "
+            "codec.model"
+        )
+    folder = run / config.stage
+    if folder.exists():
+        raise ValueError(f"{folder}: it is there already; name another run, or remove it")
+    sizes: Any = found.model.config
+    strength = sizes.ofs_embed_dim is not None
+    if strength != config.transformer.noise_strength:
+        raise ValueError(
+            f"{found.published.path}: it is {found.what}, which is {found.stage} and not {config.stage}"
+        )
+    check_fits(found.model, sizes.in_channels, sizes.text_embed_dim, strength, config.transformer)
+    try:
+        runs.begin(run, config)
+        runs.write_weights(config, folder, 0, lambda aside: _write_folder(found, aside / "transformer"))
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    return folder
+
+
+def _write_folder(found: Recognised, folder: Path) -> Path:
+    """config.json and the weights; the path of these."""
+    folder.mkdir()
+    model: Any = found.model
+    model.save_config(folder)
+    _write(folder / FILE, found.published, found.parts)
+    return folder / FILE
 
 
 # ---- what it is
@@ -104,13 +146,13 @@ def recognise(checkpoint: Path, lora_alpha: float = 1.0, positions: str | None =
         prefix = _TRANSFORMER if _TRANSFORMER + _PROJ in tensors else ""
         own = {k: t for k, t in tensors.items() if k not in beside}
         published = Published(checkpoint, own, prefix, lora_alpha)
-        what, use, model, parts = _transformer(published, positions)
+        what, stage, model, parts = _transformer(published, positions)
     elif any(_CONV in key for key in tensors):
         prefix = _VAE if _VAE + _CONV in tensors else ""
         beside = {k for k in beside if not (prefix and k.startswith(prefix))}
         own = {k: t for k, t in tensors.items() if k not in beside}
         published = Published(checkpoint, own, prefix, lora_alpha)
-        what, use, model, parts = _vae(published)
+        what, stage, model, parts = _vae(published)
     else:
         raise ValueError(
             f"{checkpoint}: neither a transformer ({_TRANSFORMER}{_PROJ}) nor an autoencoder ({_CONV}) of "
@@ -127,7 +169,7 @@ def recognise(checkpoint: Path, lora_alpha: float = 1.0, positions: str | None =
         )
     dropped = [k for k in published.unused() if k.startswith(_LEFT_OUT)] + sorted(beside)
     starts = Counter(next(s for s in (*_LEFT_OUT, *_BESIDE) if k.startswith(s)) for k in dropped)
-    return Recognised(what, use, model, parts, published, starts)
+    return Recognised(what, stage, model, parts, published, starts)
 
 
 def _some(keys: list[str]) -> str:
@@ -211,7 +253,7 @@ def _transformer(published: Published, positions: str | None) -> tuple[str, str,
         what = f"CogVideoX with a LoRA of rank {published.rank}, as FlashVideo's Stage I; merged"
     count = sum(p.numel() for p in model.parameters())
     what += f": {sizes['num_layers']} layers of {width}, {'rotary' if rotary else 'absolute'} positions, "
-    return what + f"{count / 1e6:,.1f} M parameters", "transformer.pretrained", model, parts
+    return what + f"{count / 1e6:,.1f} M parameters", "stage2" if stage2 else "stage1", model, parts
 
 
 def _sizes(published: Published) -> dict[str, Any]:
@@ -316,7 +358,7 @@ def _vae(published: Published) -> tuple[str, str, nn.Module, dict[str, Part]]:
     parts = {name: vae_part(name, levels) for name in model.state_dict()}
     count = sum(p.numel() for p in model.parameters())
     what = f"CogVideoX's autoencoder, {settings['latent_channels']} channels, {count / 1e6:,.1f} M parameters"
-    return what, "codec.model", model, parts
+    return what, "vae", model, parts
 
 
 # ---- the file

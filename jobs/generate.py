@@ -214,7 +214,19 @@ def convert(
     checkpoint: Annotated[
         str, typer.Argument(metavar="CHECKPOINT", help="stage1.pt, stage2.pt, 3d-vae.pt, mp_rank_00_….pt")
     ],
-    out_: Annotated[str, typer.Option("--out", metavar="FOLDER", help="to make; it must not be there")],
+    out_: Annotated[
+        str | None, typer.Option("--out", metavar="FOLDER", help="to make; it must not be there")
+    ] = None,
+    run: Annotated[
+        str | None, typer.Option("--run", metavar="RUN", help="make it a stage of this run, to sample with")
+    ] = None,
+    preset: Annotated[
+        str | None, typer.Option(help="with --run: its settings; default: flashvideo-released")
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="with --run: e.g. codec.model=FOLDER"),
+    ] = None,
     lora_alpha: Annotated[
         float, typer.Option(help="of a LoRA in the file, which is merged scaled by this over its rank")
     ] = 1.0,
@@ -226,9 +238,24 @@ def convert(
     from jobs.cli import generation_errors
 
     with generation_errors():
-        from generation.convert import convert as run
+        if (out_ is None) == (run is None):
+            raise ConfigError("give a folder to make with --out, or a run with --run; not both")
+        from generation import convert as published
 
-        made = run(Path(checkpoint), Path(os.path.abspath(out_)), lora_alpha, positions, _note)
+        if out_ is not None:
+            if preset or set_:
+                raise ConfigError("--preset and --set go with --run")
+            made = published.convert(
+                Path(checkpoint), Path(os.path.abspath(out_)), lora_alpha, positions, _note
+            )
+        else:
+            assert run is not None
+            found = published.recognise(Path(checkpoint), lora_alpha, positions)
+            for line in found.told():
+                _note(line)
+            overrides = [*(set_ or []), "lora=null", "transformer.pretrained=null"]
+            settings = stage_config(found.stage, preset or "flashvideo-released", None, overrides)
+            made = published.into_run(found, settings, Path(os.path.abspath(run)))
         out.print(str(made), markup=False)
 
 

@@ -20,7 +20,8 @@ from generation import convert, transformer
 from generation.codec import open_codec
 from generation.config import Codec, Transformer
 from generation.hub import find
-from generation.pretrained import FILE, VAE, read
+from generation.pretrained import FILE, VAE, check_fits, read
+from jobs.configuring import stage_config
 from tests.generation import sat, sat_vae
 from tests.generation.sat import DIFFUSION, FIVE_B, TWO_B, State
 
@@ -164,6 +165,16 @@ def test_published_sizes_are_recognised(
     assert says in found.what
     assert f"{millions:,.1f} M parameters" in found.what
     assert sum(p.numel() for p in found.model.parameters()) / 1e6 == pytest.approx(millions, abs=0.05)
+
+
+@pytest.mark.parametrize("stage", ["stage1", "stage2"])
+def test_the_presets_have_the_sizes_of_the_published_files(tmp_path: Path, stage: str) -> None:
+    size, how = (FIVE_B, {"rank": 128}) if stage == "stage1" else (TWO_B, {"stage2": True})
+    found = convert.recognise(saved(tmp_path, sat.transformer(size, device="meta", **how)))  # type: ignore[arg-type]
+    assert found.stage == stage
+    for name in ("flashvideo", "flashvideo-released"):
+        wanted = stage_config(stage, name, None, []).transformer
+        check_fits(found.model, 16, 4096, stage == "stage2", wanted)
 
 
 def test_published_files_have_the_published_numbers_of_parameters() -> None:
