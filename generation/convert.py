@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -210,14 +211,19 @@ def _load(path: Path) -> dict[str, Tensor]:
 
 
 def _safely(path: Path) -> Any:
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except RuntimeError as error:
-        if "mmap can only be used" not in str(error):
-            raise
-        return torch.load(
-            path, map_location="cpu", weights_only=True
-        )  # of before PyTorch 1.6: in memory whole
+    """What is in the file, if that is tensors, plain values, and arrays of numbers: SAT keeps the state of
+    NumPy's generator beside the weights."""
+    make: Any = np.empty(0).__reduce__()[0]
+    arrays: list[Any] = [(make, f"numpy.{core}.multiarray._reconstruct") for core in ("core", "_core")]
+    arrays += [np.ndarray, np.dtype, type(np.dtype(np.uint32))]
+    with torch.serialization.safe_globals(arrays):
+        try:
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        except RuntimeError as error:
+            if "mmap can only be used" not in str(error):
+                raise
+            # Of before PyTorch 1.6: in memory whole.
+            return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def _check_shapes(published: Published, model: nn.Module, parts: Mapping[str, Part]) -> None:
@@ -287,8 +293,10 @@ def _sizes(published: Published) -> dict[str, Any]:
 
 
 def _is_rotary(published: Published, wanted: str | None) -> bool:
-    """As the file tells: by a table of positions (CogVideoX-2B), by angles (5B), or by what only FlashVideo
-    has. Raises `ValueError` where it does not, or tells otherwise than `wanted`."""
+    """As the file tells: by a table of positions, by angles (CogVideoX-5B), or by what only FlashVideo has.
+
+    Raises `ValueError` where it does not (CogVideoX-2B), or tells otherwise than `wanted`.
+    """
     told: bool | None = None
     if _TABLE in published:
         told = False

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import pickle
+import random
 import subprocess
 import sys
+from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from diffusers import CogVideoXTransformer3DModel
@@ -90,6 +93,35 @@ def test_a_converted_transformer_computes_what_the_published_one_does(tmp_path: 
     assert expected.abs().mean() > 0.3
     torch.testing.assert_close(ours(model, kind), expected, atol=1e-4, rtol=0)
     assert not (tmp_path / "_out").exists()
+
+
+@torch.no_grad()
+def test_two_b_as_it_is_published_has_no_table_of_positions(tmp_path: Path) -> None:
+    """github.com/zai-org/CogVideo/issues/100: SAT computes it."""
+    state = sat.transformer()
+    model = transformer.load(convert.convert(saved(tmp_path, state), tmp_path / "out", positions="absolute"))
+    latents, _, time, _ = inputs("CogVideoX-2B")
+    text = torch.randn(2, 226, 20, generator=torch.Generator().manual_seed(1))
+    found = transformer.predict(model, latents, text, None, time)
+    expected = sat.predict({**state, TABLE: sat.absolute_positions(226, 32)}, latents, text, time)
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
+
+
+def test_what_sat_and_deepspeed_keep_beside_the_weights_is_no_hindrance(tmp_path: Path) -> None:
+    beside = {
+        "random_rng_state": random.getstate(),
+        "np_rng_state": np.random.get_state(),
+        "torch_rng_state": torch.get_rng_state(),
+        "rng_tracker_states": {},
+        "param_shapes": [OrderedDict(weight=torch.Size([3, 4]))],
+        "sparse_tensor_module_names": set(),
+        "optimizer": None,
+        "ds_config": {"bf16": {"enabled": True}, "steps": 1},
+    }
+    torch.save({"module": five_b(), **beside}, tmp_path / "more.pt")
+    more = convert.convert(tmp_path / "more.pt", tmp_path / "more")
+    plain = convert.convert(saved(tmp_path, five_b()), tmp_path / "plain")
+    assert (more / FILE).read_bytes() == (plain / FILE).read_bytes()
 
 
 @pytest.mark.parametrize("kind", ["Stage I", "Stage II"])
