@@ -111,13 +111,11 @@ def into_run(found: Recognised, config: Config, run: Path) -> Path:
     folder = run / config.stage
     if folder.exists():
         raise ValueError(f"{folder}: it is there already; name another run, or remove it")
+    assert config.stage == found.stage
     sizes: Any = found.model.config
-    strength = sizes.ofs_embed_dim is not None
-    if strength != config.transformer.noise_strength:
-        raise ValueError(
-            f"{found.published.path}: it is {found.what}, which is {found.stage} and not {config.stage}"
-        )
-    check_fits(found.model, sizes.in_channels, sizes.text_embed_dim, strength, config.transformer)
+    # Channels and text are the codec's and the text encoder's: they are compared when these are there.
+    wanted = config.transformer
+    check_fits(found.model, sizes.in_channels, sizes.text_embed_dim, wanted.noise_strength, wanted)
     try:
         runs.begin(run, config)
         runs.write_weights(config, folder, 0, lambda aside: _write_folder(found, aside / "transformer"))

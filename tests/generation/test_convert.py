@@ -21,7 +21,7 @@ from torch import Tensor
 
 from generation import convert, transformer
 from generation.codec import open_codec
-from generation.config import Codec, Transformer
+from generation.config import Codec, Config, Transformer
 from generation.hub import find
 from generation.pretrained import FILE, VAE, check_fits, read
 from jobs.configuring import stage_config
@@ -466,4 +466,10 @@ def test_a_folder_that_is_there_is_kept_and_a_failure_leaves_nothing(
     monkeypatch.setattr(convert.Published, "make", full)
     with pytest.raises(OSError, match="No space left"):
         convert.convert(path, tmp_path / "other")
+    sizes = {"layers": 2, "heads": 2, "head_dim": 16, "time_embed_dim": 24}
+    config = Config.model_validate({"stage": "stage1", "transformer": sizes})
+    with pytest.raises(OSError, match="No space left"):
+        convert.into_run(convert.recognise(path), config, tmp_path / "run")
+    assert list((tmp_path / "run").iterdir()) == []
+    (tmp_path / "run").rmdir()
     assert sorted(p.name for p in tmp_path.iterdir()) == ["out", "published.pt"]
