@@ -245,9 +245,15 @@ class Sampling(_Section):
     steps: Positive = 50
     guidance: Annotated[float, Field(ge=0)] = 6.0
     guidance_ramp: Literal["constant", "dynamic", "published"] = "constant"
+    timesteps: Literal["trailing", "floored"] = "trailing"  # of v-prediction; floored: as FlashVideo's code
     shift: Annotated[float, Field(gt=0)] = 1.0  # of a flow's time grid
     noise_step: Annotated[int, Field(ge=0, le=999)] | None = None  # Stage II; null: by the number of tokens
     negative_prompt: str = ""
+    prompt_prefix: str = ""  # put before every prompt as it is, such as "medium motion, "
+
+    def told(self, prompt: str) -> str:
+        """What the text encoder is given for a prompt."""
+        return self.prompt_prefix + prompt
 
 
 class Config(_Section):
@@ -313,6 +319,8 @@ class Config(_Section):
                 "train.cache_latents: stage2 degrades each clip anew, so there is nothing to keep; write "
                 "false, or say with degradation.variants how many fixed degradations a clip has"
             )
+        if self.objective.kind == "flow" and self.sampling.timesteps != "trailing":
+            raise ValueError("sampling.timesteps: a flow's times are set by sampling.shift; write trailing")
         if self.stage == "stage1" and self.transformer.noise_strength:
             raise ValueError("transformer.noise_strength: only stage2 has a degraded start; write false")
         if self.lora and not self.transformer.pretrained:

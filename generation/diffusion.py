@@ -16,6 +16,8 @@ from torch import Tensor
 
 STEPS = 1000
 
+Spacing = Literal["trailing", "floored"]
+
 
 def schedule(snr_shift: float = 1.0) -> Tensor:
     """a_k, the square roots of alpha-bar: (1000,) float64, falling to exactly 0.
@@ -62,13 +64,19 @@ def x0_from_v(x: Tensor, v: Tensor, k: int | Tensor, snr_shift: float = 1.0) -> 
     return a * x - b * v
 
 
-def timesteps(steps: int) -> list[int]:
-    """Noise steps that a sampler visits, diffusers' "trailing" ones: 999, 979, ..., 19 for 50.
+def timesteps(steps: int, spacing: Spacing = "trailing") -> list[int]:
+    """Noise steps that a sampler visits, from 999 down.
+
+    trailing: diffusers', 999, 979, ..., 19 for 50. floored: the integer parts of an even grid from 999 to 0
+    without its end, as CogVideoX and FlashVideo have them: 999, 979, 959, ..., 19 for 51.
 
     Raises `ValueError` unless 1 <= steps <= 1000.
     """
     if not 1 <= steps <= STEPS:
         raise ValueError(f"steps: {steps} evaluations; take 1 to {STEPS}")
+    if spacing == "floored":
+        # Rounding errors included, which are below a whole step for 111 and others.
+        return np.linspace(STEPS - 1, 0, steps, endpoint=False).astype(int).tolist()
     return (np.arange(STEPS, 0, -STEPS / steps)[:steps].round().astype(int) - 1).tolist()
 
 
@@ -84,6 +92,7 @@ def dpm_solver(
     draw: Callable[[int, Sequence[int]], Tensor],
     snr_shift: float = 1.0,
     progress: Callable[[int], None] | None = None,
+    spacing: Spacing = "trailing",
 ) -> Tensor:
     """Sample with CogVideoX's stochastic DPM-Solver++ (2M), from pure `noise` to a clean latent, float32.
 
@@ -95,11 +104,11 @@ def dpm_solver(
     `draw(step, shape)` gives the noise that each step but the last adds; `progress` is told the number of
     evaluations done.
 
-    Numbers of diffusers' CogVideoXDPMScheduler where `steps` divides 1000. Elsewhere that one leaves the
-    latent at step k - 1000 // steps, while the network is next told another; here they agree.
+    Numbers of diffusers' CogVideoXDPMScheduler for trailing steps whose number divides 1000. Elsewhere that
+    one leaves the latent at step k - 1000 // steps, while the network is next told another; here they agree.
     """
     a_of = schedule(snr_shift).tolist()
-    visited = timesteps(steps)
+    visited = timesteps(steps, spacing)
     x, h_before = noise.float(), math.inf
     before: Tensor | None = None
     for step, k in enumerate(visited):

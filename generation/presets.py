@@ -1,6 +1,7 @@
 """Starting points for a configuration, by name.
 
-`tiny` is for two CPU cores, `small` trains from scratch on one GPU, `flashvideo` has the published sizes.
+`tiny` is for two CPU cores, `small` trains from scratch on one GPU, `flashvideo` has the published sizes and
+settings as the paper tells them, `flashvideo-released` as the published code has them, for its weights.
 `-fast` variants have heads of 128 instead of 64, at about equal cost in FLOPs; whether they are faster on a
 GPU was not measured. A stage that starts from published weights keeps their heads.
 """
@@ -9,6 +10,8 @@ from __future__ import annotations
 
 import copy
 from typing import Any
+
+from generation.config import ADAPTIVE_NORM, ATTENTION
 
 Section = dict[str, Any]
 
@@ -229,6 +232,21 @@ PRESETS: dict[str, dict[str, Section]] = {
             "sampling": {"steps": 4, "guidance": 13.0, "shift": 2.5, "noise_step": 675},
         },
     },
+}
+
+
+# Where FlashVideo's code, and so its weights, differ from its paper (docs/generation.md has the table).
+_RELEASED: dict[str, Section] = {
+    "vae": {},
+    "stage1": {
+        "lora": {"alpha": 1, "targets": [*ATTENTION, *ADAPTIVE_NORM]},
+        "sampling": {"steps": 51, "guidance_ramp": "published", "timesteps": "floored"},
+    },
+    "stage2": {"sampling": {"steps": 5, "prompt_prefix": "medium motion,"}},
+}
+PRESETS["flashvideo-released"] = {
+    stage: {**section, **{key: {**section[key], **over} for key, over in _RELEASED[stage].items()}}
+    for stage, section in PRESETS["flashvideo"].items()
 }
 
 

@@ -114,7 +114,7 @@ def sample_previews(
     folders = {k: find_preview(out, k, preview) for k, preview in enumerate(wanted)}
     todo = [k for k, found in folders.items() if found is None]
     if todo:
-        text = trained.text.get([wanted[k].prompt for k in todo])
+        text = trained.text.get([sampling.told(wanted[k].prompt) for k in todo])
         negative = trained.text.get([sampling.negative_prompt])[0] if sampling.negative_prompt else None
         trained.text.release()
         model = trained.model(offload)
@@ -286,7 +286,7 @@ def enhance(
     """Stage II on a video: the latents (1, C, t, h, w) of the larger one."""
     shape, codec = plan.shape, trained.codec
     negative = plan.negative_prompt
-    embedded = trained.text.get([source.prompt, *([negative] if negative else [])])
+    embedded = trained.text.get([plan.sampling.told(source.prompt), *([negative] if negative else [])])
     with torch.no_grad():
         scaled = stage2.resize(source.video[:, :, : shape.frames], shape.height, shape.width)
         low_quality = codec.encode(scaled)
@@ -387,8 +387,8 @@ def enhance_file(
 
 def _embed(trained: Trained, prompts: Sequence[str], negatives: Sequence[str], options: Options) -> None:
     """Embed all that will be asked for, and let go of the encoder before the network comes."""
-    own = options.sampling(trained.config).negative_prompt
-    trained.text.get([*prompts, *negatives, own])
+    own = options.sampling(trained.config)
+    trained.text.get([*map(own.told, prompts), *negatives, own.negative_prompt])
     trained.text.release()
 
 

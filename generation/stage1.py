@@ -120,4 +120,6 @@ def sample(
         def draw(step: int, wanted: Sequence[int]) -> Tensor:
             return draws.normal(wanted, "solver", step, *key).to(device)
 
-        return diffusion.dpm_solver(predict_v, noise, steps, draw, objective.snr_shift)
+        return diffusion.dpm_solver(
+            predict_v, noise, steps, draw, objective.snr_shift, spacing=sampling.timesteps
+        )

@@ -17,7 +17,7 @@ from generation import draws
 from generation import rotary as _rotary
 from generation.config import Transformer
 from generation.hub import find
-from generation.pretrained import TRANSFORMER, check_fits, read, write
+from generation.pretrained import FLASHVIDEO, TRANSFORMER, check_fits, read, write
 
 # Zero at the start: each block is then the identity, the output is zero, and the noise strength changes
 # nothing. The other layers as in DiT's `initialize_weights`.
@@ -237,6 +237,8 @@ def predict(
     assert (strength is not None) == (config.ofs_embed_dim is not None), (
         "noise strength: given, or embedded, alone"
     )
+    if strength is not None and config.get(FLASHVIDEO):
+        strength = torch.stack([strength, torch.full_like(strength, grid[0])], dim=1)  # (B, 2)
     if not config.use_rotary_positional_embeddings and text.shape[1] != config.max_text_seq_length:
         raise ValueError(
             f"{text.shape[1]} text tokens, but this transformer has positions for exactly "

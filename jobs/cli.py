@@ -438,6 +438,7 @@ def _end(dataset: Dataset) -> None:
 app.command()(generate.train)
 app.command()(generate.sample)
 app.command()(generate.enhance)
+app.command()(generate.convert)
 
 
 def leave(command: Callable[[], object]) -> NoReturn:

@@ -1,4 +1,4 @@
-"""The commands of generation: train, sample, enhance. Thin: parse, call, report."""
+"""The commands of generation: train, sample, enhance, convert. Thin: parse, call, report."""
 
 from __future__ import annotations
 
@@ -36,7 +36,9 @@ def train(
     stage: Stage,
     data: Annotated[str, typer.Option("--data", metavar="DATASET", help="a dataset with shards")],
     out_: Annotated[str, typer.Option("--out", metavar="RUN", help="folder to make or to continue")],
-    preset: Annotated[str, typer.Option(help="tiny, small, flashvideo; each with -fast")] = "tiny",
+    preset: Annotated[
+        str, typer.Option(help="tiny, small, flashvideo, flashvideo-released; or with -fast")
+    ] = "tiny",
     config: Annotated[str | None, typer.Option(help="a YAML file, laid over the preset")] = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="e.g. train.learning_rate=1e-4")
@@ -206,6 +208,55 @@ def enhance(
                 _note,
             )
         out.print(str(path), markup=False)
+
+
+def convert(
+    checkpoint: Annotated[
+        str, typer.Argument(metavar="CHECKPOINT", help="stage1.pt, stage2.pt, 3d-vae.pt, mp_rank_00_….pt")
+    ],
+    out_: Annotated[
+        str | None, typer.Option("--out", metavar="FOLDER", help="to make; it must not be there")
+    ] = None,
+    run: Annotated[
+        str | None, typer.Option("--run", metavar="RUN", help="make it a stage of this run, to sample with")
+    ] = None,
+    preset: Annotated[
+        str | None, typer.Option(help="with --run: its settings; default: flashvideo-released")
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="with --run: e.g. codec.model=FOLDER"),
+    ] = None,
+    lora_alpha: Annotated[
+        float, typer.Option(help="of a LoRA in the file, which is merged scaled by this over its rank")
+    ] = 1.0,
+    positions: Annotated[
+        Literal["rotary", "absolute"] | None, typer.Option(help="of a transformer whose file does not tell")
+    ] = None,
+) -> None:
+    """Make a folder that can be trained and loaded from a file that CogVideoX or FlashVideo published."""
+    from jobs.cli import generation_errors
+
+    with generation_errors():
+        if (out_ is None) == (run is None):
+            raise ConfigError("give a folder to make with --out, or a run with --run; not both")
+        from generation import convert as published
+
+        if out_ is not None:
+            if preset or set_:
+                raise ConfigError("--preset and --set go with --run")
+            made = published.convert(
+                Path(checkpoint), Path(os.path.abspath(out_)), lora_alpha, positions, _note
+            )
+        else:
+            assert run is not None
+            found = published.recognise(Path(checkpoint), lora_alpha, positions)
+            for line in found.told():
+                _note(line)
+            overrides = [*(set_ or []), "lora=null", "transformer.pretrained=null"]
+            settings = stage_config(found.stage, preset or "flashvideo-released", None, overrides)
+            made = published.into_run(found, settings, Path(os.path.abspath(run)))
+        out.print(str(made), markup=False)
 
 
 def _device(name: str | None) -> torch.device:

@@ -247,6 +247,20 @@ def test_timesteps_are_diffusers() -> None:
         assert diffusion.timesteps(steps) == scheduler.timesteps.tolist()[:steps], steps
 
 
+def test_floored_timesteps_are_those_of_the_published_code() -> None:
+    """flashvideo.md section 1: 999, 979, 959, ..., 19 for its 51 evaluations."""
+    visited = diffusion.timesteps(51, "floored")
+    assert visited[:3] == [999, 979, 959]
+    assert visited[-1] == 19
+    assert visited != diffusion.timesteps(51)
+    for steps in range(1, 1001):
+        visited = diffusion.timesteps(steps, "floored")
+        even = [999 * (steps - i) / steps for i in range(steps)]
+        assert all(k <= t < k + 1 + 1e-9 for k, t in zip(visited, even, strict=True))
+        assert len(set(visited)) == steps
+        assert visited[0] == 999
+
+
 @pytest.mark.parametrize("steps", [0, -3, 1001])
 def test_bad_numbers_of_steps_are_refused(steps: int) -> None:
     with pytest.raises(ValueError, match="take 1 to 1000"):
@@ -258,7 +272,7 @@ def test_bad_numbers_of_steps_are_refused(steps: int) -> None:
 
 def test_the_published_ramp() -> None:
     """flashvideo.md section 1: scale 8, FlashVideo's 51 steps (integer parts of an even grid from 999)."""
-    visited = [int(k) for k in np.linspace(999, 0, 51, endpoint=False)]
+    visited = diffusion.timesteps(51, "floored")
     scales = [diffusion.guidance_scale("published", 8, i, 51, k) for i, k in enumerate(visited)]
     assert scales[:6] == pytest.approx([8.29, 4.00, 2.40, 5.05, 6.28, 2.00], abs=0.0051)
     assert scales[-4:] == pytest.approx([1.03, 1.00, 1.00, 1.19], abs=0.0051)

@@ -94,7 +94,14 @@ def test_parameters_are_those_of_the_model_that_is_built() -> None:
 
 @pytest.mark.parametrize(
     ("name", "grid", "tera"),
-    [("5B", (13, 32, 60), 83.1), ("2B", (13, 32, 60), 26.8), ("2B", (13, 134, 240), 2806)],
+    [
+        ("5B", (13, 32, 60), 83.1),
+        ("2B", (13, 32, 60), 26.8),
+        ("5B", (13, 60, 90), 332),
+        ("2B", (13, 88, 160), 609),
+        ("2B", (13, 134, 240), 2806),
+        ("5B", (13, 134, 240), 6659),
+    ],
 )
 def test_flops_of_the_published_sizes(name: str, grid: tuple[int, int, int], tera: float) -> None:
     found = transformer.flops(PUBLISHED[name], 16, transformer.tokens(grid, 2), 226, 4096)
