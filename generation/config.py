@@ -143,7 +143,9 @@ class Transformer(_Section):
     positions: Literal["integer", "resized"] = "integer"  # resized: as diffusers does for its checkpoints
     noise_strength: bool = False  # the `ofs` embedding, which tells Stage II how noisy its start is
     gradient_checkpointing: bool = False
-    compile: bool = False
+    compile: bool = False  # each block by itself
+    # Kernels on a GPU: fast: none that is slow is taken in silence; or one alone; any: PyTorch's choice.
+    attention: Literal["fast", "cudnn", "flash", "efficient", "any"] = "fast"
 
 
 class Lora(_Section):
@@ -403,6 +405,7 @@ HARMLESS = frozenset(
     | {f"train.{k}" for k in ("validate_every", "sample_every", "cache_latents", "cache_text")}
     | {f"sampling.{k}" for k in Sampling.model_fields}
     | {"train.learning_rate", "transformer.gradient_checkpointing", "transformer.compile"}
+    | {"transformer.attention"}
     | {"vae.gradient_checkpointing"}
     | {"data.workers", "data.max_bad_fraction", "preset"}
 )

@@ -19,6 +19,7 @@ from generation.config import Config, Data
 from generation.loader import Batch, Keys, Loader
 from generation.parallel import World
 from generation.plan import Selection, open_selection, plan_epoch
+from generation.transformer import compile_blocks
 
 P = TypeVar("P")  # a micro-batch as the loss wants it, on the device
 
@@ -58,8 +59,7 @@ class Stage(ABC, Generic[P]):
         bf16 = parallel.uses_bf16(self.config.train.precision, world.device)
         self.model.to(world.device)
         if self.compiles:
-            for block in self.blocks:
-                block.compile(dynamic=True)  # sequences differ from bucket to bucket
+            compile_blocks(self.blocks)
         parallel.shard(self.model, self.blocks, world, bf16)
         self.model.train()
 

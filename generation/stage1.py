@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from generation import diffusion, draws, flow
+from generation import diffusion, draws, flow, guidance
 from generation.config import Objective, Sampling
 from generation.text import null_like, stack
 from generation.transformer import predict
@@ -73,33 +73,29 @@ def sample(
     positions: str = "integer",
     device: torch.device | str = "cpu",
     on_step: Step | None = None,
+    apart: bool = False,
 ) -> Tensor:
     """Latents (1, C, t, h, w) of `shape` (C, t, h, w) for one caption's tokens (L, D), drawn by `key`.
 
     `negative`: tokens of the negative prompt; None: zeros, as in training. One evaluation is one pair of
     conditional and unconditional predictions; without guidance (1.0) the pair's second half is left out.
+    apart: see `guidance.guided`.
     """
     noise = draws.normal((1, *shape), "sample", *key).to(device)
     steps = sampling.steps
     contrast = null_like(text) if negative is None else negative
-    pair, mask = stack([text, contrast])
-    pair = pair.to(device)
-    mask = mask.to(device) if mask is not None else None
+    text, contrast = text.to(device), contrast.to(device)
     done = 0
 
     def guided(x: Tensor, network_time: float, scale: float) -> Tensor:
         nonlocal done
-        both = scale != 1.0
-        n = 2 if both else 1
-        time = torch.full((n,), float(network_time), device=device)
-        tokens = pair if both else text[None].to(device)
-        out = predict(
-            model, x.expand(n, *x.shape[1:]), tokens, mask if both else None, time, positions=positions
-        ).float()
+        out = guidance.guided(
+            model, x, text, contrast, scale, float(network_time), positions=positions, apart=apart
+        )
         done += 1
         if on_step:
             on_step(done, steps)
-        return flow.guided(out[:1], out[1:], scale) if both else out
+        return out
 
     with torch.no_grad():
         if objective.kind == "flow":

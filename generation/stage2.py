@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from generation import draws, flow
+from generation import draws, flow, guidance
 from generation.config import Degradation, Sampling
 from generation.degrade import degrade_latents, noise_center, noise_range
 from generation.stage1 import Key, Step
@@ -96,38 +96,30 @@ def sample(
     *key: int | str,
     positions: str = "integer",
     on_step: Step | None = None,
+    apart: bool = False,
 ) -> Tensor:
     """High-resolution latents (1, C, t, h, w) from `low_quality`, the latents of the video scaled up.
 
     `step`: noise step of the start; text, negative: tokens (L, D), `negative` None: zeros, as in training.
     The state is float32 throughout: the published sampler rounds it, and its times, to bfloat16.
+    apart: see `guidance.guided`.
     """
     device = low_quality.device
     noise = draws.normal(tuple(low_quality.shape), "enhance", *key).to(device)
-    both = sampling.guidance != 1.0
-    rows = [text, null_like(text) if negative is None else negative] if both else [text]
-    tokens, mask = stack(rows)
-    tokens, mask = tokens.to(device), mask.to(device) if mask is not None else None
-    n = len(rows)
-    strength = torch.full((n,), float(step), device=device)
+    contrast = null_like(text) if negative is None else negative
+    text, contrast = text.to(device), contrast.to(device)
     done = 0
 
     def velocity(x: Tensor, t: float) -> Tensor:
         nonlocal done
-        time = torch.full((n,), float(flow.network_time(t)), device=device)
-        out = predict(
-            model,
-            x.expand(n, *x.shape[1:]),
-            tokens,
-            mask,
-            time,
-            strength=strength,
-            positions=positions,
-        ).float()
+        time = float(flow.network_time(t))
+        out = guidance.guided(
+            model, x, text, contrast, sampling.guidance, time, float(step), positions, apart
+        )
         done += 1
         if on_step:
             on_step(done, sampling.steps)
-        return flow.guided(out[:1], out[1:], sampling.guidance) if both else out
+        return out
 
     with torch.no_grad():
         start = degrade_latents(low_quality, noise, torch.tensor([step]))

@@ -6,13 +6,14 @@ Latents are (B, C, t, h, w) here and everywhere; only `predict` turns them to th
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from generation import attention as kernels
 from generation import draws
 from generation import rotary as _rotary
 from generation.config import Transformer
@@ -107,6 +108,7 @@ def build(
         model.to_empty(device="cpu")
         _initialise(model, seed)
         nn.Module.to(model, dtype)  # the library's own warns of nothing
+    kernels.pin(model, transformer.attention)
     if transformer.gradient_checkpointing:
         checkpointing(model)
     return model
@@ -116,6 +118,15 @@ def checkpointing(model: nn.Module) -> None:
     """Keep no activations within blocks: compute them again on the way back."""
     library: Any = model
     library.enable_gradient_checkpointing()
+
+
+def compile_blocks(blocks: Iterable[nn.Module]) -> None:
+    """Compile each block by itself, when it is first called: one graph serves all blocks of one shape.
+
+    Sequences differ from bucket to bucket and from prompt to prompt, so their length is no constant.
+    """
+    for block in blocks:
+        block.compile(dynamic=True)
 
 
 @torch.no_grad()
@@ -229,7 +240,8 @@ def predict(
     text: (B, L, D); mask (B, L) bool: True where a token is real; None: all are. time (B,): network time,
     1000 at the noisy end; strength (B,): the noise step of Stage II's start, if the model has the embedding.
     Padding is invisible: a row's result is what it would be without it. Raises `ValueError` for sizes that
-    the patch does not divide, and for text of another length than absolute positions allow.
+    the patch does not divide, for text of another length than absolute positions allow, and where attention
+    would need a kernel that is not allowed (`generation.attention`).
     """
     config: Any = model.config
     grid = (latents.shape[2], latents.shape[3], latents.shape[4])
@@ -251,15 +263,21 @@ def predict(
         attention = {"attention_mask": torch.cat([mask.to(latents.device), video], dim=1)}
     library: Any = model
     dtype = library.patch_embed.proj.weight.dtype
-    (out,) = library(
-        hidden_states=latents.transpose(1, 2).to(dtype),
-        encoder_hidden_states=text.to(latents.device, dtype),
-        timestep=time,
-        ofs=strength,
-        image_rotary_emb=rotary(model, grid, positions, latents.device),
-        attention_kwargs=attention,
-        return_dict=False,
-    )
+    try:
+        (out,) = library(
+            hidden_states=latents.transpose(1, 2).to(dtype),
+            encoder_hidden_states=text.to(latents.device, dtype),
+            timestep=time,
+            ofs=strength,
+            image_rotary_emb=rotary(model, grid, positions, latents.device),
+            attention_kwargs=attention,
+            return_dict=False,
+        )
+    except RuntimeError as error:
+        what = kernels.remedy(error, masked=attention is not None)
+        if what is None:
+            raise
+        raise ValueError(what) from error
     result: Tensor = out.transpose(1, 2).to(latents.dtype)
     return result
 
