@@ -36,4 +36,5 @@ def tables(
 
         crop = get_resize_crop_region_for_grid((h, w), base[1], base[0])
         cos, sin = get_3d_rotary_pos_embed(head_dim, crop, (h, w), t, device=where)
-    return cos, sin
+    # No views: of these the library's blocks, when compiled, would be compiled again for every grid.
+    return cos.clone(), sin.clone()

@@ -120,13 +120,15 @@ def checkpointing(model: nn.Module) -> None:
     library.enable_gradient_checkpointing()
 
 
-def compile_blocks(blocks: Iterable[nn.Module]) -> None:
-    """Compile each block by itself, when it is first called: one graph serves all blocks of one shape.
+def compile_blocks(blocks: Iterable[nn.Module], backend: str = "inductor") -> None:
+    """Compile each block by itself, when it is first called.
 
-    Sequences differ from bucket to bucket and from prompt to prompt, so their length is no constant.
+    All blocks but the first share one graph, and so do all grids and texts: these differ from bucket to
+    bucket and from prompt to prompt, so that no length is a constant. One row, a mask and training have
+    graphs of their own.
     """
     for block in blocks:
-        block.compile(dynamic=True)
+        block.compile(backend=backend, dynamic=True)
 
 
 @torch.no_grad()
