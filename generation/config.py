@@ -36,7 +36,7 @@ class Codec(_Section):
     spatial: Positive = 8  # pixels per latent pixel, each way
     std: Annotated[float, Field(gt=0)] = 0.5  # latents are divided by it (cogvideox: 1 / scaling factor)
     slice_latents: Positive = 2  # slice: latent frames that are worked on at a time
-    tile: Annotated[int, Field(ge=2)] | None = None  # slice: latent pixels a side; null: no tiles
+    tile: Annotated[int, Field(ge=2)] | None = None  # slice, cogvideox: latent pixels a side; null: no tiles
     tile_overlap: Positive = 18
 
     @property

@@ -188,7 +188,7 @@ PRESETS: dict[str, dict[str, Section]] = {
             "sampling": {"steps": 50, "guidance": 8.0, "guidance_ramp": "dynamic"},
         },
         "stage2": {
-            "codec": {**_PUBLISHED_CODEC, "std": 1 / 1.15258426},
+            "codec": {**_PUBLISHED_CODEC, "std": 1 / 1.15258426, "tile": 64},  # 12 GB, not 94
             "text": _PUBLISHED_TEXT,
             "transformer": {
                 "layers": 30,

@@ -13,6 +13,7 @@ from generation import config
 from generation.codec import Statistics, check_grid
 from generation.hub import find
 from generation.pretrained import VAE, read
+from generation.tiles import Tiling
 
 
 class CogVideoXCodec:
@@ -37,7 +38,9 @@ class CogVideoXCodec:
         self.settings = settings.model_copy(update={"revision": place.commit})
         self.channels = int(self._vae.config.latent_channels)
         self.std = settings.std
-        self.hash = config.content_hash(["cogvideox", 2, settings.std, place.identity()])
+        self._tile, self._overlap = settings.tile, settings.tile_overlap
+        tiles = [[self._tile, self._overlap]] if self._tile else []
+        self.hash = config.content_hash(["cogvideox", 2, settings.std, place.identity(), *tiles])
 
     @property
     def device(self) -> torch.device:
@@ -68,23 +71,41 @@ class CogVideoXCodec:
 
     @torch.no_grad()
     def encode(self, video: Tensor) -> Tensor:
-        self.grid(*video.shape[2:])
+        _, h, w = self.grid(*video.shape[2:])
+        tiling = Tiling(h, w, self._tile, self._overlap)
         codes = [
-            self._vae.encode(clip[None].to(self.device, self._vae.dtype)).latent_dist.mode() for clip in video
+            tiling.blend(self._codes(tile.of(clip, self.spatial)) for tile in tiling.tiles) for clip in video
         ]
         return torch.cat(codes).float() / self.std
+
+    def _codes(self, clip: Tensor) -> Tensor:
+        """(3, T, H, W) to (1, C, t, h, w)"""
+        codes: Tensor = self._vae.encode(clip[None].to(self.device, self._vae.dtype)).latent_dist.mode()
+        return codes
 
     def decode(self, latents: Tensor, frames: int) -> Tensor:
         return torch.cat(list(self.decode_stream(latents, frames)), dim=2)
 
     def decode_stream(self, latents: Tensor, frames: int) -> Iterator[Tensor]:
-        """The first piece has 9 frames (or 1, of an image), the others 8 each."""
+        """The first piece has 9 frames (or 1, of an image), the others 8 each. Tiles go one after the other
+        through the whole time, since each keeps a lot for its next piece; the pixels wait for the last one."""
         t, h, w = latents.shape[2:]
         if self.grid(frames, h * self.spatial, w * self.spatial)[0] != t:
             raise ValueError(
                 f"{t} latent frames are {(t - 1) * self.temporal + 1} frames of video, not {frames}"
             )
-        return self._pieces(latents)
+        tiling = Tiling(h, w, self._tile, self._overlap)
+        if len(tiling.tiles) == 1:
+            return self._pieces(latents)
+        return self._tiled(latents, tiling)
+
+    @torch.no_grad()
+    def _tiled(self, latents: Tensor, tiling: Tiling) -> Iterator[Tensor]:
+        parts = (torch.cat(list(self._pieces(tile.of(latents))), dim=2) for tile in tiling.tiles)
+        whole = tiling.blend(parts, self.spatial)
+        frames = whole.shape[2]
+        for start, end in pairwise([0, *range(min(9, frames), frames + 1, 8)]):
+            yield whole[:, :, start:end]
 
     def _pieces(self, latents: Tensor) -> Iterator[Tensor]:
         codes = (latents.to(self.device) * self.std).to(self._vae.dtype)

@@ -75,6 +75,25 @@ def test_a_clip_is_encoded_as_if_it_were_alone(codec: CogVideoXCodec) -> None:
     assert torch.equal(both[1:], codec.encode(clips[1:]))
 
 
+def test_tiles_are_blended_and_where_one_is_enough_nothing_changes(codec: CogVideoXCodec) -> None:
+    """What norms make of a tile by itself stays a difference: these weights are random, the worst case."""
+    tiled = open_codec(codec.settings.model_copy(update={"tile": 8, "tile_overlap": 6}))
+    assert tiled.hash != codec.hash  # its latents are others
+    small = video(17)
+    assert torch.equal(tiled.encode(small), codec.encode(small))
+    large = draws.normal((1, 3, 17, 64, 80), "large").clamp(-1, 1)  # 8 x 10 latent pixels: two tiles
+    whole, latents = codec.encode(large), tiled.encode(large)
+    assert not torch.equal(latents, whole)
+    error = (latents - whole).square().mean().sqrt() / whole.std()
+    assert error < 0.3  # 1.4 for tiles in wrong places
+    pieces = list(tiled.decode_stream(whole, 17))
+    assert [p.shape for p in pieces] == [(1, 3, n, 64, 80) for n in (9, 8)]
+    expected = codec.decode(whole, 17)
+    error = (torch.cat(pieces, 2) - expected).square().mean().sqrt() / expected.std()
+    assert 0 < error < 0.3
+    assert torch.equal(torch.cat(pieces, 2), tiled.decode(whole, 17))
+
+
 @pytest.mark.parametrize("frames", [5, 8, 13])
 def test_lengths_that_do_not_come_back_are_refused(codec: CogVideoXCodec, frames: int) -> None:
     below = (frames - 1) // 8 * 8 + 1

@@ -1,0 +1,62 @@
+"""How many bytes a computation has alive at its peak, counted while it runs: on any device, and on `meta`."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map_only
+
+
+class Footprint(TorchDispatchMode):
+    """Counts what operations make, until it is let go of: as a context around them.
+
+    Not counted: what was there before, such as weights and inputs, and what an operation needs within itself,
+    such as the working space of a convolution.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bytes = 0
+        self.peak = 0
+        self._sizes: dict[int, int] = {}
+
+    def __torch_dispatch__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        tree_map_only(Tensor, lambda tensor: self._note(tensor, new=False), (args, dict(kwargs)))
+        made = func(*args, **kwargs)
+        tree_map_only(Tensor, lambda tensor: self._note(tensor, new=True), made)
+        return made
+
+    def _note(self, tensor: Tensor, new: bool) -> None:
+        storage = tensor.untyped_storage()
+        key = storage._cdata
+        if key in self._sizes:
+            return
+        self._sizes[key] = storage.nbytes() if new else 0
+        self.bytes += self._sizes[key]
+        self.peak = max(self.peak, self.bytes)
+        weakref.finalize(storage, self._forget, key)
+
+    def _forget(self, key: int) -> None:
+        self.bytes -= self._sizes.pop(key, 0)
+
+
+def peak(action: Callable[[], object]) -> int:
+    """Bytes that `action` has alive at its peak, besides what was there before."""
+    with Footprint() as counted:
+        action()
+    return counted.peak
+
+
+__all__ = ["Footprint", "peak"]
