@@ -6,23 +6,23 @@ import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
 
 class Footprint(TorchDispatchMode):
-    """Counts what operations make, until it is let go of: as a context around them.
+    """A context around a computation, which counts what operations make until it is let go of.
 
-    Not counted: what was there before, such as weights and inputs, and what an operation needs within itself,
-    such as the working space of a convolution.
+    Not counted: what was there before, such as weights and inputs (they are `given`), and what an operation
+    needs within itself, such as the working space of a convolution.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.bytes = 0
         self.peak = 0
+        self.given = 0
         self._sizes: dict[int, int] = {}
 
     def __torch_dispatch__(
@@ -44,19 +44,10 @@ class Footprint(TorchDispatchMode):
         if key in self._sizes:
             return
         self._sizes[key] = storage.nbytes() if new else 0
+        self.given += 0 if new else storage.nbytes()
         self.bytes += self._sizes[key]
         self.peak = max(self.peak, self.bytes)
         weakref.finalize(storage, self._forget, key)
 
     def _forget(self, key: int) -> None:
         self.bytes -= self._sizes.pop(key, 0)
-
-
-def peak(action: Callable[[], object]) -> int:
-    """Bytes that `action` has alive at its peak, besides what was there before."""
-    with Footprint() as counted:
-        action()
-    return counted.peak
-
-
-__all__ = ["Footprint", "peak"]

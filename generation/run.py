@@ -23,6 +23,7 @@ from generation import transformer
 from generation.checkpoint import steps, whole_folder, write_text
 from generation.codec import Codec, open_codec
 from generation.config import Config, Transformer, content_hash, differences
+from generation.execution import Execution, place
 from generation.hub import find, fingerprint
 from generation.parallel import uses_bf16
 from generation.pretrained import TRANSFORMER
@@ -213,11 +214,8 @@ class Trained:
         """That the network computes in: bf16 or fp32."""
         return "bf16" if uses_bf16(self.config.train.precision, self.device) else "fp32"
 
-    def model(self, offload: bool = False) -> nn.Module:
-        """The network with its trained weights, on the device, for sampling.
-
-        offload: the blocks stay in the CPU's memory, and come to the device one at a time.
-        """
+    def model(self, how: Execution = Execution()) -> nn.Module:  # noqa: B008 (frozen)
+        """The network with its trained weights for sampling, placed as `how` says."""
         weights = self.folder / "weights"
         config = self.config.model_copy(update={"lora": None})
         if not self.config.lora:
@@ -228,17 +226,7 @@ class Trained:
         if self.config.lora:
             adapters.load(model, weights)
             adapters.fuse(model)  # as they are published, and without their cost
-        model = model.eval().requires_grad_(False)
-        if offload and self.device.type != "cpu":
-            library: Any = model
-            library.enable_group_offload(
-                onload_device=self.device,
-                offload_device=torch.device("cpu"),
-                offload_type="block_level",
-                num_blocks_per_group=1,
-            )
-            return model
-        return model.to(self.device)
+        return place(model.eval().requires_grad_(False), self.device, how)
 
 
 def open_trained(run: Path, stage: str, device: torch.device) -> Trained:

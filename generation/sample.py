@@ -6,7 +6,6 @@ CPU with the same bits as in one go. Networks are loaded one after the other, ne
 
 from __future__ import annotations
 
-import gc
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from generation.checkpoint import write_text
 from generation.codec import Codec, open_codec
 from generation.config import Bucket, Config, Sampling
 from generation.config import Codec as CodecConfig
+from generation.execution import Execution, free, visiting
 from generation.media import from_uint8, read_video, to_uint8, write_mp4
 from generation.preview import (
     Preview,
@@ -99,7 +99,7 @@ def sample_previews(
     device: torch.device,
     on_step: Step = _silent,
     say: Callable[[str], None] = lambda text: None,
-    offload: bool = False,
+    how: Execution = Execution(),  # noqa: B008 (frozen)
 ) -> list[Path]:
     """Make a preview of each prompt: OUT/0000-slug/{preview.mp4, latents.safetensors, preview.json}.
 
@@ -109,7 +109,8 @@ def sample_previews(
     trained = open_trained(run, "stage1", device)
     shape = options.shape(trained.config)
     sampling = options.sampling(trained.config)
-    memory.check_sampling(trained.config, trained.codec.channels, shape, sampling, device, offload)
+    fit = _check(trained, shape, sampling, how)
+    say(fit.told)
     wanted = [_preview(trained, prompt, sampling, shape, options, k) for k, prompt in enumerate(prompts)]
     folders = {k: find_preview(out, k, preview) for k, preview in enumerate(wanted)}
     todo = [k for k, found in folders.items() if found is None]
@@ -117,29 +118,51 @@ def sample_previews(
         text = trained.text.get([sampling.told(wanted[k].prompt) for k in todo])
         negative = trained.text.get([sampling.negative_prompt])[0] if sampling.negative_prompt else None
         trained.text.release()
-        model = trained.model(offload)
+        _settle(trained.codec, how)
+        model = trained.model(how)
         grid = trained.codec.grid(shape.frames, shape.height, shape.width)
         for k, embedded in zip(todo, text, strict=True):
-            latents = stage1.sample(
-                model,
-                trained.config.objective,
-                sampling,
-                (trained.codec.channels, *grid),
-                embedded,
-                negative,
-                "stage1",
-                wanted[k].seed,
-                positions=trained.config.transformer.positions,
-                device=device,
-                on_step=_named(on_step, f"preview {k + 1} of {len(prompts)}"),
-            )
-            with torch.no_grad():
+            with visiting(model, device, how):
+                latents = stage1.sample(
+                    model,
+                    trained.config.objective,
+                    sampling,
+                    (trained.codec.channels, *grid),
+                    embedded,
+                    negative,
+                    "stage1",
+                    wanted[k].seed,
+                    positions=trained.config.transformer.positions,
+                    device=device,
+                    on_step=_named(on_step, f"preview {k + 1} of {len(prompts)}"),
+                    apart=fit.apart,
+                )
+            with visiting(trained.codec, device, how), torch.no_grad():
                 pieces = _frames(trained.codec, latents, shape.frames)
                 folders[k] = save_preview(out, k, wanted[k], latents.cpu(), pieces)
             say(f"preview  {folders[k]}")
         del model
         free(device)
     return [folder for folder in folders.values() if folder is not None]
+
+
+def _check(trained: Trained, shape: Bucket, sampling: Sampling, how: Execution) -> memory.Fit:
+    return memory.check_sampling(
+        trained.config,
+        trained.codec,
+        trained.text.dim,
+        shape,
+        sampling,
+        trained.device,
+        how.offload,
+        how.guidance,
+    )
+
+
+def _settle(codec: Codec, how: Execution) -> None:
+    """A codec was opened on the device: to where it waits."""
+    if how.offload != "none":
+        codec.to("cpu")
 
 
 def _preview(
@@ -186,6 +209,7 @@ def open_source(
     options: Options,
     prompt: str | None,
     codecs: dict[str, Codec] | None = None,
+    how: Execution = Execution(),  # noqa: B008 (frozen)
 ) -> Source:
     """A preview's folder (or a file in it), to be decoded from its latents; or any video file.
 
@@ -198,7 +222,7 @@ def open_source(
         preview, latents = load_preview(path)
         return Source(
             shape=(preview.frames, preview.height, preview.width),
-            decode=lambda: _decoded(path, preview, latents, device, {} if codecs is None else codecs),
+            decode=lambda: _decoded(path, preview, latents, device, {} if codecs is None else codecs, how),
             fps=preview.fps,
             prompt=prompt or preview.prompt,
             negative_prompt=preview.negative_prompt,
@@ -224,7 +248,12 @@ def open_source(
 
 
 def _decoded(
-    path: Path, preview: Preview, latents: Tensor, device: torch.device, codecs: dict[str, Codec]
+    path: Path,
+    preview: Preview,
+    latents: Tensor,
+    device: torch.device,
+    codecs: dict[str, Codec],
+    how: Execution,
 ) -> Tensor:
     codec = codecs.get(preview.codec_hash)
     if codec is None:
@@ -234,8 +263,9 @@ def _decoded(
                 f"{path}: its latents were made with codec {preview.codec_hash}, and {dict(preview.codec)} "
                 f"opens {codec.hash} now: take the same weights"
             )
+        _settle(codec, how)
         codecs[codec.hash] = codec
-    with torch.no_grad():
+    with visiting(codec, device, how), torch.no_grad():
         return codec.decode(latents.to(device), preview.frames)
 
 
@@ -248,9 +278,15 @@ class Plan:
     noise_step: int
     negative_prompt: str
     seed: int
+    fit: memory.Fit  # which decides the rounding alone
 
 
-def plan_enhance(trained: Trained, source: Source, options: Options, offload: bool = False) -> Plan:
+def plan_enhance(
+    trained: Trained,
+    source: Source,
+    options: Options,
+    how: Execution = Execution(),  # noqa: B008 (frozen)
+) -> Plan:
     """The number of frames is cut to what the codec's stride allows, unless it is asked for.
 
     Raises `ValueError` for sizes that the stage cannot make, or that memory does not hold.
@@ -265,7 +301,7 @@ def plan_enhance(trained: Trained, source: Source, options: Options, offload: bo
             f"the asked-for video: {shape.frames} frames, but the source gives {frames}; take {possible}"
         )
     sampling = options.sampling(config)
-    memory.check_sampling(config, trained.codec.channels, shape, sampling, trained.device, offload)
+    fit = _check(trained, shape, sampling, how)
     length = tokens(trained.codec.grid(shape.frames, shape.height, shape.width), config.transformer.patch)
     return Plan(
         shape=shape,
@@ -273,6 +309,7 @@ def plan_enhance(trained: Trained, source: Source, options: Options, offload: bo
         noise_step=stage2.noise_step(config.degradation, sampling, length),
         negative_prompt=sampling.negative_prompt or source.negative_prompt,
         seed=source.seed if options.seed is None else options.seed,
+        fit=fit,
     )
 
 
@@ -282,37 +319,47 @@ def enhance(
     source: Source,
     plan: Plan,
     on_step: Callable[[int, int], None] | None = None,
+    how: Execution = Execution(),  # noqa: B008 (frozen)
 ) -> Tensor:
     """Stage II on a video: the latents (1, C, t, h, w) of the larger one."""
-    shape, codec = plan.shape, trained.codec
     negative = plan.negative_prompt
     embedded = trained.text.get([plan.sampling.told(source.prompt), *([negative] if negative else [])])
-    with torch.no_grad():
-        scaled = stage2.resize(source.video[:, :, : shape.frames], shape.height, shape.width)
-        low_quality = codec.encode(scaled)
-    return stage2.sample(
-        model,
-        plan.sampling,
-        low_quality,
-        plan.noise_step,
-        embedded[0],
-        embedded[1] if negative else None,
-        "stage2",
-        plan.seed,
-        positions=trained.config.transformer.positions,
-        on_step=on_step,
-    )
+    low_quality = _encoded(trained, source.video, plan.shape, how)
+    with visiting(model, trained.device, how):
+        return stage2.sample(
+            model,
+            plan.sampling,
+            low_quality,
+            plan.noise_step,
+            embedded[0],
+            embedded[1] if negative else None,
+            "stage2",
+            plan.seed,
+            positions=trained.config.transformer.positions,
+            on_step=on_step,
+            apart=plan.fit.apart,
+        )
+
+
+def _encoded(trained: Trained, video: Tensor, shape: Bucket, how: Execution) -> Tensor:
+    """The latents of a video that is scaled to a shape. The large one is gone when the network comes."""
+    with visiting(trained.codec, trained.device, how), torch.no_grad():
+        return trained.codec.encode(stage2.resize(video[:, :, : shape.frames], shape.height, shape.width))
 
 
 def check_final(
-    run: Path, previews: Options, finals: Options, device: torch.device, offload: bool = False
+    run: Path,
+    previews: Options,
+    finals: Options,
+    device: torch.device,
+    how: Execution = Execution(),  # noqa: B008 (frozen)
 ) -> None:
     """Raises `ValueError` for what Stage II could not make of such previews, before hours of Stage I."""
     trained = open_trained(run, "stage2", device)
     small = previews.shape(read_config(run, "stage1"))
     shape = finals.shape(trained.config, (small.frames, small.height, small.width))
     sampling = finals.sampling(trained.config)
-    memory.check_sampling(trained.config, trained.codec.channels, shape, sampling, device, offload)
+    _check(trained, shape, sampling, how)
 
 
 def enhance_previews(
@@ -322,17 +369,21 @@ def enhance_previews(
     device: torch.device,
     on_step: Step = _silent,
     say: Callable[[str], None] = lambda text: None,
-    offload: bool = False,
+    how: Execution = Execution(),  # noqa: B008 (frozen)
 ) -> list[Path]:
     """The final.mp4 of each preview's folder. One that was made in the same way is kept: final.json tells."""
     trained = open_trained(run, "stage2", device)
     model = None
     codecs = {trained.codec.hash: trained.codec}
     previews = [load_preview(folder)[0] for folder in folders]
+    # All of them now: once the network is there, its own memory would count as taken.
+    plans = [
+        plan_enhance(trained, open_source(folder, device, options, None), options, how) for folder in folders
+    ]
+    _settle(trained.codec, how)
     _embed(trained, [p.prompt for p in previews], [p.negative_prompt for p in previews], options)
-    for k, folder in enumerate(folders):
-        source = open_source(folder, device, options, None, codecs)
-        plan = plan_enhance(trained, source, options, offload)
+    for k, (folder, plan) in enumerate(zip(folders, plans, strict=True)):
+        source = open_source(folder, device, options, None, codecs, how)
         about = {"stage2_hash": trained.hash, "precision": trained.precision, **_plain(plan)}
         record = folder / "final.json"
         if (folder / "final.mp4").exists() and _is(record, about):
@@ -341,10 +392,10 @@ def enhance_previews(
         assert tuple(source.video.shape[2:]) == source.shape
         say(_told(trained, plan))
         record.unlink(missing_ok=True)
-        model = model or trained.model(offload)
+        model = model or trained.model(how)
         what = f"final {k + 1} of {len(folders)}"
-        latents = enhance(trained, model, source, plan, _named(on_step, what))
-        _write(folder / "final.mp4", trained, latents, plan, source.fps)
+        latents = enhance(trained, model, source, plan, _named(on_step, what), how)
+        _write(folder / "final.mp4", trained, latents, plan, source.fps, how)
         write_text(record, json.dumps(about, indent=1))
     return [folder / "final.mp4" for folder in folders]
 
@@ -357,7 +408,7 @@ def enhance_file(
     prompt: str | None,
     device: torch.device,
     on_step: Step = _silent,
-    offload: bool = False,
+    how: Execution = Execution(),  # noqa: B008 (frozen)
     say: Callable[[str], None] = lambda text: None,
 ) -> Path:
     """Enhance one preview, or any video file. `out` None: final.mp4 in the preview's folder."""
@@ -369,19 +420,20 @@ def enhance_file(
             raise ValueError(f"{path}: a video file needs --out, the file to write")
         if prompt is None:
             folder = path if path.is_dir() else path.parent
-            return enhance_previews(run, [folder], options, device, on_step, say, offload)[0]
+            return enhance_previews(run, [folder], options, device, on_step, say, how)[0]
         out = (path if path.is_dir() else path.parent) / "final.mp4"
     trained = open_trained(run, "stage2", device)
-    source = open_source(path, device, options, prompt, {trained.codec.hash: trained.codec})
-    plan = plan_enhance(trained, source, options, offload)
+    source = open_source(path, device, options, prompt, {trained.codec.hash: trained.codec}, how)
+    plan = plan_enhance(trained, source, options, how)
+    _settle(trained.codec, how)
     assert tuple(source.video.shape[2:]) == source.shape  # decoded here, as above
     out.parent.mkdir(parents=True, exist_ok=True)
     if preview:
         (out.parent / "final.json").unlink(missing_ok=True)  # it would tell of another final.mp4
     say(_told(trained, plan))
     _embed(trained, [source.prompt], [plan.negative_prompt], options)
-    latents = enhance(trained, trained.model(offload), source, plan, _named(on_step, "enhance"))
-    _write(out, trained, latents, plan, source.fps)
+    latents = enhance(trained, trained.model(how), source, plan, _named(on_step, "enhance"), how)
+    _write(out, trained, latents, plan, source.fps, how)
     return out
 
 
@@ -392,8 +444,8 @@ def _embed(trained: Trained, prompts: Sequence[str], negatives: Sequence[str], o
     trained.text.release()
 
 
-def _write(path: Path, trained: Trained, latents: Tensor, plan: Plan, fps: float) -> None:
-    with torch.no_grad():
+def _write(path: Path, trained: Trained, latents: Tensor, plan: Plan, fps: float, how: Execution) -> None:
+    with visiting(trained.codec, trained.device, how), torch.no_grad():
         write_mp4(path, _frames(trained.codec, latents, plan.shape.frames), fps)
 
 
@@ -403,7 +455,7 @@ def _told(trained: Trained, plan: Plan) -> str:
     length = memory.video_tokens(trained.config, shape)
     return (
         f"{shape.frames} frames of {shape.width}x{shape.height}: {length} tokens, {plan.sampling.steps} "
-        f"evaluations, noise step {plan.noise_step}"
+        f"evaluations, noise step {plan.noise_step}\n{plan.fit.told}"
     )
 
 
@@ -440,10 +492,3 @@ def _version() -> str:
         return version("reelmill")
     except PackageNotFoundError:  # run from its folder, not installed
         return "not installed"
-
-
-def free(device: torch.device) -> None:
-    """Give memory back between stages."""
-    gc.collect()
-    if device.type == "cuda":
-        torch.cuda.empty_cache()

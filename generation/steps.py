@@ -260,7 +260,7 @@ def open_diffusion(
     codec = open_codec(config.codec, device)
     encoder = open_text(config.text, device)
     if say:
-        say(_memory(config, codec.channels, encoder.dim, device, world_size))
+        say(_memory(config, codec, encoder.dim, device, world_size))
     text = TextCache(folder / "cache" / "text" if config.train.cache_text else None, encoder)
     # What is frozen below a LoRA is kept as it computes; what learns is kept in float32.
     frozen = config.lora is not None and parallel.uses_bf16(config.train.precision, device)
@@ -268,11 +268,20 @@ def open_diffusion(
     return DiffusionStage(config, model, codec, text, folder)
 
 
-def _memory(config: Config, channels: int, text_dim: int, device: torch.device, world_size: int) -> str:
-    skeleton = transformer.skeleton(config.transformer, channels, text_dim)
+def _memory(config: Config, codec: Codec, text_dim: int, device: torch.device, world_size: int) -> str:
+    skeleton = transformer.skeleton(config.transformer, codec.channels, text_dim)
     count = sum(p.numel() for p in skeleton.parameters())
     lora = adapters.parameters(skeleton, config.lora) if config.lora else 0
     largest = memory.largest_bucket(config)
     bf16 = parallel.uses_bf16(config.train.precision, device)
-    need = memory.training_need(config, channels, count + lora, lora or count, largest, world_size, bf16)
+    need = memory.training_need(
+        config,
+        codec.channels,
+        count + lora,
+        lora or count,
+        largest,
+        world_size,
+        bf16,
+        memory.codec_bytes(codec, largest, ("encode",)),
+    )
     return memory.check(need, device, config)

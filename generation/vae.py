@@ -87,8 +87,11 @@ class CogVideoXCodec:
         return torch.cat(list(self.decode_stream(latents, frames)), dim=2)
 
     def decode_stream(self, latents: Tensor, frames: int) -> Iterator[Tensor]:
-        """The first piece has 9 frames (or 1, of an image), the others 8 each. Tiles go one after the other
-        through the whole time, since each keeps a lot for its next piece; the pixels wait for the last one."""
+        """The first piece has 9 frames (or 1, of an image), the others 8 each.
+
+        Tiles go one after the other through the whole time, since each keeps a lot for its next piece; the
+        pixels wait for the last one.
+        """
         t, h, w = latents.shape[2:]
         if self.grid(frames, h * self.spatial, w * self.spatial)[0] != t:
             raise ValueError(

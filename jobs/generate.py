@@ -27,8 +27,16 @@ Stage = Annotated[
 RunOption = Annotated[str, typer.Option("--run", metavar="RUN", help="the folder that was trained")]
 Device = Annotated[str | None, typer.Option(help="cpu or cuda; default: a GPU where there is one")]
 Offload = Annotated[
-    bool, typer.Option("--offload", help="keep the network in the CPU's memory: slower, fits a small GPU")
+    Literal["none", "model", "block"],
+    typer.Option(
+        help="model: network and codec are on the GPU one at a time; block: of the network a block at a time"
+    ),
 ]
+Guidance = Annotated[
+    Literal["auto", "together", "apart"],
+    typer.Option("--guidance-batch", help="both predictions in one batch, or apart: half the memory"),
+]
+Compile = Annotated[bool, typer.Option("--compile", help="compile the network's blocks: takes minutes first")]
 Seed = Annotated[int | None, typer.Option(help="default 0, or the preview's")]
 
 
@@ -118,7 +126,9 @@ def sample(
     enhance_guidance: Annotated[float | None, typer.Option(min=0, help="of Stage II; 1: none")] = None,
     noise_step: Annotated[int | None, typer.Option(min=0, max=999, help="of Stage II's start")] = None,
     device: Device = None,
-    offload: Offload = False,
+    offload: Offload = "none",
+    guidance_batch: Guidance = "auto",
+    compile_: Compile = False,
 ) -> None:
     """Make a video of each prompt: a preview, then the final one."""
     from jobs.cli import generation_errors
@@ -127,8 +137,10 @@ def sample(
         texts = _prompts(prompt, prompts)
         if Path(out_).is_file():
             raise ConfigError(f"--out {out_}: it is a file; name a folder")
+        from generation.execution import Execution
         from generation.sample import Options, check_final, enhance_previews, sample_previews
 
+        how = Execution(offload, guidance_batch, compile_)
         where = _device(device)
         folder = Path(os.path.abspath(run))
         first = Options(
@@ -146,11 +158,11 @@ def sample(
             noise_step=noise_step,
         )  # the negative prompt comes with the preview
         if not preview_only:
-            check_final(folder, first, second, where, offload)
+            check_final(folder, first, second, where, how)
         with _evaluations() as on_step:
-            made = sample_previews(folder, texts, Path(out_), first, where, on_step, offload=offload)
+            made = sample_previews(folder, texts, Path(out_), first, where, on_step, _note, how)
             if not preview_only:
-                enhance_previews(folder, made, second, where, on_step, _note, offload)
+                enhance_previews(folder, made, second, where, on_step, _note, how)
         for path in made:
             out.print(str(path / ("preview.mp4" if preview_only else "final.mp4")), markup=False)
 
@@ -173,14 +185,18 @@ def enhance(
     ] = None,
     seed: Seed = None,
     device: Device = None,
-    offload: Offload = False,
+    offload: Offload = "none",
+    guidance_batch: Guidance = "auto",
+    compile_: Compile = False,
 ) -> None:
     """Make the final video of a preview, or a larger one of any video file, with Stage II."""
     from jobs.cli import generation_errors
 
     with generation_errors():
+        from generation.execution import Execution
         from generation.sample import Options, enhance_file
 
+        how = Execution(offload, guidance_batch, compile_)
         if out_ and Path(out_).is_dir():
             raise ConfigError(
                 f"--out {out_}: it is a folder; name the file to write, such as {out_}/final.mp4"
@@ -204,7 +220,7 @@ def enhance(
                 prompt,
                 _device(device),
                 on_step,
-                offload,
+                how,
                 _note,
             )
         out.print(str(path), markup=False)

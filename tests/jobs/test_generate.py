@@ -116,6 +116,22 @@ def test_a_prompt_becomes_a_preview_and_a_final_video(tmp_path: Path, run: Path)
     assert (about["prompt"], about["seed"], about["sampling"]["steps"]) == ("a red circle", 5, 3)
 
 
+def test_the_way_of_computing_changes_no_video(tmp_path: Path, run: Path) -> None:
+    """On the CPU a part that waits elsewhere has the same bits; and what it will take is told before."""
+    plain, other = tmp_path / "plain", tmp_path / "other"
+    command = ["sample", "a red circle", "--run", run, "--steps", "2", "--guidance", "1"]
+    said = reelmill(*command, "--out", plain)
+    assert said.count("memory: about ") == 2  # of each stage
+    for offload in ("model", "block"):
+        said = reelmill(*command, "--out", other / offload, "--offload", offload)
+        for name in ("latents.safetensors", "preview.mp4", "final.mp4"):
+            path = Path("0000-a-red-circle") / name
+            assert (other / offload / path).read_bytes() == (plain / path).read_bytes(), (offload, name)
+    apart = [*command[:-1], "3", "--guidance-batch", "apart", "--preview-only"]
+    assert "guidance apart" in reelmill(*apart, "--out", other / "apart")
+    assert "--compile" in refused(*command, "--out", other / "c", "--compile", "--offload", "block")
+
+
 def test_the_asked_for_size_and_length_are_made(tmp_path: Path, run: Path) -> None:
     made = reelmill(
         "sample", "x", "--run", run, "--out", tmp_path, "--steps", "2", "--frames", "5", "--size", "64x48",
