@@ -43,7 +43,7 @@ def slice_codec(folder: Path, slice_latents: int, tile: int | None, device: torc
     return open_codec(settings, device)
 
 
-def published_codec(folder: Path, device: torch.device) -> Codec:
+def published_codec(folder: Path, device: torch.device, **settings: Any) -> Codec:
     from diffusers import AutoencoderKLCogVideoX
 
     network: Any = AutoencoderKLCogVideoX(
@@ -54,7 +54,7 @@ def published_codec(folder: Path, device: torch.device) -> Codec:
         layers_per_block=3,
     )
     network.save_pretrained(folder)
-    return open_codec(Settings(kind="cogvideox", model=str(folder)), device)
+    return open_codec(Settings(kind="cogvideox", model=str(folder), **settings), device)
 
 
 def timed(action: Callable[[], object], device: torch.device) -> tuple[float, float]:

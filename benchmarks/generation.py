@@ -1,0 +1,403 @@
+"""Sampling and training of both stages: seconds, share of the roofline, peak memory; beside diffusers' own.
+
+Weights are random and texts are noise, so that anyone can repeat it; Ray is not needed. The roofline is the
+rate of a large matrix product in the network's precision, measured in the same run: 100 % would be a network
+that is nothing but that product. Beside it runs the stock `CogVideoXTransformer3DModel` of the same sizes: in
+`CogVideoXPipeline`, in turns with ours, and in a plain training step. Seconds are the best of `--rounds`.
+
+    python -m benchmarks.generation                                       # tiny, on a CPU: a minute
+    python -m benchmarks.generation --preset flashvideo --compile         # on a GPU of 80 GB or more
+    python -m benchmarks.generation --preset flashvideo-fast --stage stage2 --size 540p --size 1080p
+    python -m benchmarks.generation --preset flashvideo --whole           # both stages with the codec
+
+Peak memory is the network's own weights, the optimiser, and all that is alive beside them; on a CPU it is
+counted, operation by operation. A training step's share is the MFU: computing again is not counted as work.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import math
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.vae import published_codec
+from generation import draws, lora, stage1, stage2, transformer
+from generation.codec import Codec, open_codec
+from generation.config import Bucket, Config, Lora, Sampling
+from generation.execution import free
+from generation.footprint import Footprint
+from generation.memory import video_tokens
+from generation.parallel import join, uses_bf16
+from generation.presets import preset
+from generation.run import peak_flops
+
+SIZES = {
+    "tiny": Bucket(frames=9, height=32, width=48),
+    "small": Bucket(frames=25, height=128, width=224),
+    "270p": Bucket(frames=49, height=256, width=480),
+    "540p": Bucket(frames=49, height=528, width=960),
+    "1080p": Bucket(frames=49, height=1072, width=1920),
+}
+TEXT_DIM = {"minilm": 384, "t5": 4096}
+PUBLISHED_S = {"stage1": 30.1, "stage2": 72.2}  # evaluations alone; the device is not told (arXiv 2502.05179)
+
+
+@dataclass
+class Case:
+    """Something to measure. Peak memory is told with `weights`, which are there all the time."""
+
+    name: str
+    tokens: int
+    flops: float
+    evaluations: int
+    weights: int  # bytes
+    action: Callable[[], object]
+    seconds: float = math.inf
+    peak: float = 0.0  # bytes
+
+
+def settings(name: str, stage: str, size: Bucket | None = None) -> Config:
+    """A preset's stage, from random weights, at one size."""
+    data = preset(name, stage)
+    data["transformer"] = {**data["transformer"], "pretrained": None}
+    data.pop("phases", None)
+    data["data"] = {**data["data"], "buckets": [size.model_dump() if size else data["data"]["buckets"][0]]}
+    adapters = data.pop("lora", None)
+    config = Config.model_validate(data)
+    # Adapters on random weights: what a configuration for use would refuse.
+    return config.model_copy(update={"lora": Lora.model_validate(adapters)}) if adapters else config
+
+
+def channels(config: Config) -> int:
+    return 16 if config.codec.kind == "cogvideox" else 3 * config.codec.temporal * config.codec.spatial**2
+
+
+def build(config: Config, dtype: torch.dtype, device: torch.device, stock: bool = False) -> Any:
+    """stock: as diffusers' pipeline has it: any kernel, nothing compiled, and no noise strength."""
+    wanted = config.transformer.model_copy(
+        update={"attention": "any", "noise_strength": False} if stock else {}
+    )
+    grid = config.latent_grid(config.data.buckets[0])
+    text_dim = TEXT_DIM[config.text.kind]
+    model = transformer.build(
+        wanted, channels(config), text_dim, config.text.max_tokens, config.codec.temporal, grid, dtype=dtype
+    )
+    return nn.Module.to(model, device)
+
+
+def text(config: Config, device: torch.device) -> Tensor:
+    return draws.normal((config.text.max_tokens, TEXT_DIM[config.text.kind]), "text").to(device)
+
+
+def forward_flops(config: Config, shape: Bucket) -> float:
+    """Of one row."""
+    return transformer.flops(
+        config.transformer,
+        channels(config),
+        video_tokens(config, shape),
+        config.text.max_tokens,
+        TEXT_DIM[config.text.kind],
+    )
+
+
+# ---- sampling
+
+
+def sampling_cases(config: Config, steps: int, device: torch.device, compiled: bool) -> list[Case]:
+    """Ours with guidance in one batch and apart, and without; and diffusers' pipeline, with guidance."""
+    shape = config.data.buckets[0]
+    dtype = torch.bfloat16 if uses_bf16(config.train.precision, device) else torch.float32
+    flops, cases = forward_flops(config, shape), []
+    ways = [("guidance together", 4.0, False), ("guidance apart", 4.0, True), ("no guidance", 1.0, False)]
+    for how in ("", ", compiled") if compiled else ("",):
+        model = build(config, dtype, device).eval().requires_grad_(False)
+        if how:
+            transformer.compile_blocks(model.transformer_blocks)
+        for name, scale, apart in ways:
+            action = sampler(model, config, steps, scale, apart, device)
+            rows = 2 if scale != 1 else 1
+            cases.append(case(f"{name}{how}", config, rows * flops * steps, steps, model, action))
+    stock = build(config, dtype, device, stock=True).eval().requires_grad_(False)
+    cases.append(
+        case("diffusers' pipeline", config, 2 * flops * steps, steps, stock, pipeline(stock, config, steps))
+    )
+    return cases
+
+
+def case(
+    name: str, config: Config, flops: float, evaluations: int, model: nn.Module, action: Callable[[], object]
+) -> Case:
+    count = video_tokens(config, config.data.buckets[0]) + config.text.max_tokens
+    weights = sum(p.nbytes for p in model.parameters())
+    return Case(name, count, flops, evaluations, weights, action)
+
+
+def sampler(
+    model: nn.Module, config: Config, steps: int, guidance: float, apart: bool, device: torch.device
+) -> Callable[[], Tensor]:
+    """Latents (1, C, t, h, w) by the stage's own sampler."""
+    grid = config.latent_grid(config.data.buckets[0])
+    way = Sampling(steps=steps, guidance=guidance, shift=config.sampling.shift)
+    words, size = text(config, device), (channels(config), *grid)
+    if config.stage == "stage1":
+        return lambda: stage1.sample(
+            model, config.objective, way, size, words, None, "benchmark", device=device, apart=apart
+        )
+    low = draws.normal((1, *size), "low").to(device)
+    return lambda: stage2.sample(model, way, low, 675, words, None, "benchmark", apart=apart)
+
+
+def pipeline(model: Any, config: Config, steps: int) -> Callable[[], object]:
+    """The library's, as its users call it: guidance in one batch, its own DPM solver; neither text encoder
+    nor decoding."""
+    from diffusers import CogVideoXDPMScheduler, CogVideoXPipeline
+
+    made: Any = CogVideoXPipeline(None, None, None, model, CogVideoXDPMScheduler())
+    made.set_progress_bar_config(disable=True)
+    t, h, w = config.latent_grid(config.data.buckets[0])
+    words = text(config, model.device).to(model.dtype)[None]
+    return lambda: made(
+        prompt_embeds=words,
+        negative_prompt_embeds=torch.zeros_like(words),
+        num_frames=(t - 1) * 4 + 1,
+        height=h * 8,  # of latents of its own autoencoder
+        width=w * 8,
+        num_inference_steps=steps,
+        guidance_scale=4.0,
+        output_type="latent",
+    )
+
+
+# ---- training
+
+
+def training_case(name: str, config: Config, device: torch.device) -> Case:
+    """A step with its optimiser: of ours, or of the stock model on the same numbers."""
+    stock = "diffusers" in name
+    frozen = config.lora is not None and uses_bf16(config.train.precision, device)
+    model = build(config, torch.bfloat16 if frozen else torch.float32, device, stock).train()
+    if config.lora:
+        lora.add(model, config.lora, 0)
+    if "compiled" in name:
+        transformer.compile_blocks(model.transformer_blocks)
+    cost = (2 if config.lora else 3) * forward_flops(config, config.data.buckets[0]) * config.train.batch_size
+    found = case(name, config, cost, 1, model, step(model, config, device, stock))
+    found.weights += 8 * sum(p.numel() for p in model.parameters() if p.requires_grad)  # Adam's moments
+    return found
+
+
+def step(model: nn.Module, config: Config, device: torch.device, stock: bool) -> Callable[[], None]:
+    batch, grid = config.train.batch_size, config.latent_grid(config.data.buckets[0])
+    clean = draws.normal((batch, channels(config), *grid), "clean").to(device)
+    words, keys = [text(config, device)] * batch, [(i,) for i in range(batch)]
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-5)
+    bf16 = uses_bf16(config.train.precision, device)
+
+    def losses() -> Tensor:
+        if config.stage == "stage1" or stock:
+            return stage1.loss(model, config.objective, clean, words, [0.5] * batch, keys)
+        return stage2.loss(model, clean, clean, words, [0.5] * batch, [675] * batch, keys)
+
+    def act() -> None:
+        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+            loss = losses().mean()
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    return act
+
+
+# ---- both stages
+
+
+def whole(name: str, device: torch.device) -> None:
+    """From noise to frames at the presets' sizes, steps and guidance, each part timed."""
+    parts: dict[str, float] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        first, second = settings(name, "stage1"), settings(name, "stage2")
+        latents = evaluations(first, device, parts)
+        codec = random_codec(first, Path(folder) / "first", device)
+        video = timed("decode", parts, device, lambda: codec.decode(latents, first.data.buckets[0].frames))
+        codec = random_codec(second, Path(folder) / "second", device)
+        shape = second.data.buckets[0]
+        scaled = stage2.resize(video, shape.height, shape.width)
+        timed("encode, large", parts, device, lambda: codec.encode(scaled))
+        latents = evaluations(second, device, parts)
+        timed(
+            "decode, large",
+            parts,
+            device,
+            lambda: [p.cpu() for p in codec.decode_stream(latents, shape.frames)],
+        )
+    for part, seconds in parts.items():
+        print(f"{part:<16} {seconds:9.2f} s")
+    alone = parts["stage1"] + parts["stage2"]
+    print(f"{'evaluations':<16} {alone:9.2f} s   {'with the codec':<14} {sum(parts.values()):9.2f} s")
+    if name.startswith("flashvideo"):
+        told = sum(PUBLISHED_S.values())
+        print(
+            f"FlashVideo tells {told:.1f} s for the evaluations ({PUBLISHED_S}), on a device it does not name"
+        )
+
+
+def evaluations(config: Config, device: torch.device, parts: dict[str, float]) -> Tensor:
+    dtype = torch.bfloat16 if uses_bf16(config.train.precision, device) else torch.float32
+    model = build(config, dtype, device).eval().requires_grad_(False)
+    way = config.sampling
+    run = sampler(model, config, way.steps, way.guidance, False, device)
+    sampler(model, config, 1, way.guidance, False, device)()  # warm
+    found: Tensor = timed(config.stage, parts, device, run)
+    return found
+
+
+def random_codec(config: Config, folder: Path, device: torch.device) -> Codec:
+    if config.codec.kind == "cogvideox":
+        chosen = {"std": config.codec.std, "tile": config.codec.tile}
+        return published_codec(folder, device, **chosen)
+    return open_codec(config.codec, device)
+
+
+def timed(name: str, parts: dict[str, float], device: torch.device, action: Callable[[], Any]) -> Any:
+    wait(device)
+    began = time.perf_counter()
+    with torch.no_grad():
+        found = action()
+    wait(device)
+    parts[name] = time.perf_counter() - began
+    free(device)
+    return found
+
+
+# ---- measuring
+
+
+def free_already() -> None:
+    """In the place of what was measured, whose memory is wanted for the next."""
+
+
+def wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def roofline(device: torch.device, dtype: torch.dtype) -> tuple[float, int]:
+    """FLOP/s of a product of two n x n matrices, and n: the best of ten."""
+    n = 8192 if device.type == "cuda" else 1536
+    a, b = (draws.normal((n, n), "matrix", k).to(device, dtype) for k in range(2))
+    best = math.inf
+    for _ in range(10):
+        wait(device)
+        began = time.perf_counter()
+        a @ b
+        wait(device)
+        best = min(best, time.perf_counter() - began)
+    return 2.0 * n**3 / best, n
+
+
+def measure(cases: Sequence[Case], device: torch.device, rounds: int) -> None:
+    """Warm and memory first, then seconds in turns."""
+    for it in cases:
+        if device.type == "cuda":
+            it.action()
+            gc.collect()
+            torch.cuda.reset_peak_memory_stats(device)
+            before = torch.cuda.memory_allocated(device)
+            it.action()
+            it.peak = it.weights + torch.cuda.max_memory_allocated(device) - before
+        else:
+            it.action()
+            with Footprint() as counted:
+                it.action()
+            it.peak = it.weights + counted.peak
+    for _ in range(rounds):
+        for it in cases:
+            wait(device)
+            began = time.perf_counter()
+            it.action()
+            wait(device)
+            it.seconds = min(it.seconds, time.perf_counter() - began)
+
+
+def table(title: str, cases: Sequence[Case], roof: float, unit: str) -> None:
+    print(f"\n{title}")
+    print(f"{'':<24} {'tokens':>8} {'TFLOP':>10} {unit:>12} {'roofline':>9} {'peak GB':>9}")
+    for it in cases:
+        each = it.seconds / it.evaluations
+        share = it.flops / it.seconds / roof
+        print(
+            f"{it.name:<24} {it.tokens:8d} {it.flops / it.evaluations / 1e12:10.3f} {each:12.3f} "
+            f"{share:9.1%} {it.peak / 1e9:9.2f}",
+            flush=True,
+        )
+
+
+def asked() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--preset", default="tiny")
+    parser.add_argument("--stage", choices=("stage1", "stage2"), help="default: both")
+    parser.add_argument("--size", choices=sorted(SIZES), action="append", help="default: the stage's own")
+    parser.add_argument("--steps", type=int, default=2, help="evaluations of a sampling")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--compile", action="store_true", help="also with compiled blocks")
+    parser.add_argument("--no-training", action="store_true")
+    parser.add_argument("--whole", action="store_true", help="both stages with the codec, and nothing else")
+    parser.add_argument("--device", choices=("cpu", "cuda"))
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = asked()
+    device = join(args.device).device
+    config = settings(args.preset, "stage1")
+    dtype = torch.bfloat16 if uses_bf16(config.train.precision, device) else torch.float32
+    roof, n = roofline(device, dtype)
+    where = (
+        torch.cuda.get_device_name(device)
+        if device.type == "cuda"
+        else f"CPU, {torch.get_num_threads()} threads"
+    )
+    peak = peak_flops(device)
+    print(f"{args.preset} on {where}, {dtype}, PyTorch {torch.__version__}")
+    print(
+        f"roofline: {roof / 1e12:.3f} TFLOP/s, a product of {n} x {n}"
+        + (f"; data sheet {peak / 1e12:.0f}" if peak else "")
+    )
+    if args.whole:
+        whole(args.preset, device)
+        return
+    for stage in [args.stage] if args.stage else ["stage1", "stage2"]:
+        for size in args.size or [None]:
+            config = settings(args.preset, stage, SIZES[size] if size else None)
+            shape = config.data.buckets[0]
+            title = f"{stage}, {shape.frames} frames of {shape.width}x{shape.height}"
+            cases = sampling_cases(config, args.steps, device, args.compile)
+            measure(cases, device, args.rounds)
+            table(f"{title}: sampling", cases, roof, "s/evaluation")
+            del cases
+            free(device)
+            if not args.no_training:
+                cases = []
+                for name in ("step", *["step, compiled"] * args.compile, "step, diffusers' model"):
+                    # One at a time: there is no room for two with their optimisers.
+                    cases.append(training_case(name, config, device))
+                    measure(cases[-1:], device, args.rounds)
+                    cases[-1].action = free_already
+                    free(device)
+                batch = config.train.batch_size
+                table(f"{title}: training, batch {batch}", cases, roof, "s/step")
+
+
+if __name__ == "__main__":
+    main()
