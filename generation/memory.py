@@ -176,12 +176,12 @@ def codec_bytes(codec: Codec, shape: Bucket, actions: tuple[str, ...]) -> tuple[
     )
 
 
-_measured: dict[tuple[str, str, int, str], tuple[float, float]] = {}
+_measured: dict[tuple[object, ...], tuple[float, float]] = {}
 
 
 def _per_latent(codec: Codec, few: int, action: str) -> tuple[float, float]:
     """Of the weights, and for each latent pixel, in so many latent frames."""
-    key = (codec.hash, str(codec.device), few, action)
+    key = (codec.hash, str(codec.device), codec.settings.slice_latents, few, action)
     if key not in _measured:
         side, frames = 2, (few - 1) * codec.temporal + 1
         with Footprint() as counted:
@@ -286,6 +286,8 @@ def check(need: Need, device: torch.device, config: Config) -> str:
         ways.append(f"{section}.gradient_checkpointing=true")
     if config.train.batch_size > 1:
         ways.append(f"train.batch_size={config.train.batch_size // 2} with train.accumulate doubled")
+    if config.stage != "vae" and config.codec.kind != "patch" and not config.codec.tile:
+        ways.append("codec.tile=64")
     ways += ["smaller data.buckets", "more processes (--workers)", "a smaller --preset"]
     raise ValueError(f"too little memory on {device}. {line}. What would help: {'; '.join(ways)}")
 

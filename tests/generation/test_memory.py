@@ -181,6 +181,10 @@ def test_too_little_memory_is_said_with_what_would_help(monkeypatch: pytest.Monk
         "a smaller --preset",
     ):
         assert way in text
+    small = {"frames": 9, "height": 32, "width": 48}
+    tiled = tiny(codec={"kind": "cogvideox", "model": "x", "spatial": 8}, data={"buckets": [small]})
+    with pytest.raises(ValueError, match=r"codec\.tile=64"):
+        check(Need(0.5e9, 1e9, 0.6e9), CPU, tiled)
     used_up = tiny(train={"batch_size": 1}, transformer={"gradient_checkpointing": True})
     with pytest.raises(ValueError, match=r"What would help: smaller data\.buckets"):
         check(Need(0.5e9, 1e9, 0.6e9), CPU, used_up)

@@ -165,6 +165,13 @@ def test_the_second_stage_trains_at_its_full_size_on_80_gb(codec: CogVideoXCodec
         STAGE2, CHANNELS, count, count, FULL, 1, True, memory.codec_bytes(codec, FULL, ("encode",))
     )
     assert memory.largest_bucket(STAGE2) == FULL
+    Config.model_validate(  # latents can be cached, too
+        {
+            **STAGE2.model_dump(),
+            "train": {**STAGE2.train.model_dump(), "cache_latents": True},
+            "degradation": {**STAGE2.degradation.model_dump(), "variants": 4},
+        }
+    )
     assert 45e9 < need.total < 75e9
     whole = STAGE2.model_copy(
         update={"transformer": STAGE2.transformer.model_copy(update={"gradient_checkpointing": False})}
