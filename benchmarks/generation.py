@@ -22,7 +22,7 @@ import math
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -195,6 +195,23 @@ def training_case(name: str, config: Config, device: torch.device) -> Case:
     return found
 
 
+def training(names: Sequence[str], config: Config, device: torch.device, rounds: int) -> list[Case]:
+    """In turns on a CPU, which others may share; one after the other on a GPU, which has no room for two
+    models with their optimisers."""
+    if device.type == "cpu":
+        cases = [training_case(name, config, device) for name in names]
+        measure(cases, device, rounds)
+        return cases
+    done = []
+    for name in names:
+        measured = training_case(name, config, device)
+        measure([measured], device, rounds)
+        done.append(replace(measured, action=lambda: None))  # what held the model
+        del measured
+        free(device)
+    return done
+
+
 def step(model: nn.Module, config: Config, device: torch.device, stock: bool) -> Callable[[], None]:
     batch, grid = config.train.batch_size, config.latent_grid(config.data.buckets[0])
     clean = draws.normal((batch, channels(config), *grid), "clean").to(device)
@@ -281,10 +298,6 @@ def timed(name: str, parts: dict[str, float], device: torch.device, action: Call
 # ---- measuring
 
 
-def free_already() -> None:
-    """In the place of what was measured, whose memory is wanted for the next."""
-
-
 def wait(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
@@ -329,13 +342,13 @@ def measure(cases: Sequence[Case], device: torch.device, rounds: int) -> None:
 
 
 def table(title: str, cases: Sequence[Case], roof: float, unit: str) -> None:
-    print(f"\n{title}")
-    print(f"{'':<24} {'tokens':>8} {'TFLOP':>10} {unit:>12} {'roofline':>9} {'peak GB':>9}")
+    print(f"\n{title}; roofline {roof / 1e12:.3f} TFLOP/s")
+    print(f"{'':<28} {'tokens':>8} {'TFLOP':>10} {unit:>12} {'roofline':>9} {'peak GB':>9}")
     for it in cases:
         each = it.seconds / it.evaluations
         share = it.flops / it.seconds / roof
         print(
-            f"{it.name:<24} {it.tokens:8d} {it.flops / it.evaluations / 1e12:10.3f} {each:12.3f} "
+            f"{it.name:<28} {it.tokens:8d} {it.flops / it.evaluations / 1e12:10.3f} {each:12.3f} "
             f"{share:9.1%} {it.peak / 1e9:9.2f}",
             flush=True,
         )
@@ -370,10 +383,7 @@ def main() -> None:
     )
     peak = peak_flops(device)
     print(f"{args.preset} on {where}, {dtype}, PyTorch {torch.__version__}")
-    print(
-        f"roofline: {roof / 1e12:.3f} TFLOP/s, a product of {n} x {n}"
-        + (f"; data sheet {peak / 1e12:.0f}" if peak else "")
-    )
+    print(f"roofline: a product of {n} x {n}" + (f"; data sheet {peak / 1e12:.0f} TFLOP/s" if peak else ""))
     if args.whole:
         whole(args.preset, device)
         return
@@ -384,18 +394,15 @@ def main() -> None:
             title = f"{stage}, {shape.frames} frames of {shape.width}x{shape.height}"
             cases = sampling_cases(config, args.steps, device, args.compile)
             measure(cases, device, args.rounds)
+            roof = max(roof, roofline(device, dtype)[0])  # others on the machine come and go
             table(f"{title}: sampling", cases, roof, "s/evaluation")
             del cases
             free(device)
             if not args.no_training:
-                cases = []
-                for name in ("step", *["step, compiled"] * args.compile, "step, diffusers' model"):
-                    # One at a time: there is no room for two with their optimisers.
-                    cases.append(training_case(name, config, device))
-                    measure(cases[-1:], device, args.rounds)
-                    cases[-1].action = free_already
-                    free(device)
+                names = ("step", *["step, compiled"] * args.compile, "step, diffusers' model")
+                cases = training(names, config, device, args.rounds)
                 batch = config.train.batch_size
+                roof = max(roof, roofline(device, dtype)[0])
                 table(f"{title}: training, batch {batch}", cases, roof, "s/step")
 
 
