@@ -142,6 +142,13 @@ def test_the_codec_takes_what_was_measured_at_a_few_pixels(codec: CogVideoXCodec
     assert weights == sum(p.nbytes for p in part.parameters())
 
 
+def test_without_tiles_it_could_not_decode_the_full_size_at_all(codec: CogVideoXCodec) -> None:
+    """The library cuts large convolutions into so few frames that their kernels are longer."""
+    with pytest.raises(RuntimeError, match="Kernel size can't be greater than actual input size"):
+        next(codec._pieces(torch.empty(1, 16, 3, 134, 240, device="meta")))
+    next(codec._pieces(torch.empty(1, 16, 3, 64, 64, device="meta")))
+
+
 # ---- the goals
 
 
