@@ -17,6 +17,7 @@ from generation import diffusion, draws, flow, lora, stage1, stage2, transformer
 from generation import sample as sampling_of
 from generation.config import Config, Degradation, Objective, Sampling, Transformer
 from generation.config import Lora as LoraConfig
+from generation.memory import Fit
 from generation.presets import preset
 from generation.text import null_like
 from jobs.configuring import stage_config
@@ -258,7 +259,7 @@ def test_a_prefix_is_told_to_the_text_encoder_alone(tmp_path: Path, monkeypatch:
             raise Stop
 
     class Trained:
-        text, codec = Text(), Codec()
+        text, codec, device = Text(), Codec(), torch.device("cpu")
         config = Config.model_validate({**settings("stage2", "flashvideo-released"), "preset": ""})
 
     source = sampling_of.Source((1, 16, 16), lambda: torch.zeros(1, 3, 1, 16, 16), 8, "a red car", "", 0)
@@ -266,7 +267,12 @@ def test_a_prefix_is_told_to_the_text_encoder_alone(tmp_path: Path, monkeypatch:
     trained: Any = Trained()
     sampling_of._embed(trained, [source.prompt], ["blurry"], options)
     plan = sampling_of.Plan(
-        options.shape(trained.config), options.sampling(trained.config), 675, "blurry", seed=0
+        options.shape(trained.config),
+        options.sampling(trained.config),
+        675,
+        "blurry",
+        seed=0,
+        fit=Fit(apart=False, told=""),
     )
     with pytest.raises(Stop):
         sampling_of.enhance(trained, nn.Identity(), source, plan)
