@@ -237,9 +237,15 @@ def step(model: nn.Module, config: Config, device: torch.device, stock: bool) ->
 # ---- both stages
 
 
+@dataclass(frozen=True)
+class Part:
+    seconds: float
+    peak: int  # bytes; 0: not known
+
+
 def whole(name: str, device: torch.device) -> None:
     """From noise to frames at the presets' sizes, steps and guidance, each part timed."""
-    parts: dict[str, float] = {}
+    parts: dict[str, Part] = {}
     with tempfile.TemporaryDirectory() as folder:
         first, second = settings(name, "stage1"), settings(name, "stage2")
         latents = evaluations(first, device, parts)
@@ -256,10 +262,11 @@ def whole(name: str, device: torch.device) -> None:
             device,
             lambda: [p.cpu() for p in codec.decode_stream(latents, shape.frames)],
         )
-    for part, seconds in parts.items():
-        print(f"{part:<16} {seconds:9.2f} s")
-    alone = parts["stage1"] + parts["stage2"]
-    print(f"{'evaluations':<16} {alone:9.2f} s   {'with the codec':<14} {sum(parts.values()):9.2f} s")
+    for what, part in parts.items():
+        print(f"{what:<16} {part.seconds:9.2f} s" + (f" {part.peak / 1e9:9.2f} GB" if part.peak else ""))
+    alone = parts["stage1"].seconds + parts["stage2"].seconds
+    everything = sum(part.seconds for part in parts.values())
+    print(f"{'evaluations':<16} {alone:9.2f} s   {'with the codec':<14} {everything:9.2f} s")
     if name.startswith("flashvideo"):
         told = sum(PUBLISHED_S.values())
         print(
@@ -267,7 +274,7 @@ def whole(name: str, device: torch.device) -> None:
         )
 
 
-def evaluations(config: Config, device: torch.device, parts: dict[str, float]) -> Tensor:
+def evaluations(config: Config, device: torch.device, parts: dict[str, Part]) -> Tensor:
     dtype = torch.bfloat16 if uses_bf16(config.train.precision, device) else torch.float32
     model = build(config, dtype, device).eval().requires_grad_(False)
     way = config.sampling
@@ -284,13 +291,17 @@ def random_codec(config: Config, folder: Path, device: torch.device) -> Codec:
     return open_codec(config.codec, device)
 
 
-def timed(name: str, parts: dict[str, float], device: torch.device, action: Callable[[], Any]) -> Any:
+def timed(name: str, parts: dict[str, Part], device: torch.device, action: Callable[[], Any]) -> Any:
     wait(device)
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
     began = time.perf_counter()
     with torch.no_grad():
         found = action()
     wait(device)
-    parts[name] = time.perf_counter() - began
+    seconds = time.perf_counter() - began
+    peak = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else 0
+    parts[name] = Part(seconds, peak)
     free(device)
     return found
 

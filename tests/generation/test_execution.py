@@ -52,6 +52,14 @@ def test_a_network_gives_the_same_numbers_wherever_it_waits(offload: Any) -> Non
                 assert torch.equal(transformer.predict(model, latents, text, None, time), expected)
 
 
+@pytest.mark.parametrize("compiled", [False, True])
+def test_blocks_are_compiled_where_that_is_asked_for(compiled: bool) -> None:
+    model: Any = place(tiny(), CPU, Execution(compile=compiled))
+    # PyTorch's own name for it: nothing is compiled before the first call.
+    found = [block._compiled_call_impl is not None for block in model.transformer_blocks]
+    assert found == [compiled, compiled]
+
+
 def test_what_does_not_go_together_is_refused() -> None:
     with pytest.raises(ValueError, match=r"--compile: .* take --offload model"):
         Execution(offload="block", compile=True)
