@@ -137,8 +137,9 @@ def sample(
         texts = _prompts(prompt, prompts)
         if Path(out_).is_file():
             raise ConfigError(f"--out {out_}: it is a file; name a folder")
+        from generation.enhance import check_final, enhance_previews
         from generation.execution import Execution
-        from generation.sample import Options, check_final, enhance_previews, sample_previews
+        from generation.sample import Options, sample_previews
 
         how = Execution(offload, guidance_batch, compile_)
         where = _device(device)
@@ -193,8 +194,9 @@ def enhance(
     from jobs.cli import generation_errors
 
     with generation_errors():
+        from generation.enhance import enhance_file
         from generation.execution import Execution
-        from generation.sample import Options, enhance_file
+        from generation.sample import Options
 
         how = Execution(offload, guidance_batch, compile_)
         if out_ and Path(out_).is_dir():

@@ -13,8 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from generation import diffusion, draws, flow, lora, stage1, stage2, transformer
-from generation import sample as sampling_of
+from generation import diffusion, draws, enhance, flow, lora, sample, stage1, stage2, transformer
 from generation.config import Config, Degradation, Objective, Sampling, Transformer
 from generation.config import Lora as LoraConfig
 from generation.memory import Fit
@@ -262,11 +261,11 @@ def test_a_prefix_is_told_to_the_text_encoder_alone(tmp_path: Path, monkeypatch:
         text, codec, device = Text(), Codec(), torch.device("cpu")
         config = Config.model_validate({**settings("stage2", "flashvideo-released"), "preset": ""})
 
-    source = sampling_of.Source((1, 16, 16), lambda: torch.zeros(1, 3, 1, 16, 16), 8, "a red car", "", 0)
-    options = sampling_of.Options()
+    source = enhance.Source((1, 16, 16), lambda: torch.zeros(1, 3, 1, 16, 16), 8, "a red car", "", 0)
+    options = sample.Options()
     trained: Any = Trained()
-    sampling_of._embed(trained, [source.prompt], ["blurry"], options)
-    plan = sampling_of.Plan(
+    enhance._embed(trained, [source.prompt], ["blurry"], options)
+    plan = enhance.Plan(
         options.shape(trained.config),
         options.sampling(trained.config),
         675,
@@ -275,7 +274,7 @@ def test_a_prefix_is_told_to_the_text_encoder_alone(tmp_path: Path, monkeypatch:
         fit=Fit(apart=False, told=""),
     )
     with pytest.raises(Stop):
-        sampling_of.enhance(trained, nn.Identity(), source, plan)
+        enhance.enhance(trained, nn.Identity(), source, plan)
     assert told == [["medium motion,a red car", "blurry", ""], ["medium motion,a red car", "blurry"]]
     assert source.prompt == "a red car"
 

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
-from generation import codec, config, sample
+from generation import codec, config, enhance, sample
 from generation.trainer import losses_of
 from jobs.cli import app
 from tests.generation import synthetic
@@ -174,7 +174,8 @@ import sys, torch
 from pathlib import Path
 from safetensors.torch import save_file
 from generation.run import open_trained
-from generation.sample import Options, enhance, open_source, plan_enhance
+from generation.enhance import enhance, open_source, plan_enhance
+from generation.sample import Options
 run, preview, out = map(Path, sys.argv[1:])
 device = torch.device("cpu")
 torch.set_num_threads(1)
@@ -201,16 +202,17 @@ def test_a_preview_enhanced_in_another_process_gives_the_same_bits(tmp_path: Pat
     assert finals[0] == finals[1]
 
     from generation.run import open_trained
-    from generation.sample import Options, enhance, open_source, plan_enhance
 
     trained = open_trained(run, "stage2", torch.device("cpu"))
-    source = open_source(tmp_path / "one" / name, torch.device("cpu"), Options(), None)
-    here = enhance(trained, trained.model(), source, plan_enhance(trained, source, Options()))
+    source = enhance.open_source(tmp_path / "one" / name, torch.device("cpu"), sample.Options(), None)
+    here = enhance.enhance(
+        trained, trained.model(), source, enhance.plan_enhance(trained, source, sample.Options())
+    )
     script = [sys.executable, "-c", ENHANCE, str(run), str(tmp_path / "two" / name), str(tmp_path / "there")]
     subprocess.run(script, cwd=ROOT, check=True, capture_output=True, timeout=300)
     assert torch.equal(here, load_file(tmp_path / "there")["latents"])
-    other = plan_enhance(trained, source, Options(seed=7))
-    assert not torch.equal(here, enhance(trained, trained.model(), source, other))
+    other = enhance.plan_enhance(trained, source, sample.Options(seed=7))
+    assert not torch.equal(here, enhance.enhance(trained, trained.model(), source, other))
 
 
 def test_an_own_autoencoder_serves_both_stages(
@@ -288,28 +290,28 @@ def test_previews_share_a_codec_and_are_decoded_when_they_are_enhanced(
         decoded.append(frames)
         return torch.cat(list(self.decode_stream(latents, frames)), dim=2)
 
-    monkeypatch.setattr(sample, "open_codec", open_codec)
+    monkeypatch.setattr(enhance, "open_codec", open_codec)
     monkeypatch.setattr(codec.PatchCodec, "decode", decode)
 
-    def enhance() -> tuple[list[float], int]:
+    def made() -> tuple[list[float], int]:
         opened.clear(), decoded.clear()
-        sample.enhance_previews(run, folders, sample.Options(), torch.device("cpu"))
+        enhance.enhance_previews(run, folders, sample.Options(), torch.device("cpu"))
         return list(opened), len(decoded)
 
-    assert enhance() == ([0.4], 4)
-    assert enhance() == ([], 0)  # all are there
+    assert made() == ([0.4], 4)
+    assert made() == ([], 0)  # all are there
     record = folders[0] / "final.json"
     about = json.loads(record.read_text())
     assert about["precision"] == "fp32"
     record.write_text(json.dumps({**about, "precision": "bf16"}))
-    assert enhance() == ([], 1)
+    assert made() == ([], 1)
     assert json.loads(record.read_text()) == about
     # Another codec than the latents were made with: said before anything is removed.
     preview = folders[2] / "preview.json"
     known = json.loads(preview.read_text())
     preview.write_text(json.dumps({**known, "codec": {**known["codec"], "std": 0.3}}))
     with pytest.raises(ValueError, match="take the same weights"):
-        sample.enhance_previews(run, folders[2:], sample.Options(noise_step=900), torch.device("cpu"))
+        enhance.enhance_previews(run, folders[2:], sample.Options(noise_step=900), torch.device("cpu"))
     assert (folders[2] / "final.json").exists()
 
 
