@@ -71,7 +71,14 @@ _PUBLISHED_TRAIN: Section = {
 PRESETS: dict[str, dict[str, Section]] = {
     "tiny": {
         "vae": {
-            "vae": {"channels": 16, "spatial": 4, "patch": 2, "widths": [32, 32, 64], "blocks": 1},
+            "vae": {
+                "channels": 16,
+                "spatial": 4,
+                "patch": 2,
+                "patch_frames": 4,
+                "widths": [48, 64],
+                "blocks": 1,
+            },
             "data": {
                 "fps": 8,
                 "buckets": [_bucket(9, 32, 48), _bucket(1, 32, 48)],  # at the stages' scale

@@ -37,8 +37,8 @@ FRAMES, SIDE = 8, 32
 POOL, HELD_OUT = 1024, 96
 GRAIN = 14.0  # levels of deviation, of the ground
 VARIANTS: dict[str, dict[str, Any]] = {
-    "slice": {"patch_frames": 4, "widths": [48, 64]},
-    "without time": {"temporal": 1, "channels": 4, "widths": [32, 64]},
+    "slice": {},
+    "without time": {"temporal": 1, "patch_frames": 1, "channels": 4, "widths": [32, 64]},
 }
 
 
