@@ -39,7 +39,7 @@ class Motion:
     analysis_width: int = 128  # pixels; the sampled frames are averaged down to it
 
     name: ClassVar[str] = "motion"
-    version: ClassVar[str] = "1"
+    version: ClassVar[str] = "2"
     applies_to: ClassVar[frozenset[Media]] = VIDEO
     columns: ClassVar[tuple[Column, ...]] = (
         Column("motion.speed", "frame widths/s", (0, float("inf")), "mean speed of the picture's points"),
@@ -94,7 +94,8 @@ def _global_shift(a: np.ndarray, b: np.ndarray) -> tuple[float, float]:
     if change < 0.5:  # of 255: nothing to explain
         return 0.0, 0.0
     window = cv2.createHanningWindow((width, height), cv2.CV_32F)
-    (dx, dy), _ = cv2.phaseCorrelate(fa, fb, window)
+    # Copies: at sizes that suit its transform it multiplies the pictures themselves by the window.
+    (dx, dy), _ = cv2.phaseCorrelate(fa.copy(), fb.copy(), window)
     if not np.isfinite([dx, dy]).all():
         return 0.0, 0.0
     move = np.array([[1, 0, dx], [0, 1, dy]], np.float64)

@@ -77,6 +77,19 @@ def test_pans_read_their_speed_and_rise_strictly(tmp_path: Path, slope: float) -
     assert read == pytest.approx(truth, rel=0.08)
 
 
+@pytest.mark.parametrize("contrast", [0.3, 0.5])
+def test_a_fast_pan_of_a_soft_ground_with_a_flat_thing_on_it_is_fast(contrast: float) -> None:
+    """The shift of the whole picture is judged on the pictures, not on what the search left of them."""
+    soft = texture(5, 144, 256, slope=1.3).mean(2)
+    picture = 128 + contrast * (soft - soft.mean())
+    cv2.circle(picture, (90, 70), 34, 105, -1)
+    step = round(0.95 * 0.1 * 256)
+    frames = [np.roll(picture, k * step, 1).round().astype(np.uint8) for k in range(10)]
+    pairs = [Pair(a, b, 0.1) for a, b in pairwise(frames)]
+    value = Motion()([clip(pairs)])[0].values["motion.speed"]
+    assert value == pytest.approx(step / 25.6, rel=0.2)
+
+
 @pytest.mark.parametrize(
     ("codec", "crf"), [("libx264", 23), ("libx264", 40), ("libvpx-vp9", 50), ("mpeg4", 16), ("mjpeg", 12)]
 )
