@@ -42,6 +42,17 @@ class Progress:
         self._total, self._captioned, self._failed = clips, 0, 0
         self._start(step, f"{step}: {clips} clips, by {captioner}")
 
+    def start_render(self, todo: int, done: int) -> None:
+        self._total, self._sources, self._seconds, self._failed = todo, 0, 0.0, 0
+        before = f" ({done} done before)" if done else ""
+        self._start("render", f"render: {todo} files{before}")
+
+    def rendered(self, seconds: float) -> None:
+        """One more file, with its seconds of video."""
+        self._sources += 1
+        self._seconds += seconds
+        self._show(last=self._sources == self._total)
+
     def captioned(self, failed: str | None) -> None:
         """One more clip; `failed` is why it has no caption."""
         self._captioned += 1
@@ -100,6 +111,10 @@ class Progress:
             done = f"{self._captioned}/{self._total} clips{failed}, {speed:.1f} clips/s"
             return f"{self._phase}: {done}" + (f", {left} left" if self._captioned < self._total else "")
         rate = f"{self._seconds / elapsed:.1f}x real time"
+        if self._phase == "render":
+            return (
+                f"render: {self._sources}/{self._total} files, {self._seconds / 60:.1f} min of video, {rate}"
+            )
         if self._phase == "measure":
             done = f"{self._sources}/{self._total} sources{failed}, {self._clips} clips"
             if not self._seconds:  # scored again: nobody asked how long they are

@@ -31,6 +31,7 @@ from curation.sources import SourcesError, list_sources
 from filters import SCORERS
 from filters.base import MissingModel
 from jobs import generate
+from jobs.corpus import corpus
 
 app = typer.Typer(
     help="Raw videos in, a trained two-stage text-to-video model out.",
@@ -439,6 +440,7 @@ app.command()(generate.train)
 app.command()(generate.sample)
 app.command()(generate.enhance)
 app.command()(generate.convert)
+app.command()(corpus)
 
 
 def leave(command: Callable[[], object]) -> NoReturn:

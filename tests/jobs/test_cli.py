@@ -24,7 +24,7 @@ from tests.curation.inline import Inline
 
 ROOT = Path(__file__).parents[2]
 COMMANDS = ["build", "select", "caption", "remove", "report", "status", "verify", "export"]
-COMMANDS += ["train", "sample", "enhance", "convert"]
+COMMANDS += ["train", "sample", "enhance", "convert", "corpus"]
 
 
 def reelmill(*arguments: str | Path) -> Result:

@@ -1,0 +1,287 @@
+"""Rendered scenes whose truth is known: a shape that moves over a ground, with or without a planted defect.
+
+What a caption says (texture, colour, shape, direction) is all that distinguishes scenes on purpose; place,
+size, speed, ground and light are drawn. Stripes keep the mean of what they lie on and have a period of three
+pixels of the side that training reduces clips to: at half of that side nine tenths of their energy are gone,
+and the words must tell whether they were there. They are grey light added to the colour, which the halved
+chroma of an mp4 leaves whole. Pictures are (H, W, 3) RGB, float32 in levels of 255 until the end. All is a
+function of its arguments.
+"""
+
+from __future__ import annotations
+
+import colorsys
+import hashlib
+import itertools
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+
+import cv2
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+TEXTURES = ("plain", "striped")
+COLOURS = {"red": (190, 95, 95), "green": (85, 170, 95), "blue": (95, 115, 190), "yellow": (170, 165, 85)}
+SHAPES = ("circle", "square", "triangle")
+DIRECTIONS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
+STILL = "still"
+PERIOD = 3.0  # of the stripes, in pixels at the side that training reduces clips to
+CONTRAST = 55.0  # of the stripes: levels up and down; with the colours above nothing is clipped
+
+GOOD = "good"
+# Each of them breaks one rule of `jobs/configs/corpus.yaml` and keeps the others.
+DEFECTS = ("static", "fast", "text", "dark", "bright", "flat", "blurred", "letterboxed", "short", "small")
+
+_POINTS = 4  # a side of a pixel's grid
+_HUE_STEP = 0.381966  # the golden section: neighbours lie far apart, also as detectors count hue
+_WORDS = ("SUBSCRIBE", "BREAKING", "LIVE NOW", "PREVIEW", "SAMPLE", "CHANNEL 7", "REPLAY", "COPYRIGHT")
+
+
+@dataclass(frozen=True)
+class Content:
+    """What a caption says."""
+
+    texture: str
+    colour: str
+    shape: str
+    direction: str
+
+    @property
+    def caption(self) -> str:
+        way = "standing still" if self.direction == STILL else f"moving {self.direction}"
+        return f"a {self.texture} {self.colour} {self.shape} {way}"
+
+
+ALL = tuple(itertools.starmap(Content, itertools.product(TEXTURES, COLOURS, SHAPES, DIRECTIONS)))
+# Left out of what is trained on, in both textures: are words understood one by one?
+UNSEEN = frozenset(
+    Content(texture, *rest)
+    for texture in TEXTURES
+    for rest in (
+        ("red", "circle", "left"),
+        ("green", "square", "up"),
+        ("blue", "triangle", "right"),
+        ("yellow", "circle", "down"),
+    )
+)
+SEEN = tuple(content for content in ALL if content not in UNSEEN)
+
+
+@dataclass(frozen=True)
+class Look:
+    """How all of a corpus is drawn."""
+
+    width: int  # pixels, even
+    height: int
+    fps: int
+    train_side: int  # pixels: what training reduces the shorter side to; the stripes are made for it
+
+    @property
+    def side(self) -> int:
+        return min(self.width, self.height)
+
+    @property
+    def period(self) -> float:
+        """Of the stripes, in pixels of the file."""
+        return PERIOD * self.side / self.train_side
+
+
+def uniform(*key: int | str) -> float:
+    """A draw in [0, 1) that depends on the key alone."""
+    digest = hashlib.blake2b(json.dumps(key).encode(), digest_size=8).digest()
+    return (int.from_bytes(digest, "big") >> 11) / 2**53
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One shot of `frames` frames. `kind` is `good` or a defect.
+
+    key: decides whatever is drawn; all but its last part is the file's.
+    place: its number within its file: the grounds of neighbours differ in hue.
+    """
+
+    content: Content
+    kind: str
+    frames: int
+    look: Look
+    key: tuple[int | str, ...]
+    place: int
+
+    def draw(self, name: str, low: float, high: float) -> float:
+        return low + (high - low) * uniform("footage", name, *self.key)
+
+    def picture(self, k: int) -> np.ndarray:
+        """Frame k, (H, W, 3) uint8. Before 0 and from `frames` on the motion goes on: for dissolves."""
+        if self.kind == "fast":
+            dx, dy = DIRECTIONS[self.content.direction]
+            moved = round(self._fast * k)
+            picture = np.roll(self._drawn(self.frames / 2), (dy * moved, dx * moved), axis=(0, 1))
+        else:
+            picture = self._drawn(k)
+        if self.kind in _CHANGES:
+            picture = _CHANGES[self.kind](self, picture)
+        return picture.round().clip(0, 255).astype(np.uint8)
+
+    @property
+    def speed(self) -> float:
+        """Of what moves, in shorter sides per second."""
+        if self.content.direction == STILL:
+            return 0.0
+        if self.kind == "fast":
+            return self._fast * self.look.fps / self.look.side
+        return self._travel / (self.frames / self.look.fps)
+
+    @property
+    def _travel(self) -> float:
+        """The object's whole way in shorter sides: across the picture, whatever the length of the scene."""
+        return 0.0 if self.content.direction == STILL else self.draw("travel", 0.5, 0.68)
+
+    @property
+    def _fast(self) -> float:
+        """Of the whole picture, pixels per frame; the rule's bound is 0.6 widths/s."""
+        return self.draw("fast", 0.85, 0.98) * self.look.width / self.look.fps
+
+    def _drawn(self, k: float) -> np.ndarray:
+        """The ground with the object on it, (H, W, 3) float32, without defect."""
+        look, side = self.look, self.look.side
+        dx, dy = DIRECTIONS.get(self.content.direction, (0, 0))
+        way = self._travel * side * (k / self.frames - 0.5)
+        aside = (self.draw("aside", -0.2, 0.2) * side, self.draw("ahead", -0.05, 0.05) * side)
+        x = look.width / 2 + dx * way + (aside[0] if dx == 0 else aside[1])
+        y = look.height / 2 + dy * way + (aside[0] if dy == 0 else aside[1])
+        return self._with_object(x, y, self.draw("radius", 0.2, 0.26) * side)
+
+    def _with_object(self, x: float, y: float, radius: float) -> np.ndarray:
+        picture = _ground(self).copy()
+        reach = 1.5 * radius
+        left, right = max(0, int(x - reach - 2)), min(self.look.width, int(x + reach + 3))
+        top, bottom = max(0, int(y - reach - 2)), min(self.look.height, int(y + reach + 3))
+        if left >= right or top >= bottom:
+            return picture
+        u = (left + (np.arange((right - left) * _POINTS) + 0.5) / _POINTS - x)[None, :]
+        v = (top + (np.arange((bottom - top) * _POINTS) + 0.5) / _POINTS - y)[:, None]
+        inside = _inside(self.content.shape, u, v, radius)
+        share = _pixels(inside)[..., None]  # of each pixel that the object covers
+        patch = picture[top:bottom, left:right]
+        patch += share * (np.array(COLOURS[self.content.colour], np.float32) - patch)
+        if self.content.texture == "striped":
+            patch += CONTRAST * _pixels(inside * np.cos(2 * np.pi * u / self.look.period))[..., None]
+        return picture
+
+
+@lru_cache(maxsize=4)
+def _ground(scene: Scene) -> np.ndarray:
+    """(H, W, 3) float32: a muted tint, shaded, with grain; all that is behind the object."""
+    width, height = scene.look.width, scene.look.height
+    hue = (uniform("footage", "hue", *scene.key[:-1]) + scene.place * _HUE_STEP) % 1
+    # Darker or lighter than every object: of one as light as its ground, filters of grey would see nothing.
+    is_light = scene.kind == "bright" or (scene.kind != "dark" and scene.draw("light", 0, 1) < 0.5)
+    saturation, value = ((0.14, 0.2), (0.9, 0.95)) if is_light else ((0.35, 0.5), (0.16, 0.22))
+    if scene.kind == "fast":  # room for its grain
+        saturation, value = (0.2, 0.3), (0.5, 0.55)
+    tint = colorsys.hsv_to_rgb(hue, scene.draw("saturation", *saturation), scene.draw("value", *value))
+    seed = round(scene.draw("grain", 0, 1 << 30))
+    if scene.kind == "fast":  # it comes round again and again: no edge, and something to see moving
+        light = 26 * _grain(width, height, seed, 1.3)
+    else:
+        y, x = np.meshgrid(np.arange(height) / height - 0.5, np.arange(width) / width - 0.5, indexing="ij")
+        shade = scene.draw("slope x", -30, 30) * x + scene.draw("slope y", -30, 30) * y
+        light = shade + 5 * _grain(width, height, seed, 1.0)
+    return (255 * np.array(tint) + light[..., None]).astype(np.float32)
+
+
+def _inside(shape: str, u: np.ndarray, v: np.ndarray, radius: float) -> np.ndarray:
+    """Which points, at (u, v) from the centre, belong to the shape: (rows, columns) float32 of 0 and 1."""
+    if shape == "circle":
+        found = u * u + v * v <= radius**2
+    elif shape == "square":
+        found = np.maximum(abs(u), abs(v)) <= 0.9 * radius
+    else:
+        found = (v <= 0.95 * radius) & (abs(u) <= (v + 1.45 * radius) / 2)
+    return found.astype(np.float32)
+
+
+def _pixels(points: np.ndarray) -> np.ndarray:
+    """The mean over each pixel's grid of points: (H, W)."""
+    rows, columns = points.shape
+    found: np.ndarray = points.reshape(rows // _POINTS, _POINTS, columns // _POINTS, _POINTS).mean((1, 3))
+    return found
+
+
+def _grain(width: int, height: int, seed: int, slope: float) -> np.ndarray:
+    """(H, W) noise that comes round at the edges: mean 0, deviation 1, amplitudes as 1 / frequency^slope.
+
+    Amplitudes of natural pictures fall as about 1 / frequency (Field 1987).
+    """
+    frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None, :])
+    frequency[0, 0] = np.inf
+    white = np.random.default_rng(seed).standard_normal((height, width))
+    field: np.ndarray = np.fft.irfft2(np.fft.rfft2(white) / frequency**slope, s=(height, width))
+    return field / field.std()
+
+
+# ---------------------------------------------------------------------------------------------------
+# Defects that are laid over the finished picture
+# ---------------------------------------------------------------------------------------------------
+
+
+def _dark(scene: Scene, picture: np.ndarray) -> np.ndarray:
+    return picture * scene.draw("dark", 0.2, 0.22)
+
+
+def _bright(scene: Scene, picture: np.ndarray) -> np.ndarray:
+    """Exposed for too long: the ground is clipped, the object on it is not."""
+    return picture * scene.draw("bright", 1.45, 1.55)
+
+
+def _flat(scene: Scene, picture: np.ndarray) -> np.ndarray:
+    return 128 + (picture - picture.mean()) * scene.draw("flat", 0.17, 0.21)
+
+
+def _blurred(scene: Scene, picture: np.ndarray) -> np.ndarray:
+    blurred: np.ndarray = cv2.GaussianBlur(
+        picture, (0, 0), scene.draw("blur", 0.035, 0.041) * scene.look.side
+    )
+    return blurred
+
+
+def _letterboxed(scene: Scene, picture: np.ndarray) -> np.ndarray:
+    """Black bars above and below, or at the sides, over 20 to 32 % of the picture."""
+    view = picture if scene.draw("pillars", 0, 1) < 0.5 else picture.transpose(1, 0, 2)
+    bar = round(scene.draw("bar", 0.1, 0.16) * len(view))
+    view[:bar] = view[-bar:] = 0
+    return picture
+
+
+def _text(scene: Scene, picture: np.ndarray) -> np.ndarray:
+    """White words with a dark rim, over most of the width."""
+    look = scene.look
+    words = _WORDS[int(scene.draw("words", 0, len(_WORDS)))]
+    size = 0.16 * look.height
+    size = min(size, size * 0.9 * look.width / _font(size).getlength(words))
+    canvas = Image.fromarray(picture.round().clip(0, 255).astype(np.uint8))
+    place = (look.width / 2, scene.draw("line", 0.15, 0.85) * look.height)
+    rim = (20, 20, 20)
+    ImageDraw.Draw(canvas).text(
+        place, words, "white", _font(size), "mm", stroke_width=max(1, look.side // 128), stroke_fill=rim
+    )
+    return np.asarray(canvas, np.float32)
+
+
+@lru_cache(maxsize=64)
+def _font(size: float) -> ImageFont.FreeTypeFont:
+    font = ImageFont.load_default(size)
+    assert isinstance(font, ImageFont.FreeTypeFont), "Pillow was built without FreeType"
+    return font
+
+
+_CHANGES: dict[str, Callable[[Scene, np.ndarray], np.ndarray]] = {
+    "dark": _dark,
+    "bright": _bright,
+    "flat": _flat,
+    "blurred": _blurred,
+    "letterboxed": _letterboxed,
+    "text": _text,
+}

@@ -1,0 +1,55 @@
+"""`reelmill corpus`, and `python -m jobs.corpus --out DIR`: rendered footage whose truth is known."""
+
+from __future__ import annotations
+
+import re
+from contextlib import closing
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from curation.config import ConfigError
+from curation.corpus import HELD_OUT, VIDEOS, Settings
+from curation.progress import Progress
+
+
+def corpus(
+    out_: Annotated[str, typer.Option("--out", metavar="DIR", help="folder to make or to continue")],
+    clips: Annotated[int, typer.Option(help="scenes of videos/")] = Settings.clips,
+    held_out: Annotated[int, typer.Option(help="scenes of held-out/")] = Settings.held_out,
+    defects: Annotated[float, typer.Option(help="part of the clips with a defect")] = Settings.defects,
+    size: Annotated[str, typer.Option(metavar="WxH", help="of the videos")] = (
+        f"{Settings.width}x{Settings.height}"
+    ),
+    fps: Annotated[int, typer.Option(help="frames per second")] = Settings.fps,
+    train_side: Annotated[
+        int, typer.Option(help="pixels that training reduces the shorter side to: stripes suit it")
+    ] = Settings.train_side,
+    seed: Annotated[int, typer.Option(help="another seed, another corpus")] = Settings.seed,
+) -> None:
+    """Render footage whose truth is known: to test a build with, and to learn from."""
+    from curation.corpus import write
+    from jobs.cli import out, user_errors
+
+    with user_errors():
+        match = re.fullmatch(r"(\d+)x(\d+)", size)
+        if match is None:
+            raise ConfigError(f"--size {size}: width and height, such as 128x128")
+        width, height = map(int, match.groups())
+        settings = Settings(clips, held_out, defects, width, height, fps, train_side, seed)
+        folder = Path(out_).expanduser().absolute()
+        with closing(Progress()) as progress:
+            place = write(folder, settings, progress.start_render, progress.rendered)
+        out.print(
+            f"to train on  {folder / VIDEOS}\nheld out     {folder / HELD_OUT}\ntruth        {place}",
+            markup=False,
+        )
+
+
+if __name__ == "__main__":
+    from jobs.cli import leave
+
+    app = typer.Typer(add_completion=False, rich_markup_mode=None)
+    app.command()(corpus)
+    leave(app)
