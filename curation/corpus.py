@@ -68,7 +68,7 @@ class Settings:
             (not 0 <= self.defects <= 0.5, f"--defects {self.defects:g}: a part of the clips, 0 to 0.5"),
             (
                 bool(self.width % 2 or self.height % 2) or min(self.width, self.height) < 64,
-                f"--size {self.width}x{self.height}: even sides, of 64 pixels or more (or no text is read)",
+                f"--size {self.width}x{self.height}: even sides, of 64 pixels or more",
             ),
             (not 8 <= self.fps <= 60, f"--fps {self.fps}: 8 to 60"),
             (

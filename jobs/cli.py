@@ -186,7 +186,9 @@ def _stored_config(dataset: Dataset, overrides: list[str] | None) -> Config:
 def build(
     sources: Sources,
     out_: Annotated[str, typer.Option("--out", metavar="DATASET", help="folder to make or to continue")],
-    config: Annotated[str, typer.Option(help="default, demo, a YAML file, or a dataset.json")] = "default",
+    config: Annotated[
+        str, typer.Option(help="default, demo, corpus, a YAML file, or a dataset.json")
+    ] = "default",
     set_: Overrides = None,
     limit: Annotated[int | None, typer.Option(min=1, help="take only the first N sources")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="count and estimate; write nothing")] = False,

@@ -52,6 +52,19 @@ def test_default_measures_everything_and_demo_needs_no_hub() -> None:
     assert {**default.local_scorers, **default.model_scorers} == default.filters
 
 
+def test_the_corpus_is_judged_by_the_rules_of_the_default() -> None:
+    """But for its size, and what needs a hub or a model's captions."""
+    default, corpus = (read_config_file(CONFIGS / f"{name}.yaml") for name in ("default", "corpus"))
+    assert {name: corpus.filters.get(name) for name in default.filters} == {
+        **default.filters,
+        "aesthetics": None,
+    }
+    own = {"resolution.short_side", "aesthetics.mean"}
+    kept = {c: rule for c, rule in default.rules.items() if c not in own and not c.startswith("caption.")}
+    assert {c: rule for c, rule in corpus.rules.items() if c not in own} == kept
+    assert (corpus.shots, corpus.spans, corpus.cut) == (default.shots, default.spans, default.cut)
+
+
 # --- what is wrong --------------------------------------------------------------------------------
 
 
