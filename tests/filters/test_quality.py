@@ -70,6 +70,17 @@ def test_contrast_and_brightness_leave_sharpness_alone() -> None:
     assert sharpness(faint) == pytest.approx(sharpness(image), rel=0.02)
 
 
+def test_a_pale_picture_that_is_blurred_is_not_sharp() -> None:
+    """Rounding is all that is fine in it."""
+    x, y = np.meshgrid(np.arange(128), np.arange(128))
+    image = (60 + 0.13 * x + 0.17 * y).astype(np.float32)
+    cv2.circle(image, (64, 64), 30, 116, -1)
+    for contrast in (1, 0.7, 0.5):
+        blurred = 110 + contrast * (cv2.GaussianBlur(image, (0, 0), 4.5) - 60)
+        limited = (blurred * 219 / 255).round() * 255 / 219  # as video stores it
+        assert sharpness(limited.round().astype(np.uint8)) < 0.1
+
+
 def test_size_leaves_sharpness_nearly_alone() -> None:
     values = [sharpness(fit(grey(texture(2, h, w)))) for w, h in [(640, 360), (960, 540), (1920, 1080)]]
     assert max(values) / min(values) < 1.15, values
