@@ -237,7 +237,15 @@ def _bright(scene: Scene, picture: np.ndarray) -> np.ndarray:
 
 
 def _flat(scene: Scene, picture: np.ndarray) -> np.ndarray:
-    return 128 + (picture - picture.mean()) * scene.draw("flat", 0.17, 0.21)
+    """The same contrast for all, as the rule's bound is one of contrast."""
+    return 128 + (picture - picture.mean()) * scene.draw("flat", 0.034, 0.04) * 255 / _contrast(scene)
+
+
+@lru_cache(maxsize=4)
+def _contrast(scene: Scene) -> float:
+    """Standard deviation of the light halfway, in levels: one gain for all frames."""
+    light = scene._drawn(scene.frames / 2) @ np.array([0.299, 0.587, 0.114], np.float32)
+    return float(light.std())
 
 
 def _blurred(scene: Scene, picture: np.ndarray) -> np.ndarray:
