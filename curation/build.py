@@ -253,7 +253,7 @@ def waiting(dataset: Dataset, config: Config) -> str:
     at the sources; empty when there is nothing."""
     parts = [f"{n} {what}" for what, n in _waiting(dataset, config).items() if n]
     manifest = dataset.manifest()
-    if not manifest["build_ended"]:
+    if not manifest.get("build_ended", True):  # datasets of the first versions do not tell
         parts.insert(0, f"the build of {manifest['sources_named']} sources did not come to its end")
     return ", ".join(parts)
 

@@ -96,7 +96,7 @@ class SliceVae(_Section):
             raise ValueError(
                 f"vae.widths: {len(self.widths)} of them, but between patches and codes sides shrink by "
                 f"vae.spatial/vae.patch={sides} and frames by vae.temporal/vae.patch_frames={times}, "
-                f"which takes {need}"
+                f"which takes {need}; write so many"
             )
         return self
 

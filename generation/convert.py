@@ -8,11 +8,15 @@ mapped, and written tensor by tensor.
 from __future__ import annotations
 
 import json
+import math
 import pickle
 import re
+import secrets
 import shutil
+import warnings
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,11 +26,12 @@ import torch
 from torch import Tensor, nn
 
 from generation import run as runs
-from generation.checkpoint import whole_folder
+from generation.checkpoint import whole_folder, write_text
+from generation.codec import open_codec
 from generation.config import Config
 from generation.convert_keys import Part, Published, transformer_part, vae_part
-from generation.hub import first_line
-from generation.pretrained import FILE, FLASHVIDEO, check_fits, shell
+from generation.hub import find, first_line
+from generation.pretrained import FILE, FLASHVIDEO, VAE, check_fits, shell
 
 _DTYPES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 _TRANSFORMER, _VAE = "model.diffusion_model.", "first_stage_model."
@@ -84,17 +89,27 @@ def convert(
     found = recognise(checkpoint, lora_alpha, positions)
     for line in found.told():
         say(line)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    aside = out.with_name(f"_{out.name}")
-    shutil.rmtree(aside, ignore_errors=True)
-    try:
+    with _whole(out) as aside:
         _write_folder(found, aside)
+    say(f"use it with {'codec.model' if found.stage == 'vae' else 'transformer.pretrained'}={out}")
+    return out
+
+
+@contextmanager
+def _whole(out: Path) -> Iterator[Path]:
+    """A new folder that becomes `out` when all went well; else nothing is left of it."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    for left in out.parent.glob(f"_{out.name}-*"):  # of one that was killed
+        if re.fullmatch(r"[0-9a-f]{16}\.part", left.name.removeprefix(f"_{out.name}-")):
+            shutil.rmtree(left)
+    aside = out.with_name(f"_{out.name}-{secrets.token_hex(8)}.part")
+    aside.mkdir()
+    try:
+        yield aside
         whole_folder(aside, out)
     except BaseException:
         shutil.rmtree(aside, ignore_errors=True)
         raise
-    say(f"use it with {'codec.model' if found.stage == 'vae' else 'transformer.pretrained'}={out}")
-    return out
 
 
 def into_run(found: Recognised, config: Config, run: Path) -> Path:
@@ -115,19 +130,37 @@ def into_run(found: Recognised, config: Config, run: Path) -> Path:
     sizes: Any = found.model.config
     # Channels and text are the codec's and the text encoder's: they are compared when these are there.
     wanted = config.transformer
-    check_fits(found.model, sizes.in_channels, sizes.text_embed_dim, wanted.noise_strength, wanted)
-    try:
-        runs.begin(run, config)
-        runs.write_weights(config, folder, 0, lambda aside: _write_folder(found, aside / "transformer"))
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
+    channels = _channels(config) or sizes.in_channels
+    check_fits(found.model, channels, sizes.text_embed_dim, wanted.noise_strength, wanted)
+
+    def write(weights: Path) -> Path:
+        (weights / "transformer").mkdir()
+        return _write_folder(found, weights / "transformer")
+
+    with _whole(folder) as aside:
+        write_text(aside / "config.json", config.model_dump_json(indent=1))
+        runs.write_weights(config, aside, 0, write)
     return folder
+
+
+def _channels(config: Config) -> int | None:
+    """Of the codec's latents; None where that takes a download. Raises `ValueError` for one that is none."""
+    model = config.codec.model
+    if config.codec.kind != "cogvideox" or model is None:
+        return open_codec(config.codec).channels
+    if not Path(model).is_dir():
+        if Path(model).parent.is_dir() and Path(model).parent != Path():
+            raise ValueError(
+                f"codec.model: there is no folder {model}; `reelmill convert 3d-vae.pt --out {model}` "
+                "makes it"
+            )
+        return None
+    sizes = json.loads(find(VAE, model).config_file.read_text(encoding="utf-8"))
+    return int(sizes.get("latent_channels", 16))  # diffusers' default
 
 
 def _write_folder(found: Recognised, folder: Path) -> Path:
     """config.json and the weights; the path of these."""
-    folder.mkdir()
     model: Any = found.model
     model.save_config(folder)
     _write(folder / FILE, found.published, found.parts)
@@ -139,6 +172,8 @@ def _write_folder(found: Recognised, folder: Path) -> Path:
 
 def recognise(checkpoint: Path, lora_alpha: float = 1.0, positions: str | None = None) -> Recognised:
     """Every tensor is accounted for, and every shape checked, before anything is written."""
+    if not (math.isfinite(lora_alpha) and lora_alpha > 0):
+        raise ValueError(f"--lora-alpha: a number above 0, not {lora_alpha}")
     tensors = _load(checkpoint)
     beside = {k for k in tensors if k.startswith(_BESIDE)}
     if any(_PROJ in key for key in tensors):
@@ -146,7 +181,9 @@ def recognise(checkpoint: Path, lora_alpha: float = 1.0, positions: str | None =
         own = {k: t for k, t in tensors.items() if k not in beside}
         published = Published(checkpoint, own, prefix, lora_alpha)
         what, stage, model, parts = _transformer(published, positions)
-    elif any(_CONV in key for key in tensors):
+    elif any(_CONV in key for key in tensors) and not any(".down_blocks." in key for key in tensors):
+        if positions:
+            raise ValueError(f"--positions: {checkpoint} is an autoencoder and has none; leave it out")
         prefix = _VAE if _VAE + _CONV in tensors else ""
         beside = {k for k in beside if not (prefix and k.startswith(prefix))}
         own = {k: t for k, t in tensors.items() if k not in beside}
@@ -158,6 +195,8 @@ def recognise(checkpoint: Path, lora_alpha: float = 1.0, positions: str | None =
             f"CogVideoX or FlashVideo is in it, but {_some(sorted(tensors))}; a model in the layout of "
             "diffusers needs no conversion"
         )
+    if lora_alpha != 1 and not published.rank:
+        raise ValueError(f"--lora-alpha: {checkpoint} has no LoRA; leave it out")
     strangers = [k for k in own if not k.startswith(prefix)]
     _check_shapes(published, model, parts)
     strangers += [prefix + k for k in published.unused() if not k.startswith(_LEFT_OUT)]
@@ -177,6 +216,14 @@ def _some(keys: list[str]) -> str:
 
 def _load(path: Path) -> dict[str, Tensor]:
     """Tensors by key. Raises `ValueError` for a file that holds anything that could run code."""
+    if path.is_dir():
+        what = "name the file in it"
+        if (path / "config.json").is_file():
+            what = (
+                "it looks like diffusers' layout, which needs no conversion: name it as "
+                "transformer.pretrained or codec.model"
+            )
+        raise ValueError(f"{path}: it is a folder; {what}")
     if not path.is_file():
         raise ValueError(f"{path}: there is no such file; name it itself, not its folder")
     try:
@@ -191,9 +238,9 @@ def _load(path: Path) -> dict[str, Tensor]:
             "whole, or have its maker save its tensors alone"
         ) from error
     except (RuntimeError, EOFError, ValueError, OSError, KeyError) as error:
+        why = "" if isinstance(error, KeyError) else f" ({first_line(error)})"  # a number, which says nothing
         raise ValueError(
-            f"{path}: it cannot be read ({first_line(error)}); it is no file of torch.save, or cut short: "
-            "download it anew"
+            f"{path}: it cannot be read{why}; it is no file of torch.save, or cut short: download it anew"
         ) from error
     for name in ("module", "state_dict", "model"):  # of DeepSpeed, Lightning, and others
         if isinstance(content, dict) and isinstance(content.get(name), dict):
@@ -214,7 +261,8 @@ def _safely(path: Path) -> Any:
     make: Any = np.empty(0).__reduce__()[0]
     arrays: list[Any] = [(make, f"numpy.{core}.multiarray._reconstruct") for core in ("core", "_core")]
     arrays += [np.ndarray, np.dtype, type(np.dtype(np.uint32))]
-    with torch.serialization.safe_globals(arrays):
+    with torch.serialization.safe_globals(arrays), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of pickles that are then refused
         try:
             return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         except RuntimeError as error:
@@ -386,5 +434,10 @@ def _write(path: Path, published: Published, parts: Mapping[str, Part]) -> None:
     with path.open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
         for part in parts.values():
-            file.write(published.make(part).contiguous().view(torch.uint8).numpy().data)
+            tensor = published.make(part)
+            if not bool(torch.isfinite(tensor).all()):
+                raise published.error(
+                    part.key, "has values that are no numbers: the file is damaged; download it anew"
+                )
+            file.write(tensor.contiguous().view(torch.uint8).numpy().data)
         assert file.tell() == 8 + len(text) + end

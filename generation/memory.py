@@ -114,8 +114,9 @@ class SamplingNeed:
         return max(self.network_phase, self.codec_phase)
 
     def told(self, have: float) -> str:
+        beside = f", the codec's beside it {_gb(self.codec_weights)}" if self.offload == "none" else ""
         network = (
-            f"{_gb(self.network_phase)} for the network (weights {_gb(self.weights)}, one block "
+            f"{_gb(self.network_phase)} for the network (weights {_gb(self.weights)}{beside}, one block "
             f"{_gb(self.block)}, latents {_gb(self.latents)})"
         )
         codec = (

@@ -132,20 +132,26 @@ def _interrupt(*_: object) -> None:
 
 
 @contextlib.contextmanager
-def _working(dataset: Dataset, command: str) -> Iterator[None]:
-    """Around whatever writes: the only one to do so, and ended in good order by SIGTERM too."""
+def ended_in_order() -> Iterator[None]:
+    """SIGTERM ends what is within as a Ctrl-C does."""
     is_main = threading.current_thread() is threading.main_thread()
     before = signal.signal(signal.SIGTERM, _interrupt) if is_main else None
     try:
-        with Lease(dataset, command) as lease:
-            dataset.guard = lease.check
-            try:
-                yield
-            finally:
-                dataset.guard = None
+        yield
     finally:
         if is_main:
             signal.signal(signal.SIGTERM, before)
+
+
+@contextlib.contextmanager
+def _working(dataset: Dataset, command: str) -> Iterator[None]:
+    """Around whatever writes: the only one to do so, and ended in good order by SIGTERM too."""
+    with ended_in_order(), Lease(dataset, command) as lease:
+        dataset.guard = lease.check
+        try:
+            yield
+        finally:
+            dataset.guard = None
 
 
 def load_named_config(name: str, overrides: list[str] | None) -> Config:

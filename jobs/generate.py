@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -253,9 +254,9 @@ def convert(
     ] = None,
 ) -> None:
     """Make a folder that can be trained and loaded from a file that CogVideoX or FlashVideo published."""
-    from jobs.cli import generation_errors
+    from jobs.cli import ended_in_order, generation_errors
 
-    with generation_errors():
+    with generation_errors(), ended_in_order(), _places():
         if (out_ is None) == (run is None):
             raise ConfigError("give a folder to make with --out, or a run with --run; not both")
         from generation import convert as published
@@ -275,6 +276,17 @@ def convert(
             settings = stage_config(found.stage, preset or "flashvideo-released", None, overrides)
             made = published.into_run(found, settings, Path(os.path.abspath(run)))
         out.print(str(made), markup=False)
+
+
+@contextlib.contextmanager
+def _places() -> Iterator[None]:
+    """A place that cannot be written becomes one line."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT) or not error.filename:
+            raise
+        raise ConfigError(f"{error.filename}: it cannot be made ({error.strerror}); name another") from error
 
 
 def _device(name: str | None) -> torch.device:

@@ -424,6 +424,8 @@ def test_files_that_could_run_code_are_not_opened(tmp_path: Path, monkeypatch: p
 
 def test_files_that_are_none_are_told(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="there is no such file; name it itself"):
+        convert.convert(tmp_path / "no.pt", tmp_path / "out")
+    with pytest.raises(ValueError, match="it is a folder; name the file in it"):
         convert.convert(tmp_path, tmp_path / "out")
     path = saved(tmp_path, five_b())
     path.write_bytes(path.read_bytes()[:-1000])
@@ -467,7 +469,8 @@ def test_a_folder_that_is_there_is_kept_and_a_failure_leaves_nothing(
     with pytest.raises(OSError, match="No space left"):
         convert.convert(path, tmp_path / "other")
     sizes = {"layers": 2, "heads": 2, "head_dim": 16, "time_embed_dim": 24}
-    config = Config.model_validate({"stage": "stage1", "transformer": sizes})
+    codec = {"kind": "cogvideox", "model": "THUDM/CogVideoX-5b"}
+    config = Config.model_validate({"stage": "stage1", "transformer": sizes, "codec": codec})
     with pytest.raises(OSError, match="No space left"):
         convert.into_run(convert.recognise(path), config, tmp_path / "run")
     assert list((tmp_path / "run").iterdir()) == []

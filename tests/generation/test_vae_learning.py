@@ -42,6 +42,7 @@ def test_the_ground_stands_still_and_clips_differ() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 def test_it_learns_to_give_back_what_it_has_not_seen(results: dict[str, Result]) -> None:
     found = results["slice"]
     assert found.psnr >= PSNR
@@ -49,6 +50,7 @@ def test_it_learns_to_give_back_what_it_has_not_seen(results: dict[str, Result])
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 def test_layers_over_time_pay(results: dict[str, Result]) -> None:
     assert results["slice"].psnr >= results["without time"].psnr + GAIN
     assert results["slice"].seconds == pytest.approx(results["without time"].seconds, rel=0.05)

@@ -116,6 +116,19 @@ def test_a_run_is_not_made_of_what_does_not_fit(files: Path) -> None:
     assert "--preset and --set go with --run" in refused(files / "stage1.pt", "--out", files / "out", *codec)
     assert "convert it with --out FOLDER" in refused(files / "3d-vae.pt", "--run", run)
     assert "transformer.layers: 2, not 42" in refused(files / "stage1.pt", "--run", run)
+    assert "--lora-alpha: a number above 0, not nan" in refused(
+        files / "stage1.pt", "--run", run, "--lora-alpha", "nan", *codec
+    )
+    assert "stage2.pt has no LoRA" in refused(
+        files / "stage2.pt", "--run", run, "--lora-alpha", "128", *codec
+    )
+    missing = overrides(codec__model=files / "nothing")
+    assert "codec.model: there is no folder" in refused(files / "stage1.pt", "--run", run, *missing)
+    odd = ["--preset", "tiny", *overrides(), "--set", "sampling.timesteps=trailing"]
+    assert "input channels (the codec's): 4, not 48" in refused(files / "stage1.pt", "--run", run, *odd)
+    (files / "file").write_text("")
+    assert f"{files}/file" in refused(files / "stage1.pt", "--run", files / "file", *codec)
+    assert f"{files}/file" in refused(files / "stage1.pt", "--out", files / "file" / "out")
     assert not run.exists()
     assert reelmill("convert", files / "stage1.pt", "--run", run, *codec).exit_code == 0
     assert "stage1: it is there already; name another run" in refused(
@@ -130,3 +143,29 @@ def test_it_runs_as_a_module_and_refuses_in_one_line(tmp_path: Path) -> None:
     expected = f"reelmill: {tmp_path}/no.pt: there is no such file; name it itself, not its folder"
     assert ran.stderr.strip() == expected
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_lies_beside_is_left_alone_and_a_killed_one_is_swept(files: Path) -> None:
+    (files / "_vae").mkdir()
+    (files / "_vae-notes").mkdir()
+    (files / "_vae-0123456789abcdef.part").mkdir()
+    assert reelmill("convert", files / "3d-vae.pt", "--out", files / "vae").exit_code == 0
+    there = {path.name for path in files.iterdir() if path.is_dir()}
+    assert there == {"_vae", "_vae-notes", "vae"}
+
+
+def test_folders_and_damaged_files_say_what_they_are(files: Path) -> None:
+    assert reelmill("convert", files / "3d-vae.pt", "--out", files / "vae").exit_code == 0
+    for source in (files / "vae", files / "vae" / FILE):
+        again = reelmill("convert", source, "--out", files / "again")
+        assert again.exit_code == 2
+    assert "it is a folder; it looks like diffusers' layout" in " ".join(
+        reelmill("convert", files / "vae", "--out", files / "again").stderr.split()
+    )
+    tensors = sat.transformer(sat.Shape(text=384), stage2=True)
+    tensors["model.diffusion_model.time_embed.0.bias"][0] = torch.nan
+    torch.save({"module": tensors}, files / "damaged.pt")
+    damaged = reelmill("convert", files / "damaged.pt", "--out", files / "again")
+    assert damaged.exit_code == 2
+    assert "time_embed.0.bias has values that are no numbers" in " ".join(damaged.stderr.split())
+    assert not any(path.name.startswith(("again", "_again")) for path in files.iterdir())
