@@ -3,9 +3,13 @@
 Weights are random and texts are noise, so that anyone can repeat it; Ray is not needed. The roofline is the
 rate of a large matrix product in the network's precision, measured in the same run: 100 % would be a network
 that is nothing but that product. Beside it runs the stock `CogVideoXTransformer3DModel` of the same sizes: in
-`CogVideoXPipeline`, in turns with ours, and in a plain training step. Seconds are the best of `--rounds`.
+`CogVideoXPipeline`, in turns with ours, and in a plain training step. Seconds are the best of `--rounds`;
+"of diffusers'" is ours over theirs in the same round: the median over rounds, its least and most in brackets.
+Training cases run one after the other on a GPU, which has no room for two: there it is the ratio of bests.
 
-    python -m benchmarks.generation                                       # tiny, on a CPU: a minute
+    python -m benchmarks.generation                                       # tiny: a minute on an idle core
+    python -m benchmarks.generation --compile                             # three: compiling takes longer
+    python -m benchmarks.generation --preset small                        # many minutes on a CPU
     python -m benchmarks.generation --preset flashvideo --compile         # on a GPU of 80 GB or more
     python -m benchmarks.generation --preset flashvideo-fast --stage stage2 --size 540p --size 1080p
     python -m benchmarks.generation --preset flashvideo --whole           # both stages with the codec
@@ -19,10 +23,11 @@ from __future__ import annotations
 import argparse
 import gc
 import math
+import statistics
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +38,7 @@ from benchmarks.vae import published_codec
 from generation import draws, lora, stage1, stage2, transformer
 from generation.codec import Codec, open_codec
 from generation.config import Bucket, Config, Lora, Sampling
+from generation.diffusion import timesteps
 from generation.execution import free
 from generation.footprint import Footprint
 from generation.memory import video_tokens
@@ -61,8 +67,12 @@ class Case:
     evaluations: int
     weights: int  # bytes
     action: Callable[[], object]
-    seconds: float = math.inf
+    rounds: list[float] = field(default_factory=list)  # seconds
     peak: float = 0.0  # bytes
+
+    @property
+    def seconds(self) -> float:
+        return min(self.rounds)
 
 
 def settings(name: str, stage: str, size: Bucket | None = None) -> Config:
@@ -263,7 +273,8 @@ def whole(name: str, device: torch.device) -> None:
             lambda: [p.cpu() for p in codec.decode_stream(latents, shape.frames)],
         )
     for what, part in parts.items():
-        print(f"{what:<16} {part.seconds:9.2f} s" + (f" {part.peak / 1e9:9.2f} GB" if part.peak else ""))
+        size, unit = scale([part.peak], BYTES)
+        print(f"{what:<16} {part.seconds:9.2f} s" + (f" {part.peak / size:9.2f} {unit}" if part.peak else ""))
     alone = parts["stage1"].seconds + parts["stage2"].seconds
     everything = sum(part.seconds for part in parts.values())
     print(f"{'evaluations':<16} {alone:9.2f} s   {'with the codec':<14} {everything:9.2f} s")
@@ -349,43 +360,115 @@ def measure(cases: Sequence[Case], device: torch.device, rounds: int) -> None:
             began = time.perf_counter()
             it.action()
             wait(device)
-            it.seconds = min(it.seconds, time.perf_counter() - began)
+            it.rounds.append(time.perf_counter() - began)
 
 
-def table(title: str, cases: Sequence[Case], roof: float, unit: str) -> None:
-    print(f"\n{title}; roofline {roof / 1e12:.3f} TFLOP/s")
-    print(f"{'':<28} {'tokens':>8} {'TFLOP':>10} {unit:>12} {'roofline':>9} {'peak GB':>9}")
+def scale(values: Sequence[float], units: Sequence[tuple[float, str]]) -> tuple[float, str]:
+    """The largest unit of which the smallest value is at least one; else the last."""
+    return next((unit for unit in units if min(values) >= unit[0]), units[-1])
+
+
+FLOPS = ((1e12, "TFLOP"), (1e9, "GFLOP"))
+BYTES = ((1e9, "GB"), (1e6, "MB"))
+
+
+def of_theirs(it: Case, theirs: Case, in_turns: bool) -> str:
+    """Ours over theirs, an evaluation each: round by round where they took turns, else of the bests."""
+    fair = theirs.evaluations / it.evaluations
+    if not in_turns:
+        return f"{fair * it.seconds / theirs.seconds:.2f} (bests)"
+    ratios = [fair * a / b for a, b in zip(it.rounds, theirs.rounds, strict=True)]
+    return f"{statistics.median(ratios):.2f} ({min(ratios):.2f}-{max(ratios):.2f})"
+
+
+def table(title: str, cases: Sequence[Case], roof: float, unit: str, in_turns: bool = True) -> None:
+    rate, per_second = scale([roof], FLOPS)
+    work, flop = scale([it.flops / it.evaluations for it in cases], FLOPS)
+    memory, size = scale([it.peak for it in cases], BYTES)
+    theirs = next(it for it in cases if "diffusers" in it.name)
+    print(f"\n{title}; roofline {roof / rate:.1f} {per_second}/s")
+    print(
+        f"{'':<28} {'tokens':>8} {flop:>10} {unit:>12} {'roofline':>9} {'peak ' + size:>9}  "
+        f"{'of diffusers' + chr(39):>18}"
+    )
     for it in cases:
         each = it.seconds / it.evaluations
         share = it.flops / it.seconds / roof
+        ratio = "1" if it is theirs else of_theirs(it, theirs, in_turns)
         print(
-            f"{it.name:<28} {it.tokens:8d} {it.flops / it.evaluations / 1e12:10.3f} {each:12.3f} "
-            f"{share:9.1%} {it.peak / 1e9:9.2f}",
+            f"{it.name:<28} {it.tokens:8d} {it.flops / it.evaluations / work:10.2f} {each:12.3f} "
+            f"{share:9.1%} {it.peak / memory:9.2f}  {ratio:>18}",
             flush=True,
         )
 
 
-def asked() -> argparse.Namespace:
+# ---- the command
+
+
+def counted(given: str) -> int:
+    if not given.isdecimal() or int(given) < 1:
+        raise argparse.ArgumentTypeError(f"{given}: an integer of 1 or more")
+    return int(given)
+
+
+def command() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m benchmarks.generation",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--preset", default="tiny")
     parser.add_argument("--stage", choices=("stage1", "stage2"), help="default: both")
     parser.add_argument("--size", choices=sorted(SIZES), action="append", help="default: the stage's own")
-    parser.add_argument("--steps", type=int, default=2, help="evaluations of a sampling")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--steps", type=counted, help="evaluations of a sampling; default: 2")
+    parser.add_argument("--rounds", type=counted, help="default: 5 on a CPU, 3 on a GPU")
     parser.add_argument("--compile", action="store_true", help="also with compiled blocks")
     parser.add_argument("--no-training", action="store_true")
-    parser.add_argument("--whole", action="store_true", help="both stages with the codec, and nothing else")
+    parser.add_argument(
+        "--whole",
+        action="store_true",
+        help="both stages with the codec, and nothing else, at the preset's sizes and steps; "
+        "goes with --preset and --device alone",
+    )
     parser.add_argument("--device", choices=("cpu", "cuda"))
-    return parser.parse_args()
+    return parser
+
+
+@dataclass(frozen=True)
+class Asked:
+    args: argparse.Namespace
+    device: torch.device
+    configs: list[Config]  # each stage and size
+
+
+def asked() -> Asked:
+    """What was asked for, checked before anything is measured."""
+    parser = command()
+    args = parser.parse_args()
+    if args.whole:
+        others = ("stage", "size", "steps", "rounds", "compile", "no_training")
+        ignored = [f"--{name.replace('_', '-')}" for name in others if getattr(args, name)]
+        if ignored:
+            parser.error(f"--whole goes with --preset and --device alone, not with {', '.join(ignored)}")
+    try:
+        configs = [
+            settings(args.preset, stage, SIZES[size] if size else None)
+            for stage in ([args.stage] if args.stage else ["stage1", "stage2"])
+            for size in args.size or [None]
+        ]
+        args.steps = args.steps or 2
+        timesteps(args.steps)
+        device = join(args.device).device
+    except ValueError as error:
+        parser.error(str(error))
+    args.rounds = args.rounds or (5 if device.type == "cpu" else 3)
+    return Asked(args, device, configs)
 
 
 def main() -> None:
-    args = asked()
-    device = join(args.device).device
-    config = settings(args.preset, "stage1")
-    dtype = torch.bfloat16 if uses_bf16(config.train.precision, device) else torch.float32
+    found = asked()
+    args, device = found.args, found.device
+    dtype = torch.bfloat16 if uses_bf16(found.configs[0].train.precision, device) else torch.float32
     roof, n = roofline(device, dtype)
     where = (
         torch.cuda.get_device_name(device)
@@ -398,23 +481,25 @@ def main() -> None:
     if args.whole:
         whole(args.preset, device)
         return
-    for stage in [args.stage] if args.stage else ["stage1", "stage2"]:
-        for size in args.size or [None]:
-            config = settings(args.preset, stage, SIZES[size] if size else None)
-            shape = config.data.buckets[0]
-            title = f"{stage}, {shape.frames} frames of {shape.width}x{shape.height}"
-            cases = sampling_cases(config, args.steps, device, args.compile)
-            measure(cases, device, args.rounds)
-            roof = max(roof, roofline(device, dtype)[0])  # others on the machine come and go
-            table(f"{title}: sampling", cases, roof, "s/evaluation")
-            del cases
-            free(device)
-            if not args.no_training:
-                names = ("step", *["step, compiled"] * args.compile, "step, diffusers' model")
-                cases = training(names, config, device, args.rounds)
-                batch = config.train.batch_size
-                roof = max(roof, roofline(device, dtype)[0])
-                table(f"{title}: training, batch {batch}", cases, roof, "s/step")
+    in_turns = device.type == "cpu"  # of training, see there
+    print(f"of diffusers': ours over theirs in the same round, the median of {args.rounds} (least-most)")
+    if not (in_turns or args.no_training):
+        print("training on a GPU is one case after the other: the ratio of the best rounds")
+    for config in found.configs:
+        shape = config.data.buckets[0]
+        title = f"{config.stage}, {shape.frames} frames of {shape.width}x{shape.height}"
+        cases = sampling_cases(config, args.steps, device, args.compile)
+        measure(cases, device, args.rounds)
+        roof = max(roof, roofline(device, dtype)[0])  # others on the machine come and go
+        table(f"{title}: sampling", cases, roof, "s/evaluation")
+        del cases
+        free(device)
+        if not args.no_training:
+            names = ("step", *["step, compiled"] * args.compile, "step, diffusers' model")
+            cases = training(names, config, device, args.rounds)
+            batch = config.train.batch_size
+            roof = max(roof, roofline(device, dtype)[0])
+            table(f"{title}: training, batch {batch}", cases, roof, "s/step", in_turns)
 
 
 if __name__ == "__main__":
