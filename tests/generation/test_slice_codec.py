@@ -173,4 +173,4 @@ def test_peak_memory_of_decoding_does_not_grow_with_the_length(
     assert read_video(tmp_path / "193.mp4").frames.shape == (193, height, width, 3)
     # The latents themselves, 4 channels of float32.
     more = (193 - 49) / 4 * height / 8 * width / 8 * 16 / 2**20
-    assert peaks[193] < peaks[49] + more + 3
+    assert peaks[193] < 1.01 * peaks[49] + more  # 144 frames, as bytes, would be 5 in 100 and above
