@@ -2,7 +2,7 @@
 
 What a caption says (texture, colour, shape, direction) is all that distinguishes scenes on purpose; place,
 size, speed, ground and light are drawn. Stripes keep the mean of what they lie on and have a period of three
-pixels of the side that training reduces clips to: at half of that side nine tenths of their energy are gone,
+pixels of the side that training reduces clips to: at half of that side under 15 % of their energy is left,
 and the words must tell whether they were there. They are grey light added to the colour, which the halved
 chroma of an mp4 leaves whole. Pictures are (H, W, 3) RGB, float32 in levels of 255 until the end. All is a
 function of its arguments.
