@@ -39,7 +39,7 @@ lint: setup
 	$(BIN)/mypy
 
 test: lint
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" --durations=30
 
 slow: setup
 	$(BIN)/python -m pytest -m slow

@@ -14,9 +14,14 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+import multiprocessing
 import os
 import random
+import signal
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -31,17 +36,14 @@ from av.video.stream import VideoStream
 from curation.config import ConfigError
 from curation.footage import DEFECTS, GOOD, SEEN, STILL, UNSEEN, Content, Look, Scene, uniform
 
-VERSION = 1  # bump it when the same settings give other files
+VERSION = 2  # bump it when the same settings give other files
 SETTINGS, TRUTH = "corpus.json", "truth.json"
 VIDEOS, HELD_OUT = "videos", "held-out"
 
-SECONDS = (
-    3.7,
-    4.9,
-)  # of a scene: a clip of 3 s is left when both ends are trimmed, and two make less than 10
+# Of a scene: a clip of 3 s is left when both ends are trimmed, or a dissolve; and two make less than 10.
+SECONDS = (4.0, 4.9)
 SHORT_SECONDS = (1.2, 2.4)
 DISSOLVE_SECONDS = 0.75
-DISSOLVES = 0.5  # of the changes between two good scenes
 SCENES = 5  # of a file, about
 BROKEN = ("empty", "noise", "page", "headless", "torn")
 _BT709 = 1  # AVCOL_SPC_BT709
@@ -55,6 +57,7 @@ class Settings:
     clips: int = 400  # scenes in `videos/`
     held_out: int = 48  # scenes in `held-out/`
     defects: float = 0.4  # part of `clips` that has one
+    dissolves: float = 0.5  # part of the changes between two good scenes; others are cuts
     width: int = 128  # pixels
     height: int = 128
     fps: int = 16
@@ -66,6 +69,7 @@ class Settings:
             (self.clips < 4, f"--clips {self.clips}: there must be 4 or more"),
             (self.held_out < 0, f"--held-out {self.held_out}: a number of scenes, 0 or more"),
             (not 0 <= self.defects <= 0.5, f"--defects {self.defects:g}: a part of the clips, 0 to 0.5"),
+            (not 0 <= self.dissolves <= 1, f"--dissolves {self.dissolves:g}: a part of the changes, 0 to 1"),
             (
                 bool(self.width % 2 or self.height % 2) or min(self.width, self.height) < 64,
                 f"--size {self.width}x{self.height}: even sides, of 64 pixels or more",
@@ -209,7 +213,7 @@ def _file(
     joins: list[bool] = []
     for before, after in itertools.pairwise(kinds):
         possible = dissolves and before == after == GOOD and not (joins and joins[-1])
-        joins.append(possible and rng.random() < DISSOLVES)
+        joins.append(possible and rng.random() < settings.dissolves)
     return File(name, tuple(scenes), tuple(joins))
 
 
@@ -294,12 +298,17 @@ def _clock(seconds: float) -> str:
 
 
 def write(
-    folder: Path, settings: Settings, start: Callable[[int, int], None], done: Callable[[float], None]
+    folder: Path,
+    settings: Settings,
+    start: Callable[[int, int], None],
+    done: Callable[[float], None],
+    workers: int = 1,
 ) -> Path:
     """Write the corpus into `folder`, or go on with it. Gives the place of the truth.
 
     start: called once, with the number of files to write and of those there already. done: after each file,
-    with its seconds of video. Raises `ConfigError` where `folder` holds something else.
+    with its seconds of video. workers: processes that render; 1: this one. Raises `ConfigError` where
+    `folder` holds something else.
     """
     _claim(folder, settings)
     files = plan(settings)
@@ -309,11 +318,41 @@ def write(
             left.unlink()
     todo = [file for file in files if not (folder / file.name).exists()]
     start(len(todo), len(files) - len(todo))
-    for file in todo:
-        _write_file(folder, file, settings.fps)
-        done(file.starts[-1] / settings.fps if file.broken is None else 0.0)
+    # Copies last: of files that are there by then.
+    for part in ([f for f in todo if f.copy_of is None], [f for f in todo if f.copy_of is not None]):
+        for file in _written(folder, part, settings.fps, min(workers, len(part))):
+            done(file.starts[-1] / settings.fps if file.broken is None else 0.0)
     _write_whole(folder / TRUTH, json.dumps(truth(settings, files), indent=1).encode())
     return folder / TRUTH
+
+
+def _written(folder: Path, files: Sequence[File], fps: int, workers: int) -> Iterator[File]:
+    """Write files, and give each when it is there."""
+    if workers <= 1:
+        for file in files:
+            _write_file(folder, file, fps)
+            yield file
+        return
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _end_with, (os.getpid(),))
+    try:
+        tasks = {pool.submit(_write_file, folder, file, fps): file for file in files}
+        for task in as_completed(tasks):
+            task.result()
+            yield tasks[task]
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _end_with(parent: int) -> None:
+    """In a worker: Ctrl-C is for the parent to answer, and when that one was killed, nobody else ends it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _claim(folder: Path, settings: Settings) -> None:

@@ -30,6 +30,8 @@ STILL = "still"
 PERIOD = 3.0  # of the stripes, in pixels at the side that training reduces clips to
 CONTRAST = 55.0  # of the stripes: levels up and down; with the colours above nothing is clipped
 
+SURFACE = 10.0  # of the objects' grain, levels: without it what is left of stripes would tell of them
+
 GOOD = "good"
 # Each of them breaks one rule of `jobs/configs/corpus.yaml` and keeps the others.
 DEFECTS = ("static", "fast", "text", "dark", "bright", "flat", "blurred", "letterboxed", "short", "small")
@@ -112,6 +114,11 @@ class Scene:
     def draw(self, name: str, low: float, high: float) -> float:
         return low + (high - low) * uniform("footage", name, *self.key)
 
+    def slope(self, name: str) -> float:
+        """Levels across the picture, up or down: enough that a dim object on it makes no flat picture."""
+        steep = self.draw(name, 25, 50)
+        return steep if self.draw(f"{name} up", 0, 1) < 0.5 else -steep
+
     def picture(self, k: int) -> np.ndarray:
         """Frame k, (H, W, 3) uint8. Before 0 and from `frames` on the motion goes on: for dissolves."""
         if self.kind == "fast":
@@ -123,6 +130,17 @@ class Scene:
         if self.kind in _CHANGES:
             picture = _CHANGES[self.kind](self, picture)
         return picture.round().clip(0, 255).astype(np.uint8)
+
+    def _surface(self, x: float, y: float, left: int, top: int, patch: np.ndarray) -> np.ndarray:
+        """The object's own grain, which moves with it: (h, w, 1)."""
+        u, v = left - x + self.look.width / 2, top - y + self.look.height / 2
+        move = np.array([[1, 0, u], [0, 1, v]], np.float32)
+        flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+        height, width = patch.shape[:2]
+        found: np.ndarray = cv2.warpAffine(
+            _object_grain(self), move, (width, height), flags=flags, borderMode=cv2.BORDER_WRAP
+        )
+        return SURFACE * found[..., None]
 
     @property
     def speed(self) -> float:
@@ -165,10 +183,17 @@ class Scene:
         inside = _inside(self.content.shape, u, v, radius)
         share = _pixels(inside)[..., None]  # of each pixel that the object covers
         patch = picture[top:bottom, left:right]
-        patch += share * (np.array(COLOURS[self.content.colour], np.float32) - patch)
+        surface = np.array(COLOURS[self.content.colour], np.float32) + self._surface(x, y, left, top, patch)
+        patch += share * (surface - patch)
         if self.content.texture == "striped":
             patch += CONTRAST * _pixels(inside * np.cos(2 * np.pi * u / self.look.period))[..., None]
         return picture
+
+
+@lru_cache(maxsize=4)
+def _object_grain(scene: Scene) -> np.ndarray:
+    seed = round(scene.draw("surface", 0, 1 << 30))
+    return _grain(scene.look.width, scene.look.height, seed, 1.0).astype(np.float32)
 
 
 @lru_cache(maxsize=4)
@@ -178,7 +203,9 @@ def _ground(scene: Scene) -> np.ndarray:
     hue = (uniform("footage", "hue", *scene.key[:-1]) + scene.place * _HUE_STEP) % 1
     # Darker or lighter than every object: of one as light as its ground, filters of grey would see nothing.
     is_light = scene.kind == "bright" or (scene.kind != "dark" and scene.draw("light", 0, 1) < 0.5)
-    saturation, value = ((0.14, 0.2), (0.9, 0.95)) if is_light else ((0.35, 0.5), (0.16, 0.22))
+    saturation, value = ((0.14, 0.2), (0.84, 0.89)) if is_light else ((0.35, 0.5), (0.2, 0.25))
+    if scene.kind == "dark":
+        value = (0.16, 0.22)
     if scene.kind == "fast":  # room for its grain
         saturation, value = (0.2, 0.3), (0.5, 0.55)
     tint = colorsys.hsv_to_rgb(hue, scene.draw("saturation", *saturation), scene.draw("value", *value))
@@ -187,7 +214,7 @@ def _ground(scene: Scene) -> np.ndarray:
         light = 26 * _grain(width, height, seed, 1.3)
     else:
         y, x = np.meshgrid(np.arange(height) / height - 0.5, np.arange(width) / width - 0.5, indexing="ij")
-        shade = scene.draw("slope x", -30, 30) * x + scene.draw("slope y", -30, 30) * y
+        shade = scene.slope("slope x") * x + scene.slope("slope y") * y
         light = shade + 5 * _grain(width, height, seed, 1.0)
     return (255 * np.array(tint) + light[..., None]).astype(np.float32)
 

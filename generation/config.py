@@ -227,6 +227,7 @@ class Train(_Section):
     accumulate: Positive = 1  # micro-batches per step
     learning_rate: Annotated[float, Field(gt=0)] = 4e-5
     warmup_steps: Annotated[int, Field(ge=0)] = 100
+    decay_steps: Annotated[int, Field(ge=0)] = 0  # the last ones, in which the rate falls to 0; 0: it stays
     betas: tuple[Decay, Decay] = (0.9, 0.95)
     weight_decay: Annotated[float, Field(ge=0)] = 1e-4
     clip_norm: Annotated[float, Field(gt=0)] = 0.1

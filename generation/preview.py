@@ -17,10 +17,10 @@ import json
 import re
 import shutil
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -40,6 +40,17 @@ _KINDS: dict[str, type | tuple[type, ...]] = {
     **dict.fromkeys(("codec", "sampling"), dict),
 }
 _SLUG_LENGTH = 40
+_T = TypeVar("_T")
+
+
+class OtherPreview(ValueError):
+    """The place of a preview is taken by another one. `what`: names of what differs."""
+
+    def __init__(self, folder: Path, what: str):
+        super().__init__(
+            f"{folder} holds another preview ({what} differ): take another folder with --out, or remove it"
+        )
+        self.what = what
 
 
 @dataclass(frozen=True)
@@ -82,7 +93,7 @@ def slug(prompt: str) -> str:
 def find_preview(directory: str | Path, index: int, preview: Preview) -> Path | None:
     """The folder of that index, if `preview` is finished in it, so that a killed run can go on.
 
-    Raises `ValueError` where the index is taken by another preview.
+    Raises `OtherPreview` where the index is taken by another one.
     """
     for folder in sorted(Path(directory).glob(f"{index:04d}-*")):
         if not folder.is_dir():
@@ -92,10 +103,7 @@ def find_preview(directory: str | Path, index: int, preview: Preview) -> Path | 
             return folder
         names = [f.name for f in dataclasses.fields(Preview) if f.name != "version"]
         other = [name for name in names if getattr(found, name) != getattr(preview, name)]
-        raise ValueError(
-            f"{folder} holds another preview ({', '.join(other)} differ): take another folder with --out, or "
-            "remove it"
-        )
+        raise OtherPreview(folder, ", ".join(other))
     return None
 
 
@@ -104,7 +112,7 @@ def save_preview(
 ) -> Path:
     """Write DIR/0000-slug and return it. latents: float32; pieces: frames, uint8 (n, H, W, 3), as they come.
 
-    A finished one of the same content is replaced. Raises `ValueError` where the index is taken by another.
+    A finished one of the same content is replaced. Raises `OtherPreview` where the index is taken by another.
     """
     assert latents.dtype == torch.float32, f"latents are float32, not {latents.dtype}"
     directory = Path(directory)
@@ -137,6 +145,28 @@ def is_preview(path: str | Path) -> bool:
     if path.is_dir():
         return (path / "preview.json").is_file()
     return path.name in _FILES and (path.parent / "preview.json").is_file()
+
+
+def previews_in(directory: str | Path) -> list[Path]:
+    """The folders of finished previews in a folder, by their numbers. None where there is no such folder."""
+    directory = Path(directory)
+    names = [p.name for p in directory.iterdir()] if directory.is_dir() else []
+    finished = [
+        n for n in names if not n.startswith(("_", ".")) and (directory / n / "preview.json").is_file()
+    ]
+
+    def place(name: str) -> tuple[bool, int, str]:  # five digits come after four
+        number = re.match(r"[0-9]+", name)
+        return number is None, int(number[0]) if number else 0, name
+
+    return [directory / name for name in sorted(finished, key=place)]
+
+
+def some_of(items: Sequence[_T], most: int) -> list[_T]:
+    """At most so many, evenly chosen: the first, the last, and what lies between."""
+    if len(items) <= most:
+        return list(items)
+    return [items[round(k)] for k in np.linspace(0, len(items) - 1, most)]
 
 
 def load_request(path: str | Path) -> Preview:

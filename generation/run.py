@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -227,6 +227,20 @@ class Trained:
             adapters.load(model, weights)
             adapters.fuse(model)  # as they are published, and without their cost
         return place(model.eval().requires_grad_(False), self.device, how)
+
+    def untrained(self) -> nn.Module:
+        """The network as it was at step 0, on the device."""
+        dtype = torch.bfloat16 if self.precision == "bf16" else torch.float32
+        model = build_model(self.config, self.codec.channels, self.text.dim, dtype)
+        return place(model.eval().requires_grad_(False), self.device, Execution())
+
+    def embedded(self, prompts: Sequence[str]) -> tuple[list[Tensor], Tensor | None]:
+        """Tokens of prompts as they are sampled with, and of the negative one. The encoder is let go of."""
+        sampling = self.config.sampling
+        texts = self.text.get([sampling.told(prompt) for prompt in prompts])
+        negative = self.text.get([sampling.negative_prompt])[0] if sampling.negative_prompt else None
+        self.text.release()
+        return texts, negative
 
 
 def open_trained(run: Path, stage: str, device: torch.device) -> Trained:

@@ -200,9 +200,11 @@ class Trainer:
 
     @property
     def learning_rate(self) -> float:
-        """Constant after a linear warm-up."""
+        """Constant between a linear warm-up and a linear decay, after whose last step it would be 0."""
         train = self.config.train
-        return train.learning_rate * min(1.0, (self.step + 1) / max(1, train.warmup_steps))
+        rising = (self.step + 1) / max(1, train.warmup_steps)
+        falling = (self.config.steps - self.step) / max(1, train.decay_steps)
+        return train.learning_rate * min(1.0, rising, falling)
 
     @torch.no_grad()
     def _average(self) -> None:

@@ -32,6 +32,8 @@ from filters import SCORERS
 from filters.base import MissingModel
 from jobs import generate
 from jobs.corpus import corpus
+from jobs.evaluate import evaluate
+from jobs.recipe import recipe
 
 app = typer.Typer(
     help="Raw videos in, a trained two-stage text-to-video model out.",
@@ -449,6 +451,8 @@ app.command()(generate.sample)
 app.command()(generate.enhance)
 app.command()(generate.convert)
 app.command()(corpus)
+app.command()(evaluate)
+app.command()(recipe)
 
 
 def leave(command: Callable[[], object]) -> NoReturn:
@@ -470,6 +474,13 @@ def leave(command: Callable[[], object]) -> NoReturn:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
+
+
+def alone(command: Callable[..., object]) -> NoReturn:
+    """Run one command as a module of its own: `python -m jobs.NAME`, for `ray job submit`."""
+    own = typer.Typer(add_completion=False, rich_markup_mode=None)
+    own.command()(command)
+    leave(own)
 
 
 def main() -> NoReturn:

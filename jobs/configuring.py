@@ -14,14 +14,19 @@ from generation.config import Config
 from generation.presets import preset
 
 
-def stage_config(stage: str, name: str, file: str | None, overrides: Sequence[str]) -> Config:
-    """Raises `ConfigError`, which names the key, the value and what would be right."""
+def stage_config(
+    stage: str, name: str, over: str | dict[str, Any] | None, overrides: Sequence[str]
+) -> Config:
+    """Of a preset with `over`, a YAML file or what it would say, laid over it, and `overrides` over that.
+
+    Raises `ConfigError`, which names the key, the value and what would be right.
+    """
     try:
         data = preset(name, stage)
     except ValueError as error:
         raise ConfigError(f"--preset: {error}") from error
-    if file:
-        _merge(data, _read(Path(file)), file)
+    if over:
+        _merge(data, read_yaml(Path(over)) if isinstance(over, str) else over)
     apply_overrides(data, overrides)
     _locate(data)
     if data["stage"] != stage:
@@ -43,7 +48,7 @@ def _locate(data: dict[str, Any]) -> None:
             values[key] = str(folder.absolute())
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path) -> dict[str, Any]:
     """A YAML file, or a stage's config.json, which is YAML too."""
     try:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -56,9 +61,9 @@ def _read(path: Path) -> dict[str, Any]:
     return data
 
 
-def _merge(data: dict[str, Any], over: dict[str, Any], path: str) -> None:
+def _merge(data: dict[str, Any], over: dict[str, Any]) -> None:
     for key, value in over.items():
         if isinstance(value, dict) and isinstance(data.get(key), dict):
-            _merge(data[key], value, path)
+            _merge(data[key], value)
         else:
             data[key] = value

@@ -1,12 +1,7 @@
-"""`python -m jobs.convert CHECKPOINT --out FOLDER`: `reelmill convert`."""
+"""`python -m jobs.convert CHECKPOINT --out FOLDER`: `reelmill convert`, for `ray job submit`."""
 
-import typer
-
-from jobs.cli import leave
+from jobs.cli import alone
 from jobs.generate import convert
 
-app = typer.Typer(add_completion=False, rich_markup_mode=None)
-app.command()(convert)
-
 if __name__ == "__main__":
-    leave(app)
+    alone(convert)

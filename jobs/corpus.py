@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from contextlib import closing
 from pathlib import Path
@@ -19,6 +20,9 @@ def corpus(
     clips: Annotated[int, typer.Option(help="scenes of videos/")] = Settings.clips,
     held_out: Annotated[int, typer.Option(help="scenes of held-out/")] = Settings.held_out,
     defects: Annotated[float, typer.Option(help="part of the clips with a defect")] = Settings.defects,
+    dissolves: Annotated[
+        float, typer.Option(help="part of the changes between good scenes that are no cuts")
+    ] = Settings.dissolves,
     size: Annotated[str, typer.Option(metavar="WxH", help="of the videos")] = (
         f"{Settings.width}x{Settings.height}"
     ),
@@ -37,19 +41,22 @@ def corpus(
         if match is None:
             raise ConfigError(f"--size {size}: width and height, such as 128x128")
         width, height = map(int, match.groups())
-        settings = Settings(clips, held_out, defects, width, height, fps, train_side, seed)
+        settings = Settings(clips, held_out, defects, dissolves, width, height, fps, train_side, seed)
         folder = Path(out_).expanduser().absolute()
         with closing(Progress()) as progress:
-            place = write(folder, settings, progress.start_render, progress.rendered)
+            place = write(folder, settings, progress.start_render, progress.rendered, _cores())
         out.print(
             f"to train on  {folder / VIDEOS}\nheld out     {folder / HELD_OUT}\ntruth        {place}",
             markup=False,
         )
 
 
-if __name__ == "__main__":
-    from jobs.cli import leave
+def _cores() -> int:
+    """That this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
-    app = typer.Typer(add_completion=False, rich_markup_mode=None)
-    app.command()(corpus)
-    leave(app)
+
+if __name__ == "__main__":
+    from jobs.cli import alone
+
+    alone(corpus)

@@ -135,7 +135,7 @@ def sample(
     from jobs.cli import generation_errors
 
     with generation_errors():
-        texts = _prompts(prompt, prompts)
+        texts = given_prompts(prompt, prompts)
         if Path(out_).is_file():
             raise ConfigError(f"--out {out_}: it is a file; name a folder")
         from generation.enhance import check_final, enhance_previews
@@ -143,7 +143,7 @@ def sample(
         from generation.sample import Options, sample_previews
 
         how = Execution(offload, guidance_batch, compile_)
-        where = _device(device)
+        where = chosen_device(device)
         folder = Path(os.path.abspath(run))
         first = Options(
             frames=frames,
@@ -161,10 +161,10 @@ def sample(
         )  # the negative prompt comes with the preview
         if not preview_only:
             check_final(folder, first, second, where, how)
-        with _evaluations() as on_step:
-            made = sample_previews(folder, texts, Path(out_), first, where, on_step, _note, how)
+        with evaluations() as on_step:
+            made = sample_previews(folder, texts, Path(out_), first, where, on_step, note, how)
             if not preview_only:
-                enhance_previews(folder, made, second, where, on_step, _note, how)
+                enhance_previews(folder, made, second, where, on_step, note, how)
         for path in made:
             out.print(str(path / ("preview.mp4" if preview_only else "final.mp4")), markup=False)
 
@@ -214,17 +214,17 @@ def enhance(
             negative_prompt=negative,
             seed=seed,
         )
-        with _evaluations() as on_step:
+        with evaluations() as on_step:
             path = enhance_file(
                 Path(os.path.abspath(run)),
                 Path(source),
                 Path(out_) if out_ else None,
                 options,
                 prompt,
-                _device(device),
+                chosen_device(device),
                 on_step,
                 how,
-                _note,
+                note,
             )
         out.print(str(path), markup=False)
 
@@ -256,7 +256,7 @@ def convert(
     """Make a folder that can be trained and loaded from a file that CogVideoX or FlashVideo published."""
     from jobs.cli import ended_in_order, generation_errors
 
-    with generation_errors(), ended_in_order(), _places():
+    with generation_errors(), ended_in_order(), places():
         if (out_ is None) == (run is None):
             raise ConfigError("give a folder to make with --out, or a run with --run; not both")
         from generation import convert as published
@@ -265,13 +265,13 @@ def convert(
             if preset or set_:
                 raise ConfigError("--preset and --set go with --run")
             made = published.convert(
-                Path(checkpoint), Path(os.path.abspath(out_)), lora_alpha, positions, _note
+                Path(checkpoint), Path(os.path.abspath(out_)), lora_alpha, positions, note
             )
         else:
             assert run is not None
             found = published.recognise(Path(checkpoint), lora_alpha, positions)
             for line in found.told():
-                _note(line)
+                note(line)
             overrides = [*(set_ or []), "lora=null", "transformer.pretrained=null"]
             settings = stage_config(found.stage, preset or "flashvideo-released", None, overrides)
             made = published.into_run(found, settings, Path(os.path.abspath(run)))
@@ -279,7 +279,7 @@ def convert(
 
 
 @contextlib.contextmanager
-def _places() -> Iterator[None]:
+def places() -> Iterator[None]:
     """A place that cannot be written becomes one line."""
     try:
         yield
@@ -289,13 +289,13 @@ def _places() -> Iterator[None]:
         raise ConfigError(f"{error.filename}: it cannot be made ({error.strerror}); name another") from error
 
 
-def _device(name: str | None) -> torch.device:
+def chosen_device(name: str | None) -> torch.device:
     from generation.parallel import join
 
     return join(name).device
 
 
-def _prompts(prompt: str | None, path: str | None) -> list[str]:
+def given_prompts(prompt: str | None, path: str | None) -> list[str]:
     if (prompt is None) == (path is None):
         raise ConfigError("give a PROMPT, or a file of them with --prompts; not both")
     if prompt is not None:
@@ -323,12 +323,12 @@ def _size(text: str | None, option: str) -> dict[str, Any]:
     return {"width": int(width), "height": int(height)}
 
 
-def _note(text: str) -> None:
+def note(text: str) -> None:
     err.print(text, markup=False)
 
 
 @contextlib.contextmanager
-def _evaluations() -> Iterator[Callable[[str, int, int], None]]:
+def evaluations() -> Iterator[Callable[[str, int, int], None]]:
     """Shows what is being made, and how many of its evaluations are done."""
     status = err.status("") if err.is_terminal else None
 

@@ -21,8 +21,10 @@ from generation.preview import (
     is_preview,
     load_preview,
     load_request,
+    previews_in,
     save_preview,
     slug,
+    some_of,
 )
 
 PREVIEW = Preview(
@@ -176,6 +178,33 @@ def test_five_digits(tmp_path: Path) -> None:
     assert folder.name.startswith("12345-")
     assert find_preview(tmp_path, 12345, PREVIEW) == folder
     assert find_preview(tmp_path, 2345, PREVIEW) is None
+
+
+def test_finished_ones_in_their_order(tmp_path: Path) -> None:
+    assert previews_in(tmp_path / "none") == []
+    folders = [_save(tmp_path, index) for index in (9999, 2, 10000)]
+    named = tmp_path / "without a number"
+    shutil.copytree(folders[0], named)
+    shutil.copytree(folders[0], tmp_path / "_0001-unfinished")
+    (tmp_path / "0003-empty").mkdir()
+    (tmp_path / "0004-file").write_text("")
+    assert previews_in(tmp_path) == [folders[1], folders[0], folders[2], named]
+
+
+@pytest.mark.parametrize(
+    ("count", "most", "expected"),
+    [
+        (0, 3, []),
+        (2, 3, [0, 1]),
+        (3, 3, [0, 1, 2]),
+        (9, 3, [0, 4, 8]),
+        (100, 4, [0, 33, 66, 99]),
+        (9, 1, [0]),
+        (9, 0, []),
+    ],
+)
+def test_some_of_many(count: int, most: int, expected: list[int]) -> None:
+    assert some_of(range(count), most) == expected
 
 
 def test_nothing_is_left_of_a_failure(tmp_path: Path) -> None:

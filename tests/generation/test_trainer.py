@@ -330,6 +330,13 @@ def test_the_rate_warms_up_and_is_what_the_optimiser_takes(data: Path, tmp_path:
     assert rates == pytest.approx([2e-4, 4e-4, 6e-4, 8e-4, 1e-3, 1e-3, 1e-3, 1e-3])
 
 
+def test_the_rate_falls_to_nothing_at_the_end_also_after_a_stop(data: Path, tmp_path: Path) -> None:
+    config = tiny(train={"steps": 8, "warmup_steps": 2, "decay_steps": 4})
+    trainer = train(config, data, tmp_path, 6, 8)
+    rates = [json.loads(line)["learning_rate"] for line in (trainer.folder / "log.jsonl").open()]
+    assert rates == pytest.approx([5e-4, 1e-3, 1e-3, 1e-3, 1e-3, 7.5e-4, 5e-4, 2.5e-4])
+
+
 # ---- when a number is none
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import runpy
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -24,7 +25,7 @@ from tests.curation.inline import Inline
 
 ROOT = Path(__file__).parents[2]
 COMMANDS = ["build", "select", "caption", "remove", "report", "status", "verify", "export"]
-COMMANDS += ["train", "sample", "enhance", "convert", "corpus"]
+COMMANDS += ["train", "sample", "enhance", "evaluate", "convert", "corpus", "recipe"]
 
 
 def reelmill(*arguments: str | Path) -> Result:
@@ -250,6 +251,32 @@ def test_a_real_process_has_the_same_help_and_exit_codes(tmp_path: Path) -> None
         assert wrong.stderr.strip() == f"reelmill: {missing}: there is no such file or folder"
         assert wrong.stdout == ""
     assert not Path(out).exists()
+
+
+MODULES = [
+    "build",
+    "select",
+    "caption",
+    "train",
+    "sample",
+    "enhance",
+    "convert",
+    "corpus",
+    "evaluate",
+    "recipe",
+]
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_a_module_is_the_command_of_its_name(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`python -m jobs.NAME`, in this process: to start ten takes half a minute."""
+    ran: list[typer.Typer] = []
+    monkeypatch.setattr("jobs.cli.leave", ran.append)
+    runpy.run_module(f"jobs.{name}", run_name="__main__", alter_sys=True)
+    (alone,) = ran
+    options = {option.name for option in typer.main.get_command(alone).params}
+    assert options - {"help"} == {option.name for option in typer.main.get_command(app).commands[name].params}  # type: ignore[attr-defined]
+    assert CliRunner().invoke(alone, ["--help"]).exit_code == 0
 
 
 # --- a whole session ------------------------------------------------------------------------------

@@ -1,0 +1,7 @@
+"""`python -m jobs.enhance PREVIEW|VIDEO --run RUN`: `reelmill enhance`, for `ray job submit`."""
+
+from jobs.cli import alone
+from jobs.generate import enhance
+
+if __name__ == "__main__":
+    alone(enhance)

@@ -1,0 +1,395 @@
+"""`reelmill recipe`, and `python -m jobs.recipe --out DIR`: from footage to samples, and their worth.
+
+It runs the other commands, one after the other, with the settings of a level; each can be run by hand as it
+is printed. A finished step is written down in OUT/recipe.json, and a command that was stopped goes on by
+itself: so a recipe that was killed goes on where it was.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shlex
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from curation.config import ConfigError, apply_overrides, explain
+from jobs.configuring import read_yaml, stage_config
+from jobs.evaluate import evaluation_settings
+from jobs.generate import Device, err, out
+
+STAGES = ("vae", "stage1", "stage2", "lossless")  # of a recipe
+_MISSED = 1  # exit code of evaluate, when it has missed a bar
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class StageSettings(_Section):
+    preset: str = "tiny"
+    config: dict[str, Any] = Field(default_factory=dict)  # laid over the preset
+
+
+class Build(_Section):
+    config: str = "default"
+    set: tuple[str, ...] = ()
+
+
+class RenderedCorpus(_Section):
+    """What is different where the recipe makes its own footage."""
+
+    options: dict[str, int | float | str] = Field(default_factory=dict)  # of `reelmill corpus`
+    build: Build = Build(config="corpus")
+    evaluate: dict[str, Any] = Field(default_factory=dict)  # laid over the recipe's
+    lossless: dict[str, Any] = Field(default_factory=dict)
+
+
+class Recipe(_Section):
+    """The settings of a level."""
+
+    threads: Annotated[int, Field(ge=1)] | None = None  # of PyTorch; null: its own choice
+    corpus: RenderedCorpus = RenderedCorpus()
+    build: Build = Build()
+    vae: StageSettings | None = None  # null: the stages' own codec
+    stage1: StageSettings = StageSettings()
+    stage2: StageSettings = StageSettings()
+    # Stage II once more, in the lossless codec, to be judged without an autoencoder's errors; null: not.
+    lossless: StageSettings | None = None
+    evaluate: dict[str, Any] = Field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Step:
+    name: str
+    arguments: list[str]  # of `reelmill`
+
+    @property
+    def told(self) -> str:
+        return shlex.join(["reelmill", *self.arguments])
+
+
+def recipe(
+    sources: Annotated[
+        list[str] | None, typer.Argument(metavar="[SOURCES...]", help="footage; none: it is rendered")
+    ] = None,
+    out_: Annotated[str, typer.Option("--out", metavar="DIR", help="folder to make or to continue")] = "",
+    data: Annotated[
+        str | None,
+        typer.Option("--data", metavar="DATASET", help="one that is there: no build, no Ray"),
+    ] = None,
+    held_out: Annotated[
+        str | None, typer.Option("--held-out", metavar="DATASET", help="with --data: of clips to evaluate on")
+    ] = None,
+    level: Annotated[str, typer.Option(help="smoke, cpu, gpu, or a YAML file")] = "cpu",
+    seed: Annotated[int, typer.Option(help="another seed: other footage, weights, noise")] = 0,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="e.g. evaluate.clips=32"),
+    ] = None,
+    device: Device = None,
+) -> None:
+    """From footage to samples: build, train, sample, enhance, evaluate; ends with a page."""
+    from jobs.cli import ended_in_order, generation_errors
+
+    with generation_errors(), ended_in_order():
+        settings = recipe_settings(level, set_ or [])
+        if not out_:
+            raise ConfigError("--out: name a folder to make or to continue")
+        if sources and data:
+            raise ConfigError("give SOURCES, or a dataset with --data; not both")
+        if held_out and not data:
+            raise ConfigError("--held-out goes with --data: otherwise the recipe holds clips out itself")
+        recipe_run = RecipeRun(Path(os.path.abspath(out_)), settings, seed, device)
+        dataset, others = _place(data), _place(held_out)
+        recipe_run.check({"sources": sources or [], "data": dataset, "held_out": others, "level": level})
+        missed = recipe_run.run(sources or [], dataset, others)
+        out.print(f"page     {recipe_run.out / 'recipe.html'}", markup=False)
+        if missed:
+            out.print(f"missed bars in {', '.join(missed)}: the page tells which", markup=False)
+            raise typer.Exit(_MISSED)
+
+
+def recipe_settings(level: str, overrides: list[str]) -> Recipe:
+    """Of a level, checked throughout. Raises `ConfigError`: the key, the value, and what would be right."""
+    from jobs.cli import CONFIGS
+
+    path = CONFIGS / f"recipe-{level}.yaml"
+    if not path.exists() and not Path(level).is_file():
+        raise ConfigError(f"--level {level}: smoke, cpu, gpu, or a YAML file")
+    values = read_yaml(path if path.exists() else Path(level))
+    apply_overrides(values, overrides)
+    try:
+        recipe = Recipe.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError("\n".join(explain(dict(e), Recipe) for e in error.errors())) from error
+    for name in STAGES:
+        if (wanted := getattr(recipe, name)) is not None:
+            with _within(f"{name}.config"):
+                stage_config(_stage(name), wanted.preset, stage_values(wanted, "run/vae"), [])
+                codec = wanted.config.get("codec", {})
+                if codec.get("kind") == "slice" and not codec.get("model") and recipe.vae is None:
+                    raise ConfigError("codec.kind: slice, but no vae is trained; name one in codec.model")
+    for over in (recipe.corpus.evaluate, recipe.corpus.lossless):
+        with _within("evaluate"):
+            evaluation_settings({**recipe.evaluate, **over}, [])
+    return recipe
+
+
+@contextlib.contextmanager
+def _within(section: str) -> Iterator[None]:
+    try:
+        yield
+    except ConfigError as error:
+        raise ConfigError(f"{section}: {error}") from error
+
+
+def _stage(name: str) -> str:
+    return "stage2" if name == "lossless" else name
+
+
+def stage_values(wanted: StageSettings, vae: str) -> dict[str, Any]:
+    """What is laid over the preset: a codec that is trained here is that of the recipe's own run."""
+    codec = wanted.config.get("codec", {})
+    if codec.get("kind") != "slice":
+        return wanted.config
+    return {**wanted.config, "codec": {"model": vae, **codec}}
+
+
+class RecipeRun:
+    """A recipe's folder, and the steps that fill it."""
+
+    def __init__(self, folder: Path, settings: Recipe, seed: int, device: str | None):
+        self.out, self.settings, self.seed, self.device = folder, settings, seed, device
+        self._record = folder / "recipe.json"
+        self._state: dict[str, Any] = {}
+
+    def check(self, asked: dict[str, Any]) -> None:
+        """Read what was done. Raises `ConfigError` when it was done with other settings."""
+        made_of = {**asked, "seed": self.seed, "settings": self.settings.model_dump(mode="json")}
+        if self._record.is_file():
+            self._state = json.loads(self._record.read_text(encoding="utf-8"))
+            other = [key for key, value in made_of.items() if self._state["made_of"].get(key) != value]
+            if other:
+                raise ConfigError(
+                    f"{self.out} was begun with other {', '.join(other)}: give the same, or another --out"
+                )
+            return
+        self.out.mkdir(parents=True, exist_ok=True)
+        if any(self.out.iterdir()):
+            raise ConfigError(f"--out {self.out}: it is no recipe's folder, and not empty; name another")
+        self._state = {"made_of": made_of, "steps": {}}
+        self._save()
+
+    def run(self, sources: Sequence[str], data: str | None, held_out: str | None) -> list[str]:
+        """All steps, and the page. Returns the evaluations that missed a bar."""
+        import torch
+
+        from generation.page import write_recipe_page
+
+        if self.settings.threads:
+            torch.set_num_threads(self.settings.threads)
+        is_corpus = not sources and data is None
+        self._write_configs(is_corpus)
+        before: list[Step] = []
+        if data is None:
+            before, data, held_out = self._curation(sources)
+        training = self._training(data)
+        total = len(before) + len(training) + 3 + (self.settings.lossless is not None)
+        for step in before:
+            self._run(step, total)
+        prompts = self._prompts(data, held_out)  # before hours of training
+        for step in training:
+            self._run(step, total)
+        missed = []
+        for step in self._using(data, held_out, prompts, is_corpus):
+            if self._run(step, total) == _MISSED:
+                missed.append(step.name)
+        costs = [(name, done["command"], done["seconds"]) for name, done in self._state["steps"].items()]
+        stages = [(name, self.out / "run" / name) for name in ("vae", "stage1", "stage2")]
+        stages.append(("stage2, lossless codec", self.out / "lossless" / "stage2"))
+        evaluations = [("run", self.out / "evaluation"), ("lossless", self.out / "evaluation-lossless")]
+        write_recipe_page(
+            self.out,
+            f"reelmill recipe, level {self._state['made_of']['level']}",
+            [(name, place) for name, place in evaluations if place.is_dir()],
+            [(name, place) for name, place in stages if place.is_dir()],
+            costs,
+        )
+        return missed
+
+    # ---- the steps
+
+    def _curation(self, sources: Sequence[str]) -> tuple[list[Step], str, str | None]:
+        """Steps, the dataset, and that of held-out clips where the footage is rendered."""
+        dataset, corpus = str(self.out / "dataset"), self.settings.corpus
+        if sources:
+            return [self._build("build", sources, dataset, self.settings.build)], dataset, None
+        folder, others = self.out / "corpus", str(self.out / "held-out")
+        options = [
+            word
+            for key, value in {"seed": self.seed, **corpus.options}.items()
+            for word in (f"--{key.replace('_', '-')}", str(value))
+        ]
+        return (
+            [
+                Step("corpus", ["corpus", "--out", str(folder), *options]),
+                self._build("build", [str(folder / "videos")], dataset, corpus.build),
+                self._build("build held-out", [str(folder / "held-out")], others, corpus.build),
+            ],
+            dataset,
+            others,
+        )
+
+    def _build(self, name: str, sources: Sequence[str], dataset: str, build: Build) -> Step:
+        changes = [word for change in build.set for word in ("--set", change)]
+        return Step(name, ["build", *sources, "--out", dataset, "--config", build.config, *changes])
+
+    def _training(self, data: str) -> list[Step]:
+        steps = []
+        for name in ("vae", "stage1", "stage2", "lossless"):
+            wanted: StageSettings | None = getattr(self.settings, name)
+            if wanted is None:
+                continue
+            stage, run = ("stage2", "lossless") if name == "lossless" else (name, "run")
+            arguments = [
+                "train",
+                stage,
+                "--data",
+                data,
+                "--out",
+                str(self.out / run),
+                "--preset",
+                wanted.preset,
+            ]
+            steps.append(
+                Step(f"train {name}", [*arguments, "--config", str(self._config(name)), *self._device()])
+            )
+        return steps
+
+    def _using(self, data: str, held_out: str | None, prompts: Path, is_corpus: bool) -> list[Step]:
+        run, videos = str(self.out / "run"), str(self.out / "evaluation" / "videos")
+        sample = [
+            "sample",
+            "--prompts",
+            str(prompts),
+            "--run",
+            run,
+            "--out",
+            videos,
+            "--seed",
+            str(self.seed),
+        ]
+        of = ["--data", data, *(["--held-out", held_out] if held_out else []), *self._device()]
+
+        def evaluate(name: str, run: str, *more: str) -> Step:
+            place = str(self.out / name)
+            config = str(self._config(name))
+            return Step(name, ["evaluate", "--run", run, *of, "--out", place, "--config", config, *more])
+
+        steps = [
+            Step("sample", [*sample, "--preview-only"]),
+            Step("enhance", sample),
+            evaluate("evaluation", run, "--prompts", str(prompts)),
+        ]
+        if self.settings.lossless:
+            steps.append(evaluate("evaluation-lossless", str(self.out / "lossless"), "--part", "stage2"))
+        return steps
+
+    def _device(self) -> list[str]:
+        return ["--device", self.device] if self.device else []
+
+    def _run(self, step: Step, total: int) -> int:
+        """Run a step unless it was done. Returns its exit code. Raises `typer.Exit` when it has failed."""
+        done = self._state["steps"].setdefault(step.name, {"seconds": 0.0, "done": False, "code": 0})
+        done["command"] = step.told
+        place = list(self._state["steps"]).index(step.name) + 1
+        if done["done"]:
+            err.print(f"[{place}/{total}] {step.name}: done before", markup=False)
+            return int(done["code"])
+        err.print(f"[{place}/{total}] {step.name}: {step.told}", markup=False)
+        self._save()
+        began = time.perf_counter()
+        try:
+            code = _command(step.arguments)
+        finally:
+            done["seconds"] += time.perf_counter() - began
+            self._save()
+        judged = step.name.startswith("evaluation") and (self.out / step.name / "evaluation.json").is_file()
+        if code and not (code == _MISSED and judged):
+            raise typer.Exit(code)
+        done |= {"done": True, "code": code}
+        self._save()
+        return code
+
+    # ---- files
+
+    def _config(self, name: str) -> Path:
+        return self.out / "configs" / f"{name}.yaml"
+
+    def _write_configs(self, is_corpus: bool) -> None:
+        settings, corpus = self.settings, self.settings.corpus
+        evaluate = {"seed": self.seed, **settings.evaluate, **(corpus.evaluate if is_corpus else {})}
+        lossless = {"seed": self.seed, **settings.evaluate, **(corpus.lossless if is_corpus else {})}
+        configs = {"evaluation": evaluate, "evaluation-lossless": lossless}
+        for name in STAGES:
+            if (wanted := getattr(settings, name)) is not None:
+                configs[name] = {"seed": self.seed, **stage_values(wanted, str(self.out / "run" / "vae"))}
+        for name, values in configs.items():
+            _write(self._config(name), yaml.safe_dump(values, sort_keys=False))
+
+    def _prompts(self, data: str, held_out: str | None) -> Path:
+        """OUT/prompts.txt: captions of held-out clips. Raises `ConfigError` where they have none."""
+        from generation.real import captions
+
+        path = self.out / "prompts.txt"
+        if not path.is_file():
+            wanted = evaluation_settings(read_yaml(self._config("evaluation")), []).prompts
+            preset, config = self.settings.stage1.preset, str(self._config("stage1"))
+            settings = stage_config("stage1", preset, config, []).data
+            found = captions(held_out or data, settings, "all" if held_out else "held out", wanted)
+            if not found:
+                raise ConfigError(
+                    f"{held_out or data}: no held-out clip has a caption, so there is nothing to prompt a "
+                    f"model with; reelmill caption {data} --captioner transformers has a model write them "
+                    "(docs/captions.md); then run the same command again"
+                )
+            _write(path, "".join(f"{' '.join(text.split())}\n" for text in found))
+        return path
+
+    def _save(self) -> None:
+        _write(self._record, json.dumps(self._state, indent=1))
+
+
+def _write(path: Path, text: str) -> None:
+    from generation.checkpoint import write_text
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, text)
+
+
+def _command(arguments: Sequence[str]) -> int:
+    """A command of `reelmill`, in this process. Returns its exit code."""
+    from jobs.cli import app
+
+    main: Callable[..., Any] = typer.main.get_command(app).main
+    code = main(list(arguments), prog_name="reelmill", standalone_mode=False)
+    return code if isinstance(code, int) else 0
+
+
+def _place(dataset: str | None) -> str | None:
+    return dataset if dataset is None or "://" in dataset else os.path.abspath(dataset)
+
+
+if __name__ == "__main__":
+    from jobs.cli import alone
+
+    alone(recipe)
