@@ -1,0 +1,134 @@
+"""`ray job submit … -- python -m jobs.build …` on a cluster of nodes that share no disk, from S3 to S3."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pytest
+
+from curation.dataset import Dataset
+from curation.verify import accounting, verify
+from tests import render
+from tests.jobs import left_behind
+from tests.jobs.clusters import ROOT, Cluster, checkout, s3_server, wait
+from tests.killing import rows_of
+
+SOURCES = 24
+CONFIG = """
+spans: {min_seconds: 1, max_seconds: 2, trim_seconds: 0.1}
+filters: {duration: {}, resolution: {}, motion: {}}
+rules: {duration.seconds: {min: 1}}
+shards: {target_mb: 1}
+run: {object_store_mb: 128}
+"""
+FOOTAGE = "s3://reelmill/footage"
+
+
+@dataclass
+class Place:
+    environment: dict[str, str]  # in which s3:// is the server here
+    working_dir: Path
+    expected: dict[str, Any]  # rows of a build on this machine
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    """Footage on S3, and what a build on this machine makes of it."""
+    folder = tmp_path_factory.mktemp("cluster")
+    with s3_server(folder) as environment, pytest.MonkeyPatch.context() as patch:
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        fs = fsspec.filesystem("s3")
+        fs.mkdir("reelmill")
+        frames = [render.texture(k, 120, 208) for k in range(4)]
+        for i in range(SOURCES):
+            shown = (frames[(k // 50 + i) % 4] for k in range(700 + 10 * i))
+            fs.put(str(render.write_video(folder / f"{i}.mp4", shown, fps=25)), f"{FOOTAGE}/{i}.mp4")
+            fs.pipe(
+                f"{FOOTAGE}/{i}.txt", f"pictures, of which each stays for two seconds, number {i}".encode()
+            )
+        working_dir = checkout(folder / "working")
+        (working_dir / "c.yaml").write_text(CONFIG)
+        command = [sys.executable, "-m", "jobs.build", FOOTAGE, "--out", str(folder / "local")]
+        environ = left_behind.environment("local", **environment)
+        subprocess.run([*command, "--config", str(working_dir / "c.yaml")], cwd=ROOT, env=environ, check=True)
+        yield Place(environment, working_dir, rows_of(Dataset(str(folder / "local"))))
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    with Cluster(2) as cluster:
+        yield cluster
+
+
+def submit(cluster: Cluster, place: Place, out: str) -> subprocess.Popen[str]:
+    arguments = (FOOTAGE, "--out", out, "--config", "c.yaml")
+    return cluster.submit("build", *arguments, working_dir=place.working_dir, env=place.environment)
+
+
+def check(place: Place, out: str) -> None:
+    """Nothing lost, nothing twice, and no row otherwise than on one machine."""
+    dataset = Dataset(out)
+    assert accounting(dataset).check() == []
+    assert accounting(dataset).accepted >= 10 * SOURCES
+    assert verify(dataset, decode=True) == []
+    assert rows_of(dataset) == place.expected
+    assert dataset.unfinished() == []
+
+
+def test_rows_are_those_of_a_build_on_one_machine(place: Place, cluster: Cluster) -> None:
+    out = "s3://reelmill/whole"
+    printed = wait(submit(cluster, place, out))
+    assert f"sources {SOURCES} = measured {SOURCES} + failed 0" in printed
+    check(place, out)
+
+
+def test_what_is_sent_to_the_cluster_is_what_is_needed(cluster: Cluster) -> None:
+    packages = {"curation", "filters", "captioning", "generation", "jobs"}
+    for node in cluster.nodes:
+        assert packages <= node.working_dir()
+        assert node.working_dir().isdisjoint({"tests", "docs", "benchmarks", "README.md", ".ci"})
+
+
+def test_a_node_dies_and_another_one_joins(place: Place, cluster: Cluster) -> None:
+    out = "s3://reelmill/struck"
+    job = submit(cluster, place, out)
+    left_behind.until(lambda: len(Dataset(out).parts("sources")) >= 3 or job.poll() is not None, 120)
+    cluster.nodes[1].kill()
+    joined = cluster.join()
+    left_behind.until(lambda: joined.decodes or job.poll() is not None, 120)
+    assert len(Dataset(out).parts("sources")) < SOURCES, "there was no work left to do"
+    printed = wait(job)
+    assert f"sources {SOURCES} = measured {SOURCES} + failed 0" in printed
+    check(place, out)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_other_commands_are_jobs_as_well(place: Place, cluster: Cluster, tmp_path: Path) -> None:
+    """What writes elsewhere than into a dataset writes to the head's disk, where drivers run."""
+
+    def job(module: str, *arguments: object) -> str:
+        given = list(map(str, arguments))
+        process = cluster.submit(module, *given, working_dir=place.working_dir, env=place.environment)
+        return wait(process, 900)
+
+    out, run = "s3://reelmill/whole", tmp_path / "run"
+    wait(submit(cluster, place, out))  # done before, where all tests of this file run
+    before = accounting(Dataset(out)).accepted
+    job("select", out, "--set", "rules.duration.seconds.min=1.9")
+    assert 0 < accounting(Dataset(out)).accepted < before
+    assert "no caption changed" in job("caption", out)
+    tiny = ["--preset", "tiny", "--set", "train.steps=4", "--set", "train.validate_every=4"]
+    for stage in ("stage1", "stage2"):
+        job("train", stage, "--data", out, "--out", run, *tiny)
+    job("sample", "pictures, number 3", "--run", run, "--out", tmp_path / "videos")
+    assert len(list((tmp_path / "videos").rglob("final.mp4"))) == 1
+    job("recipe", "--data", out, "--out", tmp_path / "cooked", "--level", "smoke")
+    assert (tmp_path / "cooked" / "recipe.html").is_file()
