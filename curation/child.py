@@ -331,7 +331,7 @@ def _serve(out: BinaryIO) -> None:
     import av
     import cv2
 
-    from curation import cut, measure, probe, rescore
+    from curation import cut, measure, probe, rescore, segments
 
     # Complaints go to standard error: from there the parent takes a decoder's last words. (The encoder is
     # chatty below this level.) Python's warnings name places in files, and come once per process.
@@ -343,6 +343,8 @@ def _serve(out: BinaryIO) -> None:
         "probe": probe.run,
         "measure": measure.run,
         "rescore": rescore.run,
+        "look": segments.look,
+        "score": segments.score,
         "cut": cut.run,
     }
     for line in sys.stdin.buffer:

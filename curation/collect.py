@@ -82,6 +82,9 @@ class _Collector:
 
     def take(self, row: Row) -> None:
         part, data = row["part"], json.loads(row["data"])
+        if row["kind"] == "note":
+            self._progress.say(data["text"])
+            return
         if part not in self.open:  # a worker died after its rows were taken, and its work came once more
             return
         of_part = self._clips.setdefault(part, {})

@@ -210,6 +210,8 @@ class Run(_Section):
     model_gpus: float | None = Field(None, ge=0)  # null: 1 where the cluster has a GPU
     model_batch_clips: int = Field(8, ge=1)
     cut_cpus: float = Field(1.0, gt=0)
+    # A source that would hold up all others is measured in pieces of about this length; null: never.
+    segment_seconds: float | None = Field(600.0, ge=10)
     deadline_seconds: float = Field(60.0, gt=0)  # per source, before its length counts
     deadline_per_second: float = Field(6.0, ge=0)  # more for each second of its declared duration
     deadline_max_seconds: float = Field(14400.0, gt=0)  # whatever duration a header declares

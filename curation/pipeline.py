@@ -11,6 +11,7 @@ import contextlib
 import errno
 import fcntl
 import glob
+import json
 import logging
 import os
 import shutil
@@ -28,18 +29,28 @@ import ray
 import ray.data
 import ray.exceptions
 
+from curation import segments
 from curation.caption_workers import ClipReader, ModelCaptioner, Step
 from curation.captioners import is_local, make_rewriter
+from curation.child import SourceFailed
 from curation.config import Config, ConfigError
 from curation.lease import LeaseLost
 from curation.progress import Stopped
-from curation.workers import Cutter, Measurer, ModelScorer
+from curation.workers import Cutter, Looker, Measurer, ModelScorer, note, probed, source_row
 
 Row = dict[str, Any]
 
 
 def measured(parts: list[Row], config: Config, location: str) -> Iterator[Row]:
     """Rows of `workers.STREAM`: the candidate clips of each part with their scores, and its sources."""
+    parts, long = segments.set_apart(parts, _cpu_shares(config).measure_workers, config)
+    if parts:
+        yield from _rows(_measuring(parts, config, location))
+    if long:
+        yield from _in_pieces(long, config, location)
+
+
+def _measuring(parts: list[Row], config: Config, location: str) -> ray.data.Dataset:
     plain = config.model_dump(mode="json")
     shares = _cpu_shares(config)
     stream = ray.data.from_items(parts, override_num_blocks=len(parts)).map_batches(
@@ -48,7 +59,7 @@ def measured(parts: list[Row], config: Config, location: str) -> Iterator[Row]:
         batch_format="pyarrow",
         batch_size=1,  # a part: a few sources
         num_cpus=shares.measure_cpus,
-        compute=ray.data.ActorPoolStrategy(size=min(shares.measure_workers, len(parts))),
+        compute=_pool(shares.measure_workers, len(parts), elastic=config.run.measure_workers is None),
     )
     for name in config.model_scorers:
         stream = stream.map_batches(
@@ -60,7 +71,50 @@ def measured(parts: list[Row], config: Config, location: str) -> Iterator[Row]:
             num_gpus=shares.model_gpus,
             compute=ray.data.ActorPoolStrategy(size=config.run.model_workers),
         )
-    yield from _rows(stream)
+    return stream
+
+
+def _in_pieces(long: dict[str, segments.Long], config: Config, location: str) -> Iterator[Row]:
+    """The same rows for sources that several workers take apart: all look for cuts, then all score."""
+    looks, parts = [], []
+    for source in long.values():
+        try:
+            looks += source.looks(probed(source.uri, config), config)
+        except (SourceFailed, segments.NotInPieces) as error:
+            yield note(f"measured in one piece, as {error}: {source.uri}")
+            parts.append(source.whole())
+    for row in _rows(_looking(looks, config)) if looks else ():
+        try:
+            parts += long[row["source_id"]].looked(row, config) or []
+        except segments.NotInPieces as error:
+            yield note(f"measured in one piece, as {error}: {long[row['source_id']].uri}")
+            parts.append(long[row["source_id"]].whole())
+    again = []
+    for row in _rows(_measuring(parts, config, location)):
+        if row["kind"] != "group":
+            yield row
+            continue
+        done = json.loads(row["data"])
+        source = long[done["source_id"]]
+        if (went_well := source.scored(done)) is not None:
+            if went_well:
+                yield {"part": source.part, **source_row(source.source, source.measured(), config, 0)}
+            else:
+                again.append(source.whole())
+    if again:
+        yield from _rows(_measuring(again, config, location))
+
+
+def _looking(looks: list[Row], config: Config) -> ray.data.Dataset:
+    shares = _cpu_shares(config)
+    return ray.data.from_items(looks, override_num_blocks=len(looks)).map_batches(
+        Looker,
+        fn_constructor_args=(config.model_dump(mode="json"),),
+        batch_format="pyarrow",
+        batch_size=1,  # a piece of a source
+        num_cpus=shares.measure_cpus,
+        compute=_pool(shares.measure_workers, len(looks), elastic=config.run.measure_workers is None),
+    )
 
 
 def cut(tasks: list[Row], config: Config, location: str, config_hash: str) -> Iterator[Row]:
@@ -72,7 +126,7 @@ def cut(tasks: list[Row], config: Config, location: str, config_hash: str) -> It
         batch_format="pyarrow",
         batch_size=1,  # a shard
         num_cpus=config.run.cut_cpus,
-        compute=ray.data.ActorPoolStrategy(size=min(workers, len(tasks))),
+        compute=_pool(workers, len(tasks)),
     )
     yield from _rows(stream)
 
@@ -99,6 +153,12 @@ def captioned(tasks: list[Row], config: Config, location: str, step: Step) -> It
         compute=ray.data.ActorPoolStrategy(size=shares.workers),
     )
     yield from _rows(stream)
+
+
+def _pool(workers: int, tasks: int, *, elastic: bool = True) -> ray.data.ActorPoolStrategy:
+    """So many workers, but no more than tasks; an elastic pool grows onto nodes that join while it works."""
+    start = min(workers, tasks)
+    return ray.data.ActorPoolStrategy(min_size=start, max_size=tasks if elastic else start)
 
 
 def _rows(stream: ray.data.Dataset) -> Iterator[Row]:

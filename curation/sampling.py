@@ -21,6 +21,7 @@ from filters.base import Pair, Sampling
 JPEG_QUALITY = 92
 THUMBNAIL = Sampling("uniform", n=1, long_side=256)
 THUMBNAIL_QUALITY = 80
+_THUMBNAIL = "thumbnail"  # among the names of scorers
 T = TypeVar("T")
 _MAX_PAIR_SECONDS = 1.0  # after a longer gap the next frame shows another moment, not a motion
 
@@ -43,22 +44,68 @@ def nearest(times_s: Sequence[float], span: Span, n: int) -> list[int]:
     return picks
 
 
+class Ticks:
+    """Points of a time grid that is fixed to the first frame's time. `next_s` is all that it remembers."""
+
+    def __init__(self, step_s: float, next_s: float | None = None):
+        self._step_s = step_s
+        self.next_s = next_s
+
+    def pass_by(self, time_s: float) -> bool:
+        """Is this frame the first one at or after a point? A gap in the source skips its points."""
+        if self.next_s is not None and time_s < self.next_s - 1e-6:
+            return False
+        begun = time_s if self.next_s is None else self.next_s
+        self.next_s = begun + (int((time_s - begun + 1e-6) / self._step_s) + 1) * self._step_s
+        return True
+
+
+class PairTicks:
+    """Points at which pairs of frames begin; after a gap they go on from the next frame."""
+
+    def __init__(self, per_second: float, next_s: float | None = None):
+        self._period_s = 1 / per_second
+        self.next_s = next_s
+
+    def pass_by(self, time_s: float) -> list[float]:
+        """The points up to this frame."""
+        if self.next_s is None or time_s - self.next_s > _MAX_PAIR_SECONDS:
+            self.next_s = time_s
+        points = []
+        while self.next_s <= time_s + 1e-6:
+            points.append(self.next_s)
+            self.next_s += self._period_s
+        return points
+
+
+def make_ticks(
+    samplings: Mapping[str, Sampling], min_seconds: float, at: Mapping[str, float | None] | None = None
+) -> dict[str, Ticks | PairTicks]:
+    """The grid of each sampling, from its start, or from where another one was `at` (`next_s` by name)."""
+    at = at or {}
+    return {
+        name: PairTicks(s.per_second, at.get(name))
+        if s.kind == "pairs"
+        else Ticks(grid_step_seconds(s.n, min_seconds), at.get(name))
+        for name, s in samplings.items()
+        if s.kind != "none"
+    }
+
+
+def samplings_of(local: Mapping[str, Sampling], remote: Mapping[str, Sampling]) -> dict[str, Sampling]:
+    """Of all that a keeper keeps."""
+    return {**local, **remote, _THUMBNAIL: THUMBNAIL}
+
+
 class _Grid(Generic[T]):
     """Things kept at the first frame at or after each point of a time grid."""
 
-    def __init__(self, step_s: float):
-        self._step_s = step_s
-        self._next_s: float | None = None
+    def __init__(self, ticks: Ticks):
+        self.ticks = ticks
         self.times: list[float] = []
         self.kept: list[T] = []
 
-    def is_due(self, time_s: float) -> bool:
-        return self._next_s is None or time_s >= self._next_s - 1e-6
-
     def keep(self, time_s: float, thing: T) -> None:
-        # The grid is fixed to the first frame's time; a gap in the source skips its points.
-        begun = time_s if self._next_s is None else self._next_s
-        self._next_s = begun + (int((time_s - begun + 1e-6) / self._step_s) + 1) * self._step_s
         self.times.append(time_s)
         self.kept.append(thing)
 
@@ -77,11 +124,10 @@ class _Pairs:
     two times the same picture would read as no motion.
     """
 
-    def __init__(self, sampling: Sampling, size: tuple[int, int]):
+    def __init__(self, sampling: Sampling, size: tuple[int, int], ticks: PairTicks):
         self._step_s = sampling.step_s
-        self._period_s = 1 / sampling.per_second
         self._size = size
-        self._next_s: float | None = None
+        self._ticks = ticks
         self._last: Frame | None = None
         self._image_at: tuple[float, np.ndarray] | None = None  # pairs in a row share a frame
         self._open: list[tuple[float, float, np.ndarray]] = []  # (when it should end, start, picture)
@@ -90,12 +136,9 @@ class _Pairs:
     def offer(self, frame: Frame) -> None:
         last = self._last or frame
         self._last = frame
-        if self._next_s is None or frame.time_s - self._next_s > _MAX_PAIR_SECONDS:
-            self._next_s = frame.time_s
-        while self._next_s <= frame.time_s + 1e-6:
-            start = _nearer(last, frame, self._next_s)
-            self._open.append((self._next_s + self._step_s, start.time_s, self._image(start)))
-            self._next_s += self._period_s
+        for point_s in self._ticks.pass_by(frame.time_s):
+            start = _nearer(last, frame, point_s)
+            self._open.append((point_s + self._step_s, start.time_s, self._image(start)))
         while self._open and self._open[0][0] <= frame.time_s + 1e-6:
             wanted_s, start_s, first = self._open.pop(0)
             end = _nearer(last, frame, wanted_s)
@@ -126,7 +169,8 @@ class Keeper:
     `local` are the samplings of scorers that run beside the decoder: raw small pictures. `remote` are those
     of model-backed scorers: JPEG, for whoever runs the model. Each scorer has a grid and pictures of its own,
     made from the frame itself: its numbers do not depend on which others are configured beside it, so that
-    one of them can be recomputed alone.
+    one of them can be recomputed alone. `at` says where each grid stands when frames come from the middle of
+    a source (`make_ticks`).
     """
 
     def __init__(
@@ -137,35 +181,40 @@ class Keeper:
         min_seconds: float,
         *,
         thumbnails: bool = True,
+        at: Mapping[str, float | None] | None = None,
     ):
         size = (info.width, info.height)
-        self._pairs = {n: _Pairs(s, s.size(*size)) for n, s in local.items() if s.kind == "pairs"}
+        ticks = make_ticks(samplings_of(local, remote), min_seconds, at)
+        self._pairs: dict[str, _Pairs] = {}
         self._raw: dict[str, _Grid[np.ndarray]] = {}
         self._jpegs: dict[str, _Grid[bytes]] = {}
         self._wants: dict[str, tuple[str, tuple[int, int]]] = {}  # scorer -> colour and size
-        for name, s in local.items():
-            if s.kind == "uniform":
-                self._raw[name] = _Grid(grid_step_seconds(s.n, min_seconds))
+        for name, s in {**local, **remote}.items():
+            tick = ticks.get(name)
+            if isinstance(tick, PairTicks):
+                assert name in local, "model-backed scorers get single frames"
+                self._pairs[name] = _Pairs(s, s.size(*size), tick)
+            elif tick is not None:
                 self._wants[name] = (s.color, s.size(*size))
-        for name, s in remote.items():
-            assert s.kind == "uniform", "model-backed scorers get single frames"
-            self._jpegs[name] = _Grid(grid_step_seconds(s.n, min_seconds))
-            self._wants[name] = (s.color, s.size(*size))
-        self._thumbnails: _Grid[bytes] | None = (
-            _Grid(grid_step_seconds(1, min_seconds)) if thumbnails else None
-        )
+                if name in local:
+                    self._raw[name] = _Grid(tick)
+                else:
+                    self._jpegs[name] = _Grid(tick)
+        thumbnail = ticks[_THUMBNAIL]
+        assert isinstance(thumbnail, Ticks)
+        self._thumbnails: _Grid[bytes] | None = _Grid(thumbnail) if thumbnails else None
         self._thumbnail_size = THUMBNAIL.size(*size)
 
     def offer(self, frame: Frame) -> None:
         time_s = frame.time_s
         for name, grid in self._raw.items():
-            if grid.is_due(time_s):
+            if grid.ticks.pass_by(time_s):
                 color, size = self._wants[name]
                 grid.keep(time_s, frame.gray(*size) if color == "gray" else frame.rgb(*size))
         for name, jpegs in self._jpegs.items():
-            if jpegs.is_due(time_s):
+            if jpegs.ticks.pass_by(time_s):
                 jpegs.keep(time_s, frame.jpeg(*self._wants[name][1], JPEG_QUALITY))
-        if self._thumbnails is not None and self._thumbnails.is_due(time_s):
+        if self._thumbnails is not None and self._thumbnails.ticks.pass_by(time_s):
             self._thumbnails.keep(time_s, frame.jpeg(*self._thumbnail_size, THUMBNAIL_QUALITY))
         for pairs in self._pairs.values():
             pairs.offer(frame)

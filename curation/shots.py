@@ -48,6 +48,14 @@ class ShotDetector(Protocol):
     def finish(self) -> list[Cut]: ...
 
 
+class ValueDetector(ShotDetector, Protocol):
+    """One that decides from a value per frame: the two halves of `push`, which may run in two places."""
+
+    def value(self, frame: Frame) -> float: ...
+
+    def decide(self, time_s: float, pts: int, time_base: Fraction, value: float) -> list[Cut]: ...
+
+
 def make_detector(
     name: DetectorName, threshold: float | None, min_scene_seconds: float, *, exact: bool, fps: float
 ) -> ShotDetector:
@@ -65,6 +73,12 @@ class _NoCuts:
     lag_frames = 0
 
     def push(self, frame: Frame) -> list[Cut]:
+        return []
+
+    def value(self, frame: Frame) -> float:
+        return 0.0
+
+    def decide(self, time_s: float, pts: int, time_base: Fraction, value: float) -> list[Cut]:
         return []
 
     def finish(self) -> list[Cut]:
@@ -122,16 +136,22 @@ class SceneDetect:
         self.lag_frames = 3
 
     def push(self, frame: Frame) -> list[Cut]:
-        self._index += 1
-        cut = Cut(self._index, frame.time_s)
         pts, base = frame.av.pts, frame.av.time_base
         if pts is None or base is None:
             pts, base = round(frame.time_s * 1_000_000), Fraction(1, 1_000_000)
+        return self.decide(frame.time_s, pts, Fraction(base), self.value(frame))
+
+    def value(self, frame: Frame) -> float:
+        """The first half: how much changed since the frame before; 0 for the first one."""
+        return self._change(self._reduce(frame))
+
+    def decide(self, time_s: float, pts: int, time_base: Fraction, value: float) -> list[Cut]:
+        """The second half, for the next frame, from its value."""
+        self._index += 1
         if self._first_pts is None:
             self._first_pts = pts
         # Relative to the first frame, as PySceneDetect's own reader does: it knows no negative times.
-        stamp = _Stamp(pts - self._first_pts, Fraction(base), self._fps, cut)
-        value = self._change(self._reduce(frame))
+        stamp = _Stamp(pts - self._first_pts, time_base, self._fps, Cut(self._index, time_s))
         return [t.cut for t in self._detector.process_frame(stamp, value)]
 
     def finish(self) -> list[Cut]:

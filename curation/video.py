@@ -34,6 +34,8 @@ _FORMATS = (
     "rm,dv,nut,vc1,mjpeg,wtv,yuv4mpegpipe"
 )
 _MAX_CONSECUTIVE_ERRORS = 200  # packets; a stream that is broken for longer is given up
+# Before a wanted frame: some containers index key frames by decoding time, MPEG-TS has no index at all.
+_SEEK_EARLY_SECONDS = (0.5, 3, 12, 40)
 _SHAPE_TOLERANCE = 0.05  # of the displayed aspect: sizes are rounded to blocks
 
 
@@ -359,18 +361,29 @@ class Video:
             raise ShapeChanged(f"the picture changes from {old} to {new}, another shape, at {time_s:.3f} s")
 
     def frames_from(self, time_s: float) -> Iterator[Frame]:
-        """Frames from the key frame at or before `time_s` on. Call it in order of time on one object."""
+        """Frames from a key frame at or before `time_s` on, as far as the container leads to one. Call it in
+        order of time on one object. None come where nothing leads there."""
         if self._container is not None and time_s > self.info.start_s:
-            base = self._stream.time_base
-            assert base is not None
-            # Half a second early: some containers index key frames by decoding time.
-            self._container.seek(int((time_s - 0.5) / base), stream=self._stream, backward=True)
-            self._stream.codec_context.flush_buffers()
-            self._decoded = self._decode(self._container)
-            self._first = next(self._decoded, None)
+            for early_s in _SEEK_EARLY_SECONDS:
+                self._seek(self._container, time_s - early_s)
+                if self._first is not None and _time(self._first, time_s) <= time_s + 1e-6:
+                    break
             if self._first is None:
                 return
         yield from self.frames()
+
+    def _seek(self, container: InputContainer, time_s: float) -> None:
+        assert self._stream.time_base is not None
+        try:
+            container.seek(int(time_s / self._stream.time_base), stream=self._stream, backward=True)
+        except av.error.FFmpegError:  # damage lies between; an earlier place may be found
+            self._first = None
+            return
+        self._stream.codec_context.flush_buffers()
+        self._decoded = self._decode(container)
+        errors = self.decode_errors
+        self._first = next(self._decoded, None)
+        self.decode_errors = errors  # what comes before a key frame is not damaged
 
     def notes(self) -> str | None:
         """What was left out so far, in words."""

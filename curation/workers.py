@@ -24,6 +24,7 @@ from curation.shards import shard_row, write_shard
 from curation.sources import changed_since
 from curation.stale import Staleness
 from curation.transient import is_transient
+from curation.video import VideoInfo
 from filters import EMBEDDER
 from filters.base import ClipInfo, Frames, Sampling, Scorer, measure_key
 
@@ -37,6 +38,17 @@ STREAM = pa.schema(
         ("embedding", pa.list_(pa.float32())),
     ]
 )
+LOOKS = pa.schema(
+    [
+        ("source_id", pa.string()),
+        ("index", pa.int32()),
+        ("head", pa.string()),  # JSON; null: it failed
+        ("arrays", pa.list_(pa.binary())),
+        ("error", pa.string()),
+        ("seconds", pa.float64()),
+    ]
+)
+Row = dict[str, Any]
 _ROWS_PER_BLOCK = 16
 _MAX_JPEG_BYTES = 4 << 20  # per clip
 
@@ -62,9 +74,12 @@ class Measurer:
         waiting: list[dict[str, Any]] = []
         for part in batch.to_pylist():
             for source in json.loads(part["sources"]):
-                rows = (
-                    self._rescored(part["part"], source) if source.pop("rescore") else self._measured(source)
-                )
+                if "group" in source:
+                    rows = self._of_group(source)
+                elif source.pop("rescore"):
+                    rows = self._rescored(part["part"], source)
+                else:
+                    rows = self._measured(source)
                 for row in rows:
                     waiting.append({"part": part["part"], **row})
                     if len(waiting) == _ROWS_PER_BLOCK:
@@ -82,12 +97,14 @@ class Measurer:
             "config": self._plain,
         }
         began = time.monotonic()
+        before = source.pop("attempts_before", 0)  # of a long source, whose clips came in groups
         for attempt in _attempts(self._config):
+            number = before + attempt.number
             measured: dict[str, Any] = {"status": "failed", "clips": 0}
             try:
                 for message in self._child.request(request, self._config.run.deadline_seconds):
                     if message.head["kind"] == "clip":
-                        yield self._clip_row(source, message, attempt.number)
+                        yield self._clip_row(source, message, number)
                     elif message.head["kind"] == "source":
                         measured = {"status": "measured", **message.head}
                 _check_unchanged(source)
@@ -98,8 +115,33 @@ class Measurer:
             if measured["status"] == "failed" and "stage" not in measured:
                 measured |= {"stage": "measure", "error": "Incomplete", "message": "it stopped early"}
             measured.setdefault("seconds", time.monotonic() - began)
-            hashes = {"config_hash": self._config.spans_hash(), "attempt": attempt.number}
-            yield _row("source", {**source, **measured, **hashes})
+            yield source_row(source, measured, self._config, number)
+            return
+
+    def _of_group(self, source: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        """The clips of one group of a long source's spans, and a row `group` that says how that went. An
+        attempt's clips are those of the one before: they may all count."""
+        group, number = source.pop("group"), source.pop("number")
+        request = {
+            "op": "score",
+            "uri": source["uri"],
+            "source_id": source["source_id"],
+            "config": self._plain,
+            **group,
+        }
+        began = time.monotonic()
+        done: dict[str, Any] = {"source_id": source["source_id"], "number": number, "error": None}
+        for attempt in _attempts(self._config):
+            try:
+                for message in self._child.request(request, self._config.run.deadline_seconds):
+                    if message.head["kind"] == "clip":
+                        yield self._clip_row(source, message, 0)
+                _check_unchanged(source)
+            except SourceFailed as error:
+                if attempt.again(error):
+                    continue
+                done["error"] = f"{error.error}: {error.message}"
+            yield _row("group", {**done, "seconds": time.monotonic() - began})
             return
 
     def _clip_row(self, source: dict[str, Any], message: Message, attempt: int) -> dict[str, Any]:
@@ -185,6 +227,55 @@ class Measurer:
             if message.head["kind"] == "scores":
                 head = message.head
                 yield head["clip_id"], head["scores"], message.parts, head["jpegs"]
+
+
+class Looker:
+    """Looks at pieces of long sources (`segments.look`)."""
+
+    def __init__(self, config: dict[str, Any]):
+        self._config = validated(config)
+        self._plain = {key: value for key, value in config.items() if key != "captions"}
+        self._child = Child(self._config.run.child_memory_mb, self._config.run.child_output_mb)
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        return pa.Table.from_pylist([self._look(row) for row in batch.to_pylist()], schema=LOOKS)
+
+    def _look(self, task: dict[str, Any]) -> dict[str, Any]:
+        fields = ("uri", "from_s", "until_s")
+        request = {"op": "look", "config": self._plain, **{f: task[f] for f in fields}}
+        found: dict[str, Any] = {"source_id": task["source_id"], "index": task["index"]}
+        began = time.monotonic()
+        for attempt in _attempts(self._config):
+            try:
+                for message in self._child.request(request, self._config.run.deadline_seconds):
+                    if message.head["kind"] == "piece":
+                        found |= {"head": json.dumps(message.head), "arrays": message.parts}
+            except SourceFailed as error:
+                if attempt.again(error):
+                    continue
+                found["error"] = f"{error.error}: {error.message}"
+            break
+        return {**found, "seconds": time.monotonic() - began}
+
+
+def probed(uri: str, config: Config) -> VideoInfo:
+    """What a source's headers say. Raises `SourceFailed`."""
+    with Child(config.run.child_memory_mb) as child:
+        (message,) = child.request({"op": "probe", "uri": uri}, config.run.deadline_seconds)
+        return VideoInfo(**{k: v for k, v in message.head.items() if k not in ("kind", "parts")})
+
+
+def note(text: str) -> Row:
+    """A row of the stream that says something to the user."""
+    return {"part": "", **_row("note", {"text": text})}
+
+
+def source_row(
+    source: dict[str, Any], measured: dict[str, Any], config: Config, attempt: int
+) -> dict[str, Any]:
+    """The row of the stream that says how a source was measured."""
+    hashes = {"config_hash": config.spans_hash(), "attempt": attempt}
+    return _row("source", {**source, **measured, **hashes})
 
 
 def _check_unchanged(source: dict[str, Any]) -> None:
