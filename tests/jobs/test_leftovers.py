@@ -185,7 +185,7 @@ def test_killed_workers_are_replaced_and_their_work_is_repeated(build: Build) ->
                     break
             except psutil.NoSuchProcess:
                 continue
-        time.sleep(0.7)
+        time.sleep(0.1)  # what is left is measured in a second or two
     assert killed >= 2
     assert build.end()[0] == 0
     assert build.left() == []
