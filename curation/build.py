@@ -19,6 +19,7 @@ from curation.remove import Removed, drop_orphans, drop_removed, drop_sources, n
 from curation.select import applicable, ordered, spared, verdict_rows, write_verdicts
 from curation.shots import transnet_weights
 from curation.sources import Source
+from curation.spent import Phase
 from curation.stale import Staleness
 from curation.upgrade import upgrade
 from curation.work import Todo, find_work, notes
@@ -98,6 +99,7 @@ def cut(dataset: Dataset, accepted: Sequence[Row], config: Config, progress: Pro
         return {"name": shard.name, "clips": json.dumps(clips)}
 
     progress.start_cut(len(wanted))
+    phase = Phase()
     failures = 0
     for wave in _waves(planned):
         for row in pipeline.cut([task(s) for s in wave], config, dataset.address(""), config.hash()):
@@ -105,6 +107,8 @@ def cut(dataset: Dataset, accepted: Sequence[Row], config: Config, progress: Pro
             failures += len(failed)
             caption.commit_failures(dataset, failed)
             progress.shard(row["rows"], len(failed), row["bytes"], row["seconds"])
+            phase.add(json.loads(row["spent"]))
+    progress.end(phase.commit(dataset))
     dataset.remove(shards.PLAN)
     if failures:
         write_verdicts(dataset, config.verdict_rules, failure_keys(config), captions)

@@ -28,6 +28,7 @@ from curation.config import Config
 from curation.dataset import CAPTIONS, FAILURES, Dataset
 from curation.progress import Progress, Stopped
 from curation.select import current_failures
+from curation.spent import Phase
 from curation.video import is_remote
 
 Row = dict[str, Any]
@@ -247,12 +248,16 @@ def caption_by_model(
     most = given or _MOST_IN_A_ROW, given or min(_MOST_IN_A_ROW, max(4, total // 4))
     commits = _Commits(dataset, config, captioner, step, key_of, most, progress, begin)
     left = {clip_id for clips in todo.values() for clip_id in clips}
+    phase = Phase()
     for row in pipeline.captioned(handed, config, dataset.address(""), step):
-        if row["clip_id"] in left:  # a worker died after its rows were taken, and its work came once more
+        if row["clip_id"] is None:
+            phase.add(json.loads(row["data"]))
+        elif row["clip_id"] in left:  # a worker died after its rows were taken, and its work came once more
             left.discard(row["clip_id"])
             commits.take(row["clip_id"], json.loads(row["data"]))
     commits.end()
     assert not left, f"{len(left)} clips were neither captioned nor failed, such as {min(left)}"
+    progress.end(phase.commit(dataset))
     return total
 
 

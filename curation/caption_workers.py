@@ -6,6 +6,8 @@ Clips are decoded in these workers and not in the decoding child: their bytes ar
 from __future__ import annotations
 
 import json
+import time
+import uuid
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
@@ -18,6 +20,7 @@ from curation.captioners import batch_clips, make_captioner, make_rewriter, seco
 from curation.config import Config, validated
 from curation.dataset import Dataset
 from curation.pictures import pictures
+from curation.spent import told
 from filters.rules import Rule
 
 Row = dict[str, Any]
@@ -106,7 +109,8 @@ class ClipReader:
 class ModelCaptioner:
     """Captions clips in batches. A caption that its rules do not like is asked for once more.
 
-    Answers one row per clip: `data` holds its captions as rows of the table, or why there is none.
+    Answers one row per clip: `data` holds its captions as rows of the table, or why there is none. One more
+    row, of no clip, has what that took (`spent.told`).
     """
 
     def __init__(self, config: Row, step: Step):
@@ -114,9 +118,14 @@ class ModelCaptioner:
         self._captioner = worker(self._config, step)
         self._rules: dict[str, Rule] = self._config.caption_rules
         self._checker = Checker(self._config, self._captioner)
+        self._step = step
+        self._worker = uuid.uuid4().hex
 
     def __call__(self, batches: pa.Table) -> pa.Table:
+        began = time.monotonic()
         answers = [a for batch in batches.to_pylist() for a in self._answers(batch["clips"])]
+        spent = told(self._step, self._worker, time.monotonic() - began)
+        answers.append({"clip_id": None, "data": json.dumps(spent)})
         return pa.Table.from_pylist(answers, schema=ANSWERS)
 
     def _answers(self, clips: Sequence[Row]) -> list[Row]:

@@ -10,6 +10,7 @@ from curation import pipeline
 from curation.config import Config
 from curation.dataset import CLIPS, SCORE_COLUMNS, SOURCES, Dataset
 from curation.progress import Progress, Stopped
+from curation.spent import Phase
 from curation.stale import Staleness
 from curation.work import Todo, source_row
 
@@ -34,8 +35,13 @@ def measure(
         for part, sources in todo.parts.items()
     ]
     if tasks:
+        phase = Phase()
         for row in pipeline.measured(tasks, config, dataset.address("")):
-            collector.take(row)
+            if row["kind"] == "spent":
+                phase.add(json.loads(row["data"]))
+            else:
+                collector.take(row)
+        progress.end(phase.commit(dataset))
     assert not collector.open, f"parts were not finished: {sorted(collector.open)}"
 
 

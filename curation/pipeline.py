@@ -84,6 +84,7 @@ def _in_pieces(long: dict[str, segments.Long], config: Config, location: str) ->
             yield note(f"measured in one piece, as {error}: {source.uri}")
             parts.append(source.whole())
     for row in _rows(_looking(looks, config)) if looks else ():
+        yield {"part": "", "kind": "spent", "data": row["spent"]}
         try:
             parts += long[row["source_id"]].looked(row, config) or []
         except segments.NotInPieces as error:
@@ -158,7 +159,11 @@ def captioned(tasks: list[Row], config: Config, location: str, step: Step) -> It
 def _pool(workers: int, tasks: int, *, elastic: bool = True) -> ray.data.ActorPoolStrategy:
     """So many workers, but no more than tasks; an elastic pool grows onto nodes that join while it works."""
     start = min(workers, tasks)
-    return ray.data.ActorPoolStrategy(min_size=start, max_size=tasks if elastic else start)
+    return ray.data.ActorPoolStrategy(
+        min_size=start,
+        max_size=tasks if elastic else start,
+        max_tasks_in_flight_per_actor=2,  # the next one is there; the others wait for whoever is free first
+    )
 
 
 def _rows(stream: ray.data.Dataset) -> Iterator[Row]:
@@ -221,30 +226,30 @@ class _caption_shares:
         )
 
 
-def check_caption_shares(config: Config) -> None:
-    """Raises `ConfigError` where a captioning worker takes more than any machine has: Ray would wait for ever
-    for one that does."""
+def check_shares(config: Config) -> None:
+    """Raises `ConfigError` where a worker takes more than any machine has: Ray would wait for ever for one
+    that does."""
     steps: list[Step] = ["caption"] if config.captions.by_model else []
     if make_rewriter(config) is not None:
         steps.append("rewrite")
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    asked = []
     for step in steps:
         shares = _caption_shares(config, step)
-        for key, resource, taken, remedy in (
-            (
-                "caption_gpus",
-                "GPU",
-                shares.gpus,
-                "run.caption_gpus=0 captions on CPUs; null takes what is there",
-            ),
-            ("caption_cpus", "CPU", shares.cpus, "set it to at most that"),
-        ):
-            most = max((float(node.get(resource, 0.0)) for node in nodes), default=0.0)
-            if taken > most:
-                raise ConfigError(
-                    f"run.{key}: each captioning worker takes {taken:g} {resource}s, and no machine of this "
-                    f"cluster has more than {most:g} (all together: {_cluster(resource):g}); {remedy}"
-                )
+        remedy = "run.caption_gpus=0 captions on CPUs; null takes what is there"
+        asked.append(("caption_gpus", "GPU", shares.gpus, "each captioning worker", remedy))
+        asked.append(("caption_cpus", "CPU", shares.cpus, "each captioning worker", "set it to at most that"))
+    if config.model_scorers:
+        remedy = "run.model_gpus=0 scores on CPUs; null takes what is there"
+        who = f"each worker of {', '.join(config.model_scorers)}"
+        asked.append(("model_gpus", "GPU", _cpu_shares(config).model_gpus, who, remedy))
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    for key, resource, taken, who, remedy in asked:
+        most = max((float(node.get(resource, 0.0)) for node in nodes), default=0.0)
+        if taken > most:
+            raise ConfigError(
+                f"run.{key}: {who} takes {taken:g} {resource}s, and no machine of this cluster has more than "
+                f"{most:g} (all together: {_cluster(resource):g}); {remedy}"
+            )
 
 
 def _cluster(resource: str) -> float:
@@ -254,7 +259,7 @@ def _cluster(resource: str) -> float:
 @contextlib.contextmanager
 def session(config: Config) -> Iterator[None]:
     """A Ray to work on: the caller's, the cluster's (in a Ray job, or by address), or a quiet local one,
-    of which nothing is left afterwards. Raises `ConfigError` where captions take what no machine has."""
+    of which nothing is left afterwards. Raises `ConfigError` where workers take what no machine has."""
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
@@ -266,7 +271,7 @@ def session(config: Config) -> Iterator[None]:
     logging.getLogger("ray").setLevel(logging.ERROR)
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # an error that ends the build is raised, too
     if ray.is_initialized():
-        check_caption_shares(config)
+        check_shares(config)
         yield
         return
     address = config.run.ray_address or os.environ.get("RAY_ADDRESS")
@@ -277,7 +282,7 @@ def session(config: Config) -> Iterator[None]:
     with _quiet_start():
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     try:
-        check_caption_shares(config)
+        check_shares(config)
         yield
     finally:
         ray.shutdown()
@@ -298,7 +303,7 @@ def _local_ray(config: Config) -> Iterator[None]:
                     logging_level=logging.ERROR,
                     _temp_dir=folder,
                 )
-            check_caption_shares(config)
+            check_shares(config)
             yield
         except (OSError, ValueError, LeaseLost, Stopped):
             raise

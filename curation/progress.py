@@ -87,6 +87,11 @@ class Progress:
         self._stop()
         self._console.print(printable(text), markup=False)
 
+    def end(self, text: str) -> None:
+        """Of the phase at hand: what there is to say of the time that it took."""
+        if text:
+            self.say(f"{self._phase}: {text}")
+
     def close(self) -> None:
         self._stop()
 

@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from curation import spent
 from curation.caption_checks import COLUMNS
 from curation.chosen import Captions
 from curation.config import validated
@@ -108,6 +109,7 @@ def render(dataset: Dataset) -> str:
         failed_sources=sources.failed,
         failed_by=sources.failed_by.most_common(),
         slowest=sources.slowest,
+        spent=spent.read(dataset),
     )
 
 

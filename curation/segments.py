@@ -286,7 +286,7 @@ class Long:
         index = found["index"]
         if self._pieces.get(index, found) is not None:  # what a killed worker had in hand may come twice
             return None
-        self._seconds += found["seconds"]
+        self._seconds += json.loads(found["spent"])["seconds"]
         if found["error"]:
             self._pieces = {}
             raise NotInPieces(found["error"])

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import time
+import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +23,7 @@ from curation.dataset import CLIPS, Dataset
 from curation.select import columns_of, ordered, spared
 from curation.shards import shard_row, write_shard
 from curation.sources import changed_since
+from curation.spent import Timed, told
 from curation.stale import Staleness
 from curation.transient import is_transient
 from curation.video import VideoInfo
@@ -31,7 +33,7 @@ from filters.base import ClipInfo, Frames, Sampling, Scorer, measure_key
 STREAM = pa.schema(
     [
         ("part", pa.string()),
-        ("kind", pa.string()),  # clip or source
+        ("kind", pa.string()),  # clip, source, group, note or spent
         ("data", pa.string()),  # JSON: the row, but for what is binary
         ("thumbnail", pa.binary()),
         ("jpegs", pa.list_(pa.binary())),  # frames for model-backed scorers
@@ -45,7 +47,7 @@ LOOKS = pa.schema(
         ("head", pa.string()),  # JSON; null: it failed
         ("arrays", pa.list_(pa.binary())),
         ("error", pa.string()),
-        ("seconds", pa.float64()),
+        ("spent", pa.string()),  # JSON: `spent.told`
     ]
 )
 Row = dict[str, Any]
@@ -69,8 +71,14 @@ class Measurer:
         self._cheap = columns_of(list(self._config.local_scorers))
         self._keys = self._config.measure_keys()
         self._staleness = Staleness(self._config)
+        self._worker = uuid.uuid4().hex
 
     def __call__(self, batch: pa.Table) -> Iterator[pa.Table]:
+        tables = Timed(self._tables(batch))
+        yield from tables
+        yield _table([_told("measure", self._worker, tables.seconds)])
+
+    def _tables(self, batch: pa.Table) -> Iterator[pa.Table]:
         waiting: list[dict[str, Any]] = []
         for part in batch.to_pylist():
             for source in json.loads(part["sources"]):
@@ -236,6 +244,7 @@ class Looker:
         self._config = validated(config)
         self._plain = {key: value for key, value in config.items() if key != "captions"}
         self._child = Child(self._config.run.child_memory_mb, self._config.run.child_output_mb)
+        self._worker = uuid.uuid4().hex
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         return pa.Table.from_pylist([self._look(row) for row in batch.to_pylist()], schema=LOOKS)
@@ -255,7 +264,7 @@ class Looker:
                     continue
                 found["error"] = f"{error.error}: {error.message}"
             break
-        return {**found, "seconds": time.monotonic() - began}
+        return {**found, "spent": json.dumps(told("look", self._worker, time.monotonic() - began))}
 
 
 def probed(uri: str, config: Config) -> VideoInfo:
@@ -268,6 +277,10 @@ def probed(uri: str, config: Config) -> VideoInfo:
 def note(text: str) -> Row:
     """A row of the stream that says something to the user."""
     return {"part": "", **_row("note", {"text": text})}
+
+
+def _told(stage: str, worker: str, seconds: float) -> Row:
+    return {"part": "", **_row("spent", told(stage, worker, seconds))}
 
 
 def source_row(
@@ -347,8 +360,10 @@ class ModelScorer:
         # What is scored before this one: a rule on it that fails spares this one.
         order = list(self._config.filters)
         self._before = columns_of(order[: order.index(name)])
+        self._worker = uuid.uuid4().hex
 
     def __call__(self, batch: pa.Table) -> pa.Table:
+        began = time.monotonic()
         rows = batch.to_pylist()
         wanted: list[tuple[int, dict[str, Any], Frames]] = []
         for i, row in enumerate(rows):
@@ -366,13 +381,15 @@ class ModelScorer:
             # every build would try it again.
             if self._config.score_all or not spared(clip, self._rules, self._before):
                 wanted.append((i, clip, _frames(clip, mine, self._scorer.sampling)))
-        found = self._scorer([frames for _, _, frames in wanted]) if wanted else []
+        if not wanted:
+            return _table(rows)
+        found = self._scorer([frames for _, _, frames in wanted])
         for (i, clip, _), scores in zip(wanted, found, strict=True):
             clip["keys"][self._name] = self._key
             rows[i]["data"] = json.dumps({**clip, **scores.values})
             if scores.embedding is not None:
                 rows[i]["embedding"] = scores.embedding.astype(np.float32).tolist()
-        return _table(rows)
+        return _table([*rows, _told(self._name, self._worker, time.monotonic() - began)])
 
 
 def _info(clip: dict[str, Any]) -> ClipInfo:
@@ -399,11 +416,13 @@ class Cutter:
         self._child = Child(self._config.run.child_memory_mb, self._config.run.child_output_mb)
         self._dataset = Dataset(location)
         self._config_hash = config_hash
+        self._worker = uuid.uuid4().hex
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         return pa.Table.from_pylist([self._shard(row) for row in batch.to_pylist()])
 
     def _shard(self, task: dict[str, Any]) -> dict[str, Any]:
+        began = time.monotonic()
         clips = json.loads(task["clips"])
         rows: list[dict[str, Any]] = []
         failures: list[dict[str, Any]] = []
@@ -423,6 +442,7 @@ class Cutter:
             "bytes": written,
             "seconds": sum(r["duration_s"] for r in rows),
             "failures": json.dumps(failures),
+            "spent": json.dumps(told("cut", self._worker, time.monotonic() - began)),
         }
 
     def _cut(

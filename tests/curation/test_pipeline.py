@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import shutil
 import subprocess
@@ -19,8 +20,11 @@ import pytest
 import ray.data
 import ray.exceptions
 
-from curation import pipeline
+from curation import pipeline, segments
 from curation.config import ConfigError, load_config
+from curation.sources import list_sources
+from curation.work import source_row
+from tests import render
 
 ROOT = Path(__file__).parents[2]
 
@@ -86,9 +90,15 @@ def test_no_room_for_what_is_under_way_is_a_full_disk() -> None:
         ([(2, 0)], [], None),
         ([(2, 1)], ["run.caption_gpus=0.5"], None),
         ([(2, 0)], ["run.caption_gpus=1", "captions.captioner=none"], None),
+        (
+            [(2, 0.5), (2, 0.5)],
+            ["captions.captioner=none", "filters.text={}", "run.model_gpus=1"],
+            ["run.model_gpus", "text takes 1 GPUs", "more than 0.5 (all together: 1)", "run.model_gpus=0"],
+        ),
+        ([(2, 0)], ["captions.captioner=none", "filters.text={}"], None),
     ],
 )
-def test_captions_that_take_what_no_machine_has_are_refused(
+def test_workers_that_take_what_no_machine_has_are_refused(
     nodes: list[tuple[float, float]],
     overrides: list[str],
     says: list[str] | None,
@@ -105,6 +115,52 @@ def test_captions_that_take_what_no_machine_has_are_refused(
         pass
     if says is not None:
         assert [word for word in says if word not in str(error.value)] == []
+
+
+@pytest.mark.parametrize(
+    ("cpus", "gpus", "overrides", "model", "measure"),  # model: CPUs and GPUs; measure: CPUs, workers
+    [
+        (8, 0, [], (1, 0), (1, 6)),
+        (8, 1, [], (1, 0.5), (1, 6)),  # two models share the GPU
+        (8, 4, [], (1, 1), (1, 6)),  # none can use two
+        (8, 1, ["run.model_workers=2"], (1, 0.25), (1, 4)),
+        (8, 1, ["run.model_gpus=0.2"], (1, 0.2), (1, 6)),
+        (8, 0, ["run.measure_cpus=2"], (1, 0), (2, 3)),
+        (2, 0, [], (2 / 3, 0), (2 / 3, 1)),  # fewer CPUs than stages
+        (8, 0, ["run.measure_workers=2"], (1, 0), (1, 2)),
+    ],
+)
+def test_models_share_what_there_is(
+    cpus: float,
+    gpus: float,
+    overrides: list[str],
+    model: tuple[float, float],
+    measure: tuple[float, int],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": cpus, "GPU": gpus})
+    shares = pipeline._cpu_shares(load_config("filters: {text: {}, aesthetics: {}}", overrides))
+    assert (shares.model_cpus, shares.model_gpus) == pytest.approx(model)
+    assert (shares.measure_cpus, shares.measure_workers) == pytest.approx(measure)
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_batches_for_a_model_are_filled_across_sources(tmp_path: Path) -> None:
+    """Sources of one clip each: a model is called once for several of them."""
+    count, batch = 12, 6
+    for k in range(count):
+        frames = (render.texture(k, 64, 96) for _ in range(20))
+        render.write_video(tmp_path / f"{k}.mp4", frames, fps=10)
+    settings = ["spans.min_seconds=1", "spans.trim_seconds=0", f"run.model_batch_clips={batch}"]
+    config = load_config("filters: {duration: {}, text: {frames: 1}}", settings)
+    sources = [source_row(s) | {"rescore": False} for s in list_sources([str(tmp_path)])]
+    parts = [segments.in_part(f"p{k}", [source]) for k, source in enumerate(sources)]
+    rows = [(row["kind"], json.loads(row["data"])) for row in pipeline.measured(parts, config, str(tmp_path))]
+    clips = [data for kind, data in rows if kind == "clip"]
+    calls = [data for kind, data in rows if kind == "spent" and data["stage"] == "text"]
+    assert len(clips) == count
+    assert all("text.area" in clip for clip in clips)
+    assert count / batch <= len(calls) <= count / 2
 
 
 @pytest.fixture

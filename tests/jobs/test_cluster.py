@@ -12,6 +12,7 @@ from typing import Any
 import fsspec
 import pytest
 
+from benchmarks.footage import loop
 from curation.dataset import Dataset
 from curation.verify import accounting, verify
 from tests import render
@@ -117,6 +118,35 @@ def test_a_node_dies(place: Place, cluster: Cluster) -> None:
 
 def until_measured(out: str, parts: int, job: subprocess.Popen[str]) -> None:
     left_behind.until(lambda: len(Dataset(out).parts("sources")) >= parts or job.poll() is not None, 120)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_a_node_joins_and_takes_over_from_one_that_dies(place: Place, tmp_path: Path) -> None:
+    """With longer sources: to join takes a while. Nothing is accepted: there is nothing to cut."""
+    fs = fsspec.filesystem("s3")
+    for i in range(SOURCES):
+        fs.get(f"{FOOTAGE}/{i}.mp4", str(tmp_path / "once.mp4"))
+        loop(tmp_path / "once.mp4", tmp_path / "long.mp4", 900)
+        fs.put(str(tmp_path / "long.mp4"), f"s3://reelmill/longer/{i}.mp4")
+    local, out = tmp_path / "local", "s3://reelmill/taken-over"
+    arguments = ["s3://reelmill/longer", "--set", "rules.duration.seconds.min=3"]
+    config = place.working_dir / "c.yaml"
+    command = [sys.executable, "-m", "jobs.build", *arguments, "--config", str(config), "--out", str(local)]
+    environment = left_behind.environment("local", **place.environment)
+    subprocess.run(command, cwd=ROOT, env=environment, check=True)
+    with Cluster(2) as cluster:
+        given = [*arguments, "--config", "c.yaml", "--out", out]
+        job = cluster.submit("build", *given, working_dir=place.working_dir, env=place.environment)
+        until_measured(out, 1, job)
+        joined = cluster.join()
+        left_behind.until(lambda: joined.decodes or job.poll() is not None, 300)
+        cluster.nodes[1].kill()
+        assert len(Dataset(out).parts("sources")) < SOURCES, "there was no work left to do"
+        wait(job, 900)
+    assert accounting(Dataset(out)).check() == []
+    assert rows_of(Dataset(out)) == rows_of(Dataset(str(local)))
+    assert accounting(Dataset(out)).clips > 10_000
 
 
 @pytest.mark.slow

@@ -1,0 +1,310 @@
+"""One job in three ways, side by side: ours, the customary way, and Data-Juicer's operators in its runner.
+
+The job: split by scene, keep clips of 3 to 10 s of enough resolution, score their motion, accept a quarter of
+their seconds by it, and have these as mp4. With --text: text area on top, of what motion accepts.
+
+    python -m venv juicer && juicer/bin/pip install PACKAGES
+    python -m benchmarks.versus --footage ../shared/data/video --data-juicer juicer [--minutes 10] [--text]
+
+where PACKAGES are py-data-juicer==1.6.1 opencv-contrib-python-headless scenedetect av imageio-ffmpeg, and for
+--text easyocr.
+
+All use the content detector at its threshold of 27 with scenes of at least 0.6 s (15 frames), and x264 with
+one preset, quality and distance of key frames. What differs is printed with the table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import av
+import cv2
+import yaml
+
+from benchmarks import tree
+from benchmarks.curation import bare_decode, customary, machine, measured
+from benchmarks.footage import loop
+from curation.config import Config, load_config
+from curation.dataset import Dataset
+from filters.text import find_weights
+
+# Scenes of 5 to 10 s, real or rendered, 640x360 to 1280x720, all H.264 at a constant rate.
+FILES = ("bigbuckbunny.mp4", "testvideo.mp4", "flower.mp4", "friday.mp4", "chaplin.mp4")
+SHARE = 0.25  # of the seconds that are accepted
+MIN_SECONDS, MAX_SECONDS, SHORT_SIDE = 3.0, 10.0, 240
+PAIRS_PER_SECOND = 4  # Data-Juicer's are 2
+FLOW_SIDE = 256  # pixels: to which pictures are made smaller for flow, where Data-Juicer is told to
+SETTINGS = f"""
+shots: {{detector: content, threshold: 27, min_scene_seconds: 0.6}}
+spans: {{min_seconds: {MIN_SECONDS}, max_seconds: {MAX_SECONDS}}}
+filters: {{duration: {{}}, resolution: {{}}, motion: {{per_second: {PAIRS_PER_SECOND}}}}}
+rules:
+  duration.seconds: {{min: {MIN_SECONDS}, max: {MAX_SECONDS}}}
+  resolution.short_side: {{min: {SHORT_SIDE}}}
+captions: {{captioner: none}}
+"""
+TEXT_FRAMES = 3  # of a clip, as Data-Juicer takes by default
+ROW_SEPARATOR = "<__dj__video>"
+DIFFERENCES = f"""\
+Not the same:
+- Scenes longer than {MAX_SECONDS:g} s: ours and the customary way take them apart, Data-Juicer drops them.
+- Cuts: ours compares frames sampled from the decoder's planes, `ours, exact` PySceneDetect's own pictures.
+- Motion: ours from {PAIRS_PER_SECOND} pairs a second 0.1 s apart on small grey pictures, Data-Juicer from 2
+  pairs a second 0.5 s apart on whole pictures (its default) or {FLOW_SIDE} pixels a side. Each has a bound
+  of its own, that accepts the share named.
+- Data-Juicer's filters take whole rows, so that it runs twice: to split, and to filter the clips. What its
+  second start takes is left out.
+- Ours also listed, identified, verified and reported; its clips are in shards with all their scores.
+- Text: the same network. Ours on pictures of at most 960 pixels, Data-Juicer on whole ones."""
+
+
+@dataclass(frozen=True)
+class Took:
+    """What a way took, and what came of it."""
+
+    cpu_s: float
+    wall_s: float
+    clips: int = 0
+    accepted: int = 0
+    share: float = 0.0  # of the seconds of footage that are accepted
+
+    def __add__(self, other: Took) -> Took:
+        return Took(
+            self.cpu_s + other.cpu_s, self.wall_s + other.wall_s, self.clips, self.accepted, self.share
+        )
+
+    def __sub__(self, other: Took) -> Took:
+        return self + Took(-other.cpu_s, -other.wall_s)
+
+
+def bound_for(clips: Sequence[tuple[float, float]], total_s: float) -> tuple[float, float]:
+    """The highest score to accept, and the share that it accepts, of clips (seconds, score): `SHARE` of
+    `total_s`, as near as can be."""
+    best = (SHARE, float("-inf"), 0.0)
+    accepted_s = 0.0
+    for seconds, score in sorted(clips, key=lambda clip: clip[1]):
+        accepted_s += seconds
+        best = min(best, (abs(accepted_s / total_s - SHARE), score, accepted_s / total_s))
+    return best[1], best[2]
+
+
+# ---- ours
+
+
+def ours(paths: Sequence[Path], folder: Path, share: float, *overrides: str) -> Took:
+    """A whole `reelmill build`, Ray's services and all."""
+    folder.mkdir()
+    (folder / "c.yaml").write_text(SETTINGS)
+    command = [sys.executable, "-m", "jobs.build", *map(str, paths), "--out", str(folder / "dataset")]
+    command += ["--config", str(folder / "c.yaml"), *(word for o in overrides for word in ("--set", o))]
+    usage = tree.run(command, period_s=0.2)
+    verdicts = list(Dataset(str(folder / "dataset")).verdicts())
+    accepted = sum(v["status"] == "accepted" for v in verdicts)
+    return Took(usage.cpu_s + usage.services_cpu_s, usage.wall_s, len(verdicts), accepted, share)
+
+
+def by_custom(
+    paths: Sequence[Path],
+    found: dict[Path, list[dict[str, Any]]],
+    config: Config,
+    accepted: int,
+    share: float,
+) -> Took:
+    """Every clip is encoded, and decoded once more for its scores. One process, as most such scripts are."""
+    began = time.monotonic()
+    steps = [customary(path, found[path], config) for path in paths]
+    cpu_s = sum(sum(seconds.values()) for seconds in steps)
+    return Took(cpu_s, time.monotonic() - began, sum(map(len, found.values())), accepted, share)
+
+
+# ---- Data-Juicer
+
+
+class Juicer:
+    """Its runner, in an environment of its own."""
+
+    def __init__(self, environment: Path, folder: Path, processes: int):
+        self._command = environment / "bin" / "dj-process"
+        if not self._command.exists():
+            sys.exit(
+                f"--data-juicer {environment}: no bin/dj-process in it; the docstring says how to make it"
+            )
+        self._folder = folder
+        self._processes = processes
+        folder.mkdir()
+        path = f"{environment / 'bin'}:{os.environ['PATH']}"
+        own = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "VIRTUAL_ENV")}
+        homes = {name: str(folder / name.lower()) for name in ("HF_HOME", "DATA_JUICER_CACHE_HOME")}
+        self._environment = {**own, **homes, "PATH": path, "OMP_NUM_THREADS": "1"}
+        self._environment["EASYOCR_MODULE_PATH"] = str(folder / "easyocr")
+
+    def use_text_model(self) -> None:
+        """The weights that a package carries, where its EasyOCR looks for them."""
+        target = self._folder / "easyocr" / "model"
+        target.mkdir(parents=True)
+        shutil.copy(find_weights("auto"), target)
+
+    def run(
+        self, name: str, rows: Iterable[list[str]], process: list[dict[str, Any]]
+    ) -> tuple[Took, list[dict[str, Any]]]:
+        """Rows of videos through its operators. Returns what that took, and the rows that are left."""
+        folder = self._folder / name
+        folder.mkdir()
+        lines = [json.dumps({"text": ROW_SEPARATOR * len(row), "videos": row}) for row in rows]
+        (folder / "in.jsonl").write_text("\n".join(lines) + "\n")
+        recipe = {
+            "project_name": name,
+            "dataset_path": str(folder / "in.jsonl"),
+            "export_path": str(folder / "out.jsonl"),
+            "np": self._processes,
+            "keep_stats_in_res_ds": True,
+            "open_tracer": False,
+            "process": process,
+        }
+        (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+        before, began = _children_cpu_s(), time.monotonic()
+        with (folder / "log").open("wb") as log:
+            command = [str(self._command), "--config", str(folder / "recipe.yaml")]
+            done = subprocess.run(
+                command, check=False, cwd=folder, env=self._environment, stdout=log, stderr=log
+            )
+        took = Took(_children_cpu_s() - before, time.monotonic() - began)
+        if done.returncode or not (folder / "out.jsonl").exists():
+            sys.exit(f"Data-Juicer failed: {(folder / 'log').read_text()[-3000:]}")
+        return took, [json.loads(line) for line in (folder / "out.jsonl").read_text().splitlines()]
+
+
+def _children_cpu_s() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def splitting(config: Config, folder: Path) -> dict[str, Any]:
+    cut = config.cut
+    arguments = f"-map 0:v:0 -an -c:v libx264 -preset {cut.preset} -crf {cut.crf} -g {cut.gop_frames}"
+    return {
+        "video_split_by_scene_mapper": {
+            "detector": "ContentDetector",
+            "threshold": 27.0,
+            "min_scene_len": 15,
+            "ffmpeg_extra_args": f"{arguments} -pix_fmt yuv420p",
+            "save_dir": str(folder),
+        }
+    }
+
+
+def filtering(flow_side: int | None) -> list[dict[str, Any]]:
+    """Motion bounded by nothing yet: what its bound is to be, its scores must first say."""
+    limits = {"min_duration": MIN_SECONDS, "max_duration": MAX_SECONDS, "video_backend": "av"}
+    return [
+        {"video_duration_filter": limits},
+        {"video_resolution_filter": {"min_width": SHORT_SIDE, "min_height": SHORT_SIDE}},
+        {"video_motion_score_filter": {"min_score": 0.0, "sampling_fps": 2, "size": flow_side}},
+    ]
+
+
+def juiced(
+    juicer: Juicer, paths: Sequence[Path], config: Config, total_s: float, *, text: bool
+) -> dict[str, Took]:
+    """By how flow is computed; and with text on top of the first."""
+    folder = juicer._folder / "clips"
+    took_split, rows = juicer.run("split", [[str(p)] for p in paths], [splitting(config, folder)])
+    clips = [video for row in rows for video in row["videos"]]
+    start, _ = juicer.run("start", [clips[:1]], [filtering(None)[0]])
+    found: dict[str, Took] = {}
+    for name, side in (("Data-Juicer", None), ("Data-Juicer, flow made small", FLOW_SIDE)):
+        took, left = juicer.run(
+            name.replace(" ", "-").replace(",", ""), [[c] for c in clips], filtering(side)
+        )
+        stats = {row["videos"][0]: row["__dj__stats__"] for row in left}
+        scored = [(s["video_duration"][0], s["video_motion_score"][0]) for s in stats.values()]
+        bound, share = bound_for(scored, total_s)
+        accepted = [v for v, s in stats.items() if s["video_motion_score"][0] <= bound]
+        found[name] = took_split + (took - start)
+        found[name] = Took(found[name].cpu_s, found[name].wall_s, len(clips), len(accepted), share)
+        if text and side is None:
+            juicer.use_text_model()
+            ocr = {"frame_sample_num": TEXT_FRAMES, "languages_to_detect": ["en"]}
+            took, _ = juicer.run("text", [[c] for c in accepted], [{"video_ocr_area_ratio_filter": ocr}])
+            found[f"{name}, text"] = found[name] + (took - start)
+    return found
+
+
+# ---- the table
+
+
+def table(found: dict[str, Took]) -> None:
+    head = ("CPU s", "wall s", "clips", "accepted", "seconds", "CPU", "wall")
+    print(f"{'':32s}" + "".join(f"{word:>10s}" for word in head))
+    for name, took in found.items():
+        base = found["ours, text" if name.endswith(", text") else "ours"]
+        figures = [f"{took.cpu_s:.1f}", f"{took.wall_s:.1f}", str(took.clips), str(took.accepted)]
+        figures += [
+            f"{took.share:.1%}",
+            f"{took.cpu_s / base.cpu_s:.1f}x",
+            f"{took.wall_s / base.wall_s:.1f}x",
+        ]
+        print(f"{name:32s}" + "".join(f"{figure:>10s}" for figure in figures), flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--footage", type=Path, required=True)
+    parser.add_argument("--data-juicer", type=Path, help="its environment; without it, the two others alone")
+    parser.add_argument("--minutes", type=float, default=10.0, help="of footage in all")
+    parser.add_argument("--text", action="store_true", help="and once more with text area on top")
+    args = parser.parse_args()
+    cv2.setNumThreads(1)
+    av.logging.set_libav_level(av.logging.ERROR)
+    print(machine())
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "footage").mkdir()
+        paths = [folder / "footage" / file for file in FILES]
+        for path in paths:
+            loop(args.footage / path.name, path, args.minutes * 60 / len(FILES))
+        config = load_config(SETTINGS)
+        everything = {path: measured(path, config)[1] for path in paths}
+        total_s = sum(c["end_s"] - c["start_s"] for of in everything.values() for c in of)
+        fitting = {
+            path: [c for c in of if MIN_SECONDS <= c["end_s"] - c["start_s"] <= MAX_SECONDS]
+            for path, of in everything.items()
+        }
+        scores = [
+            (c["end_s"] - c["start_s"], c["scores"]["motion.speed"]) for of in fitting.values() for c in of
+        ]
+        bound, share = bound_for(scores, total_s)
+        override = f"rules.motion.speed.max={bound!r}"
+        decode_s = sum(bare_decode(path) for path in paths)
+        print(f"footage: {args.minutes:g} min of {', '.join(FILES)}, looped")
+        print(f"a bare decode of it: {decode_s:.1f} CPU s")
+
+        found = {"ours": ours(paths, folder / "ours", share, override)}
+        found["ours, exact"] = ours(paths, folder / "exact", share, override, "shots.exact=true")
+        found["the customary way"] = by_custom(paths, fitting, config, found["ours"].accepted, share)
+        if args.text:
+            text = f"filters.text={{frames: {TEXT_FRAMES}}}"
+            found["ours, text"] = ours(paths, folder / "text", share, override, text)
+        if args.data_juicer:
+            juicer = Juicer(args.data_juicer.absolute(), folder / "juicer", len(os.sched_getaffinity(0)))
+            found |= juiced(juicer, paths, config, total_s, text=args.text)
+        table(found)
+        print(DIFFERENCES)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,44 @@
+"""The comparison with other ways: the share that is accepted, and a run of our two ways on short footage."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks import versus
+from benchmarks.versus import Took, bound_for
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_the_bound_accepts_the_share_of_the_seconds() -> None:
+    clips = [(5.0, 0.3), (4.0, 0.1), (6.0, 0.2), (9.0, 0.5)]
+    assert bound_for(clips, 40.0) == (0.2, 0.25)
+    assert bound_for(clips, 24.0) == (0.1, 4 / 24)
+    assert bound_for([], 24.0)[1] == 0.0
+
+
+def test_what_steps_took_adds_up() -> None:
+    split, scored, start = Took(10, 5), Took(4, 3), Took(1, 2)
+    assert split + (scored - start) == Took(13, 6)
+
+
+def test_without_its_runner_the_way_to_it_is_told(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match="no bin/dj-process in it"):
+        versus.Juicer(tmp_path, tmp_path / "work", 2)
+
+
+@pytest.mark.slow
+def test_our_two_ways_side_by_side(footage: Path) -> None:
+    command = [sys.executable, "-m", "benchmarks.versus", "--footage", str(footage), "--minutes", "1.5"]
+    printed = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    rows = {line[:32].strip(): line[32:].split() for line in printed.splitlines() if line.endswith("x")}
+    assert list(rows) == ["ours", "ours, exact", "the customary way"]
+    for name, (cpu_s, wall_s, clips, accepted, share, *_) in rows.items():
+        assert float(cpu_s) > 0, name
+        assert float(wall_s) > 0, name
+        assert 0 < int(accepted) < int(clips), name
+        assert 15 < float(share.rstrip("%")) < 35, name
