@@ -297,9 +297,10 @@ def evaluate_chain(
 def _distances(
     made: Made, truth: Clips, real: Clips, count: int, features: Callable[[Tensor], Tensor]
 ) -> Figures:
-    """Of sets of one size, as Fréchet's is larger the smaller they are. What stands still are other clips
-    than the target's: the same ones would be near to it whatever they do. Ratios are of kernel distances:
-    without bias, where features are more than videos and their covariance is not known."""
+    """Of sets of one size, as Fréchet's is larger the smaller they are. `static`: the final videos standing
+    still; `real_static`: real clips that do, other ones than the target's, which would be near to it whatever
+    they do. Ratios are of kernel distances: without bias, where features are more than videos and their
+    covariance is not known."""
     assert made.finals is not None
     height, width = made.finals.shape[-2:]
     frames = min(made.finals.shape[2], truth.video.shape[2])
@@ -312,7 +313,8 @@ def _distances(
         "real": alike(real.video),
         "two_stage": alike(made.finals),
         "stage1_bicubic": alike(made.previews),
-        "static": _still(alike(real.video)),
+        "static": _still(alike(made.finals)),
+        "real_static": _still(alike(real.video)),
     }
     of = {name: features(videos) for name, videos in sets.items()}
     figures: Figures = {

@@ -70,7 +70,8 @@ _ROWS = {
     "real": "real clips, trained on",
     "seen": "words seen together",
     "stage1_bicubic": "Stage I, bicubic",
-    "static": "real clips, standing still",
+    "real_static": "real clips, standing still",
+    "static": "the final videos, standing still",
     "two_stage": "two stages",
     "unseen": "words not seen together",
     "untrained": "untrained weights",
@@ -82,6 +83,7 @@ _CONTROLS = {
     "stage1_bicubic",
     "standing_still",
     "static",
+    "real_static",
     "untrained",
     "wrong_prompts",
 }

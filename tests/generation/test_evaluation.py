@@ -141,7 +141,7 @@ def test_all_parts_have_their_figures_and_controls(evaluated: Path) -> None:
     stage2 = ("bicubic", "low_quality", "evaluations_1", "evaluations_2", "usual", "shuffled_prompts")
     rows += [f"stage2.{row}.shown" for row in (*stage2, "wrong_prompts", "untrained")]
     wanted = {f"{row}.{key}" for row in rows for key in read} | {"judge.accuracy.colour"}
-    sets = ("real", "two_stage", "stage1_bicubic", "static")
+    sets = ("real", "two_stage", "stage1_bicubic", "static", "real_static")
     wanted |= {f"chain.{name}.{key}" for name in ("frechet", "kernel_distance") for key in sets}
     wanted |= {"stage2.wrong_prompts_cost_db", "stage2.detail_over_fewest", "stage2.usual.gain_db"}
     assert wanted <= there.keys()

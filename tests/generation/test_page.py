@@ -303,7 +303,7 @@ def test_sets_are_the_rows_of_their_distances(page: Element) -> None:
     assert [th["title"] for th in table.one("thead").all("th")[1:]] == ["frechet", "kernel_distance"]
     rows = {tr.one("th").text: [td.text for td in tr.all("td")] for tr in table.all("tr")[1:]}
     assert rows["two stages"] == ["0.200", "0.020"]
-    assert rows["real clips, standing still control"] == ["1.500", "–"]
+    assert rows["the final videos, standing still control"] == ["1.500", "–"]
     assert rows["real clips, trained on"] == ["0.010", "−0.0005"]
 
 
