@@ -11,6 +11,7 @@ import contextlib
 import json
 import os
 import shlex
+import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ from jobs.evaluate import evaluation_settings
 from jobs.generate import Device, err, out
 
 STAGES = ("vae", "stage1", "stage2", "lossless")  # of a recipe
+BUILDING = ("corpus", "build", "build held-out")  # its steps before training
 _MISSED = 1  # exit code of evaluate, when it has missed a bar
 
 
@@ -164,6 +166,21 @@ def stage_values(wanted: StageSettings, vae: str) -> dict[str, Any]:
     return {**wanted.config, "codec": {"model": vae, **codec}}
 
 
+def _sampling(settings: dict[str, Any], name: str) -> Any:
+    return ((settings[name] or {}).get("config") or {}).get("sampling")
+
+
+def _trained_of(made_of: dict[str, Any]) -> dict[str, Any]:
+    """What a recipe is made of, without what is used after training alone."""
+    settings = {key: value for key, value in made_of["settings"].items() if key != "evaluate"}
+    for name in STAGES:
+        if settings[name]:
+            config = {k: v for k, v in settings[name]["config"].items() if k != "sampling"}
+            settings[name] = {**settings[name], "config": config}
+    corpus = {k: v for k, v in settings["corpus"].items() if k not in ("evaluate", "lossless")}
+    return {**made_of, "settings": {**settings, "corpus": corpus}}
+
+
 class RecipeRun:
     """A recipe's folder, and the steps that fill it."""
 
@@ -173,20 +190,38 @@ class RecipeRun:
         self._state: dict[str, Any] = {}
 
     def check(self, asked: dict[str, Any]) -> None:
-        """Read what was done. Raises `ConfigError` when it was done with other settings."""
+        """Read what was done. Raises `ConfigError` when it was done with other settings, but for those that
+        do not change what is trained."""
         made_of = {**asked, "seed": self.seed, "settings": self.settings.model_dump(mode="json")}
         if self._record.is_file():
             self._state = json.loads(self._record.read_text(encoding="utf-8"))
-            other = [key for key, value in made_of.items() if self._state["made_of"].get(key) != value]
+            before, now = _trained_of(self._state["made_of"]), _trained_of(made_of)
+            other = [key for key, value in now.items() if before.get(key) != value]
             if other:
                 raise ConfigError(
-                    f"{self.out} was begun with other {', '.join(other)}: give the same, or another --out"
+                    f"{self.out} was begun with other {', '.join(other)}: give the same, or another --out "
+                    "(evaluate, and each stage's config.sampling, may change)"
                 )
+            if self._state["made_of"] != made_of:
+                self._do_again(made_of)
             return
         self.out.mkdir(parents=True, exist_ok=True)
         if any(self.out.iterdir()):
             raise ConfigError(f"--out {self.out}: it is no recipe's folder, and not empty; name another")
         self._state = {"made_of": made_of, "steps": {}}
+        self._save()
+
+    def _do_again(self, made_of: dict[str, Any]) -> None:
+        """Whatever follows the builds. Trainings are over at once, having noted the new sampling; evaluations
+        keep the parts that do not depend on what has changed."""
+        before, now = self._state["made_of"]["settings"], made_of["settings"]
+        if any(_sampling(before, name) != _sampling(now, name) for name in ("stage1", "stage2")):
+            shutil.rmtree(self.out / "evaluation" / "videos", ignore_errors=True)
+        (self.out / "prompts.txt").unlink(missing_ok=True)  # there may be more or fewer
+        for name, done in self._state["steps"].items():
+            if name not in BUILDING:
+                done["done"] = False
+        self._state["made_of"] = made_of
         self._save()
 
     def run(self, sources: Sequence[str], data: str | None, held_out: str | None) -> list[str]:

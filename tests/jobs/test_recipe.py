@@ -148,6 +148,37 @@ def test_each_step_can_be_run_by_hand(place: Place, tmp_path: Path) -> None:
         shutil.rmtree(place.out)
 
 
+@pytest.mark.timeout(600)
+def test_other_sampling_and_evaluation_need_no_training(place: Place) -> None:
+    shutil.copytree(place.whole, place.out)
+    place.out.with_suffix(".log").unlink()
+    try:
+        trained = {
+            stage: (place.out / stage / "weights" / "weights.json").stat().st_mtime_ns for stage in WEIGHTS
+        }
+        changes = [
+            "lossless.config.sampling.noise_step=9",
+            "stage1.config.sampling.steps=4",
+            "evaluate.prompts=3",
+        ]
+        finished(start(place.out, "--level", "smoke", *(w for c in changes for w in ("--set", c))), place.out)
+        for stage, when in trained.items():
+            assert (place.out / stage / "weights" / "weights.json").stat().st_mtime_ns == when
+        assert place.out.with_suffix(".log").read_text().count("is trained: ") == len(WEIGHTS)
+        before, now = figures(place.whole), figures(place.out)
+        assert now["evaluation"]["vae"] == before["evaluation"]["vae"]
+        assert now["evaluation"]["stage1"] != before["evaluation"]["stage1"]
+        assert now["evaluation"]["stage2"] == before["evaluation"]["stage2"]
+        of_lossless = [f["evaluation-lossless"]["stage2"]["usual"]["psnr_db"] for f in (before, now)]
+        assert of_lossless[0] != of_lossless[1]
+        prompts = (place.out / "prompts.txt").read_text().splitlines()
+        assert len(prompts) == 3
+        made = [json.loads(f.read_text()) for f in sorted(place.out.glob("evaluation/videos/*/preview.json"))]
+        assert [(p["prompt"], p["sampling"]["steps"]) for p in made] == [(prompt, 4) for prompt in prompts]
+    finally:
+        shutil.rmtree(place.out)
+
+
 @pytest.mark.timeout(900)
 def test_killed_three_times_and_resumed_it_gives_the_same(place: Place) -> None:
     """In three steps drawn at random, at a random moment; by SIGKILL of the recipe and what it started."""
