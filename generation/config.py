@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -414,8 +415,14 @@ HARMLESS = frozenset(
 
 def differences(old: Config, new: Config, *, harmless: bool = False) -> list[str]:
     """What a resume cannot change and yet differs, or `harmless`: what it may change. `key: old -> new`."""
-    a, b = (_flat(c.model_dump(mode="json")) for c in (old, new))
-    keys = [k for k in sorted({*a, *b}) if (k in HARMLESS) == harmless and a.get(k) != b.get(k)]
+    before, now = old.model_dump(mode="json"), new.model_dump(mode="json")
+    return changed(before, now, lambda key: (key in HARMLESS) == harmless)
+
+
+def changed(old: Any, new: Any, counts: Callable[[str], bool] = lambda _: True) -> list[str]:
+    """What differs between nested mappings: `key: old -> new`, with dotted keys."""
+    a, b = _flat(old), _flat(new)
+    keys = [k for k in sorted({*a, *b}) if counts(k) and a.get(k) != b.get(k)]
     return [f"{k}: {json.dumps(a.get(k))} -> {json.dumps(b.get(k))}" for k in keys]
 
 

@@ -151,13 +151,7 @@ class Evaluation:
         found = real.load(self.held_out or self.data, self._unseen, self.shape, which=which, limit=count)
         if self.held_out:
             configs = [runs.read_config(self.run, stage) for stage in self.stages]
-            known = set().union(*(real.ids(self.data, config.data) for config in configs))
-            both = known & set(found.ids)
-            if both:
-                raise ValueError(
-                    f"--held-out {self.held_out}: {len(both)} of {len(found)} clips are also in {self.data}, "
-                    "and were trained on; name a dataset of others, or none for those that training held out"
-                )
+            real.check_apart(self.data, [config.data for config in configs], self.held_out, found.ids)
         return found
 
     @cached_property
@@ -304,12 +298,16 @@ class Evaluation:
             found.figures["vae_fit"] = evaluate.is_fit(of)
             if not found.figures["vae_fit"]:
                 found.notes.append(
-                    f"stage2: VAE unfit: what it gives back is {of['gain_db']:.1f} dB above bicubic, with "
-                    f"{of['detail']:.2f} of the detail, where {evaluate.FIT_DB:g} dB and "
+                    f"stage2: VAE unfit: what it gives back{self._of_focus} is {of['gain_db']:.1f} dB above "
+                    f"bicubic, with {of['detail']:.2f} of the detail, where {evaluate.FIT_DB:g} dB and "
                     f"{evaluate.FIT_DETAIL:g} are needed; decibels, similarities and latent errors in its "
                     "latents claim nothing"
                 )
         return found
+
+    @property
+    def _of_focus(self) -> str:
+        return f" of clips with {self.settings.focus}" if self.settings.focus else ""
 
     def chain(self) -> Found:
         name, weights = self.settings.extractor, self.settings.extractor_weights

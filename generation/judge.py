@@ -128,7 +128,8 @@ def train(
         if missing:
             raise ValueError(
                 f"attributes.{name}: of {len(truth)} captions none has {', '.join(missing)} and no "
-                "other word of the group; leave that out, or take more clips with judge_clips"
+                "other word of the group; leave that out, or take a dataset whose captions say it, or more "
+                "of its clips with judge_clips"
             )
     device = device or videos.device
     side = min(videos.shape[-2:])

@@ -46,7 +46,7 @@ _FIGURES = {
     "fit": ("fit for Stage II", ""),
     "flicker_db": ("PSNR of the change from frame to frame ↑", "dB"),
     "frechet": ("Fréchet distance to real clips ↓", "of the judge's features"),
-    "gain_db": ("gain over bicubic ↑", "dB"),
+    "gain_db": ("gain over bicubic, of the clips in focus ↑", "dB"),
     "jointly": ("all at once ↑", "share right"),
     "jointly_over_chance": ("all at once ↑", "times chance"),
     "kernel_distance": ("kernel distance to real clips ↓", "of the judge's features"),

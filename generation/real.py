@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -77,6 +78,17 @@ def ids(dataset: str, data: Data) -> set[str]:
     """Of the clips that are trained on."""
     selection = open_selection(dataset, data)
     return {selection.index.clip_id(row) for row in selection.rows()}
+
+
+def check_apart(dataset: str, trainings: Sequence[Data], held_out: str, found: Collection[str]) -> None:
+    """Raises `ValueError` where clips `found` of `held_out` are among those that are trained on."""
+    known = set().union(*(ids(dataset, data) for data in trainings))
+    both = known.intersection(found)
+    if both:
+        raise ValueError(
+            f"--held-out {held_out}: {len(both)} of {len(found)} clips are also in {dataset}, and trained "
+            "on; name a dataset of others, or none for those that training holds out"
+        )
 
 
 def captions(dataset: str, data: Data, which: Which, limit: int | None = None) -> list[str]:

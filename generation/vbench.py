@@ -12,11 +12,11 @@ _LONGEST = 255  # bytes of a file's name, on nearly all file systems
 
 def export_vbench(out: Path, videos: Sequence[Path], prompts: Sequence[str]) -> Path:
     """Copy videos to OUT/{prompt}-{index}.mp4, by which VBench knows what they were made of: index 0 for the
-    first of a prompt, 1 for the next of it. Returns `out`; what else lies there stays.
+    first of a prompt, 1 for the next of it. Returns `out`.
 
     A file appears whole or not at all: it is written aside and renamed. Existing ones are replaced. Raises
-    `ValueError`, before anything is copied, for a prompt that no file can be named by, and for a video that
-    is not there.
+    `ValueError`, before anything is copied, for a prompt that no file can be named by, for a video that is
+    not there, and for others that are: they would be scored, too.
     """
     counts: Counter[str] = Counter()
     names = []
@@ -25,6 +25,12 @@ def export_vbench(out: Path, videos: Sequence[Path], prompts: Sequence[str]) -> 
             raise ValueError(f"{video}: there is no such file")
         names.append(_name(prompt, counts[prompt]))
         counts[prompt] += 1
+    others = sorted({p.name for p in out.glob("*.mp4")} - set(names))
+    if others:
+        raise ValueError(
+            f"{out}: it holds {len(others)} other videos ({others[0]} …), which VBench would score, too; "
+            "name an empty folder"
+        )
     out.mkdir(parents=True, exist_ok=True)
     aside = out / "_vbench"  # not _NAME: that is the name of another one, whose prompt begins with _
     try:

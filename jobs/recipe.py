@@ -23,13 +23,15 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from curation.config import ConfigError, apply_overrides, explain
+from generation.config import changed
 from jobs.configuring import read_yaml, stage_config
 from jobs.evaluate import evaluation_settings
-from jobs.generate import Device, err, out
+from jobs.generate import Device, chosen_device, err, out, places
 
 STAGES = ("vae", "stage1", "stage2", "lossless")  # of a recipe
 BUILDING = ("corpus", "build", "build held-out")  # its steps before training
 _MISSED = 1  # exit code of evaluate, when it has missed a bar
+_WRONG = 2  # of all commands: wrong usage
 
 
 class _Section(BaseModel):
@@ -104,6 +106,9 @@ def recipe(
 
     with generation_errors(), ended_in_order():
         settings = recipe_settings(level, set_ or [])
+        if not sources and not data:
+            _check_counts(set_ or [], settings.corpus)
+        chosen_device(device)
         if not out_:
             raise ConfigError("--out: name a folder to make or to continue")
         if sources and data:
@@ -133,6 +138,9 @@ def recipe_settings(level: str, overrides: list[str]) -> Recipe:
         recipe = Recipe.model_validate(values)
     except ValidationError as error:
         raise ConfigError("\n".join(explain(dict(e), Recipe) for e in error.errors())) from error
+    for section in (recipe.evaluate, recipe.corpus.evaluate, recipe.corpus.lossless):
+        if "seed" in section:
+            raise ConfigError("evaluate.seed: a recipe has one seed for all; give it as --seed")
     for name in STAGES:
         if (wanted := getattr(recipe, name)) is not None:
             with _within(f"{name}.config"):
@@ -144,6 +152,21 @@ def recipe_settings(level: str, overrides: list[str]) -> Recipe:
         with _within("evaluate"):
             evaluation_settings({**recipe.evaluate, **over}, [])
     return recipe
+
+
+def _check_counts(overrides: Sequence[str], corpus: RenderedCorpus) -> None:
+    """Raises `ConfigError` for a setting that, where the footage is rendered, another one stands above."""
+    for override in overrides:
+        section, _, key = override.partition("=")[0].strip().partition(".")
+        above = [
+            f"corpus.{name}.{key}"
+            for name, over in (("evaluate", corpus.evaluate), ("lossless", corpus.lossless))
+            if section == "evaluate" and key.partition(".")[0] in over
+        ]
+        if above:
+            raise ConfigError(
+                f"evaluate.{key}: of rendered footage, what counts is {' and '.join(above)}; set that"
+            )
 
 
 @contextlib.contextmanager
@@ -166,8 +189,12 @@ def stage_values(wanted: StageSettings, vae: str) -> dict[str, Any]:
     return {**wanted.config, "codec": {"model": vae, **codec}}
 
 
-def _sampling(settings: dict[str, Any], name: str) -> Any:
-    return ((settings[name] or {}).get("config") or {}).get("sampling")
+def _sampled_of(made_of: dict[str, Any]) -> list[Any]:
+    """What its videos depend on, besides the weights."""
+    settings = made_of["settings"]
+    stages = [((settings[name] or {}).get("config") or {}).get("sampling") for name in ("stage1", "stage2")]
+    prompts = [of.get("prompts") for of in (settings["evaluate"], settings["corpus"]["evaluate"])]
+    return [made_of["held_out"], stages, prompts]
 
 
 def _trained_of(made_of: dict[str, Any]) -> dict[str, Any]:
@@ -177,8 +204,8 @@ def _trained_of(made_of: dict[str, Any]) -> dict[str, Any]:
         if settings[name]:
             config = {k: v for k, v in settings[name]["config"].items() if k != "sampling"}
             settings[name] = {**settings[name], "config": config}
-    corpus = {k: v for k, v in settings["corpus"].items() if k not in ("evaluate", "lossless")}
-    return {**made_of, "settings": {**settings, "corpus": corpus}}
+    settings["corpus"] = {k: v for k, v in settings["corpus"].items() if k not in ("evaluate", "lossless")}
+    return {**settings, **{key: made_of[key] for key in ("sources", "data", "level", "seed")}}
 
 
 class RecipeRun:
@@ -195,17 +222,23 @@ class RecipeRun:
         made_of = {**asked, "seed": self.seed, "settings": self.settings.model_dump(mode="json")}
         if self._record.is_file():
             self._state = json.loads(self._record.read_text(encoding="utf-8"))
-            before, now = _trained_of(self._state["made_of"]), _trained_of(made_of)
-            other = [key for key, value in now.items() if before.get(key) != value]
+            if self._state["made_of"] != made_of and not any(
+                s["done"] for s in self._state["steps"].values()
+            ):
+                (self.out / "prompts.txt").unlink(missing_ok=True)
+                self._state = {"made_of": made_of, "steps": {}}  # nothing is lost
+                self._save()
+            other = changed(_trained_of(self._state["made_of"]), _trained_of(made_of))
             if other:
                 raise ConfigError(
-                    f"{self.out} was begun with other {', '.join(other)}: give the same, or another --out "
-                    "(evaluate, and each stage's config.sampling, may change)"
+                    f"{self.out} was begun with other settings: {'; '.join(other)}. Give the same, or "
+                    "another --out (evaluate, each stage's config.sampling, and --held-out may change)"
                 )
             if self._state["made_of"] != made_of:
                 self._do_again(made_of)
             return
-        self.out.mkdir(parents=True, exist_ok=True)
+        with places():
+            self.out.mkdir(parents=True, exist_ok=True)
         if any(self.out.iterdir()):
             raise ConfigError(f"--out {self.out}: it is no recipe's folder, and not empty; name another")
         self._state = {"made_of": made_of, "steps": {}}
@@ -214,10 +247,10 @@ class RecipeRun:
     def _do_again(self, made_of: dict[str, Any]) -> None:
         """Whatever follows the builds. Trainings are over at once, having noted the new sampling; evaluations
         keep the parts that do not depend on what has changed."""
-        before, now = self._state["made_of"]["settings"], made_of["settings"]
-        if any(_sampling(before, name) != _sampling(now, name) for name in ("stage1", "stage2")):
+        if _sampled_of(self._state["made_of"]) != _sampled_of(made_of):
             shutil.rmtree(self.out / "evaluation" / "videos", ignore_errors=True)
-        (self.out / "prompts.txt").unlink(missing_ok=True)  # there may be more or fewer
+            (self.out / "prompts.txt").unlink(missing_ok=True)
+        (self.out / "recipe.html").unlink(missing_ok=True)  # it tells of the others
         for name, done in self._state["steps"].items():
             if name not in BUILDING:
                 done["done"] = False
@@ -242,6 +275,8 @@ class RecipeRun:
         for step in before:
             self._run(step, total)
         prompts = self._prompts(data, held_out)  # before hours of training
+        if not before and held_out:
+            self._check_apart(data, held_out)
         for step in training:
             self._run(step, total)
         missed = []
@@ -360,6 +395,10 @@ class RecipeRun:
             self._save()
         judged = step.name.startswith("evaluation") and (self.out / step.name / "evaluation.json").is_file()
         if code and not (code == _MISSED and judged):
+            if code == _WRONG and step.name == "build":
+                err.print(
+                    "In a recipe, settings of the build are --set 'build.set=[KEY=VALUE, …]'", markup=False
+                )
             raise typer.Exit(code)
         done |= {"done": True, "code": code}
         self._save()
@@ -394,11 +433,28 @@ class RecipeRun:
             if not found:
                 raise ConfigError(
                     f"{held_out or data}: no held-out clip has a caption, so there is nothing to prompt a "
-                    f"model with; reelmill caption {data} --captioner transformers has a model write them "
-                    "(docs/captions.md); then run the same command again"
+                    f"model with; put NAME.txt or NAME.vtt beside the videos and run reelmill caption {data}, "
+                    "or have a model write them with --captioner transformers (docs/captions.md); then run the "
+                    "same command again"
                 )
             _write(path, "".join(f"{' '.join(text.split())}\n" for text in found))
         return path
+
+    def _check_apart(self, data: str, held_out: str) -> None:
+        """Raises `ValueError` for held-out clips that are trained on."""
+        from generation.real import check_apart, ids
+
+        stages = [name for name in STAGES if getattr(self.settings, name) is not None]
+        configs = [
+            stage_config(_stage(name), getattr(self.settings, name).preset, str(self._config(name)), []).data
+            for name in stages
+        ]
+        check_apart(
+            data,
+            configs,
+            held_out,
+            ids(held_out, configs[-1].model_copy(update={"validation_fraction": 0.0})),
+        )
 
     def _save(self) -> None:
         _write(self._record, json.dumps(self._state, indent=1))

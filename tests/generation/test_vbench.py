@@ -55,13 +55,24 @@ def test_a_prompt_that_begins_as_files_aside_do_keeps_its_video(tmp_path: Path) 
     assert _found(out) == {"_a-0.mp4": b"video 0", "a-0.mp4": b"video 1", "_vbench-0.mp4": b"video 2"}
 
 
-def test_existing_files_are_replaced_and_others_stay(tmp_path: Path) -> None:
+def test_existing_files_are_replaced(tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
     (out / "a-0.mp4").write_bytes(b"older")
-    (out / "b-0.mp4").write_bytes(b"other")
+    (out / "notes.txt").write_bytes(b"mine")
     export_vbench(out, _videos(tmp_path, 1), ["a"])
-    assert _found(out) == {"a-0.mp4": b"video 0", "b-0.mp4": b"other"}
+    assert _found(out) == {"a-0.mp4": b"video 0", "notes.txt": b"mine"}
+
+
+def test_videos_that_would_be_scored_too_are_refused(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "b-0.mp4").write_bytes(b"other")
+    with pytest.raises(
+        ValueError, match=r"out: it holds 1 other videos \(b-0.mp4 …\).* name an empty folder"
+    ):
+        export_vbench(out, _videos(tmp_path, 1), ["a"])
+    assert _found(out) == {"b-0.mp4": b"other"}
 
 
 @pytest.mark.parametrize(

@@ -240,7 +240,13 @@ def test_what_cannot_be_cooked_is_refused_before_the_work(tmp_path: Path) -> Non
     assert "train.batch_size" in wrong
     wrong = refused("--out", tmp_path / "a", "--level", "smoke", "--set", "evaluate.clip=0")
     assert "clip" in wrong
+    assert "--seed" in refused("--out", tmp_path / "a", "--level", "smoke", "--set", "evaluate.seed=5")
+    wrong = refused("--out", tmp_path / "a", "--level", "cpu", "--set", "evaluate.focus=plain")
+    assert "what counts is corpus.evaluate.focus and corpus.lossless.focus" in wrong
+    assert "gpu" in refused("--out", tmp_path / "a", "--level", "smoke", "--device", "gpu")
     assert not (tmp_path / "a").exists()
+    (tmp_path / "file").write_text("")
+    assert "it cannot be made" in refused("--out", tmp_path / "file", "--level", "smoke")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.txt").write_text("mine")
     assert "not empty" in refused("--out", tmp_path / "full", "--level", "smoke")
@@ -259,10 +265,30 @@ def test_clips_without_captions_are_told_before_the_training(tmp_path: Path) -> 
 def test_other_settings_than_it_was_begun_with_are_refused(tmp_path: Path) -> None:
     made_of = {"sources": [], "data": None, "held_out": None, "level": "smoke", "seed": 0}
     made_of["settings"] = recipe_settings("smoke", []).model_dump(mode="json")
-    (tmp_path / "recipe.json").write_text(json.dumps({"made_of": made_of, "steps": {}}))
-    assert "other seed" in refused("--out", tmp_path, "--level", "smoke", "--seed", "1")
+    steps = {"corpus": {"seconds": 1.0, "done": True, "code": 0, "command": ""}}
+    (tmp_path / "recipe.json").write_text(json.dumps({"made_of": made_of, "steps": steps}))
+    assert "other settings: seed: 0 -> 1." in refused("--out", tmp_path, "--level", "smoke", "--seed", "1")
     change = "stage1.config.train.steps=61"
-    assert "other settings" in refused("--out", tmp_path, "--level", "smoke", "--set", change)
+    told = refused("--out", tmp_path, "--level", "smoke", "--set", change)
+    assert "other settings: stage1.config.train.steps: 60 -> 61." in told
+
+
+def test_a_folder_in_which_nothing_is_done_takes_other_settings(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert "no shards" in refused("--data", tmp_path / "datasett", "--out", out, "--level", "smoke")
+    data = synthetic.write_dataset(
+        tmp_path / "dataset", 12, frames=24, change=lambda k, row: {**row, "caption": None}
+    )
+    assert "no held-out clip has a caption" in refused("--data", data, "--out", out, "--level", "smoke")
+
+
+def test_held_out_clips_that_are_trained_on_are_refused_before_the_training(tmp_path: Path) -> None:
+    data = synthetic.write_dataset(tmp_path / "data", 24, frames=24)
+    out = tmp_path / "out"
+    told = refused("--data", data, "--held-out", data, "--out", out, "--level", "smoke")
+    assert "of 24 clips are also in" in told
+    assert "--held-out" in told
+    assert not (out / "run").exists()
 
 
 @pytest.mark.parametrize("level", LEVELS)
