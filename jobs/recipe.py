@@ -433,9 +433,9 @@ class RecipeRun:
             if not found:
                 raise ConfigError(
                     f"{held_out or data}: no held-out clip has a caption, so there is nothing to prompt a "
-                    f"model with; put NAME.txt or NAME.vtt beside the videos and run reelmill caption {data}, "
-                    "or have a model write them with --captioner transformers (docs/captions.md); then run the "
-                    "same command again"
+                    "model with; put NAME.txt or NAME.vtt beside the videos and run "
+                    f"reelmill caption {data}, or have a model write them with --captioner transformers "
+                    "(docs/captions.md); then run the same command again"
                 )
             _write(path, "".join(f"{' '.join(text.split())}\n" for text in found))
         return path
