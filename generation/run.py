@@ -82,6 +82,15 @@ def begin(run: Path, config: Config) -> Path:
     return folder
 
 
+def take_sampling(run: Path, config: Config) -> None:
+    """Write down the `sampling` of a training that is over. The rest stays: it tells how the weights came to
+    be."""
+    before = read_config(run, config.stage)
+    if before.sampling != config.sampling:
+        now = before.model_copy(update={"sampling": config.sampling})
+        write_text(run / config.stage / "config.json", now.model_dump_json(indent=1))
+
+
 def read_config(run: Path, stage: str) -> Config:
     """The configuration of a stage that was trained. Raises `ValueError` when there is none."""
     path = run / stage / "config.json"

@@ -136,11 +136,12 @@ def _train(
     at = trainer.resume(task.new_data)
     if at:
         say(f"going on from step {at}")
-    # Not before: what could not be started leaves nothing behind.
-    parallel.together(lambda: runs.begin(task.run, task.config) if world.first else None, world)
     if at >= task.last:
+        parallel.together(lambda: runs.take_sampling(task.run, task.config) if world.first else None, world)
         say(f"{trainer.folder} is trained: {at} steps")
         return True
+    # Not before: what could not be started leaves nothing behind.
+    parallel.together(lambda: runs.begin(task.run, task.config) if world.first else None, world)
     if task.stop_at and task.stop_at > task.last:
         say(f"its phases end at step {task.last}, and so does the training")
     trainer.fit(task.stop_at, on_step, asked, say)

@@ -83,6 +83,11 @@ def test_training_can_be_continued_by_the_same_command(tmp_path: Path, dataset: 
     said = reelmill(*command, "--out", parts, "--steps", "4", "--set", "train.log_every=3")
     assert "is trained: 4 steps" in said
     assert (parts / "stage1" / "config.json").read_text() == config  # it tells how the weights came to be
+    said = reelmill(*command, "--out", parts, "--steps", "4", "--set", "sampling.guidance=2.5")
+    assert "changed since the last start: sampling.guidance: 3.0 -> 2.5" in said
+    after = json.loads((parts / "stage1" / "config.json").read_text())  # and how they are used
+    assert after.pop("sampling")["guidance"] == 2.5
+    assert after == {k: v for k, v in json.loads(config).items() if k != "sampling"}
 
 
 def test_another_learning_rate_is_taken_up_and_told_both_ways(tmp_path: Path, dataset: Path) -> None:
