@@ -152,6 +152,12 @@ def _working(dataset: Dataset, command: str) -> Iterator[None]:
         dataset.guard = lease.check
         try:
             yield
+        except OSError:
+            # Ray has ended by now, and workers with it that were in the middle of a shard: their files take
+            # room, which may be what is missing.
+            with contextlib.suppress(OSError):
+                dataset.clean()
+            raise
         finally:
             dataset.guard = None
 

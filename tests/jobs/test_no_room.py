@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import subprocess
@@ -13,6 +14,7 @@ import pytest
 
 from curation.dataset import Dataset
 from curation.verify import accounting, verify
+from jobs import cli
 from tests import render
 
 ROOT = Path(__file__).parents[2]
@@ -96,3 +98,20 @@ def test_no_room_stops_clearly_and_what_was_finished_stays(disk: Path, tmp_path:
     assert accounting(stopped).lines() == accounting(reference).lines()
     shutil.rmtree(disk / "d")
     assert os.listdir(disk) == []
+
+
+def test_what_workers_were_in_the_middle_of_takes_no_room(tmp_path: Path) -> None:
+    """One worker finds no room while another one writes, which is ended."""
+    dataset = Dataset(str(tmp_path / "d"))
+
+    def work() -> None:
+        with cli._working(dataset, "build"):
+            dataset.write("shards/shard-00000.parquet", b"finished")
+            dataset.write("shards/_tmp-1234-shard-00001.parquet", b"not")
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with pytest.raises(OSError, match="No space"):
+        work()
+    assert dataset.parts("shards") == ["shard-00000"]
+    assert dataset.unfinished() == []
+    assert not dataset.exists("_lease.json")
