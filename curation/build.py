@@ -54,9 +54,8 @@ def select(dataset: Dataset, config: Config) -> list[Row]:
     """Write the verdicts and bring the shards in line: rows of clips that fell out go. Returns the accepted
     clips, without their thumbnails and embeddings."""
     captions = Captions.read(dataset, config)
-    accepted = set(write_verdicts(dataset, config.verdict_rules, failure_keys(config), captions))
     columns = ["clip_id", "source_id", "uri", "start_s", "end_s", "frames", "fps", "width", "height"]
-    rows = [c for c in dataset.rows("clips", [*columns, *SCORE_COLUMNS]) if c["clip_id"] in accepted]
+    rows = write_verdicts(dataset, config.verdict_rules, failure_keys(config), captions, columns)
     extras = {s["source_id"]: s["extra"] for s in dataset.rows("sources", ["source_id", "extra"])}
     for row in rows:
         row["extra"] = extras[row["source_id"]]
@@ -349,7 +348,7 @@ def build(
     take_extras(dataset, todo.extras)
     progress.start_measure(todo.sources, todo.done)
     measure(dataset, todo, config, progress, len(listed))
-    left = clear_old_scores(dataset, config, todo.named)
+    left = clear_old_scores(dataset, config, todo.named) if todo.old_scores else 0
     if left:
         progress.say(
             f"{left} clips of sources that were not named, or cannot be read, keep scores of other versions "

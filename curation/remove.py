@@ -118,11 +118,11 @@ def drop_sources(dataset: Dataset, source_ids: Collection[str]) -> int:
 
 def drop_orphans(dataset: Dataset) -> None:
     """Captions and failures of clips that are no more go with them."""
-    clips = {c["clip_id"] for c in dataset.rows("clips", ["clip_id"])}
-    for table in ("captions", "failures"):
-        for part, content in list(dataset.tables(table)):
-            kept = [r for r in content.to_pylist() if r["clip_id"] in clips]
-            if not kept:
-                dataset.remove(f"{table}/{part}.parquet")
-            elif len(kept) < content.num_rows:
-                dataset.write_table(f"{table}/{part}.parquet", kept, TABLES[table])
+    found = [(table, part, t) for table in ("captions", "failures") for part, t in dataset.tables(table)]
+    clips = {c["clip_id"] for c in dataset.rows("clips", ["clip_id"])} if found else set()
+    for table, part, content in found:
+        kept = [r for r in content.to_pylist() if r["clip_id"] in clips]
+        if not kept:
+            dataset.remove(f"{table}/{part}.parquet")
+        elif len(kept) < content.num_rows:
+            dataset.write_table(f"{table}/{part}.parquet", kept, TABLES[table])

@@ -53,17 +53,23 @@ def verdict_rows(
     captions: Captions | None = None,
 ) -> Iterator[dict[str, Any]]:
     """One row of `verdicts` per committed clip, in the order of the clips."""
+    for _, row in _judged(dataset, rules, failure_keys, captions):
+        yield row
+
+
+def _judged(
+    dataset: Dataset,
+    rules: Mapping[str, Rule],
+    failure_keys: Collection[str],
+    captions: Captions | None,
+    columns: Collection[str] = (),
+) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
     failures = current_failures(dataset, failure_keys)
     rules = ordered(rules)
-    for clip in dataset.rows("clips", ["clip_id", "fps", *SCORE_COLUMNS]):
+    for clip in dataset.rows("clips", [*dict.fromkeys(("clip_id", "fps", *SCORE_COLUMNS, *columns))]):
         v = judge(with_checks(clip, captions), rules, failures.get(clip["clip_id"]))
-        yield {
-            "clip_id": clip["clip_id"],
-            "status": v.status,
-            "reason": v.reason,
-            "value": v.value,
-            "message": v.message,
-        }
+        row = {"status": v.status, "reason": v.reason, "value": v.value, "message": v.message}
+        yield clip, {"clip_id": clip["clip_id"], **row}
 
 
 def write_verdicts(
@@ -71,11 +77,17 @@ def write_verdicts(
     rules: Mapping[str, Rule],
     failure_keys: Collection[str],
     captions: Captions | None = None,
-) -> list[str]:
-    """Rewrite verdicts.parquet. Returns the ids of the accepted clips, in the order of the clips."""
-    rows = list(verdict_rows(dataset, rules, failure_keys, captions))
+    columns: Collection[str] = (),
+) -> list[dict[str, Any]]:
+    """Rewrite verdicts.parquet. Returns the accepted clips, in the order of the clips: their scores, and
+    `columns` of `clips`."""
+    accepted, rows = [], []
+    for clip, row in _judged(dataset, rules, failure_keys, captions, columns):
+        rows.append(row)
+        if row["status"] == "accepted":
+            accepted.append(clip)
     dataset.write_table("verdicts.parquet", rows, VERDICTS)
-    return [r["clip_id"] for r in rows if r["status"] == "accepted"]
+    return accepted
 
 
 def spared(clip: Mapping[str, Any], rules: Mapping[str, Rule], columns: Iterable[str]) -> bool:

@@ -11,7 +11,7 @@ import os
 import re
 import stat
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -377,7 +377,7 @@ def _storable_extra(extra: dict[str, Any]) -> dict[str, Any]:
 
 
 def identify(
-    sources: Iterable[Source],
+    sources: Sequence[Source],
     known: Mapping[str, Source],
     threads: int = 8,
     *,
@@ -392,8 +392,14 @@ def identify(
         named now can be a duplicate of one of them. They are not part of the result.
     retries, retry_seconds: for read errors that may pass, see `retrying`.
     """
+
+    def some(start: int) -> list[Source]:
+        group = sources[start : start + size]
+        return [_identify(s, known.get(s.uri), retries, retry_seconds) for s in group]
+
+    size = min(32, len(sources) // (4 * threads) + 1)  # a task costs more than to look at a file's time
     with ThreadPoolExecutor(threads) as pool:
-        identified = list(pool.map(lambda s: _identify(s, known.get(s.uri), retries, retry_seconds), sources))
+        identified = [s for group in pool.map(some, range(0, len(sources), size)) for s in group]
     first: dict[str, list[Source]] = {}
     for source in staying:
         if source.fingerprint is not None:

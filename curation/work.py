@@ -41,6 +41,7 @@ class Todo:
     barred: list[Source] = field(default_factory=list)  # removed by `reelmill remove`: left out
     named: set[str] = field(default_factory=set)  # source_ids of what was named and can be read
     failed_before: int = 0  # of the named sources
+    old_scores: bool = False  # some clips hold scores of another version, or other parameters
 
     @property
     def sources(self) -> int:
@@ -77,7 +78,7 @@ def find_work(
     sources = _without_removed(dataset, sources, todo)
     sources = _without_vanished(committed, sources, todo)
     todo.named = {s.source_id for s in sources}
-    stale = _stale(dataset, config)
+    stale, todo.old_scores = _stale(dataset, config)
     fresh: list[Source] = []
     for source in sources:
         before = committed.get(source.source_id)
@@ -224,18 +225,21 @@ def _why_again(source: Source, row: Row, config: Config, *, retry_failed: bool) 
     return "shots or spans changed" if row["config_hash"] != config.spans_hash() else None
 
 
-def _stale(dataset: Dataset, config: Config) -> dict[str, str]:
-    """source_id -> which scores are missing or out of date for some of its clips."""
+def _stale(dataset: Dataset, config: Config) -> tuple[dict[str, str], bool]:
+    """source_id -> which scores are missing or out of date for some of its clips; and `Todo.old_scores`."""
     staleness = Staleness(config)
     found: dict[str, set[str]] = {}
+    old_scores = False
     for clip in dataset.rows("clips", ["clip_id", "source_id", "fps", "keys", *SCORE_COLUMNS]):
         if wanted := staleness.wanted(clip):
             found.setdefault(clip["source_id"], set()).update(wanted)
+        old_scores = old_scores or staleness.holds_old_values(clip)
     order = list(config.filters)
-    return {
+    reasons = {
         id_: f"{', '.join(n for n in order if n in names)} not scored, or scored otherwise"
         for id_, names in found.items()
     }
+    return reasons, old_scores
 
 
 def describe(todo: Todo, listed: Sequence[Source]) -> Iterator[str]:

@@ -297,17 +297,14 @@ class Evaluation:
             of = evaluate.evaluate_codec(trained.codec, self.few, settings).figures
             found.figures["vae_fit"] = evaluate.is_fit(of)
             if not found.figures["vae_fit"]:
+                of_focus = f" of clips with {self.settings.focus}" if self.settings.focus else ""
                 found.notes.append(
-                    f"stage2: VAE unfit: what it gives back{self._of_focus} is {of['gain_db']:.1f} dB above "
+                    f"stage2: VAE unfit: what it gives back{of_focus} is {of['gain_db']:.1f} dB above "
                     f"bicubic, with {of['detail']:.2f} of the detail, where {evaluate.FIT_DB:g} dB and "
                     f"{evaluate.FIT_DETAIL:g} are needed; decibels, similarities and latent errors in its "
                     "latents claim nothing"
                 )
         return found
-
-    @property
-    def _of_focus(self) -> str:
-        return f" of clips with {self.settings.focus}" if self.settings.focus else ""
 
     def chain(self) -> Found:
         name, weights = self.settings.extractor, self.settings.extractor_weights

@@ -7,7 +7,6 @@ left; from `status`: not complete), 130 interrupted and resumable.
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import secrets
 import signal
@@ -71,7 +70,7 @@ def user_errors() -> Iterator[None]:
         _complain(f"stopped: {error}")
         raise typer.Exit(3) from error
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if not generate.no_room(error):
             raise
         where = f" for {error.filename}" if error.filename else ""
         _complain(
@@ -152,11 +151,12 @@ def _working(dataset: Dataset, command: str) -> Iterator[None]:
         dataset.guard = lease.check
         try:
             yield
-        except OSError:
-            # Ray has ended by now, and workers with it that were in the middle of a shard: their files take
-            # room, which may be what is missing.
-            with contextlib.suppress(OSError):
-                dataset.clean()
+        except OSError as error:
+            # Ray has ended, or is ending, and workers with it that were in the middle of a shard: their
+            # files take room, which may be what is missing.
+            if generate.no_room(error):
+                with contextlib.suppress(OSError):
+                    dataset.clean()
             raise
         finally:
             dataset.guard = None

@@ -284,9 +284,13 @@ def places() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT) or not error.filename:
+        if no_room(error) or not error.filename:
             raise
         raise ConfigError(f"{error.filename}: it cannot be made ({error.strerror}); name another") from error
+
+
+def no_room(error: OSError) -> bool:
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def chosen_device(name: str | None) -> torch.device:

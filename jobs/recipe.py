@@ -107,7 +107,7 @@ def recipe(
     with generation_errors(), ended_in_order():
         settings = recipe_settings(level, set_ or [])
         if not sources and not data:
-            _check_counts(set_ or [], settings.corpus)
+            _check_not_overlaid(set_ or [], settings.corpus)
         chosen_device(device)
         if not out_:
             raise ConfigError("--out: name a folder to make or to continue")
@@ -154,8 +154,9 @@ def recipe_settings(level: str, overrides: list[str]) -> Recipe:
     return recipe
 
 
-def _check_counts(overrides: Sequence[str], corpus: RenderedCorpus) -> None:
-    """Raises `ConfigError` for a setting that, where the footage is rendered, another one stands above."""
+def _check_not_overlaid(overrides: Sequence[str], corpus: RenderedCorpus) -> None:
+    """Of rendered footage some settings have others laid over them. Raises `ConfigError` for an override of
+    one of these, which would be without effect."""
     for override in overrides:
         section, _, key = override.partition("=")[0].strip().partition(".")
         above = [
@@ -192,7 +193,7 @@ def stage_values(wanted: StageSettings, vae: str) -> dict[str, Any]:
 def _sampled_of(made_of: dict[str, Any]) -> list[Any]:
     """What its videos depend on, besides the weights."""
     settings = made_of["settings"]
-    stages = [((settings[name] or {}).get("config") or {}).get("sampling") for name in ("stage1", "stage2")]
+    stages = [settings[name]["config"].get("sampling") for name in ("stage1", "stage2")]
     prompts = [of.get("prompts") for of in (settings["evaluate"], settings["corpus"]["evaluate"])]
     return [made_of["held_out"], stages, prompts]
 
@@ -275,7 +276,7 @@ class RecipeRun:
         for step in before:
             self._run(step, total)
         prompts = self._prompts(data, held_out)  # before hours of training
-        if not before and held_out:
+        if not before and held_out:  # with --data; those of the recipe's own corpus are apart
             self._check_apart(data, held_out)
         for step in training:
             self._run(step, total)
@@ -395,9 +396,10 @@ class RecipeRun:
             self._save()
         judged = step.name.startswith("evaluation") and (self.out / step.name / "evaluation.json").is_file()
         if code and not (code == _MISSED and judged):
-            if code == _WRONG and step.name == "build":
+            if code == _WRONG and step.name in BUILDING:
+                section = "build.set" if "corpus" not in self._state["steps"] else "corpus.build.set"
                 err.print(
-                    "In a recipe, settings of the build are --set 'build.set=[KEY=VALUE, …]'", markup=False
+                    f"In a recipe, settings of the build are --set '{section}=[KEY=VALUE, …]'", markup=False
                 )
             raise typer.Exit(code)
         done |= {"done": True, "code": code}

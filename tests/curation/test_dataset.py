@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 import uuid
 from pathlib import Path
 from typing import Any
@@ -141,6 +142,26 @@ def test_tables_give_back_what_was_written(dataset: Dataset) -> None:
     dataset.remove("sources/b.parquet")
     assert [part for part, _ in dataset.tables("clips")] == ["a", "c"]  # b is not committed
     assert dataset.open_part("sources", "a").metadata.num_rows == 2
+
+
+def test_many_parts_come_in_order_whatever_is_read_ahead(dataset: Dataset) -> None:
+    parts = [f"{i:02d}" for i in range(30)]
+    for part in reversed(parts):
+        dataset.commit_part(part, [source_row(part)], [clip_row(f"{part}-0", part)])
+    assert [(p, t["source_id"].to_pylist()) for p, t in dataset.tables("sources")] == [
+        (p, [p]) for p in parts
+    ]
+    assert [c["clip_id"] for c in dataset.rows("clips", ["clip_id"])] == [f"{p}-0" for p in parts]
+    before = threading.active_count()
+    reading = dataset.tables("clips")
+    next(reading)
+    reading.close()
+    assert threading.active_count() == before  # who reads no further leaves nothing behind
+    dataset.write("clips/20.parquet", b"damaged")
+    read: list[str] = []
+    with pytest.raises(pa.ArrowInvalid):
+        read.extend(part for part, _ in dataset.tables("clips"))
+    assert read == parts[:20]  # all that come before it
 
 
 def test_parts_are_finished_parquet_files_in_order(dataset: Dataset) -> None:

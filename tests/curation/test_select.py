@@ -55,7 +55,7 @@ def judged(
         accepted = write_verdicts(dataset, rules, {key})
         rows = list(dataset.verdicts())
         assert rows == list(verdict_rows(dataset, rules, {key}))
-        assert accepted == [r["clip_id"] for r in rows if r["status"] == "accepted"]
+        assert [c["clip_id"] for c in accepted] == [r["clip_id"] for r in rows if r["status"] == "accepted"]
         return rows
 
 
@@ -168,7 +168,8 @@ def test_uncommitted_clips_are_not_judged(tmp_path: Any) -> None:
     dataset.commit_part("p", [{"source_id": "s", "uri": "u"}], [clip("a")])
     dataset.commit_part("q", [{"source_id": "t", "uri": "v"}], [clip("b")])
     dataset.remove("sources/q.parquet")
-    assert write_verdicts(dataset, {}, {KEY}) == ["a"]
+    (accepted,) = write_verdicts(dataset, {}, {KEY}, columns=["source_id"])
+    assert (accepted["clip_id"], accepted["source_id"], accepted["motion.speed"]) == ("a", "s", None)
     assert write_verdicts(dataset, {"motion.speed": Rule(0)}, {KEY}) == []
     assert [v["status"] for v in dataset.verdicts()] == ["rejected"]  # rewritten whole
 

@@ -273,6 +273,24 @@ def test_other_settings_than_it_was_begun_with_are_refused(tmp_path: Path) -> No
     assert "other settings: stage1.config.train.steps: 60 -> 61." in told
 
 
+@pytest.mark.parametrize(("sources", "section"), [(["film.mp4"], "build"), ([], "corpus.build")])
+def test_a_wrong_setting_of_the_build_is_told_with_its_place_in_a_recipe(
+    tmp_path: Path, sources: list[str], section: str
+) -> None:
+    (tmp_path / "film.mp4").write_bytes(b"film")
+    named = [str(tmp_path / name) for name in sources]
+    change = f"{section}.set=[filters.nonsense=1]"
+    settings = recipe_settings("smoke", [change]).model_dump(mode="json")
+    made_of = {"sources": named, "data": None, "held_out": None, "level": "smoke", "seed": 0}
+    rendered = {} if sources else {"corpus": {"seconds": 1.0, "done": True, "code": 0, "command": ""}}
+    (tmp_path / "out").mkdir()
+    state = {"made_of": {**made_of, "settings": settings}, "steps": rendered}
+    (tmp_path / "out" / "recipe.json").write_text(json.dumps(state))
+    told = refused(*named, "--out", tmp_path / "out", "--level", "smoke", "--set", change)
+    assert "filters.nonsense" in told
+    assert f"--set '{section}.set=[KEY=VALUE, …]'" in told
+
+
 def test_a_folder_in_which_nothing_is_done_takes_other_settings(tmp_path: Path) -> None:
     out = tmp_path / "out"
     assert "no shards" in refused("--data", tmp_path / "datasett", "--out", out, "--level", "smoke")
