@@ -3,8 +3,8 @@
     python -m benchmarks.scale --footage ../shared/data/video         # a plain loop, one worker, two workers
     python -m benchmarks.scale --sources 100 1000 10000 100000        # a stub in the decoder's place
 
-The first compares rates of the measuring phase alone, from its first finished source to its last one: without
-Ray's start. Its ceiling is what the machine itself makes of two processes, measured beside it.
+The first compares rates of the measuring phase alone, from each worker's first finished source to the last
+one: without Ray's start. Its ceiling is what the machine itself makes of two processes, measured beside it.
 
 In the second all is real (listing, fingerprints, Ray, commits, verdicts, shards, report) but the decoding
 child, which answers at once with one clip per source: what remains is what a source costs besides its video.
@@ -68,9 +68,9 @@ class Clock(Progress):
         super().source(row)
         self.committed.append(time.monotonic())
 
-    def rate(self) -> float:
-        """Sources per second after the first one."""
-        return (len(self.committed) - 1) / (self.committed[-1] - self.committed[0])
+    def rate(self, workers: int) -> float:
+        """Sources per second after each worker's first one."""
+        return (len(self.committed) - workers) / (self.committed[-1] - self.committed[workers - 1])
 
 
 def without_ray(parts: list[dict[str, Any]], config: Config, location: str) -> Iterator[dict[str, Any]]:
@@ -84,19 +84,20 @@ def without_ray(parts: list[dict[str, Any]], config: Config, location: str) -> I
         measurer._child.stop()
 
 
-def rate(sources: Path, settings: str, *, plain: bool) -> float:
-    config = load_config(settings)
+def rate(sources: Path, workers: int, *, plain: bool) -> float:
+    config = load_config(f"{MEASURING}run: {{measure_workers: {workers}}}")
     clock = Clock()
     with tempfile.TemporaryDirectory() as folder:
         dataset = Dataset(folder)
         build.write_manifest(dataset, config, sources_named=0, ended=False)
         todo = work.find_work(dataset, list_sources([str(sources)]), config)
+        clock.start_measure(todo.sources, todo.done)
         if plain:
             with mock.patch.object(pipeline, "measured", without_ray):
                 collect.measure(dataset, todo, config, clock)
         else:
             collect.measure(dataset, todo, config, clock)
-    return clock.rate()
+    return clock.rate(workers)
 
 
 def ceiling(path: Path) -> float:
@@ -124,10 +125,9 @@ def compare_workers(footage: Path, count: int, seconds: float, rounds: int) -> N
         print(f"{count} sources of {seconds:g} s ({FILE} looped), {len(os.sched_getaffinity(0))} CPUs")
         with pipeline.session(load_config(MEASURING)):
             for _ in range(rounds):
-                found["plain"].append(rate(sources, MEASURING, plain=True))
-                for how, workers_ in (("one", 1), ("two", 2)):
-                    settings = f"{MEASURING}run: {{measure_workers: {workers_}}}"
-                    found[how].append(rate(sources, settings, plain=False))
+                found["plain"].append(rate(sources, 1, plain=True))
+                found["one"].append(rate(sources, 1, plain=False))
+                found["two"].append(rate(sources, 2, plain=False))
                 found["ceiling"].append(ceiling(sources / "0.mp4"))
     middle = {name: statistics.median(values) for name, values in found.items()}
     print(f"plain loop {middle['plain']:.3f} sources/s; {_rounds(found['plain'], '.3f')}")
