@@ -5,8 +5,9 @@ from __future__ import annotations
 import subprocess
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import psutil
 
@@ -24,9 +25,23 @@ class Usage:
     wall_s: float = 0.0
 
 
-def run(command: Sequence[str], *, period_s: float = 0.5, memory: bool = False) -> Usage:
+def run(
+    command: Sequence[str],
+    *,
+    period_s: float = 0.5,
+    memory: bool = False,
+    cwd: Path | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> Usage:
     """Run `command` to its end; raises `CalledProcessError` when it fails."""
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=cwd,
+        env=environment,
+    )
     sampler = _Sampler(process.pid, memory=memory)
     done = threading.Event()
 

@@ -6,8 +6,8 @@ their seconds by it, and have these as mp4. With --text: text area on top, of wh
     python -m venv juicer && juicer/bin/pip install PACKAGES
     python -m benchmarks.versus --footage ../shared/data/video --data-juicer juicer [--minutes 10] [--text]
 
-where PACKAGES are py-data-juicer==1.6.1 opencv-contrib-python-headless scenedetect av imageio-ffmpeg, and for
---text easyocr.
+where PACKAGES are py-data-juicer==1.6.1 aiohttp opencv-contrib-python-headless scenedetect av==13.1.0
+imageio-ffmpeg, and for --text easyocr==1.7.1 (versions: those that Data-Juicer asks for).
 
 All use the content detector at its threshold of 27 with scenes of at least 0.6 s (15 frames), and x264 with
 one preset, quality and distance of key frames. What differs is printed with the table.
@@ -18,7 +18,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import shutil
 import subprocess
 import sys
@@ -135,20 +134,23 @@ def by_custom(
 class Juicer:
     """Its runner, in an environment of its own."""
 
-    def __init__(self, environment: Path, folder: Path, processes: int):
+    def __init__(self, environment: Path, folder: Path):
         self._command = environment / "bin" / "dj-process"
         if not self._command.exists():
             sys.exit(
                 f"--data-juicer {environment}: no bin/dj-process in it; the docstring says how to make it"
             )
         self._folder = folder
-        self._processes = processes
         folder.mkdir()
         path = f"{environment / 'bin'}:{os.environ['PATH']}"
         own = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "VIRTUAL_ENV")}
         homes = {name: str(folder / name.lower()) for name in ("HF_HOME", "DATA_JUICER_CACHE_HOME")}
         self._environment = {**own, **homes, "PATH": path, "OMP_NUM_THREADS": "1"}
         self._environment["EASYOCR_MODULE_PATH"] = str(folder / "easyocr")
+        command = [str(self._command), "--help"]  # before the work of the others
+        tried = subprocess.run(command, check=False, env=self._environment, capture_output=True, text=True)
+        if tried.returncode:
+            sys.exit(f"--data-juicer {environment}: {tried.stderr[-3000:]}")
 
     def use_text_model(self) -> None:
         """The weights that a package carries, where its EasyOCR looks for them."""
@@ -168,27 +170,20 @@ class Juicer:
             "project_name": name,
             "dataset_path": str(folder / "in.jsonl"),
             "export_path": str(folder / "out.jsonl"),
-            "np": self._processes,
+            "np": len(os.sched_getaffinity(0)),
             "keep_stats_in_res_ds": True,
             "open_tracer": False,
+            "skip_op_error": False,  # or what it cannot read is dropped without an error
             "process": process,
         }
         (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
-        before, began = _children_cpu_s(), time.monotonic()
-        with (folder / "log").open("wb") as log:
-            command = [str(self._command), "--config", str(folder / "recipe.yaml")]
-            done = subprocess.run(
-                command, check=False, cwd=folder, env=self._environment, stdout=log, stderr=log
-            )
-        took = Took(_children_cpu_s() - before, time.monotonic() - began)
-        if done.returncode or not (folder / "out.jsonl").exists():
-            sys.exit(f"Data-Juicer failed: {(folder / 'log').read_text()[-3000:]}")
+        command = [str(self._command), "--config", str(folder / "recipe.yaml")]
+        try:
+            usage = tree.run(command, period_s=0.2, cwd=folder, environment=self._environment)
+        except subprocess.CalledProcessError as error:
+            sys.exit(f"Data-Juicer failed: {error.stderr[-3000:]}")
+        took = Took(usage.cpu_s + usage.services_cpu_s, usage.wall_s)
         return took, [json.loads(line) for line in (folder / "out.jsonl").read_text().splitlines()]
-
-
-def _children_cpu_s() -> float:
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
 
 
 def splitting(config: Config, folder: Path) -> dict[str, Any]:
@@ -273,6 +268,7 @@ def main() -> None:
     print(machine())
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
+        juicer = Juicer(args.data_juicer.absolute(), folder / "juicer") if args.data_juicer else None
         (folder / "footage").mkdir()
         paths = [folder / "footage" / file for file in FILES]
         for path in paths:
@@ -299,8 +295,7 @@ def main() -> None:
         if args.text:
             text = f"filters.text={{frames: {TEXT_FRAMES}}}"
             found["ours, text"] = ours(paths, folder / "text", share, override, text)
-        if args.data_juicer:
-            juicer = Juicer(args.data_juicer.absolute(), folder / "juicer", len(os.sched_getaffinity(0)))
+        if juicer:
             found |= juiced(juicer, paths, config, total_s, text=args.text)
         table(found)
         print(DIFFERENCES)
