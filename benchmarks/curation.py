@@ -4,7 +4,7 @@
 2. A whole build against the customary way: detect scenes with PySceneDetect, cut and encode every scene,
    then decode each clip again to score it. Same detector, same clips, same encoder preset, same scorers.
 
-    python -m benchmarks.curation --footage ../shared/data/video [--minutes 5]
+    python -m benchmarks.curation --footage ../shared/data/video [--minutes 5] [--profile FILE]
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -28,6 +29,7 @@ from scenedetect import AdaptiveDetector, ContentDetector, SceneManager, open_vi
 
 from benchmarks import tree
 from benchmarks.footage import loop
+from benchmarks.profiles import profiled
 from curation import cut, measure
 from curation.config import Config, load_config
 from curation.dataset import Dataset
@@ -166,6 +168,7 @@ def main() -> None:
     parser.add_argument("--footage", type=Path, required=True)
     parser.add_argument("--minutes", type=float, default=5.0, help="of each of the two files")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--profile", type=Path, help="a file to add the profile of measuring to; no more")
     args = parser.parse_args()
     cv2.setNumThreads(1)
     av.logging.set_libav_level(av.logging.ERROR)
@@ -177,6 +180,11 @@ def main() -> None:
             paths.append(folder / file)
             rate = loop(args.footage / file, paths[-1], args.minutes * 60)
             print(f"footage: {file} looped to {args.minutes:g} min, 1280x720 H.264, {rate:.2f} Mb/s")
+        if args.profile:
+            for path in paths:
+                title = f"Measuring {args.minutes:g} min of {path.name}, motion at 10 pairs/s"
+                profiled(partial(measured, path, config(10)), title, args.profile)
+            return
         for pairs, ratios in first_ratio(paths, args.rounds).items():
             shown = ", ".join(f"{r:.2f}" for r in ratios)
             print(

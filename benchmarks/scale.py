@@ -34,6 +34,7 @@ from rich.console import Console
 from benchmarks.curation import bare_decode
 from benchmarks.footage import loop
 from benchmarks.many import resident_mb
+from benchmarks.profiles import profiled
 from curation import build, collect, pipeline, work, workers
 from curation.child import Message
 from curation.config import Config, load_config
@@ -204,7 +205,9 @@ class Memory(Progress):
             self.seen[phase].append(resident_mb())
 
 
-def many(count: int) -> None:
+def many(count: int, profile: Path | None) -> None:
+    """`profile`: a file to which profiles of the driver are added; they make it slower."""
+    quiet = Progress(Console(quiet=True))
     config = load_config(MANY)
     with tempfile.TemporaryDirectory() as name:
         sources, dataset = Path(name) / "sources", Dataset(f"{name}/dataset")
@@ -216,18 +219,26 @@ def many(count: int) -> None:
         memory = Memory()
         took = {}
         began = time.monotonic()
-        build.build(dataset, list_sources([str(sources)]), config, memory)
+        profiled(
+            lambda: build.build(dataset, list_sources([str(sources)]), config, memory),
+            f"The driver of a build of {count} sources",
+            profile,
+        )
         took["build"] = time.monotonic() - began
         after = resident_mb()
         began = time.monotonic()
-        todo = build.build(dataset, list_sources([str(sources)]), config, Progress(Console(quiet=True)))
+        todo = profiled(
+            lambda: build.build(dataset, list_sources([str(sources)]), config, quiet),
+            "The same build again",
+            profile,
+        )
         took["the same build again"] = time.monotonic() - began
         assert not todo.sources
         began = time.monotonic()
         build.select(dataset, load_config(MANY, ["rules.duration.seconds.max=5"]))
         took["select"] = time.monotonic() - began
         began = time.monotonic()
-        write_report(dataset)
+        profiled(lambda: write_report(dataset), "Its report", profile)
         took["report"] = time.monotonic() - began
         counts = accounting(dataset)
         if counts.check() or (counts.sources, counts.accepted) != (count, count):
@@ -248,6 +259,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=20.0, help="of each of them")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--sources", type=int, nargs="*", default=[], help="how many, with the stub")
+    parser.add_argument("--profile", type=Path, help="with --sources: a file to add the driver's profiles to")
     args = parser.parse_args()
     if args.footage:
         compare_workers(args.footage, args.count, args.seconds, args.rounds)
@@ -262,7 +274,7 @@ def main() -> None:
         with pipeline.session(load_config(MANY)):
             print(f"before: driver {resident_mb():.0f} MiB")
             for count in args.sources:
-                many(count)
+                many(count, args.profile)
 
 
 if __name__ == "__main__":

@@ -192,7 +192,7 @@ class Captions(_Section):
 
 
 class Shards(_Section):
-    """Sizes of the Parquet files that training reads."""
+    """Sizes of the Parquet files that training reads. target_mb: at most, by an estimate."""
 
     target_mb: float = Field(512, gt=0)
     row_group_mb: float = Field(48, gt=0)

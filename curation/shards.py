@@ -25,6 +25,8 @@ from curation.dataset import SCORE_COLUMNS, SHARDS, Dataset
 PLAN = "shards/_plan.json"
 CAPTION_PARTS = ("caption", "captions")  # columns
 _CUT_HASH = b"reelmill_cut_hash"  # in a shard's metadata: what its clips were encoded with
+_AT_ONCE = 16  # so many shards at least, unless they would be smaller than this:
+_SMALL_SHARD_BYTES = 16e6
 _BITS_PER_PIXEL = 0.12  # a guess at x264's output, to fill shards evenly; sizes come out as they do
 
 
@@ -55,14 +57,18 @@ def estimated_bytes(clip: Mapping[str, Any], config: Config) -> float:
 
 
 def plan_shards(clips: Sequence[Mapping[str, Any]], config: Config, first_index: int) -> list[Shard]:
-    """Sources fill shards in the order of their hash; a source is split only where it overflows a shard."""
+    """Sources fill shards in the order of their hash; a source is split only where it overflows a shard.
+
+    A shard is one worker's work, so few clips make more and smaller ones than `shards.target_mb`; how many
+    does not depend on how many workers there are.
+    """
     in_order = sorted(clips, key=lambda c: (c["source_id"], c["start_s"]))
-    limit = config.shards.target_mb * 1e6
+    sizes = [estimated_bytes(clip, config) for clip in in_order]
+    limit = min(config.shards.target_mb * 1e6, max(_SMALL_SHARD_BYTES, sum(sizes) / _AT_ONCE))
     shards: list[Shard] = []
     ids: list[str] = []
     filled = 0.0
-    for clip in in_order:
-        size = estimated_bytes(clip, config)
+    for clip, size in zip(in_order, sizes, strict=True):
         if ids and filled + size > limit:
             shards.append(Shard(f"shard-{first_index + len(shards):05d}", ids))
             ids, filled = [], 0.0

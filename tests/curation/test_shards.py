@@ -106,12 +106,32 @@ def test_a_plan_holds_each_clip_once_in_hash_order_and_fills_shards(
     assert [i for s in plan for i in s.clip_ids] == [c["clip_id"] for c in in_order]
     assert [s.name for s in plan] == [f"shard-{first_index + k:05d}" for k in range(len(plan))]
     size = {c["clip_id"]: estimated_bytes(c, config) for c in clips}
+    limit = min(target_mb * 1e6, max(16e6, sum(size.values()) / 16))
     for k, shard in enumerate(plan):
         filled = sum(size[i] for i in shard.clip_ids)
         assert shard.clip_ids
-        assert filled <= target_mb * 1e6 or len(shard.clip_ids) == 1
+        assert filled <= limit or len(shard.clip_ids) == 1
         if k + 1 < len(plan):  # it was closed because the next clip did not fit
-            assert filled + size[plan[k + 1].clip_ids[0]] > target_mb * 1e6
+            assert filled + size[plan[k + 1].clip_ids[0]] > limit
+
+
+def test_few_clips_are_still_work_for_several() -> None:
+    clips = [clip(f"{k:03d}", 0, width=1920, height=1080, seconds=10.0) for k in range(400)]
+    size = estimated_bytes(clips[0], settings_of())
+    assert 7e6 < size < 8e6
+
+    def shards(count: int) -> list[int]:
+        return [len(s.clip_ids) for s in plan_shards(clips[:count], settings_of("shards.target_mb=256"), 0)]
+
+    assert shards(2) == [2]  # 16 MB
+    assert shards(20) == [2] * 10
+    assert shards(64) == [4] * 16
+    assert shards(400) == [25] * 16
+
+    large = [clip(f"{k:04d}", 0, width=1920, height=1080, seconds=10.0) for k in range(1000)]
+    per_shard = int(256e6 // size)
+    plan = plan_shards(large, settings_of("shards.target_mb=256"), 0)
+    assert {len(s.clip_ids) for s in plan[:-1]} == {per_shard}
 
 
 def test_a_source_that_fits_stays_together() -> None:
