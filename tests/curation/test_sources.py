@@ -112,6 +112,16 @@ ODD_NAMES = [
 ]
 
 
+def test_of_many_sources_each_is_identified_in_its_place(tmp_path: Path) -> None:
+    for k in range(70):
+        put(tmp_path / f"{k:02d}.mp4", b"%d" % k)
+    listed = [Source(str(tmp_path / f"{k:02d}.mp4")) for k in range(71)]  # the last one is not there
+    found = identify(listed, {}, retries=0)
+    assert [s.uri for s in found] == [s.uri for s in listed]
+    assert [s.bytes for s in found] == [1] * 10 + [2] * 60 + [None]
+    assert [s.error is None for s in found] == [True] * 70 + [False]
+
+
 def test_odd_names_are_found_by_folder_by_name_and_by_list(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
