@@ -28,7 +28,16 @@ def test_what_steps_took_adds_up() -> None:
 
 def test_without_its_runner_the_way_to_it_is_told(tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match="no bin/dj-process in it"):
-        versus.Juicer(tmp_path, tmp_path / "work", 2)
+        versus.Juicer(tmp_path, tmp_path / "work")
+
+
+def test_a_runner_that_does_not_start_is_told_before_the_work(tmp_path: Path) -> None:
+    runner = tmp_path / "bin" / "dj-process"
+    runner.parent.mkdir()
+    runner.write_text("#!/bin/sh\necho no module named aiohttp >&2\nexit 1\n")
+    runner.chmod(0o755)
+    with pytest.raises(SystemExit, match="no module named aiohttp"):
+        versus.Juicer(tmp_path, tmp_path / "work")
 
 
 @pytest.mark.slow
