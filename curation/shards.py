@@ -198,9 +198,9 @@ def align(dataset: Dataset, accepted: Mapping[str, Mapping[str, Any]], captions:
     captions: rows of others go, and what has changed is taken over. Nothing is encoded; shards that are right
     are not touched. Returns how many rows went or changed."""
     touched = 0
-    for part in dataset.parts("shards"):
-        columns = ["clip_id", "extra", *SCORE_COLUMNS, *CAPTION_PARTS]
-        rows = dataset.read_part("shards", part, columns).to_pylist()
+    columns = ["clip_id", "extra", *SCORE_COLUMNS, *CAPTION_PARTS]
+    for part, scalars in dataset.tables("shards", columns):
+        rows = scalars.to_pylist()
         kept = [r for r in rows if r["clip_id"] in accepted]
         said = captions.in_shards([r["clip_id"] for r in kept])
         wanted = {i: {**accepted[i], **parts} for i, parts in said.items()}

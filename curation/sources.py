@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 
 from curation.transient import retrying
-from curation.video import IMAGE_SUFFIXES, is_remote
+from curation.video import IMAGE_SUFFIXES, is_remote, open_source
 
 VIDEO_SUFFIXES = frozenset(
     [
@@ -290,17 +290,18 @@ def _matches(pattern: str) -> dict[str, OSError | None]:
 def _expand_remote(name: str) -> Iterator[Source]:
     try:
         fs, path = fsspec.url_to_fs(name)
+        fs.invalidate_cache()  # of listings: one process may build twice
         if Path(name).suffix.lower() in LIST_SUFFIXES:
             yield from _read_list(name, name.rsplit("/", 1)[0])
             return
         if glob.has_magic(name):
-            paths = fs.glob(path)
+            found = fs.glob(path, detail=True)
         elif fs.isdir(path):
             if isinstance(fs, LocalFileSystem):  # its own `find` leaves out what it cannot read
                 for source in _walk(os.path.abspath(path), is_named=True):
                     yield replace(source, uri=fs.unstrip_protocol(source.uri))
                 return
-            paths = fs.find(path)
+            found = fs.find(path, detail=True)
         else:
             yield Source(name)
             return
@@ -308,9 +309,15 @@ def _expand_remote(name: str) -> Iterator[Source]:
         raise
     except Exception as error:  # each file system has errors of its own, such as for missing credentials
         raise SourcesError(f"{name}: {_reason(error)}") from error
-    for p in paths:
+    for p, info in found.items():
         if _is_media(p):
-            yield Source(fs.unstrip_protocol(p))
+            # A listing tells what each file would be asked for: that is one request for a thousand.
+            size = info.get("size") if info.get("type") == "file" else None
+            yield Source(
+                fs.unstrip_protocol(p),
+                bytes=None if size is None else int(size),
+                mtime_or_etag=_changed(info) or None,
+            )
 
 
 def _is_folder(name: str) -> bool:
@@ -442,18 +449,21 @@ def _identify(source: Source, before: Source | None, retries: int, retry_seconds
     if source.error is not None:
         return source
     try:
-        size, changed, fingerprint = retrying(lambda: _look(source.uri, before), retries, retry_seconds)
+        size, changed, fingerprint = retrying(lambda: _look(source, before), retries, retry_seconds)
     except Exception as error:  # remote file systems raise what they like; whatever it is, it is this row
         return replace(source, error=(type(error).__name__, _reason(error)))
     return replace(source, bytes=size, mtime_or_etag=changed, fingerprint=fingerprint)
 
 
-def _look(uri: str, before: Source | None) -> tuple[int, str, str]:
+def _look(source: Source, before: Source | None) -> tuple[int, str, str]:
     """(bytes, mtime or etag, fingerprint) of a file, which is read unless it is as it was `before`."""
-    size, changed = _stat(uri)
+    if source.bytes is not None and source.mtime_or_etag:  # listed with it
+        size, changed = source.bytes, source.mtime_or_etag
+    else:
+        size, changed = _stat(source.uri)
     if before is not None and (before.bytes, before.mtime_or_etag) == (size, changed) and before.fingerprint:
         return size, changed, before.fingerprint
-    return size, changed, _fingerprint(uri, size)
+    return size, changed, _fingerprint(source.uri, size)
 
 
 def _reason(error: BaseException) -> str:
@@ -480,18 +490,21 @@ def _stat(uri: str) -> tuple[int, str]:
         info = fs.info(path)
         if info.get("type", "file") != "file":
             raise NotAFile(_KINDS[stat.S_IFDIR] if info["type"] == "directory" else "not a regular file")
-        changed = info.get("ETag") or info.get("etag") or info.get("mtime") or info.get("LastModified") or ""
-        return int(info["size"]), str(changed)
+        return int(info["size"]), _changed(info)
     result = os.stat(uri)
     if not stat.S_ISREG(result.st_mode):
         raise NotAFile(_KINDS.get(stat.S_IFMT(result.st_mode), "not a regular file"))
     return result.st_size, str(result.st_mtime_ns)
 
 
+def _changed(info: Mapping[str, Any]) -> str:
+    return str(info.get("ETag") or info.get("etag") or info.get("mtime") or info.get("LastModified") or "")
+
+
 def _fingerprint(uri: str, size: int) -> str:
     """Hash of the size and of the content: of all of it, or of ten samples of 1 MiB of a large file."""
     digest = hashlib.blake2b(str(size).encode(), digest_size=16)
-    with _open(uri) as file:
+    with open_source(uri, ahead=False) as file:
         if size <= _WHOLE_BYTES:
             digest.update(file.read(size))  # no further: it may be growing
         else:
@@ -513,14 +526,10 @@ def _is_same(a: Source, b: Source, retries: int, retry_seconds: float) -> bool:
 def _same_content(a: Source, b: Source) -> bool:
     if a.bytes is not None and a.bytes <= _WHOLE_BYTES:  # the fingerprint is of all of it
         return True
-    with _open(a.uri) as first, _open(b.uri) as second:
+    with open_source(a.uri) as first, open_source(b.uri) as second:
         while True:
             block = first.read(_BLOCK_BYTES)
             if block != second.read(_BLOCK_BYTES):
                 return False
             if not block:
                 return True
-
-
-def _open(uri: str) -> Any:
-    return fsspec.open(uri, "rb").open() if is_remote(uri) else open(uri, "rb")

@@ -15,10 +15,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, cast
 
-import fsspec
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from curation.chosen import Captions, with_checks
 from curation.config import ConfigError, validated
@@ -249,12 +247,12 @@ class _Check:
         if older:  # they have no checks yet: the next command that writes adds the columns
             schema = pa.schema([field for field in schema if field.name not in CAPTION_COLUMNS])
         # Only reading is inside the `try`: what the caller does with the rows is not.
-        with fsspec.open(self.dataset.address(name), "rb") as raw:
-            try:
-                file = pq.ParquetFile(raw, page_checksum_verification=True)
-            except (OSError, ValueError, pa.ArrowException) as error:
-                self._unreadable(table, name, error)
-                return
+        try:
+            file = self.dataset.open_table(name, checked=True)
+        except (OSError, ValueError, pa.ArrowException) as error:
+            self._unreadable(table, name, error)
+            return
+        try:
             if not file.schema_arrow.equals(schema, check_metadata=False):
                 self.damaged.add(table)
                 difference = _difference(file.schema_arrow, schema)
@@ -268,6 +266,8 @@ class _Check:
                     self._unreadable(table, f"{name}, row group {i},", error)
                     continue
                 yield name, with_check_columns(rows, None) if older else rows
+        finally:
+            file.close(force=True)
 
     def _unreadable(self, table: str, what: str, error: Exception) -> None:
         self.damaged.add(table)

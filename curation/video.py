@@ -33,6 +33,7 @@ _FORMATS = (
     "mov,mp4,matroska,webm,avi,mpegts,mpeg,mpegvideo,flv,asf,gif,apng,ogg,mxf,h264,hevc,av1,obu,ivf,m4v,"
     "rm,dv,nut,vc1,mjpeg,wtv,yuv4mpegpipe"
 )
+_AHEAD_BYTES = 4 << 20
 _MAX_CONSECUTIVE_ERRORS = 200  # packets; a stream that is broken for longer is given up
 # Before a wanted frame: some containers index key frames by decoding time, MPEG-TS has no index at all.
 _SEEK_EARLY_SECONDS = (0.5, 3, 12, 40)
@@ -74,9 +75,14 @@ def is_remote(uri: str) -> bool:
     return "://" in uri
 
 
-def _open(uri: str) -> BinaryIO:
-    # Not fsspec for local files: it reads more into a name (`a::b.png`).
-    return cast(BinaryIO, fsspec.open(uri, "rb").open() if is_remote(uri) else open(uri, "rb"))
+def open_source(uri: str, *, ahead: bool = True) -> BinaryIO:
+    """The file of a source. A remote one is read some MiB ahead, or no byte more than is asked for."""
+    if not is_remote(uri):  # not by fsspec: it reads more into a name (`a::b.png`)
+        return open(uri, "rb")
+    fs, path = fsspec.url_to_fs(uri)
+    cache = "readahead" if ahead else "none"
+    # With S3's own 50 MiB every visit to the index, and to a clip, would cost that much.
+    return cast(BinaryIO, fs.open(path, "rb", block_size=_AHEAD_BYTES, cache_type=cache))
 
 
 class _Bytes:
@@ -203,7 +209,7 @@ class Video:
         self.untimed = False  # frames without a timestamp were seen; their times are counted, so no seeking
         self.deltas: Counter[int] = Counter()  # of presentation times, in milliseconds
         self._container: InputContainer | None = None
-        self._file = _open(uri)
+        self._file = open_source(uri)
         try:
             if self._file.seekable():
                 if self._file.seek(0, 2) == 0:

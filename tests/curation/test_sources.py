@@ -596,7 +596,9 @@ def test_a_file_has_changed_when_its_content_has(
         return changed_since(a.uri, a.bytes, a.mtime_or_etag, a.fingerprint)
 
     with monkeypatch.context() as patch:
-        patch.setattr(module, "_open", lambda uri: pytest.fail("its size and time are as they were"))
+        patch.setattr(
+            module, "open_source", lambda *_, **__: pytest.fail("its size and time are as they were")
+        )
         assert not changed()
     os.utime(path, ns=(1, 1))
     assert not changed()
@@ -675,7 +677,7 @@ def test_what_will_not_pass_is_not_tried_again(error: Exception, waits: list[flo
     assert (call.calls, waits) == (1, [])
 
 
-@pytest.mark.parametrize("broken", ["_stat", "_open"])
+@pytest.mark.parametrize("broken", ["_stat", "open_source"])
 def test_identifying_outlasts_a_disk_that_is_away(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, waits: list[float], broken: str
 ) -> None:

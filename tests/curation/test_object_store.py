@@ -1,0 +1,135 @@
+"""How much is asked of an object store: requests, and bytes of what is large."""
+
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import numpy as np
+import pyarrow as pa
+import pytest
+from s3fs.core import S3File, S3FileSystem
+
+from benchmarks.footage import loop
+from curation.dataset import SHARDS, Dataset
+from curation.sources import identify, list_sources
+from curation.video import Video
+from tests import render
+from tests.jobs.clusters import s3_server
+
+MB = 1_000_000
+
+
+@pytest.fixture(scope="module")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    with s3_server(tmp_path_factory.mktemp("s3")) as environment, pytest.MonkeyPatch.context() as patch:
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        fs = fsspec.filesystem("s3")
+        fs.mkdir("reelmill")
+        yield fs
+
+
+class Asked:
+    """Requests by their name, and bytes that opened files fetched."""
+
+    def __init__(self) -> None:
+        self.requests: Counter[str] = Counter()
+        self.bytes = 0
+
+    def clear(self) -> None:
+        self.requests.clear()
+        self.bytes = 0
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> Asked:
+    found = Asked()
+    call, fetch = S3FileSystem._call_s3, S3File._fetch_range
+
+    async def counted_call(self: Any, method: str, *args: Any, **kwargs: Any) -> Any:
+        found.requests[method] += 1
+        return await call(self, method, *args, **kwargs)
+
+    def counted_fetch(self: Any, start: int, end: int) -> Any:
+        found.bytes += end - start
+        return fetch(self, start, end)
+
+    monkeypatch.setattr(S3FileSystem, "_call_s3", counted_call)
+    monkeypatch.setattr(S3File, "_fetch_range", counted_fetch)
+    return found
+
+
+def test_a_large_source_is_known_by_ten_mib_of_it(s3: Any, asked: Asked) -> None:
+    size = 60 * MB
+    s3.pipe("reelmill/large/a.mp4", np.random.default_rng(0).bytes(size))
+    asked.clear()
+    (source,) = identify(list_sources(["s3://reelmill/large"]), {})
+    assert (source.error, source.bytes) == (None, size)
+    assert asked.bytes == 10 << 20
+
+
+def test_a_thousand_known_sources_are_looked_at_by_listing(s3: Any, asked: Asked) -> None:
+    named = ["s3://reelmill/many"]
+    s3.pipe({f"reelmill/many/{k:03d}.mp4": f"{k}".encode() for k in range(300)})
+    known = {s.uri: s for s in identify(list_sources(named), {})}
+    s3.pipe("reelmill/many/007.mp4", b"another")
+    asked.clear()
+    again = identify(list_sources(named), known)
+    assert [s.uri for s in again if s != known[s.uri]] == ["s3://reelmill/many/007.mp4"]
+    assert again[7].bytes == len(b"another")
+    assert asked.requests["get_object"] == 1
+    assert asked.requests.total() < 10
+
+    asked.clear()
+    globbed = identify(list_sources(["s3://reelmill/many/*.mp4"]), {s.uri: s for s in again})
+    assert globbed == again
+    assert asked.requests.total() < 10
+
+
+# In a transport stream, which has no index, a place is found by bisection.
+@pytest.mark.parametrize(("name", "more_mb"), [("index-at-the-end.mp4", 9), ("streamed.ts", 22)])
+def test_a_clip_costs_little_more_than_its_bytes(
+    s3: Any, asked: Asked, tmp_path: Path, name: str, more_mb: float
+) -> None:
+    noise = np.random.default_rng(0)
+    pictures = (noise.integers(0, 256, (128, 160, 3), np.uint8) for _ in range(50))
+    render.write_video(tmp_path / "once.mp4", pictures, fps=25)
+    bit_rate = loop(tmp_path / "once.mp4", tmp_path / name, 400)
+    size = (tmp_path / name).stat().st_size
+    assert size > 80 * MB
+    s3.put(str(tmp_path / name), f"reelmill/{name}")
+    asked.clear()
+    with Video(f"s3://reelmill/{name}") as video:
+        opened = asked.bytes
+        for start_s in (100.0, 300.0):
+            for frame in video.frames_from(start_s):
+                if frame.time_s > start_s + 5:
+                    break
+    assert opened < 10 * MB
+    assert asked.bytes - opened < 2 * (5 * bit_rate / 8 + more_mb) * MB
+
+
+def test_a_column_of_a_shard_is_read_without_its_videos(s3: Any, asked: Asked) -> None:
+    dataset = Dataset("s3://reelmill/data")
+    row: dict[str, Any] = {f.name: None for f in SHARDS}
+    random = np.random.default_rng(0)
+    rows = [{**row, "clip_id": f"{k}", "video": {"bytes": random.bytes(MB), "path": None}} for k in range(60)]
+    with dataset.writing("shards/a.parquet") as file, pa.parquet.ParquetWriter(file, SHARDS) as writer:
+        for start in range(0, 60, 20):
+            writer.write_table(pa.Table.from_pylist(rows[start : start + 20], schema=SHARDS))
+    asked.clear()
+    ((_, table),) = dataset.tables("shards", ["clip_id", "caption"])
+    assert table["clip_id"].to_pylist() == [r["clip_id"] for r in rows]
+    assert asked.bytes < MB
+    assert asked.requests.total() < 12
+
+
+def test_a_part_is_one_request_for_what_is_in_it(s3: Any, asked: Asked) -> None:
+    dataset = Dataset("s3://reelmill/small")
+    rows = [{"source_id": f"{k}", "uri": f"{k}.mp4", "status": "measured"} for k in range(32)]
+    dataset.commit_part("a", rows, [])
+    asked.clear()
+    assert dataset.read_part("sources", "a", ["uri"]).num_rows == 32
+    assert asked.requests["get_object"] == 1
