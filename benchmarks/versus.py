@@ -23,8 +23,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ from benchmarks.curation import bare_decode, customary, machine, measured
 from benchmarks.footage import loop
 from curation.config import Config, load_config
 from curation.dataset import Dataset
+from curation.verify import accounting
 from filters.text import find_weights
 
 # Scenes of 3 to 10 s, so that all ways keep the same ones; 1280x720 and 960x540, H.264 at a constant rate.
@@ -87,44 +89,51 @@ class Took:
         return self + Took(-other.cpu_s, -other.wall_s)
 
 
-def bound_for(clips: Sequence[tuple[float, float]], total_s: float) -> tuple[float, float]:
-    """The highest score to accept, and the share that it accepts, of clips (seconds, score): `SHARE` of
-    `total_s`, as near as can be."""
-    best = (SHARE, float("-inf"), 0.0)
-    accepted_s = 0.0
-    for seconds, score in sorted(clips, key=lambda clip: clip[1]):
-        accepted_s += seconds
-        best = min(best, (abs(accepted_s / total_s - SHARE), score, accepted_s / total_s))
-    return best[1], best[2]
+def bound_for(clips: Sequence[tuple[float, float]], total_s: float) -> float:
+    """The highest score to accept of clips (seconds, score): `SHARE` of `total_s`, as near as can be. Looped
+    footage has many clips of one score, and a bound accepts all of them or none."""
+    best = (SHARE, float("-inf"))
+    for bound in {score for _, score in clips}:
+        accepted_s = sum(seconds for seconds, score in clips if score <= bound)
+        best = min(best, (abs(accepted_s / total_s - SHARE), bound))
+    return best[1]
+
+
+def nearest_to(share: float, clips: Mapping[str, tuple[float, float]], total_s: float) -> list[str]:
+    """Names of the clips (seconds, score) of the lowest scores that are together nearest to `share`; of
+    equal scores some may be left out."""
+    in_order = sorted(clips, key=lambda name: (clips[name][1], name))
+    sums = [0.0, *accumulate(clips[name][0] for name in in_order)]
+    return in_order[: min(range(len(sums)), key=lambda k: abs(sums[k] / total_s - share))]
 
 
 # ---- ours
 
 
-def ours(paths: Sequence[Path], folder: Path, share: float, *overrides: str) -> Took:
+def ours(paths: Sequence[Path], folder: Path, total_s: float, *overrides: str) -> Took:
     """A whole `reelmill build`, Ray's services and all."""
     folder.mkdir()
     (folder / "c.yaml").write_text(SETTINGS)
     command = [sys.executable, "-m", "jobs.build", *map(str, paths), "--out", str(folder / "dataset")]
     command += ["--config", str(folder / "c.yaml"), *(word for o in overrides for word in ("--set", o))]
     usage = tree.run(command, period_s=0.2)
-    verdicts = list(Dataset(str(folder / "dataset")).verdicts())
-    accepted = sum(v["status"] == "accepted" for v in verdicts)
-    return Took(usage.cpu_s + usage.services_cpu_s, usage.wall_s, len(verdicts), accepted, share)
+    counted = accounting(Dataset(str(folder / "dataset")))
+    cpu_s, share = usage.cpu_s + usage.services_cpu_s, counted.accepted_seconds / total_s
+    return Took(cpu_s, usage.wall_s, counted.clips, counted.accepted, share)
 
 
 def by_custom(
     paths: Sequence[Path],
     found: dict[Path, list[dict[str, Any]]],
     config: Config,
-    accepted: int,
-    share: float,
+    accepted: Took,
 ) -> Took:
     """Every clip is encoded, and decoded once more for its scores. One process, as most such scripts are."""
     began = time.monotonic()
     steps = [customary(path, found[path], config) for path in paths]
     cpu_s = sum(sum(seconds.values()) for seconds in steps)
-    return Took(cpu_s, time.monotonic() - began, sum(map(len, found.values())), accepted, share)
+    clips = sum(map(len, found.values()))
+    return Took(cpu_s, time.monotonic() - began, clips, accepted.accepted, accepted.share)
 
 
 # ---- Data-Juicer
@@ -210,9 +219,9 @@ def filtering(flow_side: int | None) -> list[dict[str, Any]]:
 
 
 def juiced(
-    juicer: Juicer, paths: Sequence[Path], config: Config, total_s: float, *, text: bool
+    juicer: Juicer, paths: Sequence[Path], config: Config, share: float, total_s: float, *, text: bool
 ) -> dict[str, Took]:
-    """By how flow is computed; and with text on top of the first."""
+    """By how flow is computed; and with text on top of the first. `share`: of the seconds, to be accepted."""
     folder = juicer._folder / "clips"
     took_split, rows = juicer.run("split", [[str(p)] for p in paths], [splitting(config, folder)])
     clips = [video for row in rows for video in row["videos"]]
@@ -223,11 +232,11 @@ def juiced(
             name.replace(" ", "-").replace(",", ""), [[c] for c in clips], filtering(side)
         )
         stats = {row["videos"][0]: row["__dj__stats__"] for row in left}
-        scored = [(s["video_duration"][0], s["video_motion_score"][0]) for s in stats.values()]
-        bound, share = bound_for(scored, total_s)
-        accepted = [v for v, s in stats.items() if s["video_motion_score"][0] <= bound]
-        found[name] = took_split + (took - start)
-        found[name] = Took(found[name].cpu_s, found[name].wall_s, len(clips), len(accepted), share)
+        scored = {v: (s["video_duration"][0], s["video_motion_score"][0]) for v, s in stats.items()}
+        accepted = nearest_to(share, scored, total_s)
+        is_share = sum(scored[v][0] for v in accepted) / total_s
+        whole = took_split + (took - start)
+        found[name] = Took(whole.cpu_s, whole.wall_s, len(clips), len(accepted), is_share)
         if text and side is None:
             juicer.use_text_model()
             ocr = {"frame_sample_num": TEXT_FRAMES, "languages_to_detect": ["en"]}
@@ -282,20 +291,19 @@ def main() -> None:
         scores = [
             (c["end_s"] - c["start_s"], c["scores"]["motion.speed"]) for of in fitting.values() for c in of
         ]
-        bound, share = bound_for(scores, total_s)
-        override = f"rules.motion.speed.max={bound!r}"
+        override = f"rules.motion.speed.max={bound_for(scores, total_s)!r}"
         decode_s = sum(bare_decode(path) for path in paths)
         print(f"footage: {args.minutes:g} min of {', '.join(FILES)}, looped")
         print(f"a bare decode of it: {decode_s:.1f} CPU s")
 
-        found = {"ours": ours(paths, folder / "ours", share, override)}
-        found["ours, exact"] = ours(paths, folder / "exact", share, override, "shots.exact=true")
-        found["the customary way"] = by_custom(paths, fitting, config, found["ours"].accepted, share)
+        found = {"ours": ours(paths, folder / "ours", total_s, override)}
+        found["ours, exact"] = ours(paths, folder / "exact", total_s, override, "shots.exact=true")
+        found["the customary way"] = by_custom(paths, fitting, config, found["ours"])
         if args.text:
             text = f"filters.text={{frames: {TEXT_FRAMES}}}"
-            found["ours, text"] = ours(paths, folder / "text", share, override, text)
+            found["ours, text"] = ours(paths, folder / "text", total_s, override, text)
         if juicer:
-            found |= juiced(juicer, paths, config, total_s, text=args.text)
+            found |= juiced(juicer, paths, config, found["ours"].share, total_s, text=args.text)
         table(found)
         print(DIFFERENCES)
 

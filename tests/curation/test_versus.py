@@ -9,16 +9,30 @@ from pathlib import Path
 import pytest
 
 from benchmarks import versus
-from benchmarks.versus import Took, bound_for
+from benchmarks.versus import Took, bound_for, nearest_to
 
 ROOT = Path(__file__).parents[2]
 
 
 def test_the_bound_accepts_the_share_of_the_seconds() -> None:
     clips = [(5.0, 0.3), (4.0, 0.1), (6.0, 0.2), (9.0, 0.5)]
-    assert bound_for(clips, 40.0) == (0.2, 0.25)
-    assert bound_for(clips, 24.0) == (0.1, 4 / 24)
-    assert bound_for([], 24.0)[1] == 0.0
+    assert bound_for(clips, 40.0) == 0.2
+    assert bound_for(clips, 24.0) == 0.1
+    assert bound_for([], 24.0) == float("-inf")
+
+
+def test_a_bound_accepts_all_clips_of_its_score() -> None:
+    same = [(5.0, 0.3)] * 8
+    assert bound_for([(5.0, 0.1), *same], 45.0) == 0.1
+    assert bound_for(same, 40.0) == float("-inf")
+
+
+def test_of_one_score_as_many_are_taken_as_come_nearest() -> None:
+    same = dict.fromkeys("dbcaefgh", (5.0, 0.3))
+    assert nearest_to(0.25, same, 40.0) == ["a", "b"]
+    assert nearest_to(0.3, {**same, "z": (4.0, 0.1)}, 44.0) == ["z", "a", "b"]
+    assert nearest_to(0.01, same, 40.0) == []
+    assert nearest_to(0.25, {}, 40.0) == []
 
 
 def test_what_steps_took_adds_up() -> None:
