@@ -334,6 +334,15 @@ class Dataset:
         return pq.ParquetFile(file, page_checksum_verification=checked, pre_buffer=True)
 
     def read_part(self, table: str, part: str, columns: Sequence[str] | None = None) -> pa.Table:
+        try:
+            return self._read_part(table, part, columns)
+        except (OSError, pa.ArrowException):
+            if self.is_local:
+                raise
+            self._fs.invalidate_cache()  # it may have been replaced since it was listed
+            return self._read_part(table, part, columns)
+
+    def _read_part(self, table: str, part: str, columns: Sequence[str] | None) -> pa.Table:
         # Not `pq.read_table`, nor its threads: of a small part they take twice the time of the reading.
         parquet = self.open_part(table, part)
         try:
@@ -348,10 +357,9 @@ class Dataset:
 
         A few parts are read ahead: on an object store each one is a wait.
         """
-        parts = self.parts(table)
-        if table == "clips":
-            committed = set(self.parts("sources"))
-            parts = [part for part in parts if part in committed]
+        committed = set(self.parts("sources")) if table == "clips" else None
+        # Listed last: the file system then knows the sizes of what is read next.
+        parts = [part for part in self.parts(table) if committed is None or part in committed]
         with ThreadPoolExecutor(_READERS) as pool:
             ahead: deque[Future[pa.Table]] = deque()
             for i, part in enumerate(parts):

@@ -126,6 +126,17 @@ def test_a_column_of_a_shard_is_read_without_its_videos(s3: Any, asked: Asked) -
     assert asked.requests.total() < 12
 
 
+def test_a_part_that_was_replaced_since_it_was_listed_is_read(s3: Any, tmp_path: Path) -> None:
+    dataset, rows = Dataset("s3://reelmill/replaced"), [{"source_id": "a", "uri": "a.mp4"}]
+    dataset.commit_part("a", rows, [])
+    assert dataset.parts("sources") == ["a"]
+    longer = Dataset(str(tmp_path))
+    longer.commit_part("a", [*rows, {"source_id": "b", "uri": "b" * 5000}], [])
+    elsewhere = S3FileSystem(skip_instance_cache=True)
+    elsewhere.put(f"{tmp_path}/sources/a.parquet", "reelmill/replaced/sources/a.parquet")
+    assert dataset.read_part("sources", "a", ["source_id"])["source_id"].to_pylist() == ["a", "b"]
+
+
 def test_a_part_is_one_request_for_what_is_in_it(s3: Any, asked: Asked) -> None:
     dataset = Dataset("s3://reelmill/small")
     rows = [{"source_id": f"{k}", "uri": f"{k}.mp4", "status": "measured"} for k in range(32)]
