@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import psutil
+from s3fs import S3FileSystem
 
 from tests.jobs import left_behind
 
@@ -151,8 +152,10 @@ def s3_server(folder: Path) -> Iterator[dict[str, str]]:
         )
     try:
         left_behind.until(lambda: _answers(port), 60)
+        S3FileSystem.clear_instance_cache()  # fsspec hands out the one that knows an earlier server
         yield environment
     finally:
+        S3FileSystem.clear_instance_cache()
         server.kill()
         server.wait()
 
