@@ -149,17 +149,22 @@ def test_without_tiles_it_could_not_decode_the_full_size_at_all(codec: CogVideoX
     next(codec._pieces(torch.empty(1, 16, 3, 64, 64, device="meta")))
 
 
-# ---- the goals
+# ---- the goals: with `pytest -s` the figures of docs/generation.md
 
 
 def test_the_second_stage_samples_its_full_size_on_24_gb(codec: CogVideoXCodec) -> None:
     """With its tiles of 64. What is left is for CUDA's own and what kernels need within themselves."""
     for offload, rows, most in (("none", 1, 21), ("model", 1, 17), ("model", 2, 17), ("block", 1, 17)):
         need = memory.sampling_need(STAGE2, codec, TEXT_DIM, FULL, rows, True, offload)  # type: ignore[arg-type]
+        print(f"\noffload {offload}, rows at once {rows}: {need.told(24e9)}")
         assert need.total < most * 1e9
     whole = codec.settings
+    _, tiled = memory.codec_bytes(codec, FULL, ("decode",))
     try:
         codec.settings = whole.model_copy(update={"tile": None})
+        _, at_once = memory.codec_bytes(codec, FULL, ("decode",))
+        each = at_once / (FULL.height * FULL.width)
+        print(f"decoding: {at_once / 1e9:.0f} GB ({each / 1e3:.0f} KB a pixel); tiles {tiled / 1e9:.0f} GB")
         assert memory.sampling_need(STAGE2, codec, TEXT_DIM, FULL, 1, True).total > 90e9
     finally:
         codec.settings = whole
@@ -179,6 +184,8 @@ def test_the_second_stage_trains_at_its_full_size_on_80_gb(codec: CogVideoXCodec
             "degradation": {**STAGE2.degradation.model_dump(), "variants": 4},
         }
     )
+    kept = f"{need.weights / 1e9:.1f} GB, kept for training {need.training / 1e9:.1f}"
+    print(f"\nweights {kept}, activations {need.activations / 1e9:.1f}, in all {need.total / 1e9:.1f}")
     assert 45e9 < need.total < 75e9
     whole = STAGE2.model_copy(
         update={"transformer": STAGE2.transformer.model_copy(update={"gradient_checkpointing": False})}
