@@ -13,7 +13,7 @@ from curation import caption, pipeline, shards
 from curation.chosen import Captions, failure_keys
 from curation.collect import clear_old_scores, measure, take_extras
 from curation.config import Config, changes, validated
-from curation.dataset import SCHEMA_VERSION, SCORE_COLUMNS, Dataset, reelmill_version
+from curation.dataset import SCHEMA_VERSION, SCORE_COLUMNS, Dataset, DatasetError, reelmill_version
 from curation.progress import Progress
 from curation.remove import Removed, drop_orphans, drop_removed, drop_sources, named
 from curation.select import applicable, ordered, spared, verdict_rows, write_verdicts
@@ -105,6 +105,14 @@ def cut(dataset: Dataset, accepted: Sequence[Row], config: Config, progress: Pro
             failed = json.loads(row["failures"])
             failures += len(failed)
             caption.commit_failures(dataset, failed)
+            for clip in failed:
+                at = by_id[clip["clip_id"]]
+                progress.failed(f"{at['uri']} at {at['start_s']:.1f} s: {clip['error']}: {clip['message']}")
+            if dataset.is_local and row["rows"] and not dataset.exists(f"shards/{row['name']}.parquet"):
+                raise DatasetError(
+                    f"shards/{row['name']}.parquet was written on another node, and is not in "
+                    f"{dataset.location} here: name a place that all nodes see (a disk that they share, or s3://…)"
+                )
             progress.shard(row["rows"], len(failed), row["bytes"], row["seconds"])
             phase.add(json.loads(row["spent"]))
     progress.end(phase.commit(dataset))

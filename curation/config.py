@@ -13,6 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
+import fsspec
 import yaml
 from pydantic import (
     BaseModel,
@@ -29,8 +30,9 @@ from captioning.base import Kind
 from captioning.language import LANGUAGES
 from captioning.prompts import PROMPTS, prompt_of
 from curation.captioners import CaptionerName, captioner_class
-from curation.dataset import CAPTION_COLUMNS
+from curation.dataset import CAPTION_COLUMNS, SCORE_COLUMNS
 from curation.shots import DetectorName
+from curation.video import is_remote
 from filters import EMBEDDER, SCORERS
 from filters.base import measure_key
 from filters.rules import Rule
@@ -249,12 +251,16 @@ def _rules(value: Any) -> Any:
     """Drops rules that an override set to null, or both of whose bounds it did."""
     if not isinstance(value, Mapping):
         return value
-    return {
+    columns = {*SCORE_COLUMNS, *CAPTION_COLUMNS}
+    kept = {
         column: rule
         for column, rule in value.items()
         if rule is not None
         and not (isinstance(rule, Mapping) and all(bound is None for bound in rule.values()))
     }
+    for column in value.keys() - kept.keys() - columns:
+        raise ValueError(f"rules.{column}: no such rule to take out; there are {', '.join(sorted(columns))}")
+    return kept
 
 
 # Of whatever measure: without frames, or with frames of no size, nothing could be measured.
@@ -408,16 +414,24 @@ def validated(data: Any) -> Config:
         raise ConfigError("\n".join(explain(dict(e)) for e in error.errors())) from error
 
 
-def read_config_file(path: Path, overrides: Sequence[str] = ()) -> Config:
+def read_config_file(name: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """Of a YAML file, or a dataset.json, here or at an fsspec address. Raises `ConfigError`."""
+    path = str(name)
     try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"cannot read the configuration {path}: {error.strerror}") from error
+        text = (fsspec.open(path).open().read() if is_remote(path) else Path(path).read_bytes()).decode()
     except UnicodeDecodeError as error:
         raise ConfigError(f"cannot read the configuration {path}: it is not text") from error
+    except OSError as error:
+        raise ConfigError(f"cannot read the configuration {path}: {error.strerror or error}") from error
+    except Exception as error:
+        if not is_remote(path):
+            raise
+        raise ConfigError(f"cannot read the configuration {path}: {error}") from error
     try:
-        if path.name == "dataset.json":  # what made a dataset makes it again
-            text = json.dumps(json.loads(text)["config"])
+        if path.endswith(".json"):  # what made a dataset makes it again, under whatever name
+            data = json.loads(text)
+            if "schema_version" in data or Path(path).name == "dataset.json":
+                text = json.dumps(data["config"])
         without_overrides = load_config(text)
     except (ConfigError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{path}: {error}") from error

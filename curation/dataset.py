@@ -170,7 +170,10 @@ class Dataset:
 
     def __init__(self, location: str):
         self.location = location.rstrip("/")
-        self._fs, self._root = fsspec.url_to_fs(self.location)
+        try:
+            self._fs, self._root = fsspec.url_to_fs(self.location)
+        except (ValueError, ImportError) as error:  # no such protocol, or its package is not here
+            raise DatasetError(f"{self.location}: {error}") from error
         self.is_local = "file" in (self._fs.protocol if isinstance(self._fs.protocol, tuple) else ())
         self.guard: Callable[[], None] | None = None  # raises when this process may write no more (a lease)
 
@@ -184,9 +187,26 @@ class Dataset:
     def exists(self, name: str = "dataset.json") -> bool:
         return bool(self._fs.exists(self.path(name)))
 
+    def is_made(self) -> bool:
+        """Is there a dataset.json? Raises `DatasetError` where the place does not answer."""
+        try:
+            return self.exists()
+        except Exception as error:  # each file system has errors of its own, such as for missing credentials
+            raise self.refused("read", error) from error
+
+    def refused(self, what: str, error: Exception) -> DatasetError:
+        """That the place cannot be read or written, in words for who named it."""
+        said = f"{type(error).__name__}: {error}"
+        remedy = (
+            "check who may write there"
+            if self.is_local
+            else "check the address, its bucket, the credentials and, where S3 is not AWS, AWS_ENDPOINT_URL"
+        )
+        return DatasetError(f"{self.location} cannot be {what}: {said}; {remedy}")
+
     def check_writable(self) -> None:
         """Raises `DatasetError` when the folder holds something else than a dataset."""
-        if self.exists():
+        if self.is_made():
             self.manifest()
             return
         if self._fs.exists(self._root):
@@ -202,7 +222,7 @@ class Dataset:
 
     def manifest(self) -> dict[str, Any]:
         """The content of dataset.json. Raises `DatasetError`."""
-        if not self.exists():
+        if not self.is_made():
             raise DatasetError(
                 f"{self.location} is not a dataset (it has no dataset.json): reelmill build makes one"
             )

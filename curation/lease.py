@@ -27,6 +27,7 @@ import psutil
 from curation.dataset import LEASE, Dataset
 
 _RECORD_BYTES = 1024  # always: a heartbeat then needs no new room on a full disk
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT}
 _NO_FLOCK = {errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.ENOLCK}
 
 
@@ -181,7 +182,8 @@ def _found(file: _File) -> _Record | None:
 class Lease:
     """`with Lease(dataset, "build") as lease:` and `lease.check()` before every write.
 
-    Raises `LeaseHeld` on entering when another process works on the dataset. `takeover_seconds` without a
+    Raises `LeaseHeld` on entering when another process works on the dataset, and `DatasetError` where it
+    cannot be written. `takeover_seconds` without a
     heartbeat is a dead holder, where its process cannot be asked for; `settle_seconds` is what two builds
     that write at the same moment need to see each other's record on an object store.
     """
@@ -217,12 +219,19 @@ class Lease:
         self._thread = threading.Thread(target=self._keep, name="lease", daemon=True)
 
     def __enter__(self) -> Lease:
-        self._file = self._open()
         try:
-            self._take()
-        except BaseException:
-            self._file.close()
+            self._file = self._open()
+            try:
+                self._take()
+            except BaseException:
+                self._file.close()
+                raise
+        except LeaseHeld:
             raise
+        except Exception as error:  # what object stores raise is not always an OSError
+            if self._dataset.is_local and (not isinstance(error, OSError) or error.errno in _NO_ROOM):
+                raise
+            raise self._dataset.refused("written", error) from error
         self._thread.start()
         return self
 
@@ -283,7 +292,7 @@ class Lease:
         try:
             self._file.write(self._stamped())
         except OSError as error:
-            if not self._is_locked or error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            if not self._is_locked or error.errno not in _NO_ROOM:
                 raise
         if self._is_locked:
             return
@@ -308,7 +317,7 @@ class Lease:
             return f"another process has just begun to work on {place}: run this again when it has ended"
         text = f"{found} works on {place}: run this again when it has ended"
         if found.is_of_this_host:
-            return f"{text}, or end it (kill {found.pid})"
+            return f"{text}, or end it (kill {found.pid}; of a Ray job, ray job stop)"
         return (
             f"{text}. Should it be dead, {place} is free {self._takeover_seconds:.0f} s after its last sign"
         )

@@ -252,6 +252,13 @@ def check_shares(config: Config) -> None:
             )
 
 
+def nodes() -> int:
+    """How many machines are in the cluster at hand."""
+    if not ray.is_initialized():
+        return 1
+    return sum(node["Alive"] for node in ray.nodes())
+
+
 def _cluster(resource: str) -> float:
     return float(ray.cluster_resources().get(resource, 0.0))
 
@@ -279,8 +286,14 @@ def session(config: Config) -> Iterator[None]:
         with _local_ray(config):
             yield
         return
-    with _quiet_start():
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+    try:
+        with _quiet_start():
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+    except (ConnectionError, RuntimeError) as error:  # RuntimeError: a token that is missing, or wrong
+        raise ConfigError(
+            f"no Ray cluster lets us in at {address} (RAY_ADDRESS, or run.ray_address): {error}; one with "
+            "tokens wants RAY_AUTH_MODE=token, and its token in ~/.ray/auth_token or RAY_AUTH_TOKEN"
+        ) from error
     try:
         check_shares(config)
         yield

@@ -11,7 +11,7 @@ from rich.console import Console
 from curation.child import printable
 
 _PLAIN_SECONDS = 10.0
-_FAILURES_SHOWN = 5  # captions, of one run
+_FAILURES_SHOWN = 5  # clips, of one phase
 
 
 class Stopped(Exception):
@@ -26,6 +26,7 @@ class Progress:
         self._live = self._console.is_terminal and sys.stderr.isatty()
         self._status = self._console.status("") if self._live else None
         self._phase = ""
+        self._told = 0  # failures of clips, of the phase at hand
         self._began = 0.0
         self._shown = 0.0
 
@@ -58,10 +59,15 @@ class Progress:
         self._captioned += 1
         if failed is not None:
             self._failed += 1
-            if self._failed <= _FAILURES_SHOWN:
-                more = "; more of them are only counted" if self._failed == _FAILURES_SHOWN else ""
-                self._console.print(printable(f"failed: {self._phase}: {failed}{more}"), markup=False)
+            self.failed(failed)
         self._show(last=self._captioned == self._total)
+
+    def failed(self, text: str) -> None:
+        """Of one clip; of many the first ones are shown."""
+        self._told += 1
+        if self._told <= _FAILURES_SHOWN:
+            more = "; more of them are only counted" if self._told == _FAILURES_SHOWN else ""
+            self._console.print(printable(f"failed: {self._phase}: {text}{more}"), markup=False)
 
     def clip(self) -> None:
         self._clips += 1
@@ -98,6 +104,7 @@ class Progress:
     def _start(self, phase: str, text: str) -> None:
         self._stop()
         self._phase = phase
+        self._told = 0
         self._began = self._shown = time.monotonic()
         self._console.print(text, markup=False)
         if self._status is not None:

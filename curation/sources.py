@@ -303,14 +303,15 @@ def _expand_remote(name: str) -> Iterator[Source]:
                 return
             found = fs.find(path, detail=True)
         else:
-            yield Source(name)
-            return
+            found = {path: fs.info(path)}
     except SourcesError:
         raise
+    except FileNotFoundError as error:
+        raise SourcesError(f"{name}: there is no such file or folder (or no such bucket)") from error
     except Exception as error:  # each file system has errors of its own, such as for missing credentials
         raise SourcesError(f"{name}: {_reason(error)}") from error
     for p, info in found.items():
-        if _is_media(p):
+        if p == path or _is_media(p):
             # A listing tells what each file would be asked for: that is one request for a thousand.
             size = info.get("size") if info.get("type") == "file" else None
             yield Source(

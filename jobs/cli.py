@@ -12,7 +12,7 @@ import secrets
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn
@@ -26,7 +26,8 @@ from curation.config import Config, ConfigError, read_config_file, validated
 from curation.dataset import Dataset, DatasetError, reelmill_version
 from curation.lease import Lease, LeaseHeld, LeaseLost
 from curation.progress import Progress, Stopped
-from curation.sources import SourcesError, list_sources
+from curation.sources import Source, SourcesError, list_sources
+from curation.video import is_remote
 from filters import SCORERS
 from filters.base import MissingModel
 from jobs import generate
@@ -162,10 +163,21 @@ def _working(dataset: Dataset, command: str) -> Iterator[None]:
             dataset.guard = None
 
 
+def _say_what_nodes_share(dataset: Dataset, listed: Sequence[Source], nodes: int) -> None:
+    """A path may be that of a disk that all nodes share, which nobody here can see."""
+    local = [s.uri for s in listed if not is_remote(s.uri)][:1]
+    local += [dataset.location] if dataset.is_local else []
+    if nodes > 1 and local:
+        _complain(
+            f"all {nodes} nodes of this cluster must see {' and '.join(local)}: on a disk they share, or "
+            "by an address such as s3://bucket/videos"
+        )
+
+
 def load_named_config(name: str, overrides: list[str] | None) -> Config:
     """`default`, `demo`, or a file."""
     path = CONFIGS / f"{name}.yaml"
-    return read_config_file(path if path.exists() else Path(name), overrides or [])
+    return read_config_file(path if path.exists() else name, overrides or [])
 
 
 def _version(wanted: bool) -> None:
@@ -235,6 +247,7 @@ def build(
             return
         with _working(dataset, "build"):
             with closing(Progress()) as progress, pipeline.session(settings):
+                _say_what_nodes_share(dataset, listed, pipeline.nodes())
                 builder.build(dataset, listed, settings, progress, retry_failed=retry_failed, prune=prune)
             left_out = [name for name in SCORERS if name not in settings.filters]
             if left_out:
@@ -465,7 +478,7 @@ def leave(command: Callable[[], object]) -> NoReturn:
     """Run a command and leave the process at once, with its exit code.
 
     Ray, the decoders and Arrow each bring native threads; at the end of the interpreter their teardown has
-    aborted about one run in ten, after everything was committed, and turned exit code 0 into 134.
+    aborted now and then, after everything was committed, and turned exit code 0 into 134.
     """
     code = 0
     try:

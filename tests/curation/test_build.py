@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -230,7 +231,7 @@ def test_a_build_that_was_cut_short_continues_with_the_same_shards(
 
 
 def test_a_source_that_vanishes_before_the_cut_is_a_failed_clip(
-    sources: Path, tmp_path: Path, ray_session: None
+    sources: Path, tmp_path: Path, ray_session: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "footage"
     folder.mkdir()
@@ -246,6 +247,9 @@ def test_a_source_that_vanishes_before_the_cut_is_a_failed_clip(
     builder.measure(dataset, todo, settings, progress)
     (folder / "b.mkv").unlink()
     builder.cut(dataset, builder.select_and_caption(dataset, settings), settings, progress)
+    assert re.search(
+        rf"failed: cut: {folder}/b\.mkv at [\d.]+ s: FileNotFoundError: ", capsys.readouterr().err
+    )
     assert "did not come to its end" in builder.waiting(dataset, settings)
     counts = accounting(dataset)
     assert counts.failed_clips > 0

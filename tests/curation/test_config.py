@@ -50,6 +50,7 @@ def test_the_shipped_configurations_load(path: Path) -> None:
 def test_default_measures_everything_and_demo_needs_no_hub() -> None:
     default, demo = (read_config_file(CONFIGS / f"{name}.yaml") for name in ("default", "demo"))
     assert list(default.filters) == list(SCORERS)
+    assert yaml.safe_load((CONFIGS / "default.yaml").read_text())["run"] == Run().model_dump()
     assert "aesthetics" not in demo.filters
     assert set(default.model_scorers) == {"text", "aesthetics"}
     assert {**default.local_scorers, **default.model_scorers} == default.filters
@@ -384,6 +385,15 @@ def test_a_dataset_json_is_a_configuration(tmp_path: Path) -> None:
     path.write_text(json.dumps({"schema_version": 1, "config": config.model_dump(mode="json")}))
     again = load_named_config(str(path), None)
     assert again == config
+    assert load_named_config(str(path.rename(tmp_path / "kept.json")), None) == config
+    (tmp_path / "kept.json").rename(path)
     assert changes(config, again) == []
     other = load_named_config(str(path), ["rules.motion.speed.min=0.5", "run.model_workers=2"])
     assert changes(config, other) == ["rules.motion.speed.min: 0.003 -> 0.5"]
+
+
+@pytest.mark.parametrize("override", ["rules.motion.sped=null", "rules.text.aera.max=null"])
+def test_a_misspelt_rule_is_not_taken_out_in_silence(override: str) -> None:
+    name = ".".join(override.split("=", maxsplit=1)[0].split(".")[:3])
+    with pytest.raises(ConfigError, match=rf"{name}: no such rule to take out; there are .*motion\.speed"):
+        load_named_config("default", [override])

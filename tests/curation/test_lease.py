@@ -24,7 +24,7 @@ import fsspec
 import psutil
 import pytest
 
-from curation.dataset import LEASE, Dataset
+from curation.dataset import LEASE, Dataset, DatasetError
 from curation.lease import Lease, LeaseHeld, LeaseLost, holder
 
 ROOT = Path(__file__).parents[2]
@@ -451,6 +451,12 @@ def test_a_clock_that_differs_does_not_cost_a_living_holder_its_lease(dataset: D
     finally:
         done.set()
         thread.join()
+
+
+def test_a_place_that_cannot_be_written_is_told_in_a_line() -> None:
+    says = r"^/proc/nowhere cannot be written: .*; check who may write there$"
+    with pytest.raises(DatasetError, match=says):
+        Lease(Dataset("/proc/nowhere"), "build").__enter__()
 
 
 def test_of_many_builders_on_an_object_store_one_wins(remote: Dataset) -> None:

@@ -1,5 +1,7 @@
 """How much is asked of an object store: requests, and bytes of what is large."""
 
+import json
+import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,11 +12,14 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from s3fs.core import S3File, S3FileSystem
+from typer.testing import CliRunner
 
 from benchmarks.footage import loop
+from curation.config import ConfigError, load_config
 from curation.dataset import SHARDS, Dataset
-from curation.sources import identify, list_sources
+from curation.sources import SourcesError, identify, list_sources
 from curation.video import Video
+from jobs.cli import app, load_named_config
 from tests import render
 from tests.jobs.clusters import s3_server
 
@@ -144,3 +149,65 @@ def test_a_part_is_one_request_for_what_is_in_it(s3: Any, asked: Asked) -> None:
     asked.clear()
     assert dataset.read_part("sources", "a", ["uri"]).num_rows == 32
     assert asked.requests["get_object"] == 1
+
+
+@pytest.mark.parametrize(
+    "name", ["s3://reelmill/vidoes", "s3://reelmill/one.mp4", "s3://no-such-bucket/videos"]
+)
+def test_what_is_not_there_is_refused_before_any_work(s3: Any, name: str) -> None:
+    """As a local path is. With --prune a word misspelt would else take all sources for gone."""
+    with pytest.raises(SourcesError, match=f"{name}: there is no such file or folder"):
+        list_sources([name])
+
+
+def test_one_file_is_a_source(s3: Any, asked: Asked) -> None:
+    s3.pipe("reelmill/alone/a.mp4", b"alone")
+    (source,) = identify(list_sources(["s3://reelmill/alone/a.mp4"]), {})
+    assert (source.uri, source.bytes, source.error) == ("s3://reelmill/alone/a.mp4", 5, None)
+
+
+def test_a_configuration_is_read_from_where_the_dataset_is(s3: Any) -> None:
+    """As `status` tells to go on."""
+    config = load_config("spans: {max_seconds: 4.5}")
+    stored = {"schema_version": 2, "config": config.model_dump(mode="json")}
+    s3.pipe("reelmill/config/dataset.json", json.dumps(stored).encode())
+    assert load_named_config("s3://reelmill/config/dataset.json", None) == config
+    with pytest.raises(
+        ConfigError, match=r"cannot read the configuration s3://reelmill/config/other\.json: "
+    ):
+        load_named_config("s3://reelmill/config/other.json", None)
+
+
+REMEDY = "check the address, its bucket, the credentials"
+
+
+@pytest.mark.parametrize(
+    ("out", "endpoint", "says"),
+    [
+        (
+            "s3://no-such-bucket/out",
+            None,
+            "s3://no-such-bucket/out cannot be written: .*bucket does not exist",
+        ),
+        ("s3://reelmill/out", "http://127.0.0.1:1", "s3://reelmill/out cannot be read: .*Could not connect"),
+        ("s3://reelmill/out", "127.0.0.1:1", "s3://reelmill/out cannot be read: .*Invalid endpoint"),
+        ("s4://reelmill/out", None, "s4://reelmill/out: Protocol not known: s4"),
+    ],
+)
+def test_a_dataset_out_of_reach_is_one_line(
+    s3: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, out: str, endpoint: str | None, says: str
+) -> None:
+    (tmp_path / "a.mp4").write_bytes(b"none")
+    if endpoint:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+        S3FileSystem.clear_instance_cache()
+    try:
+        ran = CliRunner().invoke(
+            app, ["build", str(tmp_path), "--out", out, "--set", "filters.aesthetics=null"]
+        )
+    finally:
+        S3FileSystem.clear_instance_cache()
+    assert ran.exit_code == 2, ran.output
+    (line,) = ran.stderr.strip().split("\n")
+    assert re.search(f"^reelmill: {says}", line), line
+    assert out.startswith("s4") or REMEDY in line

@@ -117,6 +117,20 @@ def test_workers_that_take_what_no_machine_has_are_refused(
         assert [word for word in says if word not in str(error.value)] == []
 
 
+def test_a_cluster_that_lets_nobody_in_is_told_in_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def init(**_: object) -> None:
+        raise ConnectionError("Failed to connect to Ray cluster at 10.0.0.1:6379.")
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", init)
+    settings = load_config("run: {ray_address: '10.0.0.1:6379'}")
+    with (
+        pytest.raises(ConfigError, match=r"at 10\.0\.0\.1:6379 .*RAY_AUTH_MODE=token"),
+        pipeline.session(settings),
+    ):
+        pass
+
+
 @pytest.mark.parametrize(
     ("cpus", "gpus", "overrides", "model", "measure"),  # model: CPUs and GPUs; measure: CPUs, workers
     [

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
@@ -486,3 +487,33 @@ def test_select_takes_rules_only(tmp_path: Path, no_work: None) -> None:
         assert override in result.output
         assert "reelmill build" in result.output
     assert tree(tmp_path) == before
+
+
+def test_paths_on_a_cluster_are_pointed_at(
+    footage: Path, tmp_path: Path, inline: Inline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And a shard that a node wrote on a disk of its own is missed at once, with a remedy."""
+    from curation import pipeline
+
+    (tmp_path / "mine.yaml").write_text(SETTINGS)
+    build: list[str | Path] = ["build", footage, "--out", tmp_path / "d", "--config", tmp_path / "mine.yaml"]
+    written = pipeline.cut
+
+    def elsewhere(tasks: Any, config: Any, location: str, config_hash: str) -> Iterator[dict[str, Any]]:
+        for row in written(tasks, config, location, config_hash):
+            (tmp_path / "d" / "shards" / f"{row['name']}.parquet").unlink()
+            yield row
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pipeline, "nodes", lambda: 2)
+        patch.setattr(pipeline, "cut", elsewhere)
+        refused = reelmill(*build)
+    assert refused.exit_code == 2, refused.output
+    said = f"all 2 nodes of this cluster must see {footage}/"
+    assert said in refused.stderr
+    assert f"and {tmp_path / 'd'}: on a disk they share" in refused.stderr
+    assert re.search(r"shards/\S+ was written on another node", refused.stderr)
+    alone = reelmill(*build)
+    assert alone.exit_code == 0, alone.output
+    assert "nodes" not in alone.stderr
+    assert reelmill("verify", tmp_path / "d").exit_code == 0
