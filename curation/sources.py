@@ -303,7 +303,8 @@ def _expand_remote(name: str) -> Iterator[Source]:
                 return
             found = fs.find(path, detail=True)
         else:
-            found = {path: fs.info(path)}
+            yield _as_listed(name, fs.info(path))
+            return
     except SourcesError:
         raise
     except FileNotFoundError as error:
@@ -311,14 +312,14 @@ def _expand_remote(name: str) -> Iterator[Source]:
     except Exception as error:  # each file system has errors of its own, such as for missing credentials
         raise SourcesError(f"{name}: {_reason(error)}") from error
     for p, info in found.items():
-        if p == path or _is_media(p):
-            # A listing tells what each file would be asked for: that is one request for a thousand.
-            size = info.get("size") if info.get("type") == "file" else None
-            yield Source(
-                fs.unstrip_protocol(p),
-                bytes=None if size is None else int(size),
-                mtime_or_etag=_changed(info) or None,
-            )
+        if _is_media(p):
+            yield _as_listed(fs.unstrip_protocol(p), info)
+
+
+def _as_listed(uri: str, info: Mapping[str, Any]) -> Source:
+    """A listing tells what each file would be asked for: that is one request for a thousand."""
+    size = info.get("size") if info.get("type") == "file" else None
+    return Source(uri, bytes=None if size is None else int(size), mtime_or_etag=_changed(info) or None)
 
 
 def _is_folder(name: str) -> bool:
