@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -30,6 +31,7 @@ run: {object_store_mb: 128}
 # Generous where the machine may be busy; what was measured on two idle cores is in brackets.
 ENDS_SECONDS = 15.0  # after Ctrl-C or SIGTERM (2)
 GONE_SECONDS = 15.0  # the processes of a driver that was killed (2.5)
+GIVES_UP_SECONDS = 60.0  # a worker that was only being started: it looks for its Ray, five times for 5 s
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +78,19 @@ class Build:
         until(lambda: len(self.dataset.parts("sources")) >= 1 or self.process.poll() is not None, 120)
         assert self.process.poll() is None, self.process.communicate()[1]
 
+    def wait_until_gone(self) -> None:
+        """Until all of its processes have ended by themselves."""
+        until(lambda: all("default_worker.py" in command for command in self.commands()), GONE_SECONDS)
+        until(lambda: self.processes() == [], GIVES_UP_SECONDS)
+
+    def commands(self) -> list[str]:
+        """Of its processes. A worker is called `ray::…` once it has started."""
+        found = []
+        for process in self.processes():
+            with contextlib.suppress(psutil.Error):
+                found.append(" ".join(process.cmdline()))
+        return found
+
     def end(self) -> tuple[int, str]:
         _, err = self.process.communicate(timeout=300)
         return self.process.returncode, err
@@ -104,7 +119,7 @@ def build(videos: Path, tmp_path: Path) -> Iterator[Build]:
 
 def test_a_build_that_ends_leaves_nothing(build: Build) -> None:
     build.wait_until_measuring()
-    names = [" ".join(p.cmdline()) for p in build.processes()]
+    names = build.commands()
     assert any("curation.child" in n for n in names)
     assert any("gcs_server" in n for n in names)
     assert [p.name[: len("reelmill-")] for p in os.scandir(build.temp) if p.is_dir()] == ["reelmill-"]
@@ -147,7 +162,7 @@ def test_a_second_interrupt_leaves_at_once(build: Build) -> None:
     began = time.monotonic()
     assert build.end()[0] != 0  # 130, if it did not come between two lines of the ending
     assert time.monotonic() - began < ENDS_SECONDS
-    until(lambda: build.processes() == [], GONE_SECONDS)
+    build.wait_until_gone()
 
 
 def test_what_a_killed_driver_leaves_ends_by_itself_and_the_next_one_sweeps_up(
@@ -158,7 +173,7 @@ def test_what_a_killed_driver_leaves_ends_by_itself_and_the_next_one_sweeps_up(
     stranger.mkdir()
     build.process.kill()
     build.end()
-    until(lambda: build.processes() == [], GONE_SECONDS)
+    build.wait_until_gone()
     (left,) = set(build.temp.iterdir()) - {stranger}
     assert left.name.startswith("reelmill-")
     build.start(videos)
