@@ -13,7 +13,6 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-import fsspec
 import yaml
 from pydantic import (
     BaseModel,
@@ -32,7 +31,7 @@ from captioning.prompts import PROMPTS, prompt_of
 from curation.captioners import CaptionerName, captioner_class
 from curation.dataset import CAPTION_COLUMNS, SCORE_COLUMNS
 from curation.shots import DetectorName
-from curation.video import is_remote
+from curation.video import is_remote, open_source
 from filters import EMBEDDER, SCORERS
 from filters.base import measure_key
 from filters.rules import Rule
@@ -418,7 +417,8 @@ def read_config_file(name: str | Path, overrides: Sequence[str] = ()) -> Config:
     """Of a YAML file, or a dataset.json, here or at an fsspec address. Raises `ConfigError`."""
     path = str(name)
     try:
-        text = (fsspec.open(path).open().read() if is_remote(path) else Path(path).read_bytes()).decode()
+        with open_source(path) as file:
+            text = file.read().decode()
     except UnicodeDecodeError as error:
         raise ConfigError(f"cannot read the configuration {path}: it is not text") from error
     except OSError as error:
