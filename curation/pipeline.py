@@ -289,7 +289,7 @@ def session(config: Config) -> Iterator[None]:
     try:
         with _quiet_start():
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-    except (ConnectionError, RuntimeError) as error:  # RuntimeError: a token that is missing, or wrong
+    except (ConnectionError, RuntimeError) as error:  # RuntimeError: another version of Ray or Python
         raise ConfigError(
             f"no Ray cluster lets us in at {address} (RAY_ADDRESS, or run.ray_address): {error}; one with "
             "tokens wants RAY_AUTH_MODE=token, and its token in ~/.ray/auth_token or RAY_AUTH_TOKEN"
