@@ -25,12 +25,13 @@ import torch
 
 from captioning.base import CaptionRequest
 from captioning.vlm import Transformers
-from curation import build, caption, pipeline
-from curation.config import Config, load_config
-from curation.dataset import Dataset
-from curation.pictures import pictures
+from curation import build, pipeline
+from curation.captions import by_model
+from curation.config.schema import Config, load_config
+from curation.decode.pictures import pictures
 from curation.progress import Progress
-from curation.sources import list_sources
+from curation.sources.listing import list_sources
+from curation.store.dataset import Dataset
 from tests import render
 from tests.captioning import tiny_vlm
 
@@ -129,8 +130,8 @@ def bare(dataset: Dataset, config: Config) -> float:
 
 def piped(dataset: Dataset, config: Config) -> tuple[float, float, float]:
     """Captions per second from the first answers on; seconds until those; seconds in all."""
-    todo = caption.wanted(dataset, config, "caption")
-    tasks = caption.tasks(todo, config.captions.transformers.batch_clips)
+    todo = by_model.wanted(dataset, config, "caption")
+    tasks = by_model.tasks(todo, config.captions.transformers.batch_clips)
     began = time.perf_counter()
     came: list[float] = []
     for row in pipeline.captioned(tasks, config, dataset.address(""), "caption"):

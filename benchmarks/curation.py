@@ -30,12 +30,12 @@ from scenedetect import AdaptiveDetector, ContentDetector, SceneManager, open_vi
 from benchmarks import tree
 from benchmarks.footage import loop
 from benchmarks.profiles import profiled
-from curation import cut, measure
-from curation.config import Config, load_config
-from curation.dataset import Dataset
-from curation.sampling import Keeper
-from curation.spans import Span
-from curation.video import Video
+from curation.config.schema import Config, load_config
+from curation.decode import cut, measure
+from curation.decode.sampling import Keeper
+from curation.decode.spans import Span
+from curation.decode.video import Video
+from curation.store.dataset import Dataset
 from filters.base import ClipInfo, Frames
 
 FILES = ("testvideo.mp4", "bigbuckbunny.mp4")  # both 1280x720 H.264

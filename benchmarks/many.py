@@ -24,12 +24,12 @@ import psutil
 from rich.console import Console
 
 from curation import build, pipeline
-from curation.config import Config, load_config
-from curation.dataset import Dataset
+from curation.audit.verify import accounting
+from curation.config.schema import Config, load_config
 from curation.progress import Progress
-from curation.report import write_report
-from curation.sources import list_sources
-from curation.verify import accounting
+from curation.report.page import write_report
+from curation.sources.listing import list_sources
+from curation.store.dataset import Dataset
 from tests import render
 
 CONFIG = """

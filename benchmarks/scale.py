@@ -35,14 +35,16 @@ from benchmarks.curation import bare_decode
 from benchmarks.footage import loop
 from benchmarks.many import resident_mb
 from benchmarks.profiles import profiled
-from curation import build, collect, pipeline, work, workers
-from curation.child import Message
-from curation.config import Config, load_config
-from curation.dataset import Dataset
+from curation import build, pipeline
+from curation.audit.verify import accounting
+from curation.cluster import collect, workers
+from curation.config.schema import Config, load_config
 from curation.progress import Progress
-from curation.report import write_report
-from curation.sources import list_sources
-from curation.verify import accounting
+from curation.report.page import write_report
+from curation.sandbox.parent import Message
+from curation.sources.listing import list_sources
+from curation.store.dataset import Dataset
+from curation.verdicts import todo as todo_room
 
 MEASURING = """
 spans: {min_seconds: 3, max_seconds: 10}
@@ -91,7 +93,7 @@ def rate(sources: Path, workers: int, *, plain: bool) -> float:
     with tempfile.TemporaryDirectory() as folder:
         dataset = Dataset(folder)
         build.write_manifest(dataset, config, sources_named=0, ended=False)
-        todo = work.find_work(dataset, list_sources([str(sources)]), config)
+        todo = todo_room.find_work(dataset, list_sources([str(sources)]), config)
         clock.start_measure(todo.sources, todo.done)
         if plain:
             with mock.patch.object(pipeline, "measured", without_ray):
@@ -146,7 +148,7 @@ def _rounds(values: Sequence[float], how: str) -> str:
 
 
 class StubChild:
-    """In the place of `curation.child.Child`: answers at once, with one clip of 4 s."""
+    """In the place of `curation.sandbox.parent.Child`: answers at once, with one clip of 4 s."""
 
     def __init__(self, *_: object):
         pass

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import cv2
 
-from curation.shots import DetectorName, make_detector
-from curation.video import Video
+from curation.decode.shots import DetectorName, make_detector
+from curation.decode.video import Video
 
 WAYS: list[tuple[DetectorName, bool]] = [
     ("adaptive", False),

@@ -36,9 +36,9 @@ import yaml
 from benchmarks import tree
 from benchmarks.curation import bare_decode, customary, machine, measured
 from benchmarks.footage import loop
-from curation.config import Config, load_config
-from curation.dataset import Dataset
-from curation.verify import accounting
+from curation.audit.verify import accounting
+from curation.config.schema import Config, load_config
+from curation.store.dataset import Dataset
 from filters.text import find_weights
 
 # Scenes of 3 to 10 s, so that all ways keep the same ones; 1280x720 and 960x540, H.264 at a constant rate.

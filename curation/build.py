@@ -9,20 +9,22 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import UTC, datetime
 from typing import Any
 
-from curation import caption, pipeline, shards
-from curation.chosen import Captions, failure_keys
-from curation.collect import clear_old_scores, measure, take_extras
-from curation.config import Config, changes, validated
-from curation.dataset import SCHEMA_VERSION, SCORE_COLUMNS, Dataset, DatasetError, reelmill_version
+from curation import pipeline
+from curation.captions import by_model
+from curation.captions.chosen import Captions, failure_keys
+from curation.cluster.collect import clear_old_scores, measure, take_extras
+from curation.config.schema import Config, changes, validated
+from curation.decode.shots import transnet_weights
 from curation.progress import Progress
-from curation.remove import Removed, drop_orphans, drop_removed, drop_sources, named
-from curation.select import applicable, ordered, spared, verdict_rows, write_verdicts
-from curation.shots import transnet_weights
-from curation.sources import Source
-from curation.spent import Phase
-from curation.stale import Staleness
-from curation.upgrade import upgrade
-from curation.work import Todo, find_work, notes
+from curation.shards import write
+from curation.sources.listing import Source
+from curation.sources.removed import Removed, drop_orphans, drop_removed, drop_sources, named
+from curation.store.dataset import SCHEMA_VERSION, SCORE_COLUMNS, Dataset, DatasetError, reelmill_version
+from curation.store.spent import Phase
+from curation.store.upgrade import upgrade
+from curation.verdicts.judge import applicable, ordered, spared, verdict_rows, write_verdicts
+from curation.verdicts.stale import Staleness
+from curation.verdicts.todo import Todo, find_work, notes
 from filters import SCORERS
 from filters.base import MissingModel
 
@@ -59,7 +61,7 @@ def select(dataset: Dataset, config: Config) -> list[Row]:
     extras = {s["source_id"]: s["extra"] for s in dataset.rows("sources", ["source_id", "extra"])}
     for row in rows:
         row["extra"] = extras[row["source_id"]]
-    shards.align(dataset, {row["clip_id"]: row for row in rows}, captions)
+    write.align(dataset, {row["clip_id"]: row for row in rows}, captions)
     return rows
 
 
@@ -79,9 +81,9 @@ def not_scored(dataset: Dataset, config: Config) -> int:
 
 def cut(dataset: Dataset, accepted: Sequence[Row], config: Config, progress: Progress) -> int:
     """Cut accepted clips that are in no shard yet. Returns how many were wanted; failures are committed."""
-    there = shards.sharded_clips(dataset)
+    there = write.sharded_clips(dataset)
     wanted = [c for c in accepted if c["clip_id"] not in there]
-    planned = shards.settle_plan(dataset, wanted, config)
+    planned = write.settle_plan(dataset, wanted, config)
     if not planned:
         return 0
     captions = Captions.read(dataset, config)
@@ -89,7 +91,7 @@ def cut(dataset: Dataset, accepted: Sequence[Row], config: Config, progress: Pro
     sources = {s["source_id"]: s for s in dataset.rows("sources", columns)}
     by_id = {c["clip_id"]: c for c in wanted}
 
-    def task(shard: shards.Shard) -> Row:
+    def task(shard: write.Shard) -> Row:
         said = captions.in_shards(shard.clip_ids)
         clips = [
             {**by_id[i], "captions": said[i], "source": sources[by_id[i]["source_id"]]}
@@ -104,7 +106,7 @@ def cut(dataset: Dataset, accepted: Sequence[Row], config: Config, progress: Pro
         for row in pipeline.cut([task(s) for s in wave], config, dataset.address(""), config.hash()):
             failed = json.loads(row["failures"])
             failures += len(failed)
-            caption.commit_failures(dataset, failed)
+            by_model.commit_failures(dataset, failed)
             for clip in failed:
                 at = by_id[clip["clip_id"]]
                 progress.failed(f"{at['uri']} at {at['start_s']:.1f} s: {clip['error']}: {clip['message']}")
@@ -116,15 +118,15 @@ def cut(dataset: Dataset, accepted: Sequence[Row], config: Config, progress: Pro
             progress.shard(row["rows"], len(failed), row["bytes"], row["seconds"])
             phase.add(json.loads(row["spent"]))
     progress.end(phase.commit(dataset))
-    dataset.remove(shards.PLAN)
+    dataset.remove(write.PLAN)
     if failures:
         write_verdicts(dataset, config.verdict_rules, failure_keys(config), captions)
     return len(wanted)
 
 
-def _waves(planned: Sequence[shards.Shard]) -> Iterator[list[shards.Shard]]:
+def _waves(planned: Sequence[write.Shard]) -> Iterator[list[write.Shard]]:
     """The shards in groups: what the driver tells a worker of a clip takes more memory than its row."""
-    wave: list[shards.Shard] = []
+    wave: list[write.Shard] = []
     for shard in planned:
         wave.append(shard)
         if sum(len(s.clip_ids) for s in wave) >= _CLIPS_PER_WAVE:
@@ -137,9 +139,9 @@ def _waves(planned: Sequence[shards.Shard]) -> Iterator[list[shards.Shard]]:
 def select_and_caption(dataset: Dataset, config: Config) -> list[Row]:
     """Verdicts, people's captions of what is accepted, and verdicts again where reading them failed."""
     accepted = select(dataset, config)
-    failures = caption.read_sidecars(dataset, accepted, config)
+    failures = by_model.read_sidecars(dataset, accepted, config)
     if failures:
-        caption.commit_failures(dataset, failures)
+        by_model.commit_failures(dataset, failures)
         accepted = select(dataset, config)
     return accepted
 
@@ -147,8 +149,8 @@ def select_and_caption(dataset: Dataset, config: Config) -> list[Row]:
 def caption_by_models(dataset: Dataset, config: Config, progress: Progress) -> None:
     """Caption the clips in the shards, rewrite the captions, and bring verdicts and shards in line with what
     they are like. What the rules do not like is not rewritten."""
-    for step in caption.STEPS:
-        if caption.caption_by_model(dataset, config, step, progress):
+    for step in by_model.STEPS:
+        if by_model.caption_by_model(dataset, config, step, progress):
             select(dataset, config)
 
 
@@ -190,24 +192,26 @@ def recaption(
     def begin() -> None:
         write_manifest(dataset, config)
         if retry_failed:
-            caption.forget_failures(dataset, ("caption", "rewrite"))
+            by_model.forget_failures(dataset, ("caption", "rewrite"))
 
     settle(dataset)
-    before = shards.captions_in(dataset)
+    before = write.captions_in(dataset)
     expected = _would_accept(dataset, config, retry_failed=retry_failed)
     with _ready(dataset, config, session, expected, retry_failed=retry_failed):
         options: dict[str, Any] = {"among": expected, "retry_failed": retry_failed, "begin": begin}
         # What was captioned just now is judged before it is rewritten.
-        if not any(caption.caption_by_model(dataset, config, s, progress, **options) for s in caption.STEPS):
+        if not any(
+            by_model.caption_by_model(dataset, config, s, progress, **options) for s in by_model.STEPS
+        ):
             begin()
         accepted = select(dataset, config)
         if config.captions.captioner == "sidecar":
-            changed, failures = caption.read_sidecars_again(dataset, accepted, config)
-            caption.commit_failures(dataset, failures)
+            changed, failures = by_model.read_sidecars_again(dataset, accepted, config)
+            by_model.commit_failures(dataset, failures)
             if changed or failures:
                 accepted = select(dataset, config)
         _finish(dataset, accepted, config, progress, session)
-    after = shards.captions_in(dataset)
+    after = write.captions_in(dataset)
     other = sum(before[clip_id] != after[clip_id] for clip_id in before.keys() & after.keys())
     progress.say(f"{other} clips have another caption than before" if other else "no caption changed")
 
@@ -234,11 +238,11 @@ def _ready(
 ) -> Iterator[None]:
     """Look for what captioning these clips takes, and open a session if there is work for one, before
     anything is written. Raises `captioning.base.CaptionerMissing`."""
-    to_caption = caption.is_needed(dataset, config, accepted, retry_failed=retry_failed)
+    to_caption = by_model.is_needed(dataset, config, accepted, retry_failed=retry_failed)
     # What an edited sidecar says now is seen later, and would be rewritten.
     if to_caption or (config.captions.captioner == "sidecar" and config.captions.rewrite and accepted):
-        caption.check_captioner(config)
-    there = shards.sharded_clips(dataset)
+        by_model.check_captioner(config)
+    there = write.sharded_clips(dataset)
     with session() if to_caption or any(i not in there for i in accepted) else nullcontext():
         yield
 
@@ -251,8 +255,8 @@ def _finish(
     session: Callable[[], AbstractContextManager[None]],
 ) -> None:
     """Cut and caption, in a session that is opened only if there is something to do."""
-    there = shards.sharded_clips(dataset)
-    to_caption = any(caption.wanted(dataset, config, step) for step in caption.STEPS)
+    there = write.sharded_clips(dataset)
+    to_caption = any(by_model.wanted(dataset, config, step) for step in by_model.STEPS)
     if to_caption or any(c["clip_id"] not in there for c in accepted):
         with session():
             cut(dataset, accepted, config, progress)
@@ -273,7 +277,7 @@ def captions_wait(dataset: Dataset, config: Config) -> bool:
     """Is there something to go on with for `recaption`, and nothing that takes a build?"""
     if not dataset.manifest()["build_ended"] or _stale_sources(dataset, config):
         return False
-    return any(caption.waiting(dataset, config).values())
+    return any(by_model.waiting(dataset, config).values())
 
 
 def _stale_sources(dataset: Dataset, config: Config) -> int:
@@ -286,12 +290,12 @@ def _waiting(dataset: Dataset, config: Config) -> dict[str, int]:
     accepted = {v["clip_id"] for v in dataset.verdicts() if v["status"] == "accepted"}
     judged = sum(1 for _ in dataset.verdicts())
     clips = sum(table.num_rows for _, table in dataset.tables("clips", ["clip_id"]))
-    uncut = len(accepted - set(shards.sharded_clips(dataset)))
+    uncut = len(accepted - set(write.sharded_clips(dataset)))
     return {
         "clips to judge": clips - judged,
         "accepted clips to cut": uncut,
         "sources to score again": _stale_sources(dataset, config),
-        **caption.waiting(dataset, config),
+        **by_model.waiting(dataset, config),
         "unfinished files to remove": len(dataset.unfinished()),
     }
 
@@ -301,20 +305,20 @@ def remove(dataset: Dataset, names: Sequence[str], config: Config) -> tuple[int,
     went. Raises `DatasetError` for a name that is no source."""
     settle(dataset)
     rows = named(dataset, names)
-    shard_rows = len(shards.sharded_clips(dataset))
+    shard_rows = len(write.sharded_clips(dataset))
     # Noted first: from here on every command that writes finishes it.
     Removed(dataset).add(rows)
     drop_removed(dataset)
     drop_orphans(dataset)
     select(dataset, config)
-    gone = shard_rows - len(shards.sharded_clips(dataset))
+    gone = shard_rows - len(write.sharded_clips(dataset))
     return len(rows), sum(row["clips"] or 0 for row in rows), gone
 
 
 def check_models(config: Config) -> None:
     """Raises `filters.base.MissingModel`, or `captioning.base.CaptionerMissing`, before any work when a
     configured model cannot be had."""
-    caption.check_captioner(config)
+    by_model.check_captioner(config)
     for scorer in config.filters.values():
         scorer.check()
     if config.shots.detector == "transnetv2":
@@ -342,7 +346,7 @@ def build(
     if dataset.exists():
         for line in changes(validated(dataset.manifest()["config"]), config):
             progress.say(f"changed since the last build: {line}")
-    dropped = shards.drop_other_encodings(dataset, config)
+    dropped = write.drop_other_encodings(dataset, config)
     if dropped:
         progress.say(f"{dropped} shards were encoded with other settings: their clips are cut again")
     write_manifest(dataset, config, sources_named=len(listed), ended=False)
@@ -364,7 +368,7 @@ def build(
         )
     drop_orphans(dataset)
     if retry_failed:  # clips, too: they are accepted again until they fail again
-        caption.forget_failures(dataset)
+        by_model.forget_failures(dataset)
     cut(dataset, select_and_caption(dataset, config), config, progress)
     caption_by_models(dataset, config, progress)
     write_manifest(dataset, config, ended=True)

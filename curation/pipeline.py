@@ -29,14 +29,14 @@ import ray
 import ray.data
 import ray.exceptions
 
-from curation import segments
-from curation.caption_workers import ClipReader, ModelCaptioner, Step
-from curation.captioners import is_local, make_rewriter
-from curation.child import SourceFailed
-from curation.config import Config, ConfigError
-from curation.lease import LeaseLost
+from curation.captions.makers import is_local, make_rewriter
+from curation.cluster.caption_workers import ClipReader, ModelCaptioner, Step
+from curation.cluster.workers import Cutter, Looker, Measurer, ModelScorer, note, probed, source_row
+from curation.config.schema import Config, ConfigError
+from curation.decode import segments
 from curation.progress import Stopped
-from curation.workers import Cutter, Looker, Measurer, ModelScorer, note, probed, source_row
+from curation.sandbox.parent import SourceFailed
+from curation.store.lease import LeaseLost
 
 Row = dict[str, Any]
 

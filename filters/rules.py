@@ -57,7 +57,7 @@ def verdict(scores: Mapping[str, float | None], rules: Mapping[str, Rule]) -> Ve
     """Judge one clip: the first rule, in order, that its scores do not satisfy rejects it.
 
     A missing or NaN score rejects. The caller leaves out rules on measures that do not apply to the
-    clip (see `curation.select.applicable`).
+    clip (see `curation.verdicts.judge.applicable`).
     """
     for column, rule in rules.items():
         value = scores.get(column)

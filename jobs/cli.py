@@ -21,13 +21,13 @@ import typer
 from rich.console import Console
 
 from captioning.base import CaptionerMissing
-from curation.child import printable
-from curation.config import Config, ConfigError, read_config_file, validated
-from curation.dataset import Dataset, DatasetError, reelmill_version
-from curation.lease import Lease, LeaseHeld, LeaseLost
+from curation.config.schema import Config, ConfigError, read_config_file, validated
+from curation.decode.video import is_remote
 from curation.progress import Progress, Stopped
-from curation.sources import Source, SourcesError, list_sources
-from curation.video import is_remote
+from curation.sandbox.parent import printable
+from curation.sources.listing import Source, SourcesError, list_sources
+from curation.store.dataset import Dataset, DatasetError, reelmill_version
+from curation.store.lease import Lease, LeaseHeld, LeaseLost
 from filters import SCORERS
 from filters.base import MissingModel
 from jobs import generate
@@ -201,7 +201,7 @@ def _dataset(location: str) -> Dataset:
 
 def _stored_config(dataset: Dataset, overrides: list[str] | None) -> Config:
     """The dataset's own configuration, with `--set` on top."""
-    from curation.config import apply_overrides
+    from curation.config.schema import apply_overrides
 
     data: dict[str, Any] = dataset.manifest()["config"]
     apply_overrides(data, overrides or [])
@@ -231,7 +231,7 @@ def build(
         private_ray(settings)
         from curation import build as builder
         from curation import pipeline
-        from curation.report import write_report
+        from curation.report.page import write_report
 
         if prune and limit is not None:
             raise ConfigError("--prune with --limit would remove the sources beyond the limit: leave one out")
@@ -240,7 +240,7 @@ def build(
         listed = list_sources(sources, limit)
         builder.check_models(settings)
         if dry_run:
-            from curation.estimate import estimate
+            from curation.audit.estimate import estimate
 
             for line in estimate(dataset, listed, settings, retry_failed=retry_failed, prune=prune):
                 out.print(printable(line), markup=False)
@@ -272,7 +272,7 @@ def select(dataset: DatasetArg, set_: Overrides = None) -> None:
         private_ray(settings)
         from curation import build as builder
         from curation import pipeline
-        from curation.report import write_report
+        from curation.report.page import write_report
 
         with _working(target, "select"):
             with closing(Progress()) as progress:
@@ -314,7 +314,7 @@ def caption(
         private_ray(settings)
         from curation import build as builder
         from curation import pipeline
-        from curation.report import write_report
+        from curation.report.page import write_report
 
         with _working(target, "caption"):
             with closing(Progress()) as progress:
@@ -333,8 +333,8 @@ def remove(
 ) -> None:
     """Remove sources for good, and copies of them: clips, captions, shard rows. Builds leave them out."""
     from curation import build as builder
-    from curation.remove import Removed
-    from curation.report import write_report
+    from curation.report.page import write_report
+    from curation.sources.removed import Removed
 
     with user_errors():
         target = _dataset(dataset)
@@ -355,7 +355,7 @@ def remove(
 @app.command()
 def report(dataset: DatasetArg) -> None:
     """Write DATASET/report.html again."""
-    from curation.report import write_report
+    from curation.report.page import write_report
 
     with user_errors():
         target = _dataset(dataset)
@@ -375,9 +375,9 @@ def status(
 ) -> None:
     """The accounting of a dataset, and whether its build is complete. Exit code 3 when it is not."""
     from curation import build as builder
-    from curation.lease import holder
-    from curation.work import as_listed, find_work
-    from curation.work import explain as lines
+    from curation.store.lease import holder
+    from curation.verdicts.todo import as_listed, find_work
+    from curation.verdicts.todo import explain as lines
 
     with user_errors():
         if not explain and (sources or config or set_):
@@ -413,7 +413,7 @@ def verify(
 ) -> None:
     """Check invariants and checksums. Exit code 1: something is wrong; 3: its build has not ended."""
     from curation import build as builder
-    from curation.verify import verify as check
+    from curation.audit.verify import verify as check
 
     with user_errors():
         target = _dataset(dataset)
@@ -437,7 +437,7 @@ def export(
     out_: Annotated[str, typer.Option("--out", metavar="DIR")],
 ) -> None:
     """Copy the accepted clips into another form."""
-    from curation.export import export as copy
+    from curation.shards.export import export as copy
 
     with user_errors():
         target = _dataset(dataset)
@@ -451,7 +451,7 @@ def export(
 
 def _print_accounting(dataset: Dataset) -> list[str]:
     """Print the sums; return what is wrong with them."""
-    from curation.verify import accounting
+    from curation.audit.verify import accounting
 
     counts = accounting(dataset)
     for line in counts.lines():

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from curation.config import ConfigError, apply_overrides, explain
+from curation.config.schema import ConfigError, apply_overrides, explain
 from generation.config import Config
 from generation.presets import preset
 

@@ -10,8 +10,8 @@ from typing import Annotated
 
 import typer
 
-from curation.config import ConfigError
-from curation.corpus import HELD_OUT, VIDEOS, Settings
+from curation.config.schema import ConfigError
+from curation.corpus.plan import HELD_OUT, VIDEOS, Settings
 from curation.progress import Progress
 
 
@@ -33,7 +33,7 @@ def corpus(
     seed: Annotated[int, typer.Option(help="another seed, another corpus")] = Settings.seed,
 ) -> None:
     """Render footage whose truth is known: to test a build with, and to learn from."""
-    from curation.corpus import write
+    from curation.corpus.plan import write
     from jobs.cli import out, user_errors
 
     with user_errors():

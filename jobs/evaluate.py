@@ -10,7 +10,7 @@ import typer
 from pydantic import ValidationError
 from rich.table import Table
 
-from curation.config import ConfigError, apply_overrides, explain
+from curation.config.schema import ConfigError, apply_overrides, explain
 from jobs.configuring import read_yaml
 from jobs.generate import Device, RunOption, chosen_device, err, evaluations, given_prompts, note, out, places
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from rich.console import Console
 
-from curation.config import ConfigError
+from curation.config.schema import ConfigError
 from generation.config import Config as GenerationConfig
 from jobs.configuring import stage_config
 
@@ -85,7 +85,7 @@ def _train_on_ray(
     device: str | None,
     new_data: bool,
 ) -> None:
-    from curation.config import Config as CurationConfig
+    from curation.config.schema import Config as CurationConfig
     from jobs.cli import private_ray
 
     plain = CurationConfig()

@@ -22,7 +22,7 @@ import typer
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from curation.config import ConfigError, apply_overrides, explain
+from curation.config.schema import ConfigError, apply_overrides, explain
 from generation.config import changed
 from jobs.configuring import read_yaml, stage_config
 from jobs.evaluate import evaluation_settings

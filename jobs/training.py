@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from curation.child import printable
 from curation.progress import Stopped
+from curation.sandbox.parent import printable
 from generation import parallel
 from generation import run as runs
 from generation.config import Config

@@ -15,7 +15,7 @@ import torch  # noqa: F401, I001
 import cv2
 import pytest
 
-from curation.config import Config, load_config
+from curation.config.schema import Config, load_config
 
 # What a shell puts into the background is deaf to Ctrl-C, and all that is started from there inherits it.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:

@@ -29,8 +29,8 @@ import av
 import psutil
 from PIL import Image
 
-from curation.child import Child, SourceFailed
-from curation.config import Config, load_config
+from curation.config.schema import Config, load_config
+from curation.sandbox.parent import Child, SourceFailed
 from tests import render
 
 CONFIG = """
@@ -367,7 +367,7 @@ class Resources:
         ours = [
             p
             for p in process.children()
-            if p.status() == psutil.STATUS_ZOMBIE or "curation.child" in p.cmdline()
+            if p.status() == psutil.STATUS_ZOMBIE or "curation.sandbox.parent" in p.cmdline()
         ]
         return cls(process.num_fds(), len(ours), len(list(temporary.iterdir())))
 

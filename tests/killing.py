@@ -25,13 +25,15 @@ import pytest
 from PIL import Image
 
 from curation import build as builder
-from curation import caption, captioners, cut, dataset, measure, rescore
-from curation.child import Child, Message
-from curation.config import Config, load_config
-from curation.dataset import Dataset
+from curation.audit.verify import accounting, verify
+from curation.captions import by_model, makers
+from curation.config.schema import Config, load_config
+from curation.decode import cut, measure, rescore
 from curation.progress import Progress
-from curation.sources import list_sources
-from curation.verify import accounting, verify
+from curation.sandbox.parent import Child, Message
+from curation.sources.listing import list_sources
+from curation.store import dataset
+from curation.store.dataset import Dataset
 from tests import render
 from tests.conftest import CHEAP
 from tests.curation.inline import Inline
@@ -157,7 +159,7 @@ class _InProcess:
 
 
 def _failing_as_a_child_does(request: Any) -> Any:
-    from curation.child import SourceFailed
+    from curation.sandbox.parent import SourceFailed
 
     def answered(child: Child, asked: Row, deadline_s: float) -> Iterator[Message]:
         try:
@@ -317,9 +319,9 @@ def run_scenario(scenario: Scenario, place: Path, footage: Path, every: int = 1)
 def main() -> None:
     place = Path(sys.argv[1])
     patch = pytest.MonkeyPatch()  # in this process and those that it forks
-    places = {**captioners._PLACES, "transformers": ("tests.curation.speaker", "Speaker")}
-    patch.setattr(captioners, "_PLACES", places)
-    patch.setattr(caption, "_PART_ROWS", 2)
+    places = {**makers._PLACES, "transformers": ("tests.curation.speaker", "Speaker")}
+    patch.setattr(makers, "_PLACES", places)
+    patch.setattr(by_model, "_PART_ROWS", 2)
     every = int(sys.argv[2]) if len(sys.argv) > 2 else 1
     footage = place / "footage"
     _forked(lambda: write_footage(footage))

@@ -16,19 +16,11 @@ from av.container import OutputContainer
 from av.video.stream import VideoStream
 from PIL import Image
 
-from curation.config import validated
-from curation.dataset import (
-    CAPTIONS,
-    FAILURES,
-    SCHEMA_VERSION,
-    SCORE_COLUMNS,
-    SHARDS,
-    TABLES,
-    Dataset,
-)
-from curation.measure import clip_id
-from curation.select import write_verdicts
-from curation.spans import Span
+from curation.config.schema import validated
+from curation.decode.measure import clip_id
+from curation.decode.spans import Span
+from curation.store.dataset import CAPTIONS, FAILURES, SCHEMA_VERSION, SCORE_COLUMNS, SHARDS, TABLES, Dataset
+from curation.verdicts.judge import write_verdicts
 from filters.rules import Rule
 
 Row = dict[str, Any]

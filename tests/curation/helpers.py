@@ -9,8 +9,8 @@ from typing import Any
 import av
 import numpy as np
 
-from curation.child import Child
-from curation.config import Config
+from curation.config.schema import Config
+from curation.sandbox.parent import Child
 
 
 def measure(

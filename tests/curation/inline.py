@@ -12,10 +12,10 @@ import pyarrow as pa
 import pytest
 
 from curation import pipeline
-from curation.caption_workers import ClipReader, ModelCaptioner, Step
-from curation.child import Child, Message
-from curation.config import Config
-from curation.workers import Cutter, Measurer, ModelScorer
+from curation.cluster.caption_workers import ClipReader, ModelCaptioner, Step
+from curation.cluster.workers import Cutter, Measurer, ModelScorer
+from curation.config.schema import Config
+from curation.sandbox.parent import Child, Message
 from filters import SCORERS
 
 Row = dict[str, Any]

@@ -14,11 +14,11 @@ from PIL import Image
 
 from curation import build as builder
 from curation import pipeline
-from curation.config import Config, load_config
-from curation.dataset import Dataset
+from curation.audit.verify import accounting, verify
+from curation.config.schema import Config, load_config
 from curation.progress import Progress
-from curation.sources import list_sources
-from curation.verify import accounting, verify
+from curation.sources.listing import list_sources
+from curation.store.dataset import Dataset
 from tests import render
 from tests.conftest import CHEAP
 

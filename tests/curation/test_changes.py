@@ -19,13 +19,13 @@ import pytest
 from PIL import Image
 
 from curation import build as builder
-from curation.config import Config, load_config
-from curation.dataset import SCORE_COLUMNS, Dataset
+from curation.audit.verify import accounting, verify
+from curation.config.schema import Config, load_config
 from curation.progress import Progress, Stopped
-from curation.remove import Removed
-from curation.sources import Source, list_sources
-from curation.verify import accounting, verify
-from curation.work import Todo, explain, find_work
+from curation.sources.listing import Source, list_sources
+from curation.sources.removed import Removed
+from curation.store.dataset import SCORE_COLUMNS, Dataset
+from curation.verdicts.todo import Todo, explain, find_work
 from filters import SCORERS
 from tests import render
 from tests.conftest import CHEAP
@@ -376,10 +376,10 @@ def test_failed_clips_are_tried_again_when_asked(built: Dataset, folder: Path, c
 
 
 def test_a_file_that_changes_while_it_is_measured_fails(folder: Path, config: Config, tmp_path: Path) -> None:
-    from curation import sources
+    from curation.sources import listing
 
     listed = list_sources([str(folder / "a.mp4"), str(folder / "b.mkv")])
-    identify = sources.identify
+    identify = listing.identify
 
     def then_touched(*args: Any, **options: Any) -> Any:
         found = identify(*args, **options)
@@ -389,7 +389,7 @@ def test_a_file_that_changes_while_it_is_measured_fails(folder: Path, config: Co
 
     dataset = Dataset(str(tmp_path / "d"))
     with pytest.MonkeyPatch.context() as patch, Inline():
-        patch.setattr("curation.work.identify", then_touched)
+        patch.setattr("curation.verdicts.todo.identify", then_touched)
         builder.build(dataset, listed, config, Progress())
     (failed,) = (s for s in dataset.rows("sources") if s["status"] == "failed")
     assert (Path(failed["uri"]).name, failed["error"], failed["clips"]) == ("a.mp4", "Changed", 0)
@@ -507,9 +507,9 @@ def test_remove_is_for_good_copies_included(
 def test_a_removal_that_was_killed_is_finished_by_the_next_command(
     built: Dataset, folder: Path, config: Config
 ) -> None:
-    from curation import remove
+    from curation.sources import removed
 
-    rows = remove.named(built, [str(folder / "b.mkv")])
+    rows = removed.named(built, [str(folder / "b.mkv")])
     Removed(built).add(rows)  # noted, and then killed
     builder.settle(built)
     assert "b.mkv" not in {Path(s["uri"]).name for s in built.rows("sources")}
@@ -530,7 +530,7 @@ def test_remove_names_what_it_does_not_know(built: Dataset, config: Config) -> N
 def test_a_source_that_cannot_be_scored_again_keeps_its_clips_unscored(
     built: Dataset, folder: Path, config: Config, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from curation.child import Child, SourceFailed
+    from curation.sandbox.parent import Child, SourceFailed
 
     new = changed(config, "filters.quality.frames=3")
     before = table(built, "clips")
@@ -559,7 +559,7 @@ def test_a_source_that_cannot_be_scored_again_keeps_its_clips_unscored(
 def test_a_fault_that_passes_is_tried_again_and_leaves_no_trace(
     folder: Path, config: Config, tmp_path: Path, phase: str
 ) -> None:
-    from curation.child import Child, SourceFailed
+    from curation.sandbox.parent import Child, SourceFailed
 
     quick = changed(config, "run.retry_seconds=0.01", "run.read_retries=2")
     old = changed(quick, "filters.quality.frames=3")

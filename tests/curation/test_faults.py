@@ -21,8 +21,8 @@ from typing import Any
 import psutil
 import pytest
 
-from curation.dataset import Dataset
-from curation.verify import accounting, verify
+from curation.audit.verify import accounting, verify
+from curation.store.dataset import Dataset
 from tests.faults import HOLE_BYTES, Fault, unlock, write_corpus
 from tests.render import scenes, write_video
 

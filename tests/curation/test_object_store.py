@@ -15,10 +15,10 @@ from s3fs.core import S3File, S3FileSystem
 from typer.testing import CliRunner
 
 from benchmarks.footage import loop
-from curation.config import ConfigError, load_config
-from curation.dataset import SHARDS, Dataset
-from curation.sources import SourcesError, identify, list_sources
-from curation.video import Video
+from curation.config.schema import ConfigError, load_config
+from curation.decode.video import Video
+from curation.sources.listing import SourcesError, identify, list_sources
+from curation.store.dataset import SHARDS, Dataset
 from jobs.cli import app, load_named_config
 from tests import render
 from tests.jobs.clusters import s3_server

@@ -20,10 +20,11 @@ import pytest
 import ray.data
 import ray.exceptions
 
-from curation import pipeline, segments
-from curation.config import ConfigError, load_config
-from curation.sources import list_sources
-from curation.work import source_row
+from curation import pipeline
+from curation.config.schema import ConfigError, load_config
+from curation.decode import segments
+from curation.sources.listing import list_sources
+from curation.verdicts.todo import source_row
 from tests import render
 
 ROOT = Path(__file__).parents[2]
@@ -219,9 +220,9 @@ def test_a_long_temporary_folder_is_not_used(temp: Path, monkeypatch: pytest.Mon
 SESSION = """
 import sys
 from curation import pipeline
-from curation.config import load_config
+from curation.config.schema import load_config
 from curation.progress import Stopped
-from curation.dataset import DatasetError
+from curation.store.dataset import DatasetError
 with pipeline.session(load_config("run: {object_store_mb: 128}")):
     raise eval(sys.argv[1])
 """

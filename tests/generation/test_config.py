@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from curation.config import ConfigError
+from curation.config.schema import ConfigError
 from generation.codec import open_codec
 from generation.config import (
     HARMLESS,

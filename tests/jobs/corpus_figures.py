@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from curation.dataset import Dataset
-from curation.footage import DEFECTS
+from curation.corpus.draw import DEFECTS
+from curation.store.dataset import Dataset
 
 # The rules that a defect may break first. Light that clips breaks either of two.
 RULES = {

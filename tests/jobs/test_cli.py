@@ -16,8 +16,8 @@ import pytest
 import typer
 from typer.testing import CliRunner, Result
 
-from curation.config import Config
-from curation.dataset import SCHEMA_VERSION, Dataset
+from curation.config.schema import Config
+from curation.store.dataset import SCHEMA_VERSION, Dataset
 from jobs.cli import app
 from tests import render
 from tests.conftest import CHEAP
@@ -453,7 +453,8 @@ def test_while_one_works_on_a_dataset_others_are_refused(tmp_path: Path, inline:
     build: list[str | Path] = ["build", tmp_path / "videos", "--out", tmp_path / "d"]
     build += ["--config", tmp_path / "mine.yaml"]
     assert reelmill(*build).exit_code == 0
-    code = "import sys, time; from curation.dataset import Dataset; from curation.lease import Lease\n"
+    code = "import sys, time; from curation.store.dataset import Dataset\n"
+    code += "from curation.store.lease import Lease\n"
     code += "with Lease(Dataset(sys.argv[1]), 'build'): print('held', flush=True); time.sleep(600)"
     holder = subprocess.Popen(
         [sys.executable, "-c", code, str(tmp_path / "d")], cwd=ROOT, stdout=subprocess.PIPE, text=True

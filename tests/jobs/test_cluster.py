@@ -13,8 +13,8 @@ import fsspec
 import pytest
 
 from benchmarks.footage import loop
-from curation.dataset import Dataset
-from curation.verify import accounting, verify
+from curation.audit.verify import accounting, verify
+from curation.store.dataset import Dataset
 from tests import render
 from tests.jobs import left_behind
 from tests.jobs.clusters import ROOT, Cluster, checkout, s3_server, wait

@@ -18,13 +18,13 @@ from typer.testing import CliRunner, Result
 from captioning.base import CaptionRequest
 from captioning.sidecar import Sidecar, parse_subtitles
 from curation import build as builder
-from curation import corpus as module
-from curation.config import ConfigError
-from curation.corpus import BROKEN, Settings, pictures, plan, write
-from curation.dataset import Dataset
-from curation.footage import ALL, COLOURS, DEFECTS, GOOD, SEEN, UNSEEN, Look, Scene
+from curation.config.schema import ConfigError
+from curation.corpus import plan as module
+from curation.corpus.draw import ALL, COLOURS, DEFECTS, GOOD, SEEN, UNSEEN, Look, Scene
+from curation.corpus.plan import BROKEN, Settings, pictures, plan, write
 from curation.progress import Progress
-from curation.sources import list_sources
+from curation.sources.listing import list_sources
+from curation.store.dataset import Dataset
 from generation.transform import fit
 from jobs.cli import app, load_named_config
 from tests.jobs.corpus_figures import figures

@@ -19,8 +19,8 @@ import psutil
 import pytest
 from PIL import Image
 
-from curation.dataset import Dataset
-from curation.verify import accounting, verify
+from curation.audit.verify import accounting, verify
+from curation.store.dataset import Dataset
 from tests import render
 from tests.jobs import left_behind
 from tests.killing import rows_of
@@ -40,7 +40,7 @@ import importlib.abc, importlib.util, json, os, sys
 
 class Finder(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path, target=None):
-        if name != "curation.child":
+        if name != "curation.sandbox.parent":
             return None
         sys.meta_path.remove(self)
         spec = importlib.util.find_spec(name)
@@ -121,7 +121,7 @@ class Place:
                 line = " ".join(process.cmdline())
             except psutil.Error:
                 continue
-            wanted = "curation.child" in line if what == "decoder" else line.startswith("ray::")
+            wanted = "curation.sandbox.parent" in line if what == "decoder" else line.startswith("ray::")
             if wanted:
                 found.append(process)
         return found

@@ -15,8 +15,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from curation.dataset import Dataset
-from curation.verify import accounting, verify
+from curation.audit.verify import accounting, verify
+from curation.store.dataset import Dataset
 from tests import render
 from tests.jobs import left_behind
 from tests.jobs.left_behind import until
@@ -120,7 +120,7 @@ def build(videos: Path, tmp_path: Path) -> Iterator[Build]:
 def test_a_build_that_ends_leaves_nothing(build: Build) -> None:
     build.wait_until_measuring()
     names = build.commands()
-    assert any("curation.child" in n for n in names)
+    assert any("curation.sandbox.parent" in n for n in names)
     assert any("gcs_server" in n for n in names)
     assert [p.name[: len("reelmill-")] for p in os.scandir(build.temp) if p.is_dir()] == ["reelmill-"]
     assert build.end()[0] == 0

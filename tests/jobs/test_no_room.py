@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from curation.dataset import Dataset
-from curation.verify import accounting, verify
+from curation.audit.verify import accounting, verify
+from curation.store.dataset import Dataset
 from jobs import cli
 from tests import render
 

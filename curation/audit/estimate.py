@@ -1,0 +1,95 @@
+"""`--dry-run`: what a build would do, and an estimate of its time and size from a sample of the sources."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import time
+from collections.abc import Iterator, Sequence
+
+from curation.config.schema import Config
+from curation.sandbox.parent import Child, SourceFailed
+from curation.shards.write import estimated_bytes
+from curation.sources.listing import Source
+from curation.store.dataset import Dataset
+from curation.verdicts.todo import describe, explain, find_work
+
+_SAMPLE = 16  # sources that are probed
+_MEASURED = 3  # of them, that are measured to time it
+_MEASURE_SECONDS = 20.0
+
+
+def estimate(
+    dataset: Dataset,
+    listed: Sequence[Source],
+    config: Config,
+    *,
+    retry_failed: bool = False,
+    prune: bool = False,
+) -> Iterator[str]:
+    """Lines to print. Reads the sources; writes nothing."""
+    todo = find_work(dataset, listed, config, retry_failed=retry_failed, prune=prune)
+    yield from explain(dataset, listed, config, todo) if dataset.exists() else describe(todo, listed)
+    sources = [s for group in todo.parts.values() for s in group if s.source_id not in todo.rescore]
+    if not sources:
+        return
+    step = max(1, len(sources) // _SAMPLE)
+    sample = sources[::step][:_SAMPLE]
+    seconds: list[float] = []
+    sizes: list[float] = []
+    unreadable = 0
+    with Child(config.run.child_memory_mb, config.run.child_output_mb) as child:
+        for source in sample:
+            try:
+                (message,) = child.request({"op": "probe", "uri": source.uri}, config.run.deadline_seconds)
+            except SourceFailed:
+                unreadable += 1
+                continue
+            info = message.head
+            duration = info["declared_duration_s"] or 0.0
+            seconds.append(duration)
+            clip = {"width": info["width"], "height": info["height"], "fps": info["fps"]}
+            sizes.append(estimated_bytes({**clip, "start_s": 0.0, "end_s": duration}, config))
+        if unreadable:
+            yield f"{unreadable} of {len(sample)} sampled sources could not be read: a build fails them"
+        if not seconds:
+            return
+        scale = (len(sources) - len(sources) * unreadable / len(sample)) / len(seconds)
+        total = sum(seconds) * scale
+        yield f"about {_span(total)} of video (from {len(seconds)} of {len(sources)} sources)"
+        speed = _speed(child, sample, config)
+    if speed:
+        workers = os.cpu_count() or 1
+        yield (
+            f"measuring: about {_span(total / speed / workers)} on {workers} CPUs, besides the start "
+            f"({speed:.1f}x real time each, model-backed filters not counted)"
+        )
+    yield f"shards: at most about {sum(sizes) * scale / 1e6:.0f} MB, if every second were accepted"
+
+
+def _span(seconds: float) -> str:
+    for unit, name in ((3600.0, "h"), (60.0, "min")):
+        if seconds >= unit:
+            return f"{seconds / unit:.1f} {name}"
+    return f"{seconds:.0f} s"
+
+
+def _speed(child: Child, sample: Sequence[Source], config: Config) -> float | None:
+    """Seconds of video measured per second, the median of a few sources."""
+    plain = config.model_dump(mode="json")
+    speeds = []
+    for source in sample[:_MEASURED]:
+        began = time.monotonic()
+        seen = 0.0
+        request = {"op": "measure", "uri": source.uri, "source_id": source.source_id, "config": plain}
+        try:
+            for message in child.request(request, config.run.deadline_seconds):
+                if message.head["kind"] == "clip":
+                    seen = max(seen, message.head["end_s"])
+                if time.monotonic() - began > _MEASURE_SECONDS:
+                    break  # a long source: what was seen so far is enough (the child is replaced)
+        except SourceFailed:
+            continue
+        if seen:
+            speeds.append(seen / (time.monotonic() - began))
+    return statistics.median(speeds) if speeds else None

@@ -1,0 +1,595 @@
+"""Is a dataset sound? The accounting of every source and clip, and a check of every row and every byte."""
+
+from __future__ import annotations
+
+import io
+import math
+import multiprocessing
+import os
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, cast
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from curation.captions.chosen import Captions, with_checks
+from curation.config.schema import ConfigError, validated
+from curation.decode.spans import Span
+from curation.store.dataset import (
+    CAPTION_COLUMNS,
+    SCHEMA_VERSION,
+    SCORE_COLUMNS,
+    TABLES,
+    VERDICTS,
+    Dataset,
+    with_check_columns,
+)
+from curation.verdicts.judge import judge, ordered
+from filters.rules import Rule
+
+STATUSES = ("accepted", "rejected", "failed")
+_MOST_OF_A_KIND = 20  # messages; the rest of a kind is counted
+_TIME_SLACK_S = 1e-3
+_DECODE_SECONDS = 120  # for one clip; they are seconds long
+
+
+# ---------------------------------------------------------------------------------------------------
+# The accounting
+# ---------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Accounting:
+    """What became of every source and every clip."""
+
+    sources: int = 0
+    measured: int = 0
+    failed_sources: int = 0
+    duplicates: int = 0  # of the measured sources, those that are identical to another one
+    clips: int = 0
+    accepted: int = 0
+    rejected: int = 0
+    failed_clips: int = 0
+    by_reason: dict[str, int] = field(default_factory=dict)  # rule's column or failed stage -> clips
+    shard_rows: int = 0
+    accepted_seconds: float = 0.0
+
+    def lines(self) -> list[str]:
+        """The two sums, then what they are made of."""
+        are = "=" if self.sources == self.measured + self.failed_sources else "!="
+        lines = [f"sources {self.sources} {are} measured {self.measured} + failed {self.failed_sources}"]
+        if self.duplicates:
+            are = "is a duplicate" if self.duplicates == 1 else "are duplicates"
+            lines.append(f"  {self.duplicates} of the measured {are} of another source")
+        judged = self.accepted + self.rejected + self.failed_clips
+        line = f"accepted {self.accepted} + rejected {self.rejected} + failed {self.failed_clips}"
+        if judged < self.clips:  # the build has not come so far
+            line += f" + not judged yet {self.clips - judged}"
+        lines.append(f"clips {self.clips} {'=' if judged <= self.clips else '!='} {line}")
+        for reason, clips in self.by_reason.items():
+            lines.append(f"  {'rejected' if _is_column(reason) else 'failed'} {clips} by {reason}")
+        return lines
+
+    def check(self) -> list[str]:
+        """The sums that do not hold."""
+        wrong = []
+        if self.sources != self.measured + self.failed_sources:
+            wrong.append(
+                f"sources {self.sources} is not measured {self.measured} + failed {self.failed_sources}"
+            )
+        if self.clips != self.accepted + self.rejected + self.failed_clips:
+            wrong.append(
+                f"clips {self.clips} is not accepted {self.accepted} + rejected {self.rejected} "
+                f"+ failed {self.failed_clips}"
+            )
+        if sum(self.by_reason.values()) != self.rejected + self.failed_clips:
+            wrong.append(
+                f"{sum(self.by_reason.values())} clips have a reason, and {self.rejected} are rejected "
+                f"+ {self.failed_clips} failed"
+            )
+        if self.shard_rows != self.accepted:
+            wrong.append(f"{self.accepted} clips are accepted, and the shards have {self.shard_rows} rows")
+        return wrong
+
+
+def accounting(dataset: Dataset) -> Accounting:
+    """Count sources, clips, verdicts and shard rows. Reads a few small columns."""
+    a = Accounting()
+    for _, table in dataset.tables("sources", ["status", "duplicate_of"]):
+        status = table["status"]
+        a.sources += table.num_rows
+        a.measured += _count(status, "measured")
+        a.failed_sources += _count(status, "failed")
+        a.duplicates += table.num_rows - table["duplicate_of"].null_count
+    status_of: Counter[str] = Counter()
+    reasons: Counter[str] = Counter()
+    accepted: set[str] = set()
+    for verdict in dataset.verdicts():
+        status_of[verdict["status"]] += 1
+        if verdict["reason"] is not None:
+            reasons[verdict["reason"]] += 1
+        if verdict["status"] == "accepted":
+            accepted.add(verdict["clip_id"])
+    for clip in dataset.rows("clips", ["clip_id", "start_s", "end_s"]):
+        a.clips += 1
+        if clip["clip_id"] in accepted:
+            a.accepted_seconds += clip["end_s"] - clip["start_s"]
+    a.accepted, a.rejected, a.failed_clips = (status_of[s] for s in STATUSES)
+    a.by_reason = {reason: reasons[reason] for reason in sorted(reasons, key=_cascade_place)}
+    a.shard_rows = sum(table.num_rows for _, table in dataset.tables("shards", ["clip_id"]))
+    return a
+
+
+def _count(column: pa.ChunkedArray, value: str) -> int:
+    return cast(int, pc.sum(pc.equal(column, value)).as_py() or 0)
+
+
+def _is_column(reason: str) -> bool:
+    """A rule's column is `measure.value`; a stage is one word."""
+    return "." in reason
+
+
+def _cascade_place(reason: str) -> tuple[int, str]:
+    columns = (*SCORE_COLUMNS, *CAPTION_COLUMNS)
+    place = columns.index(reason) if reason in columns else len(columns)
+    return place + (not _is_column(reason)), reason
+
+
+# ---------------------------------------------------------------------------------------------------
+# The check of everything
+# ---------------------------------------------------------------------------------------------------
+
+
+def verify(dataset: Dataset, *, decode: bool = False) -> list[str]:
+    """Everything that is wrong with a dataset, one line each; none when it is sound.
+
+    Reads every byte of every part, with page checksums verified, and checks the schemas and the
+    invariants within and between tables; `decode` also decodes every clip in full. Holds one row group
+    at a time, and the ids of all clips. A table that cannot be read in full is not compared with others.
+    Raises `curation.store.dataset.DatasetError` when there is no dataset that this version can read.
+    """
+    check = _Check(dataset, decode=decode)
+    try:
+        return check.run()
+    finally:
+        if check.decoder is not None:
+            check.decoder.stop()
+
+
+class _Found:
+    """Violations by kind, so that a thousand of one kind do not hide the only one of another."""
+
+    def __init__(self) -> None:
+        self._by_kind: dict[str, list[str]] = {}
+        self._counts: Counter[str] = Counter()
+
+    def add(self, kind: str, message: str) -> None:
+        self._counts[kind] += 1
+        if self._counts[kind] <= _MOST_OF_A_KIND:
+            self._by_kind.setdefault(kind, []).append(message)
+
+    def lines(self) -> list[str]:
+        lines = []
+        for kind, messages in self._by_kind.items():
+            lines += sorted(messages)
+            if self._counts[kind] > len(messages):
+                lines.append(f"{kind}: {self._counts[kind] - len(messages)} more")
+        return lines
+
+
+@dataclass
+class _Source:
+    """What the clips of a source are compared with, and what was found of them."""
+
+    clips: int
+    duration_s: float | None
+    found: int = 0
+    first_s: float = math.inf
+    last_s: float = -math.inf
+
+
+class _Check:
+    """One verification: what was read so far, and what is wrong with it."""
+
+    def __init__(self, dataset: Dataset, *, decode: bool):
+        self.dataset = dataset
+        self.decoder = Decoder() if decode else None
+        self.found = _Found()
+        self.damaged: set[str] = set()  # tables that could not be read in full
+        self.sources: dict[str, _Source] = {}
+        self.verdicts: dict[str, tuple[str, str | None]] = {}  # clip_id -> status, reason
+        self.clip_ids: set[str] = set()
+        self.captioned: list[tuple[str, str]] = []  # file, clip_id
+        self.captions: Captions | None = None  # None: they cannot be compared with
+        self.version = SCHEMA_VERSION
+
+    def run(self) -> list[str]:
+        manifest = self.dataset.manifest()
+        for name in self.dataset.unfinished():
+            self.found.add("leftover", f"{name} is a leftover of a write that was cut short")
+        self.commits()
+        self.read_sources()
+        self.version = manifest["schema_version"]
+        self.read_verdicts()
+        self.read_captions(manifest)
+        self.read_clips(self.rules(manifest))
+        self.compare_sources_and_clips()
+        self.compare_verdicts_and_clips()
+        self.read_shards()
+        self.compare_captions_and_clips()
+        self.read_failures()
+        return self.found.lines()
+
+    # -- reading ------------------------------------------------------------------------------------
+
+    def groups(self, table: str) -> Iterator[tuple[str, pa.Table]]:
+        """(file, rows of one row group), of the committed parts that have the contract's schema."""
+        if table == "verdicts":
+            names = ["verdicts.parquet"]
+        else:
+            parts = self.dataset.parts(table)
+            if table == "clips":
+                committed = set(self.dataset.parts("sources"))
+                parts = [p for p in parts if p in committed]
+            names = [f"{table}/{part}.parquet" for part in parts]
+        for name in names:
+            yield from self._groups_of(table, name)
+
+    def _groups_of(self, table: str, name: str) -> Iterator[tuple[str, pa.Table]]:
+        schema = VERDICTS if table == "verdicts" else TABLES[table]
+        older = self.version < SCHEMA_VERSION and table == "captions"
+        if older:  # they have no checks yet: the next command that writes adds the columns
+            schema = pa.schema([field for field in schema if field.name not in CAPTION_COLUMNS])
+        # Only reading is inside the `try`: what the caller does with the rows is not.
+        try:
+            file = self.dataset.open_table(name, checked=True)
+        except (OSError, ValueError, pa.ArrowException) as error:
+            self._unreadable(table, name, error)
+            return
+        try:
+            if not file.schema_arrow.equals(schema, check_metadata=False):
+                self.damaged.add(table)
+                difference = _difference(file.schema_arrow, schema)
+                self.found.add("schema", f"{name}: the schema is not the contract's: {difference}")
+                return
+            for i in range(file.num_row_groups):
+                try:
+                    rows = file.read_row_group(i)
+                    rows.validate(full=True)
+                except (OSError, ValueError, pa.ArrowException) as error:
+                    self._unreadable(table, f"{name}, row group {i},", error)
+                    continue
+                yield name, with_check_columns(rows, None) if older else rows
+        finally:
+            file.close(force=True)
+
+    def _unreadable(self, table: str, what: str, error: Exception) -> None:
+        self.damaged.add(table)
+        self.found.add("unreadable", f"{what} cannot be read: {_one_line(error)}")
+
+    def whole(self, *tables: str) -> bool:
+        """Were these tables read in full? Otherwise what is missing in them is no news."""
+        return not self.damaged.intersection(tables)
+
+    # -- checks -------------------------------------------------------------------------------------
+
+    def rules(self, manifest: Mapping[str, Any]) -> dict[str, Rule]:
+        """The rules of dataset.json that reject, in the order of the cascade."""
+        rules: dict[str, Rule] = {}
+        config = manifest.get("config", {})
+        kept = config.get("captions", {}).get("on_failed_check") == "keep"
+        for column, bounds in config.get("rules", {}).items():
+            try:
+                rule = Rule(**bounds)
+            except (TypeError, ValueError) as error:
+                self.found.add("rule", f"dataset.json: rules.{column} is no rule: {error}")
+                continue
+            if column in SCORE_COLUMNS or (column in CAPTION_COLUMNS and not kept):
+                rules[column] = rule
+            elif column not in CAPTION_COLUMNS:
+                self.found.add("rule", f"dataset.json: rules.{column} is on no score column")
+        return ordered(rules)
+
+    def commits(self) -> None:
+        """Sources and clips are committed in pairs of parts."""
+        sources, clips = set(self.dataset.parts("sources")), set(self.dataset.parts("clips"))
+        for part in clips - sources:
+            message = f"clips/{part}.parquet was never committed: there is no sources/{part}.parquet"
+            self.found.add("uncommitted", message)
+        for part in sources - clips:
+            self.damaged.add("clips")
+            self.found.add(
+                "clips gone", f"clips/{part}.parquet is missing, and sources/{part}.parquet is there"
+            )
+
+    def read_sources(self) -> None:
+        for name, table in self.groups("sources"):
+            for row in table.select(["source_id", "status", "stage", "clips", "duration_s"]).to_pylist():
+                source_id = row["source_id"]
+                label = f"{name}: source {source_id}"
+                if source_id in self.sources:
+                    self.found.add("source twice", f"{label} is there twice")
+                    continue
+                self.sources[source_id] = _Source(row["clips"] or 0, row["duration_s"])
+                if row["status"] not in ("measured", "failed"):
+                    self.found.add("source status", f"{label} is {row['status']!r}, not measured or failed")
+                elif (row["stage"] is None) == (row["status"] == "failed"):
+                    self.found.add("source stage", f"{label} is {row['status']} with stage {row['stage']!r}")
+
+    def read_verdicts(self) -> None:
+        if not self.dataset.exists("verdicts.parquet"):
+            if self.dataset.parts("clips"):
+                self.damaged.add("verdicts")
+                self.found.add("no verdicts", "verdicts.parquet is missing")
+            return
+        for name, table in self.groups("verdicts"):
+            for row in table.select(["clip_id", "status", "reason"]).to_pylist():
+                clip_id, status, reason = row["clip_id"], row["status"], row["reason"]
+                label = f"{name}: clip {clip_id}"
+                if clip_id in self.verdicts:
+                    self.found.add("verdict twice", f"{label} has two verdicts")
+                    continue
+                self.verdicts[clip_id] = (status, reason)
+                if status not in STATUSES:
+                    self.found.add("verdict status", f"{label} is {status!r}, not {', '.join(STATUSES)}")
+                elif (reason is None) != (status == "accepted"):
+                    self.found.add("verdict reason", f"{label} is {status} with reason {reason!r}")
+
+    def read_clips(self, rules: Mapping[str, Rule]) -> None:
+        columns = ["clip_id", "source_id", "start_s", "end_s", "frames", "fps", *SCORE_COLUMNS]
+        for name, table in self.groups("clips"):
+            for row in table.select(columns).to_pylist():
+                label = f"{name}: clip {row['clip_id']}"
+                if row["clip_id"] in self.clip_ids:
+                    self.found.add("clip twice", f"{label} is there twice")
+                    continue
+                self.clip_ids.add(row["clip_id"])
+                problem = _span_problem(row)
+                if problem:
+                    self.found.add("span", f"{label} {problem}")
+                if source := self.sources.get(row["source_id"]):
+                    source.found += 1
+                    if problem is None:
+                        source.first_s = min(source.first_s, row["start_s"])
+                        source.last_s = max(source.last_s, row["end_s"])
+                elif self.whole("sources"):
+                    self.found.add(
+                        "clip without a source", f"{label} is of no known source {row['source_id']}"
+                    )
+                if problem := self._verdict_problem(with_checks(row, self.captions), rules):
+                    self.found.add("verdict", f"{label} {problem}")
+
+    def _verdict_problem(self, clip: Mapping[str, Any], rules: Mapping[str, Rule]) -> str | None:
+        if clip["clip_id"] not in self.verdicts:
+            return "has no verdict" if self.whole("verdicts") else None
+        status, reason = self.verdicts[clip["clip_id"]]
+        by_rules = judge(clip, rules, None)
+        # Failing is decided by what happened after the rules, never by them.
+        if by_rules.status == "accepted" and status == "rejected":
+            return f"is rejected by {reason}, and the rules of dataset.json accept it"
+        if by_rules.status == "rejected" and (status in ("accepted", "failed") or reason != by_rules.reason):
+            by = f" by {reason}" if reason else ""
+            return f"is {status}{by}, and the rules of dataset.json reject it by {by_rules.reason}"
+        return None
+
+    def compare_sources_and_clips(self) -> None:
+        if not self.whole("sources", "clips"):
+            return
+        for source_id, source in self.sources.items():
+            if source.clips != source.found:
+                message = f"source {source_id} says {source.clips} clips and has {source.found} clip rows"
+                self.found.add("clips of a source", message)
+            length_s = source.last_s - source.first_s
+            if (
+                source.duration_s is not None
+                and source.found
+                and length_s > source.duration_s + _TIME_SLACK_S
+            ):
+                message = (
+                    f"source {source_id} is {source.duration_s:.3f} s long, its clips span {length_s:.3f} s"
+                )
+                self.found.add("times of a source", message)
+
+    def compare_verdicts_and_clips(self) -> None:
+        if self.whole("verdicts", "clips"):
+            for clip_id in self.verdicts.keys() - self.clip_ids:
+                message = f"verdicts.parquet: clip {clip_id} is no committed clip"
+                self.found.add("verdict without a clip", message)
+
+    def read_shards(self) -> None:
+        seen: dict[str, str] = {}  # clip_id -> file
+        for name, table in self.groups("shards"):
+            for i, row in enumerate(table.drop_columns(["video"]).to_pylist()):
+                clip_id = row["clip_id"]
+                label = f"{name}: clip {clip_id}"
+                if clip_id in seen:
+                    where = "twice" if seen[clip_id] == name else f"in {seen[clip_id]} as well"
+                    self.found.add("shard row twice", f"{label} is there {where}")
+                    continue
+                seen[clip_id] = name
+                if problem := self._shard_problem(clip_id):
+                    self.found.add("shard row", f"{label} {problem}")
+                if self.captions and row["caption"] != (text := self.captions.text(clip_id)):
+                    message = (
+                        f"{label} has the caption {_shown(row['caption'])}, and captions say {_shown(text)}"
+                    )
+                    self.found.add("caption of a shard row", message)
+                if problem := _span_problem(row, is_cut=True):
+                    self.found.add("span in a shard", f"{label} {problem}")
+                mp4 = table["video"][i].as_py()  # one at a time: a row group of them is large
+                if not mp4 or not mp4["bytes"]:
+                    self.found.add("no video", f"{label} has no video bytes")
+                elif self.decoder and (problem := self.decoder.problem(mp4["bytes"], row)):
+                    self.found.add("video", f"{label} {problem}")
+        if self.whole("verdicts", "clips", "shards"):
+            for clip_id, (status, _) in self.verdicts.items():
+                if status == "accepted" and clip_id in self.clip_ids and clip_id not in seen:
+                    self.found.add("no shard row", f"clip {clip_id} is accepted and in no shard")
+
+    def _shard_problem(self, clip_id: str) -> str | None:
+        if clip_id in self.verdicts:
+            status, _ = self.verdicts[clip_id]
+            return None if status == "accepted" else f"is in a shard and {status}"
+        if clip_id not in self.clip_ids and self.whole("clips"):
+            return "is in a shard and no committed clip"
+        return None  # a committed clip without a verdict was reported as such
+
+    def read_captions(self, manifest: Mapping[str, Any]) -> None:
+        tables = []
+        for name, table in self.groups("captions"):
+            tables.append(table)
+            for row in table.select(["clip_id", "text"]).to_pylist():
+                self.captioned.append((name, row["clip_id"]))
+                if row["text"] is None:
+                    self.found.add("caption", f"{name}: clip {row['clip_id']} has a caption without text")
+        try:
+            config = validated(manifest.get("config", {}))
+        except ConfigError as error:
+            self.found.add("config", f"dataset.json: its config is none of this version: {_one_line(error)}")
+        else:
+            self.captions = Captions(tables, config) if self.whole("captions") else None
+
+    def compare_captions_and_clips(self) -> None:
+        for name, clip_id in self.captioned:
+            self._refers(name, clip_id)
+        for clip_id in self.captions.twice() if self.captions else ():
+            self.found.add("caption twice", f"clip {clip_id} has two captions of one kind and key")
+
+    def read_failures(self) -> None:
+        stages: dict[str, set[str]] = {}
+        for name, table in self.groups("failures"):
+            for row in table.select(["clip_id", "stage"]).to_pylist():
+                self._refers(name, row["clip_id"])
+                stages.setdefault(row["clip_id"], set()).add(row["stage"])
+        if self.whole("failures", "verdicts"):
+            for clip_id, (status, reason) in self.verdicts.items():
+                if status == "failed" and reason not in stages.get(clip_id, ()):
+                    message = (
+                        f"verdicts.parquet: clip {clip_id} failed by {reason}, and failures has no such row"
+                    )
+                    self.found.add("failed verdict", message)
+
+    def _refers(self, name: str, clip_id: str) -> None:
+        if self.whole("clips") and clip_id not in self.clip_ids:
+            self.found.add("unknown clip", f"{name}: clip {clip_id} is no committed clip")
+
+
+def _difference(found: pa.Schema, wanted: pa.Schema) -> str:
+    missing = [n for n in wanted.names if n not in found.names]
+    extra = [n for n in found.names if n not in wanted.names]
+    common = [n for n in wanted.names if n in found.names]
+    parts = [f"missing {', '.join(missing)}"] if missing else []
+    parts += [f"unknown {', '.join(extra)}"] if extra else []
+    parts += [
+        f"{n} is {found.field(n).type}, not {wanted.field(n).type}"
+        for n in common
+        if found.field(n).type != wanted.field(n).type
+    ]
+    return "; ".join(parts) or "the columns are in another order"
+
+
+def _one_line(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}"[:300]
+
+
+def _shown(text: str | None) -> str:
+    return "null" if text is None else repr(text[:60])
+
+
+def _span_problem(row: Mapping[str, Any], *, is_cut: bool = False) -> str | None:
+    """What is wrong with the times of a clip, and with the id that is made of them. The frames of a clip
+    that was cut are the encoder's, which may have another rate."""
+    from curation.decode.measure import clip_id  # it brings the decoder and the detectors
+
+    start_s, end_s, frames, fps = (row[k] for k in ("start_s", "end_s", "frames", "fps"))
+    if start_s is None or end_s is None or frames is None:
+        return "has no start, end or frames"
+    if not math.isfinite(start_s) or not math.isfinite(end_s):
+        return f"is from {start_s} s to {end_s} s"
+    if fps is None and (frames != 1 or start_s != end_s):
+        return f"is a still image with {frames} frames from {start_s:g} s to {end_s:g} s"
+    if fps is not None and not (start_s < end_s and frames > 0 and fps > 0):
+        return f"has {frames} frames at {fps:g} per second from {start_s:g} s to {end_s:g} s"
+    if row["clip_id"] != clip_id(row["source_id"], Span(start_s, end_s, frames)):
+        return "has an id that is not the hash of its source and times"
+    return None
+
+
+class Decoder:
+    """Decodes clips in a child process: a decoder that crashes or hangs is then a finding about a clip."""
+
+    def __init__(self) -> None:
+        self.process: subprocess.Popen[bytes] | None = None
+        self._pipe: Connection | None = None
+
+    def problem(self, mp4: bytes, row: Mapping[str, Any]) -> str | None:
+        """What is wrong with a video: it must decode to `frames` frames of `height` x `width`."""
+        pipe = self._pipe or self._start()
+        try:
+            pipe.send((mp4, row["frames"], row["width"], row["height"]))
+            if pipe.poll(_DECODE_SECONDS):
+                return cast(str | None, pipe.recv())
+            message = f"does not decode within {_DECODE_SECONDS} s"
+        except (EOFError, OSError):
+            message = "crashes the decoder"
+        self.stop()
+        return message
+
+    def _start(self) -> Connection:
+        self._pipe, theirs = multiprocessing.Pipe()
+        # Not `multiprocessing.Process`: forked, it has the locks of threads that are not there, and
+        # spawned, it runs the caller's script a second time. -P and the package's own place: nothing in
+        # the user's folder is imported by accident.
+        paths = [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
+        self.process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "curation.audit.verify", str(theirs.fileno())],
+            pass_fds=[theirs.fileno()],
+            stdin=subprocess.DEVNULL,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in paths if p)},
+        )
+        theirs.close()
+        return self._pipe
+
+    def stop(self) -> None:
+        if self._pipe is not None and self.process is not None:
+            self._pipe.close()
+            self.process.kill()
+            self.process.wait()
+        self._pipe = self.process = None
+
+
+def _decode_clips(pipe: Connection) -> None:
+    """The child: answers until the pipe is closed."""
+    while True:
+        try:
+            mp4, frames, width, height = pipe.recv()
+        except EOFError:
+            return
+        pipe.send(decode_problem(mp4, frames, width, height))
+
+
+def decode_problem(mp4: bytes, frames: int, width: int, height: int) -> str | None:
+    """What is wrong with a video, as the library that training reads it with sees it."""
+    from decord import DECORDError, VideoReader
+
+    try:
+        reader = VideoReader(io.BytesIO(mp4), num_threads=1)
+        if len(reader) != frames:
+            return f"has {len(reader)} frames of video, not {frames}"
+        for i in range(frames):
+            if (shape := reader[i].shape) != (height, width, 3):
+                return f"decodes to {shape[1]}x{shape[0]}, not {width}x{height}"
+    except (DECORDError, RuntimeError, OSError, ValueError, IndexError) as error:
+        return f"does not decode: {_one_line(error)}"
+    return None
+
+
+if __name__ == "__main__":
+    _decode_clips(Connection(int(sys.argv[1])))

@@ -1,0 +1,146 @@
+"""The captions of a dataset by clip, and which one of a clip's is trained on."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from captioning.base import Captioner
+from curation.captions.makers import make_captioner, make_rewriter
+from curation.config.schema import Config
+from curation.store.dataset import CAPTION_COLUMNS, CAPTION_FIELDS, CAPTIONS, Dataset
+
+Row = dict[str, Any]
+
+
+class Captions:
+    """Held as columns: millions of texts are too much as Python objects."""
+
+    def __init__(self, tables: Iterable[pa.Table], config: Config):
+        made = [t.select(CAPTIONS.names) for t in tables]
+        self._table = pa.concat_tables(made).combine_chunks() if made else CAPTIONS.empty_table()
+        self._places: dict[str, list[int]] = {}  # clip_id -> its rows
+        for i, clip_id in enumerate(self._table["clip_id"].to_pylist()):
+            self._places.setdefault(clip_id, []).append(i)
+        self._keys = self._table["key"].to_pylist()
+        self._kinds = self._table["kind"].to_pylist()
+        self._checks = {
+            c: np.asarray(self._table[c].to_numpy(), dtype=np.float64)  # NaN: null
+            for c in CAPTION_COLUMNS
+            if self._table[c].null_count < self._table.num_rows
+        }
+        self._kind = config.captions.kind
+        self._rules = config.caption_rules if config.captions.on_failed_check == "reject" else {}
+        self.key = make_captioner(config).key
+        rewriter = make_rewriter(config)
+        self._rewriter_key = rewriter.key if rewriter else None
+
+    @classmethod
+    def read(cls, dataset: Dataset, config: Config) -> Captions:
+        return cls((table for _, table in dataset.tables("captions")), config)
+
+    def has(self, clip_id: str) -> bool:
+        """A caption of the configured captioner, as it is configured."""
+        return self._mine(clip_id) is not None
+
+    def _mine(self, clip_id: str) -> int | None:
+        """Of the configured captioner: of the kind asked for, else the first."""
+        mine = [i for i in self._places.get(clip_id, ()) if self._keys[i] == self.key]
+        return next((i for i in mine if self._kinds[i] == self._kind), mine[0] if mine else None)
+
+    def _rewritten(self, clip_id: str) -> int | None:
+        if (key := self.rewritten_key(clip_id)) is None:
+            return None
+        return next((i for i in self._places[clip_id] if self._keys[i] == key), None)
+
+    def twice(self) -> list[str]:
+        """Clips that have two captions of one kind and key: none, unless something went wrong."""
+        found = []
+        for clip_id, places in self._places.items():
+            if len({(self._keys[i], self._kinds[i]) for i in places}) < len(places):
+                found.append(clip_id)
+        return found
+
+    def rewritten_key(self, clip_id: str) -> str | None:
+        """Of what the rewriter makes of the clip's caption (another text is rewritten anew); None where
+        nobody rewrites, or there is nothing to rewrite."""
+        place = self._mine(clip_id)
+        if self._rewriter_key is None or place is None:
+            return None
+        text = f"{self._rewriter_key}\n{self._keys[place]}\n{self._table['text'][place].as_py()}"
+        return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+    def to_rewrite(self, clip_id: str) -> str | None:
+        """The text that is still to be rewritten, if any."""
+        place = self._mine(clip_id)
+        if place is None or self._rewriter_key is None or self._rewritten(clip_id) is not None:
+            return None
+        text: str = self._table["text"][place].as_py()
+        return text
+
+    def _chosen(self, clip_id: str) -> int | None:
+        mine = self._mine(clip_id)
+        if mine is None or self._kinds[mine] == self._kind or self._rewriter_key is None:
+            return mine
+        key = self.rewritten_key(clip_id)
+        rewritten = [
+            i for i in self._places[clip_id] if self._keys[i] == key and self._kinds[i] == self._kind
+        ]
+        return rewritten[0] if rewritten and self._passes(rewritten[0]) else mine
+
+    def _passes(self, place: int) -> bool:
+        values = self._checks_of(place)
+        return all(rule.allows(values[c]) for c, rule in self._rules.items() if c in values)
+
+    def _checks_of(self, place: int) -> dict[str, float]:
+        return {c: float(values[place]) for c, values in self._checks.items() if not np.isnan(values[place])}
+
+    def checks(self, clip_id: str) -> dict[str, float]:
+        """What was checked of the caption to train on: columns `caption.*`."""
+        place = self._chosen(clip_id)
+        return {} if place is None else self._checks_of(place)
+
+    def text(self, clip_id: str) -> str | None:
+        """To train on. Where a rewritten one is asked for and there is none, or the rules do not like it, it
+        is the one that it was made of."""
+        place = self._chosen(clip_id)
+        return None if place is None else self._table["text"][place].as_py()
+
+    def in_shards(self, clip_ids: Collection[str]) -> dict[str, Row]:
+        """clip_id -> `caption` and `captions` of its shard row: the one to train on comes first."""
+        chosen = {c: self._chosen(c) for c in clip_ids}
+        places = [i for c in clip_ids for i in self._places.get(c, ())]
+        taken = self._table.select([*CAPTION_FIELDS, "key"]).take(pa.array(places, pa.int64()))
+        by_place: dict[int, Row] = dict(zip(places, taken.to_pylist(), strict=True))
+
+        def in_order(clip_id: str) -> list[int]:
+            def rank(place: int) -> tuple[Any, ...]:
+                return place != chosen[clip_id], *(by_place[place][f] or "" for f in _ORDER)
+
+            return sorted(self._places.get(clip_id, ()), key=rank)
+
+        found: dict[str, Row] = {}
+        for clip_id, first in chosen.items():
+            found[clip_id] = {
+                "caption": None if first is None else by_place[first]["text"],
+                "captions": [{f: by_place[i][f] for f in CAPTION_FIELDS} for i in in_order(clip_id)],
+            }
+        return found
+
+
+_ORDER = ("captioner", "kind", "model", "revision", "prompt_version", "text", "key")
+
+
+def failure_keys(config: Config, captioner: Captioner | None = None) -> frozenset[str]:
+    """Of the failures that count now: of cutting by the present encoder settings, and of captioning by the
+    present captioner."""
+    return frozenset({config.cut_hash(), (captioner or make_captioner(config)).key})
+
+
+def with_checks(clip: Mapping[str, Any], captions: Captions | None) -> Mapping[str, Any]:
+    """The row of `clips` with the checks of its caption."""
+    return {**clip, **captions.checks(clip["clip_id"])} if captions else clip

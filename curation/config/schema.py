@@ -1,0 +1,520 @@
+"""The one typed configuration: read from YAML, changed by dotted overrides, checked before any work.
+
+A scorer's parameters are the fields of its own dataclass in `filters/`, so they are declared once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+import yaml
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
+
+from captioning.base import Kind
+from captioning.language import LANGUAGES
+from captioning.prompts import PROMPTS, prompt_of
+from curation.captions.makers import CaptionerName, captioner_class
+from curation.decode.shots import DetectorName
+from curation.decode.video import is_remote, open_source
+from curation.store.dataset import CAPTION_COLUMNS, SCORE_COLUMNS
+from filters import EMBEDDER, SCORERS
+from filters.base import measure_key
+from filters.rules import Rule
+
+ENCODER_VERSION = (
+    2  # bump it when `curation.decode.cut` gives other pictures: accepted clips are then cut again
+)
+
+
+class ConfigError(ValueError):
+    """A wrong configuration; the message names the key, the value and what would be right."""
+
+
+class _Section(BaseModel):
+    # Defaults are validated too: a default of 512 and a stored 512.0 must hash the same.
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+class Shots(_Section):
+    """Shot detection. `threshold` null is the detector's own default."""
+
+    detector: DetectorName = "adaptive"
+    threshold: float | None = None
+    min_scene_seconds: float = Field(0.6, ge=0)
+    exact: bool = False
+    max_scene_seconds: float = Field(60.0, gt=0)
+
+
+class Spans(_Section):
+    """Candidate clips within a scene."""
+
+    min_seconds: float = Field(3.0, gt=0)
+    max_seconds: float = Field(10.0, gt=0)
+    trim_seconds: float = Field(0.2, ge=0)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Spans:
+        if self.max_seconds < self.min_seconds:
+            raise ValueError(f"max_seconds {self.max_seconds:g} is below min_seconds {self.min_seconds:g}")
+        return self
+
+
+class Cut(_Section):
+    """How accepted spans are encoded: H.264, yuv420p, constant frame rate, no audio."""
+
+    crf: int = Field(18, ge=0, le=51)
+    preset: Literal[
+        "ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow"
+    ] = "veryfast"
+    gop_frames: int = Field(12, ge=1)
+    max_side: int | None = Field(None, ge=16)  # pixels: the longer side is reduced to this
+    fps: float | None = Field(None, gt=0)  # null: the clip's own rate
+
+
+def _made(kind: type[Any], name: str, params: Any) -> Any:
+    """`kind`, a dataclass, from plain parameters of the declared types. Raises `ValueError`."""
+    if dataclasses.is_dataclass(params):
+        return params
+    if not isinstance(params, Mapping):
+        raise ValueError(f"{name}: expected its parameters, or null to take it out, got {params!r}")
+    known = {f.name for f in dataclasses.fields(kind) if f.init}
+    unknown = sorted(map(str, set(params) - known))
+    if unknown:
+        raise ValueError(
+            f"unknown key {name}.{unknown[0]}: {name} has {', '.join(sorted(known)) or 'no parameters'}"
+        )
+    try:
+        # Of the declared types: 10 and 10.0 must be the same measure.
+        return _adapter(kind).validate_python(dict(params))  # type: ignore[arg-type]
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in (name, *first["loc"]))
+        message = str(first["msg"]).removeprefix("Value error, ")
+        given = f" (got {first['input']!r})" if first["loc"] else ""
+        raise ValueError(f"{key}: {message}{given}") from error
+
+
+@cache
+def _adapter(kind: type[Any]) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)  # takes milliseconds to make
+
+
+def _plain(made: Any) -> Any:
+    """A dataclass's parameters: what it keeps for itself while it works is none."""
+    return (
+        made if made is None else {f.name: getattr(made, f.name) for f in dataclasses.fields(made) if f.init}
+    )
+
+
+def _settings(name: str) -> Any:
+    """A section whose keys are the fields of the captioner of that name, declared there."""
+
+    def made(value: Any) -> Any:
+        return None if value is None else _made(captioner_class(name), name, value)
+
+    return Annotated[Any, BeforeValidator(made), PlainSerializer(_plain)]
+
+
+class Captions(_Section):
+    """Whose caption is trained on: `sidecar` (text beside the source, or the list's `caption_column`), a
+    model (`transformers` on this cluster's GPUs or CPUs, or a server at an `endpoint`), or `none`."""
+
+    captioner: CaptionerName = "sidecar"
+    # Of the captioner's and the rewriter's; where there is none of this kind, the captioner's. Prompts decide
+    # which kinds are made.
+    kind: Kind = "long"
+    caption_column: str = "caption"
+    language: str | None = "en"  # that `caption.language` looks for; null: it is not checked
+    transformers: _settings("transformers") = None  # type: ignore[valid-type]
+    endpoint: _settings("endpoint") = None  # type: ignore[valid-type]
+    rewrite: _settings("rewrite") = None  # type: ignore[valid-type]
+    on_failed_check: Literal["reject", "keep"] = "reject"  # keep: the rules on caption.* reject nothing
+
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults_are_written_down(cls, data: Any) -> Any:
+        if isinstance(data, Mapping) and data.get("captioner") == "transformers":
+            return {**data, "transformers": data.get("transformers") or {}}
+        return data
+
+    @model_validator(mode="after")
+    def _complete(self) -> Captions:
+        if self.captioner == "endpoint" and self.endpoint is None:
+            raise ValueError(
+                "captions.captioner is endpoint: set captions.endpoint.url (such as "
+                "http://localhost:8000/v1) and captions.endpoint.model"
+            )
+        if self.language is not None and self.language not in LANGUAGES:
+            raise ValueError(
+                f"captions.language: unknown {self.language!r}: there are {', '.join(LANGUAGES)}, and null"
+            )
+        if self.kind == "rewritten" and self.rewrite is None:
+            raise ValueError("captions.kind is rewritten, and nothing rewrites: set captions.rewrite")
+        if self.by_model:
+            self._kind_is_made()
+        return self
+
+    def _kind_is_made(self) -> None:
+        """Raises `ValueError` for a kind that was asked for, and that no caption would be of."""
+        prompt = getattr(self, self.captioner).prompt
+        given = prompt_of(prompt).kind
+        made = {"long", given}  # long is the default: it asks for nothing
+        if self.rewrite is not None:  # a prompt of one's own may ask for short ones, too
+            made |= {"rewritten"} if self.rewrite.prompt == "rewrite" else {"rewritten", "short"}
+        if self.kind in made:
+            return
+        remedies = [f"captions.kind={given}"]
+        if self.kind in PROMPTS:
+            remedies.insert(0, f"captions.{self.captioner}.prompt={self.kind}")
+        if self.kind == "short" and self.rewrite is not None:
+            remedies.append("captions.rewrite.prompt=rewrite_short")
+        raise ValueError(
+            f"captions.kind is {self.kind}, and nothing makes such captions: the prompt of "
+            f"captions.{self.captioner} asks for {given} ones; set {' or '.join(remedies)}"
+        )
+
+    @property
+    def by_model(self) -> bool:
+        """Are captions made from the pictures, after the cut?"""
+        return self.captioner in ("transformers", "endpoint")
+
+
+class Shards(_Section):
+    """Sizes of the Parquet files that training reads. target_mb: at most, by an estimate."""
+
+    target_mb: float = Field(512, gt=0)
+    row_group_mb: float = Field(48, gt=0)
+    seed: int = 0
+
+
+class Run(_Section):
+    """How a build runs. Nothing here changes a result, so it is no part of the configuration's hash."""
+
+    measure_cpus: float = Field(1.0, gt=0)  # CPUs that one measuring worker takes
+    decoder_threads: int = Field(1, ge=1)
+    measure_workers: int | None = Field(None, ge=1)  # null: as many as there are CPUs for
+    model_workers: int = Field(1, ge=1)  # actors per model-backed scorer
+    model_cpus: float = Field(1.0, gt=0)
+    model_gpus: float | None = Field(None, ge=0)  # null: 1 where the cluster has a GPU
+    model_batch_clips: int = Field(8, ge=1)
+    cut_cpus: float = Field(1.0, gt=0)
+    # A source that would hold up all others is measured in pieces of about this length; null: never.
+    segment_seconds: float | None = Field(600.0, ge=10)
+    deadline_seconds: float = Field(60.0, gt=0)  # per source, before its length counts
+    deadline_per_second: float = Field(6.0, ge=0)  # more for each second of its declared duration
+    deadline_max_seconds: float = Field(14400.0, gt=0)  # whatever duration a header declares
+    child_memory_mb: int = Field(4096, ge=512)
+    child_output_mb: int = Field(16384, ge=1)  # that decoding one source may hand over
+    read_retries: int = Field(3, ge=0)  # after a read error that may pass, or a decoder killed from outside
+    retry_seconds: float = Field(1.0, ge=0)  # before the first retry; each later one waits twice as long
+    max_failed_fraction: float = Field(1.0, ge=0, le=1)  # of the sources named; more stops the build
+    caption_workers: int = Field(1, ge=1)  # actors that hold the captioner's model; 1 for an endpoint
+    caption_cpus: float = Field(1.0, gt=0)
+    caption_gpus: float | None = Field(None, ge=0)  # null: 1 where the cluster has a GPU (0 for an endpoint)
+    caption_readers: int | None = Field(None, ge=1)  # that decode pictures for them; null: up to 4 for each
+    # That stop the command: a server that is away. null: 32; of clips that got no answer at all, a quarter of
+    # those to do, if that is less, but at least 4.
+    caption_failures_in_a_row: int | None = Field(None, ge=1)
+    object_store_mb: int = Field(512, ge=128)  # of a local Ray
+    ray_address: str | None = None  # null: the job's or the environment's cluster, else a local one
+
+
+def _rule(value: Any) -> Rule:
+    if isinstance(value, Rule):
+        return value
+    if not isinstance(value, Mapping):
+        raise ValueError(f"expected min and/or max, got {value!r}")
+    unknown = set(value) - {"min", "max"}
+    if unknown:
+        raise ValueError(f"unknown {sorted(unknown)}: a rule has min and/or max")
+    for name, bound in value.items():
+        if isinstance(bound, bool) or not isinstance(bound, int | float | str | None):
+            raise ValueError(f"{name} is not a number: {bound!r}")
+    return Rule(**{k: None if v is None else float(v) for k, v in value.items()})
+
+
+def _rules(value: Any) -> Any:
+    """Drops rules that an override set to null, or both of whose bounds it did."""
+    if not isinstance(value, Mapping):
+        return value
+    columns = {*SCORE_COLUMNS, *CAPTION_COLUMNS}
+    kept = {
+        column: rule
+        for column, rule in value.items()
+        if rule is not None
+        and not (isinstance(rule, Mapping) and all(bound is None for bound in rule.values()))
+    }
+    for column in value.keys() - kept.keys() - columns:
+        raise ValueError(f"rules.{column}: no such rule to take out; there are {', '.join(sorted(columns))}")
+    return kept
+
+
+# Of whatever measure: without frames, or with frames of no size, nothing could be measured.
+_POSITIVE = {
+    "frames",
+    "long_side",
+    "short_side",
+    "per_second",
+    "step_s",
+    "width",
+    "analysis_width",
+    "batch_size",
+}
+
+
+def _scorers(value: Any) -> dict[str, Any]:
+    if not isinstance(value, Mapping):
+        raise ValueError(f"expected measure: parameters, got {value!r}")
+    made: dict[str, Any] = {}
+    for name, params in value.items():
+        if name not in SCORERS:
+            raise ValueError(f"unknown measure {name!r}: there are {', '.join(SCORERS)}")
+        if params is None:
+            continue
+        made[name] = _made(SCORERS[name], name, params)
+        known = {f.name for f in dataclasses.fields(SCORERS[name])}
+        for param in _POSITIVE & known:
+            given = getattr(made[name], param)
+            if given is not None and not given > 0:
+                raise ValueError(f"{name}.{param}: must be above 0 (got {given!r})")
+    # The order of the table, not of the file: it decides the order of columns and of the cascade.
+    return {name: made[name] for name in SCORERS if name in made}
+
+
+_Rule = Annotated[Any, BeforeValidator(_rule), PlainSerializer(dataclasses.asdict)]
+_Scorers = Annotated[
+    dict[str, Any],
+    BeforeValidator(_scorers),
+    PlainSerializer(lambda made: {name: dataclasses.asdict(s) for name, s in made.items()}),
+]
+
+
+class Config(_Section):
+    """Everything that decides what a build produces, and (in `run`) how it runs."""
+
+    shots: Shots = Shots()
+    spans: Spans = Spans()
+    filters: _Scorers = Field(default_factory=dict, validate_default=True)
+    rules: Annotated[dict[str, _Rule], BeforeValidator(_rules)] = Field(default_factory=dict)
+    score_all: bool = False
+    cut: Cut = Cut()
+    captions: Captions = Captions()
+    shards: Shards = Shards()
+    run: Run = Run()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _rules_go_with_their_filter(cls, data: Any) -> Any:
+        """A filter that is set to null takes its rules with it."""
+        if not isinstance(data, Mapping):
+            return data
+        filters, rules = data.get("filters"), data.get("rules")
+        if not isinstance(filters, Mapping) or not isinstance(rules, Mapping):
+            return data
+        gone = {name for name, params in filters.items() if params is None and name in SCORERS}
+        kept = {column: rule for column, rule in rules.items() if str(column).split(".")[0] not in gone}
+        return {**data, "rules": kept}
+
+    @model_validator(mode="after")
+    def _rules_have_columns(self) -> Config:
+        columns = {c.name for s in self.filters.values() for c in s.columns}
+        for column in self.rules:
+            if column in CAPTION_COLUMNS:
+                if column == "caption.similarity" and EMBEDDER not in self.filters:
+                    raise ValueError(
+                        f"rules.{column}: it compares with the embedding that the filter {EMBEDDER} makes, "
+                        "which is not configured"
+                    )
+            elif column not in columns:
+                raise ValueError(
+                    f"rules.{column}: no configured filter makes this column; there are "
+                    f"{', '.join(sorted(columns)) or 'none'}, and of captions {', '.join(CAPTION_COLUMNS)}"
+                )
+        return self
+
+    @property
+    def local_scorers(self) -> dict[str, Any]:
+        """Those that run beside the decoder."""
+        return {name: s for name, s in self.filters.items() if not s.uses_model}
+
+    @property
+    def model_scorers(self) -> dict[str, Any]:
+        """Those that run in Ray actors, in batches."""
+        return {name: s for name, s in self.filters.items() if s.uses_model}
+
+    @property
+    def caption_rules(self) -> dict[str, Rule]:
+        """What captions that a model writes are to be like: one that is not is tried again."""
+        return {column: self.rules[column] for column in CAPTION_COLUMNS if column in self.rules}
+
+    @property
+    def verdict_rules(self) -> dict[str, Rule]:
+        """The rules that reject."""
+        if self.captions.on_failed_check == "reject":
+            return dict(self.rules)
+        return {column: rule for column, rule in self.rules.items() if column not in CAPTION_COLUMNS}
+
+    def measure_keys(self) -> dict[str, str]:
+        return {name: measure_key(s) for name, s in self.filters.items()}
+
+    def spans_hash(self) -> str:
+        """What decides which clips there are: a source measured under another one is measured again."""
+        return _hash({"shots": self.shots.model_dump(), "spans": self.spans.model_dump()})
+
+    def cut_hash(self) -> str:
+        return _hash({**self.cut.model_dump(), "version": ENCODER_VERSION})
+
+    def hash(self) -> str:
+        """Of everything but `run`."""
+        return _hash(self.model_dump(exclude={"run"}))
+
+
+def _hash(value: Any) -> str:
+    text = json.dumps(value, sort_keys=True, default=str)
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def load_config(text: str, overrides: Sequence[str] = ()) -> Config:
+    """A configuration from YAML text and `key=value` overrides. Raises `ConfigError`."""
+    try:
+        data = yaml.safe_load(text) or {}
+    except yaml.YAMLError as error:
+        raise ConfigError(f"not valid YAML: {error}") from error
+    if not isinstance(data, dict):
+        raise ConfigError("the file must hold a mapping of sections")
+    apply_overrides(data, overrides)
+    return validated(data)
+
+
+def apply_overrides(data: dict[str, Any], overrides: Sequence[str]) -> None:
+    """Set dotted keys in plain data, in place. Raises `ConfigError`."""
+    for override in overrides:
+        _apply(data, override)
+
+
+def validated(data: Any) -> Config:
+    """A configuration from plain data. Raises `ConfigError`."""
+    try:
+        return Config.model_validate(data)
+    except ValidationError as error:
+        raise ConfigError("\n".join(explain(dict(e)) for e in error.errors())) from error
+
+
+def read_config_file(name: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """Of a YAML file, or a dataset.json, here or at an fsspec address. Raises `ConfigError`."""
+    path = str(name)
+    try:
+        with open_source(path) as file:
+            text = file.read().decode()
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"cannot read the configuration {path}: it is not text") from error
+    except OSError as error:
+        raise ConfigError(f"cannot read the configuration {path}: {error.strerror or error}") from error
+    except Exception as error:
+        if not is_remote(path):
+            raise
+        raise ConfigError(f"cannot read the configuration {path}: {error}") from error
+    try:
+        if path.endswith(".json"):  # what made a dataset makes it again, under whatever name
+            data = json.loads(text)
+            if "schema_version" in data or Path(path).name == "dataset.json":
+                text = json.dumps(data["config"])
+        without_overrides = load_config(text)
+    except (ConfigError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"{path}: {error}") from error
+    return load_config(text, overrides) if overrides else without_overrides
+
+
+def changes(old: Config, new: Config) -> list[str]:
+    """What differs, but for `run`: lines of `key: old -> new`."""
+    a, b = (_flat(c.model_dump(mode="json", exclude={"run"})) for c in (old, new))
+    keys = [key for key in sorted({*a, *b}) if a.get(key) != b.get(key)]
+    return [f"{key}: {_shown(a.get(key))} -> {_shown(b.get(key))}" for key in keys]
+
+
+def _shown(value: Any) -> str:
+    """As the user would write it."""
+    return json.dumps(value) if value is None or isinstance(value, bool) else str(value)
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(value, dict) or not value:
+        return {prefix: value}
+    return {
+        k: v for name, x in value.items() for k, v in _flat(x, f"{prefix}.{name}" if prefix else name).items()
+    }
+
+
+def _apply(data: dict[str, Any], override: str) -> None:
+    """Set one dotted key. A rule's column has a dot of its own: rules.motion.speed.min."""
+    key, equals, text = override.partition("=")
+    path = key.strip().split(".")
+    if not equals or not all(path):
+        raise ConfigError(f"--set {override}: write key=value, such as rules.motion.speed.min=0.02")
+    if path[0] == "rules":
+        if len(path) not in (3, 4) or (len(path) == 4 and path[3] not in ("min", "max")):
+            raise ConfigError(
+                f"--set {override}: a rule is set as rules.<column>.min or .max, and removed by "
+                "rules.<column>=null"
+            )
+        path = ["rules", f"{path[1]}.{path[2]}", *path[3:]]
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {override}: the value is not valid YAML (quote it)") from error
+    here = data
+    for part in path[:-1]:
+        if here.get(part) is None:
+            here[part] = {}
+        here = here[part]
+        if not isinstance(here, dict):
+            raise ConfigError(f"--set {override}: {part} is a value, not a section")
+    here[path[-1]] = value
+
+
+def explain(error: dict[str, Any], model: type[BaseModel] = Config) -> str:
+    """One of pydantic's errors, with the key, the value, and the keys that there are."""
+    key = ".".join(str(part) for part in error["loc"])
+    message = str(error["msg"]).removeprefix("Value error, ")
+    if error["type"] == "extra_forbidden":
+        *parents, name = (str(part) for part in error["loc"])
+        section: Any = model
+        for part in parents:
+            if not part.isdigit():  # a place in a list
+                field = getattr(section, "model_fields", {}).get(part)
+                models = _models(field.annotation) if field else []
+                if not models and part in model.model_fields:  # of a phase: laid over the section
+                    models = _models(model.model_fields[part].annotation)
+                section = next(iter(models), None)
+        known = f": there are {', '.join(sorted(section.model_fields))} (not {name})" if section else ""
+        return f"unknown key {key}{known}"
+    if not key:
+        return message
+    above, _, section_name = key.rpartition(".")
+    if message.startswith(f"{section_name}."):  # it names the key within the section
+        return f"{above}.{message}".lstrip(".")
+    given = error.get("input")
+    shown = f" (got {given!r})" if not isinstance(given, dict | BaseModel) else ""
+    return f"{key}: {message}{shown}"
+
+
+def _models(annotation: Any) -> list[type[BaseModel]]:
+    """The sections that an annotation names: `Lora` in `Lora | None`."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for part in get_args(annotation) for model in _models(part)]

@@ -1,0 +1,266 @@
+"""Encoding accepted spans, frame-accurately, and checking what was written. Runs in the decoding child."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any, cast
+
+import av
+import cv2
+import numpy as np
+from av.container import InputContainer
+from av.video.reformatter import ColorRange
+from av.video.stream import VideoStream
+
+from curation.config.schema import Cut, Run
+from curation.decode.video import Frame, Video, VideoInfo
+from curation.sandbox.parent import Message, SourceFailed, deadline_s
+
+_SEEK_GAP_SECONDS = 5.0  # nearer spans are reached by decoding on
+_IMAGE_RATE = 25.0
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """One accepted span, as it was measured."""
+
+    clip_id: str
+    start_s: float
+    end_s: float
+    frames: int
+    fps: float | None
+
+
+def run(request: dict[str, Any]) -> Iterator[Message]:
+    """Yields a `clip` message with the mp4's bytes per span, or a `clip_failed` one."""
+    cv2.setNumThreads(1)
+    settings = Cut.model_validate(request["cut"])
+    limits = Run.model_validate(request["run"])
+    spans = sorted((Wanted(**w) for w in request["spans"]), key=lambda w: w.start_s)
+    with Video(request["uri"], threads=limits.decoder_threads) as video:
+        length_s = video.info.declared_duration_s
+    yield Message(
+        {
+            "kind": "deadline",
+            "stage": "cut",
+            "deadline_s": deadline_s(limits, length_s, factor=4),
+        }
+    )
+    for wanted, frames in _spans_of(request["uri"], spans, limits.decoder_threads):
+        try:
+            if isinstance(frames, SourceFailed):
+                raise frames
+            yield _encoded(wanted, frames, settings)
+        except SourceFailed as error:
+            head = {"kind": "clip_failed", "clip_id": wanted.clip_id, "transient": error.transient}
+            yield Message({**head, "stage": error.stage, "error": error.error, "message": error.message})
+
+
+def _spans_of(
+    uri: str, spans: Sequence[Wanted], threads: int
+) -> Iterator[tuple[Wanted, Iterator[Frame] | SourceFailed]]:
+    """The frames of each span, in one visit. The caller must use up one span's frames before the next."""
+    cursor = _Cursor(uri, threads)
+    try:
+        for wanted in spans:
+            if not cursor.reach(wanted.start_s):
+                message = f"no frame at {wanted.start_s:.6f} s, where measuring saw one: the file has changed"
+                yield wanted, SourceFailed("cut", "MissingFrames", message)
+                continue
+            yield wanted, cursor.take(wanted.end_s)
+    finally:
+        cursor.close()
+
+
+class _Cursor:
+    """A decoder that stands before one frame of a source."""
+
+    def __init__(self, uri: str, threads: int):
+        self._uri = uri
+        self._threads = threads
+        self._video = Video(uri, threads=threads)
+        self._frames = self._video.frames()
+        self._next = next(self._frames, None)
+
+    def reach(self, time_s: float) -> bool:
+        """Stand before the frame at `time_s`. False when there is none: the file is another one now."""
+        if self._next is None or self._next.time_s > time_s + 1e-6:
+            self._reopen()
+        elif time_s - self._next.time_s > _SEEK_GAP_SECONDS:
+            self._seek(time_s)
+        self._skip_to(time_s)
+        return self._next is not None and abs(self._next.time_s - time_s) < 1e-5
+
+    def take(self, end_s: float) -> Iterator[Frame]:
+        # A still image has one frame, and its span no extent.
+        while self._next is not None and (self._next.time_s < end_s - 1e-6 or self._video.info.is_image):
+            frame, self._next = self._next, None
+            yield frame
+            self._next = next(self._frames, None)
+
+    def _skip_to(self, time_s: float) -> None:
+        while self._next is not None and self._next.time_s < time_s - 1e-6:
+            self._next = next(self._frames, None)
+
+    def _seek(self, time_s: float) -> None:
+        self._frames = self._video.frames_from(time_s)
+        self._next = next(self._frames, None)
+        if self._next is None or self._next.time_s > time_s + 1e-6 or self._video.untimed:
+            # The container's index is wrong or it has no timestamps: from the start, then.
+            self._reopen()
+
+    def _reopen(self) -> None:
+        self._video.close()
+        self._video = Video(self._uri, threads=self._threads)
+        self._frames = self._video.frames()
+        self._next = next(self._frames, None)
+
+    def close(self) -> None:
+        self._video.close()
+
+
+def output_size(width: int, height: int, max_side: int | None) -> tuple[int, int]:
+    """Displayed size, reduced to `max_side`, and even as 4:2:0 needs it."""
+    scale = min(1.0, max_side / max(width, height)) if max_side else 1.0
+    return max(2, round(width * scale) // 2 * 2), max(2, round(height * scale) // 2 * 2)
+
+
+def _encoded(wanted: Wanted, frames: Iterator[Frame], settings: Cut) -> Message:
+    fps = (settings.fps or wanted.fps) if wanted.fps else None
+    buffer = io.BytesIO()
+    writer: _Writer | None = None
+    seen = 0
+    count = 1 if fps is None else max(1, round((wanted.end_s - wanted.start_s) * fps))
+    last: Frame | None = None
+    try:
+        for frame in frames:
+            seen += 1
+            if writer is None:
+                writer = _Writer(buffer, frame.info, frame, fps or _IMAGE_RATE, settings)
+            if last is not None and fps is not None:
+                writer.put(last, _shown_before(frame.time_s, wanted.start_s, fps), count)
+            last = frame
+        if writer is None or last is None or (wanted.fps is not None and seen != wanted.frames):
+            message = f"{seen} frames where measuring saw {wanted.frames}: the file has changed"
+            raise SourceFailed("cut", "MissingFrames", message)
+        writer.put(last, count, count)
+        writer.close()
+    except av.error.FFmpegError as error:
+        raise SourceFailed("cut", type(error).__name__, error.strerror or str(error)) from error
+    data = buffer.getvalue()
+    _check(data, writer.width, writer.height, count)
+    head = {
+        "kind": "clip",
+        "clip_id": wanted.clip_id,
+        "width": writer.width,
+        "height": writer.height,
+        "fps": fps,
+        "frames": count,
+        "duration_s": 0.0 if fps is None else count / fps,
+    }
+    return Message(head, [data])
+
+
+def _shown_before(time_s: float, start_s: float, fps: float) -> int:
+    """How many output frames come before `time_s`: frame k stands for the moment (k + 1/2) / fps."""
+    return max(0, int(np.ceil((time_s - start_s) * fps - 0.5 - 1e-6)))
+
+
+class _Writer:
+    """One mp4. Repeats or drops source frames so that the rate is constant."""
+
+    def __init__(self, buffer: io.BytesIO, info: VideoInfo, first: Frame, fps: float, settings: Cut):
+        self.width, self.height = output_size(info.width, info.height, settings.max_side)
+        self._rotation = info.rotation
+        self._rate = Fraction(fps).limit_denominator(1_001_000)
+        self._written = 0
+        # The index stays at the end: moving it to the front needs a file, and these bytes are read whole.
+        self._out = av.open(buffer, "w", "mp4")
+        stream = self._out.add_stream("libx264", rate=self._rate)
+        assert isinstance(stream, VideoStream)
+        stream.width, stream.height, stream.pix_fmt = self.width, self.height, "yuv420p"
+        stream.time_base = 1 / self._rate
+        context = stream.codec_context
+        # One thread: the same bytes whatever the machine. Scene-cut frames would only break the rhythm.
+        # Macroblock trees read what lies beyond the edges of a picture whose sides are no multiples of 16:
+        # without `mbtree=0` up to half of the encodes of one clip give other bytes.
+        context.thread_count = 1
+        context.options = {
+            "crf": str(settings.crf),
+            "preset": settings.preset,
+            "g": str(settings.gop_frames),
+            "keyint_min": str(settings.gop_frames),
+            "sc_threshold": "0",
+            "x264-params": "open-gop=0:mbtree=0",
+        }
+        context.color_range = ColorRange.MPEG
+        if not first.av.format.is_rgb:
+            context.colorspace = first.av.colorspace
+            context.color_primaries = first.av.color_primaries
+            context.color_trc = first.av.color_trc
+        self._stream = stream
+
+    def put(self, frame: Frame, upto: int, count: int) -> None:
+        """Write `frame` until `upto` frames are written, `count` at the most."""
+        upto = min(upto, count)
+        if upto <= self._written:
+            return
+        picture = self._picture(frame.av)
+        while self._written < upto:
+            picture.pts = self._written
+            picture.time_base = 1 / self._rate
+            picture.pict_type = 0  # the encoder's choice, not the source's
+            self._out.mux(self._stream.encode(picture))
+            self._written += 1
+
+    def _picture(self, frame: av.VideoFrame) -> av.VideoFrame:
+        turned = self._rotation % 180
+        width, height = (self.height, self.width) if turned else (self.width, self.height)
+        same_size = frame.width == width and frame.height == height
+        full = frame.format.name.startswith("yuvj") or int(frame.color_range) == ColorRange.JPEG
+        if same_size and frame.format.name == "yuv420p" and not full:
+            picture = frame
+        else:
+            picture = frame.reformat(
+                width,
+                height,
+                "yuv420p",
+                interpolation="AREA" if width < frame.width else "BICUBIC",
+                src_color_range=ColorRange.JPEG if full or frame.format.is_rgb else ColorRange.MPEG,
+                dst_color_range=ColorRange.MPEG,
+            )
+        if self._rotation:
+            picture = _turned(picture, self._rotation)
+        return picture
+
+    def close(self) -> None:
+        self._out.mux(self._stream.encode(None))
+        self._out.close()
+
+
+def _turned(picture: av.VideoFrame, rotation: int) -> av.VideoFrame:
+    """A yuv420p picture turned clockwise by `rotation` degrees."""
+    width, height = picture.width, picture.height
+    data = picture.to_ndarray()
+    chroma = data[height:].reshape(2, height // 2, width // 2)
+    quarter_turns = -rotation // 90  # numpy turns counter-clockwise
+    planes = [np.rot90(plane, quarter_turns) for plane in (data[:height], chroma[0], chroma[1])]
+    new_width = planes[0].shape[1]
+    flat = np.concatenate([np.ascontiguousarray(p).reshape(-1) for p in planes]).reshape(-1, new_width)
+    return av.VideoFrame.from_ndarray(flat, format="yuv420p")
+
+
+def _check(data: bytes, width: int, height: int, frames: int) -> None:
+    """Read the clip back: it counts only when it decodes to exactly what it should."""
+    with cast(InputContainer, av.open(io.BytesIO(data))) as container:
+        found = 0
+        for frame in container.decode(video=0):
+            found += 1
+            if (frame.width, frame.height) != (width, height):
+                message = f"read back as {frame.width}x{frame.height}, not {width}x{height}"
+                raise SourceFailed("cut", "BadEncode", message)
+    if found != frames:
+        raise SourceFailed("cut", "BadEncode", f"read back {found} frames, not {frames}")

@@ -1,0 +1,144 @@
+"""The measure phase of one source: one decode feeds shot detection and every scorer. Runs in the child."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import cv2
+
+from curation.config.schema import Config, validated
+from curation.decode.sampling import Keeper
+from curation.decode.scenes import Scenes, detector_of, frame_rate, is_vfr, shown_s, usual_rate
+from curation.decode.spans import Span
+from curation.decode.video import Video, VideoInfo
+from curation.sandbox.parent import Message, deadline_s
+from filters.base import ClipInfo, Frames, Scorer
+
+
+def clip_id(source_id: str, span: Span) -> str:
+    """Hash of the source, and the start and end timestamps in microseconds."""
+    text = f"{source_id} {round(span.start_s * 1e6)} {round(span.end_s * 1e6)}"
+    return hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
+
+
+def run(request: dict[str, Any]) -> Iterator[Message]:
+    """Yields a `clip` message per candidate clip, as its scene is closed, and one `source` message."""
+    cv2.setNumThreads(1)
+    config = validated(request["config"])
+    yield Message({"kind": "stage", "stage": "open"})
+    with Video(request["uri"], threads=config.run.decoder_threads, skip_loop_filter=True) as video:
+        yield deadline_message(config, video, stage="measure")
+        yield from _measured(request["source_id"], video, config)
+
+
+def _measured(source_id: str, video: Video, config: Config) -> Iterator[Message]:
+    began = time.monotonic()
+    info = video.info
+    detector = detector_of(config, info.fps)
+    scenes = Scenes(config, detector.lag_s, detector.lag_frames)
+    clips = Clips(source_id, info, config)
+    frame = None
+    first_s, frames = info.start_s, 0
+    for frame in video.frames():
+        if frames == 0:
+            first_s = frame.time_s
+        frames += 1
+        clips.keeper.offer(frame)
+        if closed := scenes.push(frame.time_s, detector.push(frame)):
+            for span in closed:
+                yield clips.message(span)
+            if scenes.open_s is not None:
+                clips.keeper.forget(scenes.open_s)
+    if frame is None:
+        raise ValueError("no frame could be decoded")
+    fps = frame_rate(first_s, frame.time_s, frames, info.fps)
+    end_s = 0.0 if info.is_image else frame.time_s + shown_s(frame.duration_s, fps, video.deltas)
+    left = [Span(0.0, 0.0, 1)] if info.is_image else scenes.finish(end_s, detector.finish())
+    for span in left:
+        yield clips.message(span)
+    row = source_row(info, fps, end_s - first_s, frames, is_vfr=is_vfr(video.deltas))
+    seconds = time.monotonic() - began
+    yield Message(
+        {"kind": "source", **row, "clips": clips.count, "seconds": seconds, "message": video.notes()}
+    )
+
+
+def scored(
+    keeper: Keeper, span: Span, clip: ClipInfo, local: Mapping[str, Scorer], model: Mapping[str, Scorer]
+) -> tuple[dict[str, float | None], dict[str, list[bytes]]]:
+    """The columns of the scorers that run here, and the JPEGs of each one that runs elsewhere."""
+    scores: dict[str, float | None] = {}
+    for name, scorer in local.items():
+        sampling = scorer.sampling
+        images = keeper.images(name, span, sampling.n) if sampling.kind == "uniform" else []
+        found = keeper.pairs(name, span) if sampling.kind == "pairs" else []
+        scores |= scorer([Frames(clip, images, found)])[0].values
+    return scores, {name: keeper.jpegs(name, span, s.sampling.n) for name, s in model.items()}
+
+
+def deadline_message(config: Config, video: Video, *, stage: str) -> Message:
+    """Now that the headers say how long the source is: by when it must be done."""
+    limit_s = deadline_s(config.run, video.info.declared_duration_s)
+    return Message({"kind": "deadline", "deadline_s": limit_s, "stage": stage})
+
+
+class Clips:
+    """Makes the `clip` messages of one source, from what its keeper has. `at`: see `Keeper`."""
+
+    def __init__(
+        self, source_id: str, info: VideoInfo, config: Config, at: Mapping[str, float | None] | None = None
+    ):
+        media = "image" if info.is_image else "video"
+        self._source_id = source_id
+        self._info = info
+        self._local = {n: s for n, s in config.local_scorers.items() if media in s.applies_to}
+        self._model = {n: s for n, s in config.model_scorers.items() if media in s.applies_to}
+        samplings = {n: s.sampling for n, s in self._local.items()}
+        remote = {n: s.sampling for n, s in self._model.items()}
+        self.keeper = Keeper(info, samplings, remote, config.spans.min_seconds, at=at)
+        self.count = 0
+
+    def message(self, span: Span) -> Message:
+        info = self._info
+        # One frame of a video is still not a still image: it has a rate and a duration.
+        fps = None if info.is_image else usual_rate(span.frames / span.duration_s, info.fps)
+        clip = ClipInfo(span.duration_s, span.frames, fps, info.width, info.height)
+        scores, jpegs = scored(self.keeper, span, clip, self._local, self._model)
+        thumbnail = self.keeper.thumbnail(span)
+        self.count += 1
+        head = {
+            "kind": "clip",
+            "clip_id": clip_id(self._source_id, span),
+            "start_s": span.start_s,
+            "end_s": span.end_s,
+            "frames": span.frames,
+            "fps": fps,
+            "width": info.width,
+            "height": info.height,
+            "scores": scores,
+            "is_image": info.is_image,
+            "jpegs": {name: len(group) for name, group in jpegs.items()},
+            "has_thumbnail": thumbnail is not None,
+        }
+        return Message(
+            head, [*([thumbnail] if thumbnail else []), *(j for group in jpegs.values() for j in group)]
+        )
+
+
+def source_row(
+    info: VideoInfo, fps: float, duration_s: float, frames: int, *, is_vfr: bool
+) -> dict[str, Any]:
+    """What is known of a source when all of its frames were seen."""
+    return {
+        "container": info.container,
+        "codec": info.codec,
+        "width": info.width,
+        "height": info.height,
+        "fps": None if info.is_image else fps,
+        "is_vfr": is_vfr,
+        "duration_s": duration_s,
+        "frames": frames,
+    }

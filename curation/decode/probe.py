@@ -1,0 +1,15 @@
+"""What a source's headers and first frame say, for `--dry-run`. Runs in the decoding child."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+from curation.decode.video import Video
+from curation.sandbox.parent import Message
+
+
+def run(request: dict[str, Any]) -> Iterator[Message]:
+    with Video(request["uri"]) as video:
+        yield Message({"kind": "info", **dataclasses.asdict(video.info)})

@@ -1,0 +1,78 @@
+"""Scoring committed clips again, by some scorers only: no shot is detected. Runs in the child.
+
+The frames are offered from the source's first one on, as in the measure phase, so that every scorer gets the
+very pictures that it would get there; reading ends with the last span.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import cv2
+
+from curation.config.schema import Config, validated
+from curation.decode.measure import deadline_message, scored
+from curation.decode.sampling import Keeper
+from curation.decode.spans import Span
+from curation.decode.video import Frame, Video
+from curation.sandbox.parent import Message, SourceFailed
+from filters.base import ClipInfo
+
+
+def run(request: dict[str, Any]) -> Iterator[Message]:
+    """Yields a `scores` message per clip of `request["clips"]`: the columns of the local scorers that it
+    wants, and the JPEGs for the model-backed ones."""
+    cv2.setNumThreads(1)
+    config = validated(request["config"])
+    clips = sorted(request["clips"], key=lambda c: c["start_s"])
+    yield Message({"kind": "stage", "stage": "open"})
+    with Video(request["uri"], threads=config.run.decoder_threads, skip_loop_filter=True) as video:
+        yield deadline_message(config, video, stage="score")
+        yield from _scores(video, clips, config)
+
+
+def _scores(video: Video, clips: list[dict[str, Any]], config: Config) -> Iterator[Message]:
+    wanted = {name for clip in clips for name in clip["want"]}
+    local = {n: s for n, s in config.local_scorers.items() if n in wanted}
+    model = {n: s for n, s in config.model_scorers.items() if n in wanted}
+    keeper = Keeper(
+        video.info,
+        {n: s.sampling for n, s in local.items()},
+        {n: s.sampling for n, s in model.items()},
+        config.spans.min_seconds,
+        thumbnails=False,
+    )
+
+    def message(clip: dict[str, Any], seen: int) -> Message:
+        if seen != clip["frames"]:
+            text = f"{seen} frames where measuring saw {clip['frames']}: the file has changed"
+            raise SourceFailed("score", "MissingFrames", text)
+        span = Span(clip["start_s"], clip["end_s"], clip["frames"])
+        info = ClipInfo(span.duration_s, clip["frames"], clip["fps"], clip["width"], clip["height"])
+        mine = {n: s for n, s in local.items() if n in clip["want"]}
+        scores, jpegs = scored(
+            keeper, span, info, mine, {n: s for n, s in model.items() if n in clip["want"]}
+        )
+        head = {"kind": "scores", "clip_id": clip["clip_id"], "scores": scores}
+        head["jpegs"] = {name: len(group) for name, group in jpegs.items()}
+        return Message(head, [jpeg for group in jpegs.values() for jpeg in group])
+
+    seen = 0
+    waiting = list(clips)
+    for frame in video.frames():
+        keeper.offer(frame)
+        while waiting and _is_after(frame, waiting[0]):
+            yield message(waiting.pop(0), seen)
+            seen = 0
+        if not waiting:
+            return
+        keeper.forget(min(frame.time_s, waiting[0]["start_s"]))
+        seen += video.info.is_image or frame.time_s >= waiting[0]["start_s"] - 1e-6
+    for clip in waiting:
+        yield message(clip, seen)
+        seen = 0
+
+
+def _is_after(frame: Frame, clip: dict[str, Any]) -> bool:
+    return not frame.info.is_image and frame.time_s >= clip["end_s"] - 1e-6

@@ -1,0 +1,245 @@
+"""Keeping the frames that scorers may ask for, while a source is decoded once.
+
+A clip's bounds are known only after its frames have gone by. So frames are kept on time grids, small or
+compressed, until their scene is closed; `uniform(n)` then takes the nearest. Pairs are kept as they are.
+Nothing older than the open scene is kept, and a scene is closed after `max_scene_seconds` at the latest:
+memory does not grow with the length of the source.
+"""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Mapping, Sequence
+from typing import Generic, TypeVar
+
+import numpy as np
+
+from curation.decode.spans import Span
+from curation.decode.video import Frame, VideoInfo
+from filters.base import Pair, Sampling
+
+JPEG_QUALITY = 92
+THUMBNAIL = Sampling("uniform", n=1, long_side=256)
+THUMBNAIL_QUALITY = 80
+_THUMBNAIL = "thumbnail"  # among the names of scorers
+T = TypeVar("T")
+_MAX_PAIR_SECONDS = 1.0  # after a longer gap the next frame shows another moment, not a motion
+
+
+def grid_step_seconds(n: int, min_seconds: float) -> float:
+    """The largest step, up to 1 s, that gives the shortest wanted clip `n` frames."""
+    return float(np.clip(min_seconds / max(n, 1), 0.04, 1.0))
+
+
+def nearest(times_s: Sequence[float], span: Span, n: int) -> list[int]:
+    """Indices of the kept frames inside `span` nearest to the middles of its `n` equal parts, no doubles."""
+    lo = bisect.bisect_left(times_s, span.start_s)
+    hi = bisect.bisect_left(times_s, span.end_s) if span.end_s > span.start_s else lo + 1
+    picks: list[int] = []
+    for k in range(n):
+        wanted = span.start_s + span.duration_s * (k + 0.5) / n
+        i = min(range(lo, min(hi, len(times_s))), key=lambda j: abs(times_s[j] - wanted), default=None)
+        if i is not None and i not in picks:
+            picks.append(i)
+    return picks
+
+
+class Ticks:
+    """Points of a time grid that is fixed to the first frame's time. `next_s` is all that it remembers."""
+
+    def __init__(self, step_s: float, next_s: float | None = None):
+        self._step_s = step_s
+        self.next_s = next_s
+
+    def pass_by(self, time_s: float) -> bool:
+        """Is this frame the first one at or after a point? A gap in the source skips its points."""
+        if self.next_s is not None and time_s < self.next_s - 1e-6:
+            return False
+        begun = time_s if self.next_s is None else self.next_s
+        self.next_s = begun + (int((time_s - begun + 1e-6) / self._step_s) + 1) * self._step_s
+        return True
+
+
+class PairTicks:
+    """Points at which pairs of frames begin; after a gap they go on from the next frame."""
+
+    def __init__(self, per_second: float, next_s: float | None = None):
+        self._period_s = 1 / per_second
+        self.next_s = next_s
+
+    def pass_by(self, time_s: float) -> list[float]:
+        """The points up to this frame."""
+        if self.next_s is None or time_s - self.next_s > _MAX_PAIR_SECONDS:
+            self.next_s = time_s
+        points = []
+        while self.next_s <= time_s + 1e-6:
+            points.append(self.next_s)
+            self.next_s += self._period_s
+        return points
+
+
+def make_ticks(
+    samplings: Mapping[str, Sampling], min_seconds: float, at: Mapping[str, float | None] | None = None
+) -> dict[str, Ticks | PairTicks]:
+    """The grid of each sampling, from its start, or from where another one was `at` (`next_s` by name)."""
+    at = at or {}
+    return {
+        name: PairTicks(s.per_second, at.get(name))
+        if s.kind == "pairs"
+        else Ticks(grid_step_seconds(s.n, min_seconds), at.get(name))
+        for name, s in samplings.items()
+        if s.kind != "none"
+    }
+
+
+def samplings_of(local: Mapping[str, Sampling], remote: Mapping[str, Sampling]) -> dict[str, Sampling]:
+    """Of all that a keeper keeps."""
+    return {**local, **remote, _THUMBNAIL: THUMBNAIL}
+
+
+class _Grid(Generic[T]):
+    """Things kept at the first frame at or after each point of a time grid."""
+
+    def __init__(self, ticks: Ticks):
+        self.ticks = ticks
+        self.times: list[float] = []
+        self.kept: list[T] = []
+
+    def keep(self, time_s: float, thing: T) -> None:
+        self.times.append(time_s)
+        self.kept.append(thing)
+
+    def pick(self, span: Span, n: int) -> list[T]:
+        return [self.kept[i] for i in nearest(self.times, span, n)]
+
+    def forget(self, before_s: float) -> None:
+        n = bisect.bisect_left(self.times, before_s)
+        del self.times[:n], self.kept[:n]
+
+
+class _Pairs:
+    """Pairs of grey frames: one for each point t of a time grid, of the frames nearest to t and t + `step_s`.
+
+    Where both are the same frame (the source runs slower than the grid, or repeats itself) there is no pair:
+    two times the same picture would read as no motion.
+    """
+
+    def __init__(self, sampling: Sampling, size: tuple[int, int], ticks: PairTicks):
+        self._step_s = sampling.step_s
+        self._size = size
+        self._ticks = ticks
+        self._last: Frame | None = None
+        self._image_at: tuple[float, np.ndarray] | None = None  # pairs in a row share a frame
+        self._open: list[tuple[float, float, np.ndarray]] = []  # (when it should end, start, picture)
+        self._kept: list[tuple[float, float, Pair]] = []
+
+    def offer(self, frame: Frame) -> None:
+        last = self._last or frame
+        self._last = frame
+        for point_s in self._ticks.pass_by(frame.time_s):
+            start = _nearer(last, frame, point_s)
+            self._open.append((point_s + self._step_s, start.time_s, self._image(start)))
+        while self._open and self._open[0][0] <= frame.time_s + 1e-6:
+            wanted_s, start_s, first = self._open.pop(0)
+            end = _nearer(last, frame, wanted_s)
+            dt_s = end.time_s - start_s
+            if 0 < dt_s <= _MAX_PAIR_SECONDS:
+                self._kept.append((start_s, end.time_s, Pair(first, self._image(end), dt_s)))
+
+    def _image(self, frame: Frame) -> np.ndarray:
+        if self._image_at is None or self._image_at[0] != frame.time_s:
+            # Sampled, not averaged: the scorer averages down further, and this is made many times a second.
+            self._image_at = (frame.time_s, frame.gray(*self._size, area=False))
+        return self._image_at[1]
+
+    def inside(self, span: Span) -> list[Pair]:
+        return [pair for a, b, pair in self._kept if a >= span.start_s and b < span.end_s]
+
+    def forget(self, before_s: float) -> None:
+        self._kept = [k for k in self._kept if k[0] >= before_s]
+
+
+def _nearer(a: Frame, b: Frame, time_s: float) -> Frame:
+    return a if abs(a.time_s - time_s) <= abs(b.time_s - time_s) else b
+
+
+class Keeper:
+    """Takes every decoded frame once (`offer`) and hands out what was asked for.
+
+    `local` are the samplings of scorers that run beside the decoder: raw small pictures. `remote` are those
+    of model-backed scorers: JPEG, for whoever runs the model. Each scorer has a grid and pictures of its own,
+    made from the frame itself: its numbers do not depend on which others are configured beside it, so that
+    one of them can be recomputed alone. `at` says where each grid stands when frames come from the middle of
+    a source (`make_ticks`).
+    """
+
+    def __init__(
+        self,
+        info: VideoInfo,
+        local: Mapping[str, Sampling],
+        remote: Mapping[str, Sampling],
+        min_seconds: float,
+        *,
+        thumbnails: bool = True,
+        at: Mapping[str, float | None] | None = None,
+    ):
+        size = (info.width, info.height)
+        ticks = make_ticks(samplings_of(local, remote), min_seconds, at)
+        self._pairs: dict[str, _Pairs] = {}
+        self._raw: dict[str, _Grid[np.ndarray]] = {}
+        self._jpegs: dict[str, _Grid[bytes]] = {}
+        self._wants: dict[str, tuple[str, tuple[int, int]]] = {}  # scorer -> colour and size
+        for name, s in {**local, **remote}.items():
+            tick = ticks.get(name)
+            if isinstance(tick, PairTicks):
+                assert name in local, "model-backed scorers get single frames"
+                self._pairs[name] = _Pairs(s, s.size(*size), tick)
+            elif tick is not None:
+                self._wants[name] = (s.color, s.size(*size))
+                if name in local:
+                    self._raw[name] = _Grid(tick)
+                else:
+                    self._jpegs[name] = _Grid(tick)
+        thumbnail = ticks[_THUMBNAIL]
+        assert isinstance(thumbnail, Ticks)
+        self._thumbnails: _Grid[bytes] | None = _Grid(thumbnail) if thumbnails else None
+        self._thumbnail_size = THUMBNAIL.size(*size)
+
+    def offer(self, frame: Frame) -> None:
+        time_s = frame.time_s
+        for name, grid in self._raw.items():
+            if grid.ticks.pass_by(time_s):
+                color, size = self._wants[name]
+                grid.keep(time_s, frame.gray(*size) if color == "gray" else frame.rgb(*size))
+        for name, jpegs in self._jpegs.items():
+            if jpegs.ticks.pass_by(time_s):
+                jpegs.keep(time_s, frame.jpeg(*self._wants[name][1], JPEG_QUALITY))
+        if self._thumbnails is not None and self._thumbnails.ticks.pass_by(time_s):
+            self._thumbnails.keep(time_s, frame.jpeg(*self._thumbnail_size, THUMBNAIL_QUALITY))
+        for pairs in self._pairs.values():
+            pairs.offer(frame)
+
+    def images(self, name: str, span: Span, n: int) -> list[np.ndarray]:
+        """Pictures for the local scorer `name`."""
+        return self._raw[name].pick(span, n)
+
+    def pairs(self, name: str, span: Span) -> list[Pair]:
+        """Pairs that lie wholly inside `span`, for the local scorer `name`."""
+        return self._pairs[name].inside(span)
+
+    def jpegs(self, name: str, span: Span, n: int) -> list[bytes]:
+        """JPEGs for the model-backed scorer `name`."""
+        return self._jpegs[name].pick(span, n)
+
+    def thumbnail(self, span: Span) -> bytes | None:
+        """A JPEG of the middle of `span`, if a frame of it was kept."""
+        return next(iter(self._thumbnails.pick(span, 1)), None) if self._thumbnails else None
+
+    def forget(self, before_s: float) -> None:
+        """Drop what is older than `before_s`."""
+        for images in self._raw.values():
+            images.forget(before_s)
+        for jpegs in (*self._jpegs.values(), *filter(None, [self._thumbnails])):
+            jpegs.forget(before_s)
+        for pairs in self._pairs.values():
+            pairs.forget(before_s)

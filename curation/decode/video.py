@@ -1,0 +1,429 @@
+"""Opening and decoding one source: geometry, timestamps and cheap small pictures.
+
+Everything here parses foreign bytes, so it runs only in the decoding child (`curation.sandbox.parent`), never
+in a Ray worker or in the driver. The decoders get bytes, no name: they can open nothing else.
+Times are presentation timestamps of the first video stream in seconds.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, BinaryIO, Literal, cast
+
+import av
+import cv2
+import fsspec
+import numpy as np
+from av.container import InputContainer
+from av.video.stream import VideoStream
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
+
+# Whatever its suffix says, a picture is read as one of these: others start programs (EPS).
+_IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
+# Only demuxers that read the one given file: no playlists, concatenation scripts, devices or network. Of
+# these mov alone can refer to other files, which is off unless asked for, and no protocol is allowed.
+_FORMATS = (
+    "mov,mp4,matroska,webm,avi,mpegts,mpeg,mpegvideo,flv,asf,gif,apng,ogg,mxf,h264,hevc,av1,obu,ivf,m4v,"
+    "rm,dv,nut,vc1,mjpeg,wtv,yuv4mpegpipe"
+)
+_AHEAD_BYTES = 4 << 20
+_MAX_CONSECUTIVE_ERRORS = 200  # packets; a stream that is broken for longer is given up
+# Before a wanted frame: some containers index key frames by decoding time, MPEG-TS has no index at all.
+_SEEK_EARLY_SECONDS = (0.5, 3, 12, 40)
+_SHAPE_TOLERANCE = 0.05  # of the displayed aspect: sizes are rounded to blocks
+
+
+class NoVideo(ValueError):
+    """The file holds no video stream that could be decoded."""
+
+
+class ShapeChanged(ValueError):
+    """In the middle of the stream its pictures take another aspect: no one size of clips shows them all."""
+
+
+@dataclass(frozen=True)
+class VideoInfo:
+    """What the headers and the first frame say. `width` and `height` are as displayed, in pixels."""
+
+    container: str
+    codec: str
+    width: int
+    height: int
+    coded_width: int
+    coded_height: int
+    rotation: int  # degrees that the picture is turned clockwise for display: 0, 90, 180 or 270
+    sar: float  # pixel aspect: width of a pixel over its height
+    fps: float | None  # as declared
+    declared_frames: int
+    declared_duration_s: float | None
+    start_s: float
+    is_image: bool = False
+
+
+def is_image(uri: str) -> bool:
+    return Path(uri).suffix.lower() in IMAGE_SUFFIXES
+
+
+def is_remote(uri: str) -> bool:
+    return "://" in uri
+
+
+def open_source(uri: str, *, ahead: bool = True) -> BinaryIO:
+    """The file of a source. A remote one is read some MiB ahead, or no byte more than is asked for."""
+    if not is_remote(uri):  # not by fsspec: it reads more into a name (`a::b.png`)
+        return open(uri, "rb")
+    fs, path = fsspec.url_to_fs(uri)
+    cache = "readahead" if ahead else "none"
+    # With S3's own 50 MiB every visit to the index, and to a clip, would cost that much.
+    return cast(BinaryIO, fs.open(path, "rb", block_size=_AHEAD_BYTES, cache_type=cache))
+
+
+class _Bytes:
+    """An open file as FFmpeg may see it: of its name there is the suffix, by which formats are guessed."""
+
+    def __init__(self, file: BinaryIO, uri: str):
+        self._file = file
+        self.name = "source" + Path(uri).suffix
+        self.read = file.read
+        self.tell = file.tell
+        self.seekable = file.seekable
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        # A damaged index may point anywhere. FFmpeg takes an answer like this one from its own protocols
+        # and tries otherwise, where an exception would end the reading.
+        try:
+            return self._file.seek(offset, whence)
+        except (OSError, ValueError):
+            return -errno.EINVAL
+
+
+SAMPLED_LONG_SIDE = 256  # pixels
+
+
+@dataclass
+class Frame:
+    """One decoded frame and its presentation time. Pictures made from it are as displayed."""
+
+    time_s: float
+    duration_s: float | None
+    av: av.VideoFrame
+    info: VideoInfo
+
+    def gray(self, width: int, height: int, *, area: bool = True) -> np.ndarray:
+        """Luma in full range, (height, width) uint8; `area` averages pixels, else it samples them."""
+        plane, full = _luma(self.av)
+        w, h = (height, width) if self.info.rotation % 180 else (width, height)
+        shrinks = w < plane.shape[1] or h < plane.shape[0]
+        small = cv2.resize(
+            plane, (w, h), interpolation=cv2.INTER_AREA if area and shrinks else cv2.INTER_LINEAR
+        )
+        return _turn(small if full else cv2.LUT(small, _LUMA_TO_FULL), self.info.rotation)
+
+    def rgb(self, width: int, height: int) -> np.ndarray:
+        """(height, width, 3) uint8 RGB."""
+        w, h = (height, width) if self.info.rotation % 180 else (width, height)
+        if 2 * max(w, h) <= SAMPLED_LONG_SIDE:
+            # Far smaller than the frame: averaging over sampled pixels is a tenth of the cost.
+            bgr = cv2.resize(self.bgr_small(SAMPLED_LONG_SIDE), (w, h), interpolation=cv2.INTER_AREA)
+            return _turn(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), self.info.rotation)
+        small = self.av.reformat(w, h, "rgb24", interpolation="AREA" if w < self.av.width else "BICUBIC")
+        return _turn(small.to_ndarray(), self.info.rotation)
+
+    def jpeg(self, width: int, height: int, quality: int) -> bytes:
+        ok, data = cv2.imencode(
+            ".jpg", self.rgb(width, height)[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality]
+        )
+        assert ok
+        return data.tobytes()
+
+    def bgr_full(self) -> np.ndarray:
+        """The frame as coded, (H, W, 3) BGR: what PySceneDetect's own PyAV backend hands to a detector."""
+        return self.av.to_ndarray(format="bgr24")
+
+    def bgr_small(self, long_side: int) -> np.ndarray:
+        """A small BGR picture as coded (not turned), by sampling the planes: cheap, for shot detection."""
+        frame = self.av if self.av.format.name in _PLANAR_YUV else self.av.reformat(format="yuv420p")
+        scale = min(1.0, long_side / max(frame.width, frame.height))
+        size = (max(1, round(frame.width * scale)), max(1, round(frame.height * scale)))
+        y, cb, cr = (cv2.resize(_plane(frame, i), size, interpolation=cv2.INTER_LINEAR) for i in range(3))
+        if not _is_full_range(frame):
+            y, cb, cr = cv2.LUT(y, _LUMA_TO_FULL), cv2.LUT(cb, _CHROMA_TO_FULL), cv2.LUT(cr, _CHROMA_TO_FULL)
+        return cv2.cvtColor(cv2.merge([y, cr, cb]), cv2.COLOR_YCrCb2BGR)
+
+
+_PLANAR_YUV = frozenset({"yuv420p", "yuvj420p", "yuv422p", "yuvj422p", "yuv444p", "yuvj444p"})
+_levels = np.arange(256, dtype=np.float32)
+_LUMA_TO_FULL = np.clip(np.rint((_levels - 16) * 255 / 219), 0, 255).astype(np.uint8)
+_CHROMA_TO_FULL = np.clip(np.rint((_levels - 128) * 255 / 224 + 128), 0, 255).astype(np.uint8)
+
+
+def _plane(frame: av.VideoFrame, index: int) -> np.ndarray:
+    """A view of one 8-bit plane, (H, W) uint8, without a copy."""
+    plane = frame.planes[index]
+    # PyAV planes support the buffer protocol, which its type stubs do not say.
+    data = np.frombuffer(cast(Any, plane), np.uint8)
+    return data.reshape(plane.height, plane.line_size)[:, : plane.width]
+
+
+def _is_full_range(frame: av.VideoFrame) -> bool:
+    return frame.format.name.startswith("yuvj") or int(frame.color_range) == 2  # 2: AVCOL_RANGE_JPEG
+
+
+def _luma(frame: av.VideoFrame) -> tuple[np.ndarray, bool]:
+    """The luma plane and whether it has full range."""
+    name = frame.format.name
+    if name in _PLANAR_YUV or name == "nv12":
+        return _plane(frame, 0), _is_full_range(frame)
+    if name == "gray":
+        return _plane(frame, 0), True
+    return _plane(frame.reformat(format="yuv420p"), 0), _is_full_range(frame)
+
+
+def _turn(image: np.ndarray, rotation: int) -> np.ndarray:
+    code = {
+        90: cv2.ROTATE_90_CLOCKWISE,
+        180: cv2.ROTATE_180,
+        270: cv2.ROTATE_90_COUNTERCLOCKWISE,
+    }.get(rotation)
+    return image if code is None else cv2.rotate(image, code)
+
+
+class Video:
+    """An opened source. Iterate `frames()`; use as a context manager.
+
+    Raises `NoVideo` when there is nothing to decode, and what PyAV raises (`av.error.FFmpegError`, an
+    `OSError` or `ValueError`) when the file cannot be opened.
+    """
+
+    def __init__(self, uri: str, *, threads: int = 1, skip_loop_filter: bool = False):
+        self.uri = uri
+        self.decode_errors = 0
+        self.out_of_order = 0  # frames that were left out, as their timestamps do not rise
+        self.untimed = False  # frames without a timestamp were seen; their times are counted, so no seeking
+        self.deltas: Counter[int] = Counter()  # of presentation times, in milliseconds
+        self._container: InputContainer | None = None
+        self._file = open_source(uri)
+        try:
+            if self._file.seekable():
+                if self._file.seek(0, 2) == 0:
+                    raise NoVideo("the file is empty")
+                self._file.seek(0)
+            if is_image(uri):
+                self._open_image()
+                return
+            options = {"format_whitelist": _FORMATS, "protocol_whitelist": "none"}
+            source = _Bytes(self._file, uri)
+            try:
+                self._container = av.open(source, "r", options=options, metadata_errors="replace")
+            except av.error.EOFError:
+                raise NoVideo("the file ends within its headers") from None
+            except av.error.BlockingIOError:  # see `_packets`
+                raise NoVideo("the file is damaged to its end") from None
+            self._stream = self._first_video_stream(self._container)
+            context = self._stream.codec_context
+            if context is None:  # whatever PyAV's type stubs say
+                raise NoVideo("the video stream has a codec that is not known")
+            context.thread_count = threads
+            context.thread_type = "NONE" if threads == 1 else "AUTO"
+            if skip_loop_filter:
+                # Frames that nothing refers to lose only their own deblocking: no drift.
+                context.options = {"skip_loop_filter": "noref"}
+            self._decoded = self._decode(self._container)
+            self._first = next(self._decoded, None)
+            if self._first is None:
+                raise NoVideo("no frame could be decoded")
+            self.info = self._describe(self._container, self._first)
+        except BaseException:
+            self.close()
+            raise
+
+    def _first_video_stream(self, container: InputContainer) -> VideoStream:
+        # The first stream, not the "best" one: every stage, and OpenCV, must mean the same frames.
+        for stream in container.streams.video:
+            if not _is_attached_picture(stream):
+                return stream
+        raise NoVideo("the file has no video stream")
+
+    def _open_image(self) -> None:
+        try:
+            with Image.open(self._file, formats=_IMAGE_FORMATS) as image:
+                kind = image.format or "image"
+                rgb = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+        except UnidentifiedImageError:  # its message is the name of a file object
+            raise NoVideo(f"not a picture of a known kind ({', '.join(_IMAGE_FORMATS)})") from None
+        height, width = rgb.shape[:2]
+        self.info = VideoInfo(
+            kind.lower(), kind.lower(), width, height, width, height, 0, 1.0, None, 1, 0.0, 0.0, True
+        )
+        self._first = av.VideoFrame.from_ndarray(np.ascontiguousarray(rgb), format="rgb24")
+
+    def _describe(self, container: InputContainer, first: av.VideoFrame) -> VideoInfo:
+        stream = self._stream
+        rotation = round(-first.rotation / 90) * 90 % 360
+        # The frame's own pixel aspect is out of PyAV's reach; the stream's covers what containers declare.
+        sar = float(stream.sample_aspect_ratio or stream.codec_context.sample_aspect_ratio or 1) or 1.0
+        width, height = first.width, first.height
+        if sar > 1:
+            width = round(width * sar)
+        elif sar < 1:
+            height = round(height / sar)
+        if rotation % 180:
+            width, height = height, width
+        duration: float | None = None
+        if stream.duration and stream.time_base:
+            duration = float(stream.duration * stream.time_base)
+        elif container.duration:
+            duration = container.duration / av.time_base
+        rate = stream.average_rate or stream.guessed_rate
+        return VideoInfo(
+            container=container.format.name,
+            codec=stream.codec_context.name,
+            width=width,
+            height=height,
+            coded_width=first.width,
+            coded_height=first.height,
+            rotation=rotation,
+            sar=sar,
+            fps=float(rate) if rate else None,
+            declared_frames=stream.frames,
+            declared_duration_s=duration,
+            start_s=_time(first, 0.0),
+        )
+
+    def _packets(self, container: InputContainer) -> Iterator[av.Packet]:
+        idle = 0
+        while True:
+            try:
+                for packet in container.demux(self._stream):
+                    idle = 0
+                    yield packet
+                return
+            except av.error.BlockingIOError:
+                # Not that the file would block: a demuxer that found only damage wants to be called again.
+                self.decode_errors += 1
+                idle += 1
+                if idle > _MAX_CONSECUTIVE_ERRORS:
+                    raise NoVideo("the file is damaged to its end") from None
+
+    def _decode(self, container: InputContainer) -> Iterator[av.VideoFrame]:
+        """Frames in order of presentation; broken packets are counted and stepped over."""
+        consecutive = 0
+        for packet in self._packets(container):
+            try:
+                frames = packet.decode()
+            except av.error.EOFError:
+                return
+            except av.error.FFmpegError:
+                self.decode_errors += 1
+                consecutive += 1
+                if consecutive > _MAX_CONSECUTIVE_ERRORS:
+                    raise
+                continue
+            if frames:
+                consecutive = 0
+            yield from frames
+
+    def frames(self) -> Iterator[Frame]:
+        """Frames in order of presentation, with strictly increasing times."""
+        assert self._first is not None
+        first, self._first = self._first, None
+        if self._container is None:
+            yield Frame(0.0, None, first, self.info)
+            return
+        step = 1 / self.info.fps if self.info.fps else 1 / 25
+        last = _time(first, 0.0)
+        self._check_shape(first, last)
+        yield Frame(last, _duration(first), first, self.info)
+        for frame in self._decoded:
+            if frame.pts is None and frame.dts is None:
+                self.untimed = True
+            time = _time(frame, last + (_duration(frame) or step))
+            if time <= last:  # a repeated or backward timestamp is not a new moment
+                self.out_of_order += 1
+                continue
+            self.deltas[round((time - last) * 1000)] += 1
+            last = time
+            self._check_shape(frame, time)
+            yield Frame(time, _duration(frame), frame, self.info)
+
+    def _check_shape(self, frame: av.VideoFrame, time_s: float) -> None:
+        """A stream may change to another resolution, which is scaled to the first one, but not to another
+        aspect."""
+        info = self.info
+        if (frame.width, frame.height) == (info.coded_width, info.coded_height):
+            return
+        shape = info.sar * info.coded_width / info.coded_height
+        # Of which the decoder may know better than the container.
+        sars = (info.sar, float(self._stream.codec_context.sample_aspect_ratio or 0))
+        if all(abs(sar * frame.width / frame.height / shape - 1) > _SHAPE_TOLERANCE for sar in sars):
+            old, new = f"{info.coded_width}x{info.coded_height}", f"{frame.width}x{frame.height}"
+            raise ShapeChanged(f"the picture changes from {old} to {new}, another shape, at {time_s:.3f} s")
+
+    def frames_from(self, time_s: float) -> Iterator[Frame]:
+        """Frames from a key frame at or before `time_s` on, as far as the container leads to one. Call it in
+        order of time on one object. None come where nothing leads there."""
+        if self._container is not None and time_s > self.info.start_s:
+            for early_s in _SEEK_EARLY_SECONDS:
+                self._seek(self._container, time_s - early_s)
+                if self._first is not None and _time(self._first, time_s) <= time_s + 1e-6:
+                    break
+            if self._first is None:
+                return
+        yield from self.frames()
+
+    def _seek(self, container: InputContainer, time_s: float) -> None:
+        assert self._stream.time_base is not None
+        try:
+            container.seek(int(time_s / self._stream.time_base), stream=self._stream, backward=True)
+        except av.error.FFmpegError:  # damage lies between; an earlier place may be found
+            self._first = None
+            return
+        self._stream.codec_context.flush_buffers()
+        self._decoded = self._decode(container)
+        errors = self.decode_errors
+        self._first = next(self._decoded, None)
+        self.decode_errors = errors  # what comes before a key frame is not damaged
+
+    def notes(self) -> str | None:
+        """What was left out so far, in words."""
+        notes = []
+        if self.decode_errors:
+            notes.append(f"{self.decode_errors} broken packets were stepped over")
+        if self.out_of_order:
+            notes.append(f"{self.out_of_order} frames were left out: their timestamps repeat or go back")
+        return "; ".join(notes) or None
+
+    def close(self) -> None:
+        if self._container is not None:
+            self._container.close()
+        self._file.close()
+
+    def __enter__(self) -> Video:
+        return self
+
+    def __exit__(self, *_: object) -> Literal[False]:
+        self.close()
+        return False
+
+
+def _is_attached_picture(stream: VideoStream) -> bool:
+    return bool(stream.disposition & type(stream.disposition).attached_pic)
+
+
+def _time(frame: av.VideoFrame, fallback: float) -> float:
+    """Presentation time in seconds; exact to a float of the stream's rational timestamp."""
+    pts = frame.pts if frame.pts is not None else frame.dts
+    return fallback if pts is None or frame.time_base is None else float(pts * Fraction(frame.time_base))
+
+
+def _duration(frame: av.VideoFrame) -> float | None:
+    if not frame.duration or frame.time_base is None:
+        return None
+    return float(frame.duration * Fraction(frame.time_base))

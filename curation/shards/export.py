@@ -1,0 +1,140 @@
+"""Clips out of a dataset, for tools that do not read Parquet: tar shards, or plain files."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import math
+import posixpath
+import re
+import tarfile
+from collections.abc import Iterator
+from typing import Any, Literal, get_args
+
+import fsspec
+import pyarrow as pa
+
+from curation.store.dataset import SHARDS, Dataset, reelmill_version
+
+Format = Literal["webdataset", "files"]
+
+MARKER = "reelmill-export.json"  # what makes a folder an export, which a later one may replace
+_SCALARS = [f.name for f in SHARDS if not pa.types.is_nested(f.type)]
+_TAR_BLOCK = 512  # bytes: a header is one, data fill whole ones
+_ID = re.compile(r"[0-9a-f]+")
+_OURS = re.compile(r"[0-9a-f]+\.(mp4|txt)|\d{5,}\.tar|metadata\.jsonl|_tmp-.*")
+
+
+def export(dataset: Dataset, to: Format, out: str, *, shard_mb: int = 512) -> int:
+    """Copy the clips of the shards, in their order, to the folder `out`. Returns how many.
+
+    `files`: CLIP_ID.mp4, CLIP_ID.txt (the caption; empty where there is none) and metadata.jsonl, a row
+    per clip with its file name, its caption and every scalar column.
+    `webdataset`: 00000.tar, 00001.tar … of at most `shard_mb` (10^6 bytes), or one clip that is larger;
+    each clip is CLIP_ID.mp4, .txt and .json. The same dataset gives the same bytes.
+
+    `out` may be remote. It is empty, new, or an earlier export, which is replaced: afterwards it holds
+    the clips of this dataset and no others. Raises `ValueError` for anything else.
+    """
+    if to not in get_args(Format):
+        raise ValueError(f"cannot export to {to!r}: there are {', '.join(get_args(Format))}")
+    if shard_mb <= 0:
+        raise ValueError(f"shard_mb must be above 0, not {shard_mb}")
+    dataset.manifest()
+    folder = Dataset(out)  # its way to write: whole files, local or remote
+    _check_free(out)
+    _mark(folder, to, None)
+    write = _write_tars if to == "webdataset" else _write_files
+    written, clips = write(dataset, folder, shard_mb)
+    for name in _names(out):
+        if name not in written and _OURS.fullmatch(name):
+            folder.remove(name)
+    _mark(folder, to, clips)
+    return clips
+
+
+def _names(out: str) -> list[str]:
+    filesystem, root = fsspec.url_to_fs(out)
+    filesystem.invalidate_cache()
+    if not filesystem.exists(root):
+        return []
+    if not filesystem.isdir(root):
+        raise ValueError(f"{out} is a file; --out names a folder")
+    return [posixpath.basename(p.rstrip("/")) for p in filesystem.ls(root, detail=False)]
+
+
+def _check_free(out: str) -> None:
+    names = _names(out)
+    if names and MARKER not in names:
+        raise ValueError(
+            f"{out} holds something else (it is not empty and has no {MARKER}): name a new or empty folder"
+        )
+
+
+def _mark(folder: Dataset, to: str, clips: int | None) -> None:
+    """`clips` is null while the export is under way."""
+    value = {"format": to, "reelmill_version": reelmill_version(), "clips": clips}
+    folder.write(MARKER, json.dumps(value).encode())
+
+
+def _clips(dataset: Dataset) -> Iterator[tuple[dict[str, Any], bytes]]:
+    """(scalar columns, mp4) of every shard row; one row group in memory."""
+    for part in dataset.parts("shards"):
+        file = dataset.open_part("shards", part)
+        for group in range(file.num_row_groups):
+            table = file.read_row_group(group, columns=[*_SCALARS, "video"])
+            for i, row in enumerate(table.select(_SCALARS).to_pylist()):
+                clip_id = row["clip_id"]
+                # A hash by contract, and what keeps a file name from leading out of the folder.
+                if not _ID.fullmatch(clip_id or ""):
+                    raise ValueError(f"shards/{part}.parquet: clip id {clip_id!r} is not a hexadecimal hash")
+                yield {k: _plain(v) for k, v in row.items()}, table["video"][i].as_py()["bytes"]
+
+
+def _plain(value: Any) -> Any:
+    """JSON has no NaN."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _write_files(dataset: Dataset, folder: Dataset, _: int) -> tuple[set[str], int]:
+    written = {"metadata.jsonl"}
+    clips = 0
+    with folder.writing("metadata.jsonl") as metadata:
+        for row, mp4 in _clips(dataset):
+            name = row["clip_id"]
+            folder.write(f"{name}.mp4", mp4)
+            folder.write(f"{name}.txt", (row["caption"] or "").encode())
+            line = {"file_name": f"{name}.mp4", "caption": row["caption"], **row}
+            metadata.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
+            written |= {f"{name}.mp4", f"{name}.txt"}
+            clips += 1
+    return written, clips
+
+
+def _write_tars(dataset: Dataset, folder: Dataset, shard_mb: int) -> tuple[set[str], int]:
+    written: set[str] = set()
+    clips = filled_bytes = 0
+    tar: tarfile.TarFile | None = None
+    with contextlib.ExitStack() as stack:
+        for row, mp4 in _clips(dataset):
+            members = {
+                "mp4": mp4,
+                "txt": (row["caption"] or "").encode(),
+                "json": json.dumps(row, ensure_ascii=False, sort_keys=True).encode(),
+            }
+            size_bytes = sum(_TAR_BLOCK + -(-len(d) // _TAR_BLOCK) * _TAR_BLOCK for d in members.values())
+            if tar is None or filled_bytes + size_bytes > shard_mb * 1e6:
+                stack.close()  # the file before this one is whole, and appears
+                name = f"{len(written):05d}.tar"
+                file = stack.enter_context(folder.writing(name))
+                tar = stack.enter_context(tarfile.open(fileobj=file, mode="w|", format=tarfile.USTAR_FORMAT))
+                written.add(name)
+                filled_bytes = 0
+            for suffix, data in members.items():
+                info = tarfile.TarInfo(f"{row['clip_id']}.{suffix}")  # no owner, no time: the same bytes
+                info.size = len(data)
+                tar.addfile(info, io.BytesIO(data))
+            filled_bytes += size_bytes
+            clips += 1
+    return written, clips

@@ -1,0 +1,128 @@
+"""Taking sources out of a dataset, with their clips and shard rows: `build --prune` and `reelmill remove`."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Collection, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from curation.decode.video import is_remote
+from curation.sources.listing import Source, identify
+from curation.store.dataset import TABLES, Dataset, DatasetError
+
+Row = dict[str, Any]
+_FILE = "removed.json"
+
+
+class Removed:
+    """The list of what was removed for good, kept in the dataset: builds leave it out, copies included."""
+
+    def __init__(self, dataset: Dataset):
+        self._dataset = dataset
+        self._take(json.loads(dataset.read(_FILE)) if dataset.exists(_FILE) else [])
+
+    def _take(self, entries: list[Row]) -> None:
+        self.entries = entries
+        self._fingerprints = {e["fingerprint"] for e in self.entries if e["fingerprint"]}
+        self._uris = {e["uri"] for e in self.entries}
+
+    def bars(self, uri: str, fingerprint: str | None) -> bool:
+        """By content; of a file that cannot be read, by name."""
+        return fingerprint in self._fingerprints if fingerprint else uri in self._uris
+
+    def add(self, rows: Sequence[Row]) -> None:
+        now = datetime.now(UTC).isoformat("T", "seconds")
+        known = {e["source_id"] for e in self.entries}
+        fields = ("source_id", "uri", "fingerprint")
+        added = [
+            {**{f: row[f] for f in fields}, "removed": now} for row in rows if row["source_id"] not in known
+        ]
+        self._write([*self.entries, *added])
+
+    def forget(self, names: Sequence[str]) -> int:
+        """Let builds take sources again, with their copies. A name that is not among them may be of a copy:
+        its content tells. Returns how many entries went."""
+        meant = [e for e in self.entries if any(_means(name, e) for name in names)]
+        contents = {e["fingerprint"] for e in meant}
+        contents |= {s.fingerprint for s in identify([Source(_path(name)) for name in names], {}, retries=0)}
+        contents.discard(None)
+        kept = [e for e in self.entries if e not in meant and e["fingerprint"] not in contents]
+        gone = len(self.entries) - len(kept)
+        if gone:
+            self._write(kept)
+        return gone
+
+    def _write(self, entries: list[Row]) -> None:
+        self._dataset.write(_FILE, json.dumps(entries, indent=1).encode())
+        self._take(entries)
+
+
+def _means(name: str, row: Row) -> bool:
+    return row["uri"] in (name, _path(name)) or row["source_id"] == name
+
+
+def _path(name: str) -> str:
+    return name if is_remote(name) else os.path.abspath(name)
+
+
+def named(dataset: Dataset, names: Sequence[str]) -> list[Row]:
+    """The rows of `sources` that the user means, by path, uri or source_id, with their copies. What was
+    removed before has none. Raises `DatasetError` for a name that is no source."""
+    rows = list(dataset.rows("sources", ["source_id", "uri", "fingerprint", "duplicate_of", "clips"]))
+    removed = Removed(dataset).entries
+    found: list[Row] = []
+    for name in names:
+        mine = [row for row in rows if _means(name, row)]
+        if not mine and not any(_means(name, entry) for entry in removed):
+            raise DatasetError(
+                f"{name} is no source of {dataset.location}: name it by the path, uri or source_id that its "
+                "table of sources has"
+            )
+        found += mine
+    contents = {row["fingerprint"] for row in found if row["fingerprint"]}
+    ids = {row["source_id"] for row in found}
+    return [row for row in rows if row["source_id"] in ids or row["fingerprint"] in contents]
+
+
+def drop_removed(dataset: Dataset) -> int:
+    """Finish removals that were noted but cut short. Returns how many sources went."""
+    removed = Removed(dataset)
+    if not removed.entries:
+        return 0
+    rows = dataset.rows("sources", ["source_id", "uri", "fingerprint"])
+    return drop_sources(dataset, {r["source_id"] for r in rows if removed.bars(r["uri"], r["fingerprint"])})
+
+
+def drop_sources(dataset: Dataset, source_ids: Collection[str]) -> int:
+    """Remove the rows of sources and of their clips, part by part. Returns how many sources went.
+
+    What hangs on the clips (captions, verdicts, shard rows) goes with `drop_orphans` and `select`.
+    """
+    dropped = 0
+    for part in dataset.parts("sources") if source_ids else ():
+        ids = dataset.read_part("sources", part, ["source_id"])["source_id"].to_pylist()
+        if not (gone := set(ids) & set(source_ids)):
+            continue
+        sources = dataset.read_part("sources", part).to_pylist()
+        clips = dataset.read_part("clips", part).to_pylist()
+        dataset.commit_part(
+            part,
+            [s for s in sources if s["source_id"] not in gone],
+            [{**c, "keys": dict(c["keys"] or [])} for c in clips if c["source_id"] not in gone],
+        )
+        dropped += len(gone)
+    return dropped
+
+
+def drop_orphans(dataset: Dataset) -> None:
+    """Captions and failures of clips that are no more go with them."""
+    found = [(table, part, t) for table in ("captions", "failures") for part, t in dataset.tables(table)]
+    clips = {c["clip_id"] for c in dataset.rows("clips", ["clip_id"])} if found else set()
+    for table, part, content in found:
+        kept = [r for r in content.to_pylist() if r["clip_id"] in clips]
+        if not kept:
+            dataset.remove(f"{table}/{part}.parquet")
+        elif len(kept) < content.num_rows:
+            dataset.write_table(f"{table}/{part}.parquet", kept, TABLES[table])

@@ -1,0 +1,94 @@
+"""Where the time of builds went: seconds of work by stage, beside the seconds that its workers had for it.
+
+A worker tells what a piece of work took (`told`); the driver adds that up, phase by phase, into `spent.json`:
+all that was ever done for a dataset, but for phases in which the driver was killed.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any, TypeVar
+
+from curation.store.dataset import Dataset
+
+T = TypeVar("T")
+_FILE = "spent.json"
+
+
+def told(stage: str, worker: str, seconds: float) -> dict[str, Any]:
+    """What one worker says of a piece of its work."""
+    return {"stage": stage, "worker": worker, "seconds": seconds}
+
+
+class Timed(Iterator[T]):
+    """The same items; `seconds` is what making them took, without what the taker did between them."""
+
+    def __init__(self, items: Iterator[T]):
+        self._items = items
+        self.seconds = 0.0
+
+    def __next__(self) -> T:
+        began = time.monotonic()
+        try:
+            return next(self._items)
+        finally:
+            self.seconds += time.monotonic() - began
+
+
+@dataclass
+class Stage:
+    """busy_s: seconds of work of all its workers. worker_s: how long they were there, together. wall_s: how
+    long the phase lasted."""
+
+    busy_s: float = 0.0
+    worker_s: float = 0.0
+    wall_s: float = 0.0
+
+    @property
+    def busy(self) -> float:
+        """The part of their time in which its workers were at work."""
+        return min(1.0, self.busy_s / self.worker_s) if self.worker_s else 0.0
+
+
+class Phase:
+    """One run of measuring, cutting or captioning, as its workers tell of it."""
+
+    def __init__(self) -> None:
+        self._began = time.monotonic()
+        self._busy_s: dict[str, float] = {}
+        self._workers: dict[str, set[str]] = {}
+
+    def add(self, row: dict[str, Any]) -> None:
+        """A row of `told`."""
+        stage = row["stage"]
+        self._busy_s[stage] = self._busy_s.get(stage, 0.0) + row["seconds"]
+        self._workers.setdefault(stage, set()).add(row["worker"])
+
+    def commit(self, dataset: Dataset) -> str:
+        """Add it to what the dataset has. Returns what there is to say; nothing where nothing was done."""
+        wall_s = time.monotonic() - self._began
+        if not self._busy_s:
+            return ""
+        stages = read(dataset)
+        lines = []
+        for name, busy_s in self._busy_s.items():
+            workers = len(self._workers[name])
+            here = Stage(busy_s, workers * wall_s, wall_s)
+            lines.append(f"{name} {here.busy:.0%} of {workers} worker{'s' * (workers > 1)}")
+            stage = stages.setdefault(name, Stage())
+            stage.busy_s += here.busy_s
+            stage.worker_s += here.worker_s
+            stage.wall_s += here.wall_s
+        text = json.dumps({name: asdict(stage) for name, stage in stages.items()}, indent=2)
+        dataset.write(_FILE, text.encode())
+        return f"{wall_s:.0f} s, at work in them: {', '.join(lines)}"
+
+
+def read(dataset: Dataset) -> dict[str, Stage]:
+    """By stage, in the order in which they came."""
+    if not dataset.exists(_FILE):
+        return {}
+    return {name: Stage(**stage) for name, stage in json.loads(dataset.read(_FILE)).items()}

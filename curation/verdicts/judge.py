@@ -1,0 +1,101 @@
+"""Verdicts: a pure function of scores, failures and rules, over the whole dataset in seconds."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from curation.captions.chosen import Captions, with_checks
+from curation.store.dataset import CAPTION_COLUMNS, SCORE_COLUMNS, VERDICTS, Dataset
+from filters import SCORERS
+from filters.rules import Rule, Verdict, verdict
+
+_MEASURE_OF = {c.name: scorer for scorer in SCORERS.values() for c in scorer.columns}
+
+
+def applicable(rules: Mapping[str, Rule], *, is_image: bool) -> dict[str, Rule]:
+    """The rules on measures that apply: a still image has no motion, and that is not a missing score."""
+    media = "image" if is_image else "video"
+    return {
+        column: rule
+        for column, rule in rules.items()
+        if column in CAPTION_COLUMNS or media in _MEASURE_OF[column].applies_to
+    }
+
+
+def judge(clip: Mapping[str, Any], rules: Mapping[str, Rule], failure: Mapping[str, Any] | None) -> Verdict:
+    """The verdict on one row of `clips`, with the checks of its caption; `failure` is its row of `failures`,
+    if any. A rule on captions applies to one that was checked: not to what people wrote, not to none."""
+    on_it = applicable(rules, is_image=clip["fps"] is None)
+    found = verdict(
+        clip, {c: r for c, r in on_it.items() if c not in CAPTION_COLUMNS or clip.get(c) is not None}
+    )
+    if found.status == "accepted" and failure is not None:
+        return Verdict("failed", failure["stage"], None, f"{failure['error']}: {failure['message']}")
+    return found
+
+
+def ordered(rules: Mapping[str, Rule]) -> dict[str, Rule]:
+    """Rules in the order of the cascade, the cheap measures first, captions last, whatever the order of the
+    file."""
+    return {column: rules[column] for column in (*SCORE_COLUMNS, *CAPTION_COLUMNS) if column in rules}
+
+
+def current_failures(dataset: Dataset, keys: Collection[str]) -> dict[str, dict[str, Any]]:
+    """clip_id -> its last failure under the present settings (`chosen.failure_keys`)."""
+    return {f["clip_id"]: f for f in dataset.rows("failures") if f["key"] in keys}
+
+
+def verdict_rows(
+    dataset: Dataset,
+    rules: Mapping[str, Rule],
+    failure_keys: Collection[str],
+    captions: Captions | None = None,
+) -> Iterator[dict[str, Any]]:
+    """One row of `verdicts` per committed clip, in the order of the clips."""
+    for _, row in _judged(dataset, rules, failure_keys, captions):
+        yield row
+
+
+def _judged(
+    dataset: Dataset,
+    rules: Mapping[str, Rule],
+    failure_keys: Collection[str],
+    captions: Captions | None,
+    columns: Collection[str] = (),
+) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+    failures = current_failures(dataset, failure_keys)
+    rules = ordered(rules)
+    for clip in dataset.rows("clips", [*dict.fromkeys(("clip_id", "fps", *SCORE_COLUMNS, *columns))]):
+        v = judge(with_checks(clip, captions), rules, failures.get(clip["clip_id"]))
+        row = {"status": v.status, "reason": v.reason, "value": v.value, "message": v.message}
+        yield clip, {"clip_id": clip["clip_id"], **row}
+
+
+def write_verdicts(
+    dataset: Dataset,
+    rules: Mapping[str, Rule],
+    failure_keys: Collection[str],
+    captions: Captions | None = None,
+    columns: Collection[str] = (),
+) -> list[dict[str, Any]]:
+    """Rewrite verdicts.parquet. Returns the accepted clips, in the order of the clips: their scores, and
+    `columns` of `clips`."""
+    accepted, rows = [], []
+    for clip, row in _judged(dataset, rules, failure_keys, captions, columns):
+        rows.append(row)
+        if row["status"] == "accepted":
+            accepted.append(clip)
+    dataset.write_table("verdicts.parquet", rows, VERDICTS)
+    return accepted
+
+
+def spared(clip: Mapping[str, Any], rules: Mapping[str, Rule], columns: Iterable[str]) -> bool:
+    """Does a clip fail a rule on one of `columns` (cheap scores), so that a dear score can be spared?"""
+    known = set(columns)
+    cheap = {column: rule for column, rule in rules.items() if column in known}
+    return verdict(clip, applicable(cheap, is_image=clip["fps"] is None)).status != "accepted"
+
+
+def columns_of(scorers: Sequence[str]) -> list[str]:
+    return [c.name for s in scorers for c in SCORERS[s].columns]

@@ -1,0 +1,327 @@
+"""What a build has to do: what was named, compared with what is committed. Reads; writes nothing."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from curation.captions.chosen import Captions, failure_keys, with_checks
+from curation.config.schema import Config, changes, validated
+from curation.shards.write import sharded_clips
+from curation.sources.listing import Source, identify
+from curation.sources.removed import Removed
+from curation.store.dataset import SCORE_COLUMNS, Dataset
+from curation.verdicts.judge import current_failures, judge, ordered
+from curation.verdicts.stale import Staleness
+
+Row = dict[str, Any]
+_MOST_SOURCES_PER_PART = 32
+_MOST_BYTES_PER_PART = 256 << 20
+_PARTS = 64  # about as many for a small dataset: what a kill can cost, and what can run at once
+
+
+@dataclass
+class Todo:
+    """What a build has to do, and what it found besides."""
+
+    parts: dict[str, list[Source]] = field(default_factory=dict)  # part -> sources to measure or to score
+    direct: dict[str, list[Row]] = field(default_factory=dict)  # part -> rows that need no measuring
+    rescore: set[str] = field(default_factory=set)  # source_ids: the spans stay, some columns are computed
+    reasons: dict[str, str] = field(default_factory=dict)  # source_id -> why it is measured or scored
+    pruned: list[Row] = field(default_factory=list)  # rows to remove, with their clips
+    mended: list[Row] = field(default_factory=list)  # failed rows to remove: another file is there now
+    extras: dict[str, str] = field(default_factory=dict)  # source_id -> the list's other columns, changed
+    unlisted: list[Row] = field(default_factory=list)  # not named this time; they stay
+    changed: list[Row] = field(default_factory=list)  # another file is there now; what was measured stays
+    vanished: list[Row] = field(default_factory=list)  # named, but not to be read now; they stay
+    barred: list[Source] = field(default_factory=list)  # removed by `reelmill remove`: left out
+    named: set[str] = field(default_factory=set)  # source_ids of what was named and can be read
+    failed_before: int = 0  # of the named sources
+    old_scores: bool = False  # some clips hold scores of another version, or other parameters
+
+    @property
+    def sources(self) -> int:
+        return sum(map(len, self.parts.values())) + sum(map(len, self.direct.values()))
+
+    @property
+    def done(self) -> int:
+        """Named sources for which nothing is to be done."""
+        return len(self.named - self.reasons.keys())
+
+
+def find_work(
+    dataset: Dataset,
+    listed: Sequence[Source],
+    config: Config,
+    *,
+    retry_failed: bool = False,
+    prune: bool = False,
+) -> Todo:
+    """Compare what was named with what is committed."""
+    committed = {row["source_id"]: (part, row) for part, row in _committed(dataset)}
+    uris = {s.uri for s in listed}
+    staying = [
+        _as_source(row)
+        for _, row in committed.values()
+        if not prune and row["uri"] not in uris and row["status"] == "measured" and not row["duplicate_of"]
+    ]
+    known = {row["uri"]: _as_source(row) for _, row in committed.values()}
+    run = config.run
+    sources = identify(
+        listed, known, staying=staying, retries=run.read_retries, retry_seconds=run.retry_seconds
+    )
+    todo = Todo()
+    sources = _without_removed(dataset, sources, todo)
+    sources = _without_vanished(committed, sources, todo)
+    todo.named = {s.source_id for s in sources}
+    stale, todo.old_scores = _stale(dataset, config)
+    fresh: list[Source] = []
+    for source in sources:
+        before = committed.get(source.source_id)
+        if before is None:
+            todo.reasons[source.source_id] = "new"
+            fresh.append(source)
+        elif reason := _why_again(source, before[1], config, retry_failed=retry_failed):
+            todo.reasons[source.source_id] = reason
+            _add(todo, before[0], source)
+        elif reason := stale.get(source.source_id):
+            todo.reasons[source.source_id] = reason
+            todo.rescore.add(source.source_id)
+            _add(todo, before[0], source)
+        elif before[1]["status"] == "failed":
+            todo.failed_before += 1
+        if before and source.extra and (extra := source_row(source)["extra"]) != before[1]["extra"]:
+            todo.extras[source.source_id] = extra
+    _leftover(todo, committed, sources, prune=prune)
+    for group in _groups(fresh):
+        ids = "\n".join(s.source_id for s in group)
+        part = hashlib.blake2b(ids.encode(), digest_size=8).hexdigest()
+        for source in group:
+            _add(todo, part, source)
+    return todo
+
+
+def _committed(dataset: Dataset) -> Iterator[tuple[str, Row]]:
+    for part, table in dataset.tables("sources"):
+        for row in table.to_pylist():
+            yield part, row
+
+
+def _as_source(row: Row) -> Source:
+    return Source(row["uri"], {}, row["bytes"], row["mtime_or_etag"], row["fingerprint"], row["duplicate_of"])
+
+
+def _without_removed(dataset: Dataset, sources: Sequence[Source], todo: Todo) -> list[Source]:
+    """`reelmill remove` is for good: neither the file nor a copy of it comes back by being named."""
+    removed = Removed(dataset)
+    kept = []
+    for source in sources:
+        if removed.bars(source.uri, source.fingerprint):
+            todo.barred.append(source)
+        else:
+            kept.append(source)
+    return kept
+
+
+def _without_vanished(
+    committed: Mapping[str, tuple[str, Row]], sources: Sequence[Source], todo: Todo
+) -> list[Source]:
+    """What was measured before and cannot be read now (a disk that is not mounted) is as it was."""
+    by_uri: dict[str, list[Row]] = {}
+    for _, row in committed.values():
+        if row["fingerprint"] is not None:
+            by_uri.setdefault(row["uri"], []).append(row)
+    kept = []
+    for source in sources:
+        if source.error is not None and source.uri in by_uri:
+            todo.vanished += by_uri[source.uri]
+        else:
+            kept.append(source)
+    # Nor is what lies below a folder that cannot be read now gone.
+    folders = tuple(f"{s.uri}/" for s in sources if s.error is not None)
+    todo.vanished += [row for _, row in committed.values() if row["uri"].startswith(folders)]
+    return kept
+
+
+def _leftover(
+    todo: Todo, committed: Mapping[str, tuple[str, Row]], sources: Sequence[Source], *, prune: bool
+) -> None:
+    """Committed sources that are none of `sources`: not named, or not the file that is there now."""
+    named = {s.source_id for s in sources} | {row["source_id"] for row in todo.vanished}
+    uris = {s.uri for s in sources}
+    for id_, (_, row) in committed.items():
+        if id_ in named:
+            continue
+        replaced = row["uri"] in uris
+        if replaced and row["status"] == "failed":
+            todo.mended.append(row)
+        elif prune:
+            todo.pruned.append(row)
+        elif replaced:
+            todo.changed.append(row)
+        else:
+            todo.unlisted.append(row)
+
+
+def _groups(fresh: Sequence[Source]) -> Iterator[list[Source]]:
+    """New sources by part: few enough, and together short enough, that little is in flight at a kill."""
+    most = max(1, min(_MOST_SOURCES_PER_PART, len(fresh) // _PARTS))
+    group: list[Source] = []
+    size = 0
+    for source in fresh:
+        if group and (len(group) == most or size + (source.bytes or 0) > _MOST_BYTES_PER_PART):
+            yield group
+            group, size = [], 0
+        group.append(source)
+        size += source.bytes or 0
+    if group:
+        yield group
+
+
+def as_listed(dataset: Dataset) -> list[Source]:
+    """The sources that the dataset has, as if they were named."""
+    extras = {row["uri"]: row["extra"] for row in dataset.rows("sources", ["uri", "extra"])}
+    return [Source(uri, json.loads(extras[uri] or "{}")) for uri in sorted(extras)]
+
+
+def source_row(source: Source) -> Row:
+    """What the row of `sources` says before the source is measured."""
+    return {
+        "source_id": source.source_id,
+        "uri": source.uri,
+        "fingerprint": source.fingerprint,
+        "mtime_or_etag": source.mtime_or_etag,
+        "duplicate_of": source.duplicate_of,
+        "bytes": source.bytes,
+        "extra": json.dumps(source.extra, default=str) if source.extra else None,
+    }
+
+
+def _add(todo: Todo, part: str, source: Source) -> None:
+    row = source_row(source)
+    if source.error is not None:
+        kind, message = source.error
+        failed = {"status": "failed", "stage": "read", "error": kind, "message": message, "clips": 0}
+        todo.direct.setdefault(part, []).append({**row, **failed})
+    elif source.duplicate_of is not None:
+        todo.direct.setdefault(part, []).append({**row, "status": "measured", "clips": 0})
+    else:
+        todo.parts.setdefault(part, []).append(source)
+
+
+def _why_again(source: Source, row: Row, config: Config, *, retry_failed: bool) -> str | None:
+    if row["status"] == "failed":
+        return "failed before" if retry_failed else None
+    if source.duplicate_of is not None or row["duplicate_of"] is not None:
+        if source.duplicate_of == row["duplicate_of"]:
+            return None
+        return (
+            "a copy of another one now" if source.duplicate_of else "no copy of a source that stays any more"
+        )
+    return "shots or spans changed" if row["config_hash"] != config.spans_hash() else None
+
+
+def _stale(dataset: Dataset, config: Config) -> tuple[dict[str, str], bool]:
+    """source_id -> which scores are missing or out of date for some of its clips; and `Todo.old_scores`."""
+    staleness = Staleness(config)
+    found: dict[str, set[str]] = {}
+    old_scores = False
+    for clip in dataset.rows("clips", ["clip_id", "source_id", "fps", "keys", *SCORE_COLUMNS]):
+        if wanted := staleness.wanted(clip):
+            found.setdefault(clip["source_id"], set()).update(wanted)
+        old_scores = old_scores or staleness.holds_old_values(clip)
+    order = list(config.filters)
+    reasons = {
+        id_: f"{', '.join(n for n in order if n in names)} not scored, or scored otherwise"
+        for id_, names in found.items()
+    }
+    return reasons, old_scores
+
+
+def describe(todo: Todo, listed: Sequence[Source]) -> Iterator[str]:
+    """What a build would do with the sources, in lines."""
+    again = f", {len(todo.rescore)} to score again" if todo.rescore else ""
+    measured = todo.sources - len(todo.rescore)
+    yield f"{len(listed)} sources named: {measured} to measure{again}, {todo.done} done before"
+    for reason, n in sorted(Counter(todo.reasons.values()).items()):
+        yield f"  {n} {reason}"
+    yield from notes(todo)
+
+
+def notes(todo: Todo) -> Iterator[str]:
+    """What the user should know of sources that are not simply named and there."""
+    found: list[tuple[Iterable[Row], str]] = [
+        (todo.pruned, "are not named, or have changed, and are removed with their clips (--prune)"),
+        (todo.mended, "failed, and another file is there now: their rows go"),
+        (todo.unlisted, "were not named; they stay (--prune removes them)"),
+        (
+            todo.changed,
+            "have changed since they were measured; the clips of the old files stay (--prune removes them)",
+        ),
+        (todo.vanished, "cannot be read now but were before; they stay as they were measured"),
+        ([source_row(s) for s in todo.barred], "were removed with reelmill remove; they are left out"),
+    ]
+    for rows, what in found:
+        uris = sorted(row["uri"] for row in rows)
+        if uris:
+            more = f" and {len(uris) - 3} more" if len(uris) > 3 else ""
+            yield f"sources that {what}: {len(uris)} ({', '.join(uris[:3])}{more})"
+    if todo.extras:
+        yield f"sources whose other columns in the list have changed: {len(todo.extras)}; they are taken over"
+
+
+def explain(dataset: Dataset, listed: Sequence[Source], config: Config, todo: Todo) -> Iterator[str]:
+    """What a build under `config` would do, step by step, and why: for `status --explain`."""
+    stored = validated(dataset.manifest()["config"])
+    for line in changes(stored, config):
+        yield f"configuration: {line}"
+    yield from describe(todo, listed)
+    staleness = Staleness(config)
+    gone = [row["source_id"] for row in (*todo.pruned, *todo.mended)]
+    again = set(todo.reasons) - todo.rescore | set(gone)
+    accepted: set[str] = set()
+    rejected: set[str] = set()
+    unknown = spared = outdated = 0
+    rules = ordered(config.verdict_rules)
+    failures = current_failures(dataset, failure_keys(config))
+    captions = Captions.read(dataset, config)
+    for clip in dataset.rows("clips", ["clip_id", "source_id", "fps", "keys", *SCORE_COLUMNS]):
+        if clip["source_id"] in again:
+            continue
+        if staleness.wanted(clip):
+            unknown += 1
+            continue
+        outdated += staleness.holds_old_values(clip)
+        spared += bool(staleness.outdated(clip))
+        cleared = with_checks(staleness.cleared(clip), captions)
+        verdict = judge(cleared, rules, failures.get(clip["clip_id"]))
+        (accepted if verdict.status == "accepted" else rejected).add(clip["clip_id"])
+    if spared:
+        yield f"{spared} clips are spared dear scores: a cheaper rule rejects them"
+    if outdated:
+        yield f"{outdated} clips would lose scores of another version or other parameters"
+    before = {v["clip_id"] for v in dataset.verdicts() if v["status"] == "accepted"}
+    yield (
+        f"{len(accepted)} clips are known to be accepted, {len(accepted - before)} of them newly; "
+        f"{len(before & rejected)} that were accepted would be rejected"
+    )
+    there = set(sharded_clips(dataset))
+    if stored.cut_hash() != config.cut_hash():
+        yield f"{len(accepted)} clips are known to be encoded again: the settings of cut changed"
+    else:
+        yield f"{len(accepted - there)} clips are known to be encoded; {len(accepted & there)} are in shards"
+    if config.captions.by_model:
+        captioned = sum(captions.has(i) for i in accepted)
+        yield (
+            f"{len(accepted) - captioned} of them are to be captioned by {config.captions.captioner}; "
+            f"{captioned} have its caption"
+        )
+    if unknown:
+        inside = len(there - accepted - rejected)
+        yield f"{unknown} clips would be judged after they were scored; {inside} of them are in shards now"
+    if len(again) > len(gone):
+        yield f"what {len(again) - len(gone)} sources give is seen when they are measured"
