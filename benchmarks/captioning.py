@@ -25,9 +25,11 @@ import torch
 
 from captioning.base import CaptionRequest
 from captioning.vlm import Transformers
-from curation import build, pipeline
-from curation.captions import by_model
-from curation.config.schema import Config, load_config
+from curation import pipeline
+from curation.captions import wanted
+from curation.cluster import session
+from curation.config.load import load_config
+from curation.config.schema import Config
 from curation.decode.pictures import pictures
 from curation.progress import Progress
 from curation.sources.listing import list_sources
@@ -130,8 +132,8 @@ def bare(dataset: Dataset, config: Config) -> float:
 
 def piped(dataset: Dataset, config: Config) -> tuple[float, float, float]:
     """Captions per second from the first answers on; seconds until those; seconds in all."""
-    todo = by_model.wanted(dataset, config, "caption")
-    tasks = by_model.tasks(todo, config.captions.transformers.batch_clips)
+    todo = wanted.wanted(dataset, config, "caption")
+    tasks = wanted.tasks(todo, config.captions.transformers.batch_clips)
     began = time.perf_counter()
     came: list[float] = []
     for row in pipeline.captioned(tasks, config, dataset.address(""), "caption"):
@@ -163,8 +165,8 @@ def main() -> None:
         overrides = ["captions.captioner=transformers", f"captions.transformers={json.dumps(settings)}"]
         config = load_config(CONFIG, overrides)
         dataset = Dataset(str(folder / "d"))
-        with pipeline.session(config):
-            build.build(dataset, list_sources([str(folder / "footage")]), load_config(CONFIG), Progress())
+        with session.session(config):
+            pipeline.build(dataset, list_sources([str(folder / "footage")]), load_config(CONFIG), Progress())
             alone: list[float] = []
             through: list[float] = []
             for k in range(asked.rounds):

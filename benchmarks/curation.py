@@ -30,7 +30,8 @@ from scenedetect import AdaptiveDetector, ContentDetector, SceneManager, open_vi
 from benchmarks import tree
 from benchmarks.footage import loop
 from benchmarks.profiles import profiled
-from curation.config.schema import Config, load_config
+from curation.config.load import load_config
+from curation.config.schema import Config
 from curation.decode import cut, measure
 from curation.decode.sampling import Keeper
 from curation.decode.spans import Span

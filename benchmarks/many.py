@@ -23,9 +23,11 @@ from typing import Any
 import psutil
 from rich.console import Console
 
-from curation import build, pipeline
-from curation.audit.verify import accounting
-from curation.config.schema import Config, load_config
+from curation import pipeline
+from curation.audit.accounting import accounting
+from curation.cluster import session
+from curation.config.load import load_config
+from curation.config.schema import Config
 from curation.progress import Progress
 from curation.report.page import write_report
 from curation.sources.listing import list_sources
@@ -116,9 +118,9 @@ def run(folder: Path, count: int, config: Config, *, trace: bool) -> None:
     if trace:
         tracemalloc.start()
     meter = Meter(trace)
-    with pipeline.session(config):
+    with session.session(config):
         meter.mark("Ray")
-        build.build(dataset, list_sources([str(sources)]), config, meter)
+        pipeline.build(dataset, list_sources([str(sources)]), config, meter)
         meter.mark("ended")
     meter.mark("shut down")
     write_report(dataset)

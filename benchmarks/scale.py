@@ -35,16 +35,18 @@ from benchmarks.curation import bare_decode
 from benchmarks.footage import loop
 from benchmarks.many import resident_mb
 from benchmarks.profiles import profiled
-from curation import build, pipeline
-from curation.audit.verify import accounting
-from curation.cluster import collect, workers
-from curation.config.schema import Config, load_config
+from curation import pipeline
+from curation.audit.accounting import accounting
+from curation.cluster import measurer, session
+from curation.config.load import load_config
+from curation.config.schema import Config
+from curation.driver import apply, manifest
 from curation.progress import Progress
 from curation.report.page import write_report
-from curation.sandbox.parent import Message
+from curation.sandbox.protocol import Message
 from curation.sources.listing import list_sources
 from curation.store.dataset import Dataset
-from curation.verdicts import todo as todo_room
+from curation.verdicts.todo import find_work
 
 MEASURING = """
 spans: {min_seconds: 3, max_seconds: 10}
@@ -78,13 +80,13 @@ class Clock(Progress):
 
 def without_ray(parts: list[dict[str, Any]], config: Config, location: str) -> Iterator[dict[str, Any]]:
     """`pipeline.measured` as a plain loop over the same worker."""
-    measurer = workers.Measurer(config.model_dump(mode="json"), location)
+    worker = measurer.Measurer(config.model_dump(mode="json"), location)
     try:
         for part in parts:
-            for table in measurer(pa.Table.from_pylist([part])):
+            for table in worker(pa.Table.from_pylist([part])):
                 yield from table.to_pylist()
     finally:
-        measurer._child.stop()
+        worker._child.stop()
 
 
 def rate(sources: Path, workers: int, *, plain: bool) -> float:
@@ -92,14 +94,14 @@ def rate(sources: Path, workers: int, *, plain: bool) -> float:
     clock = Clock()
     with tempfile.TemporaryDirectory() as folder:
         dataset = Dataset(folder)
-        build.write_manifest(dataset, config, sources_named=0, ended=False)
-        todo = todo_room.find_work(dataset, list_sources([str(sources)]), config)
+        manifest.write_manifest(dataset, config, sources_named=0, ended=False)
+        todo = find_work(dataset, list_sources([str(sources)]), config)
         clock.start_measure(todo.sources, todo.done)
         if plain:
             with mock.patch.object(pipeline, "measured", without_ray):
-                collect.measure(dataset, todo, config, clock)
+                pipeline.measure(dataset, todo, config, clock)
         else:
-            collect.measure(dataset, todo, config, clock)
+            pipeline.measure(dataset, todo, config, clock)
     return clock.rate(workers)
 
 
@@ -126,7 +128,7 @@ def compare_workers(footage: Path, count: int, seconds: float, rounds: int) -> N
         for i in range(1, count):  # a box that readers skip: other files with the same pictures
             (sources / f"{i}.mp4").write_bytes(data + struct.pack(">I4sQ", 16, b"free", i))
         print(f"{count} sources of {seconds:g} s ({FILE} looped), {len(os.sched_getaffinity(0))} CPUs")
-        with pipeline.session(load_config(MEASURING)):
+        with session.session(load_config(MEASURING)):
             for _ in range(rounds):
                 found["plain"].append(rate(sources, 1, plain=True))
                 found["one"].append(rate(sources, 1, plain=False))
@@ -172,7 +174,7 @@ class StubChild:
 
 def install_stub() -> None:
     """Runs in each of Ray's workers before its work."""
-    workers.Child = StubChild  # type: ignore[assignment,misc]
+    measurer.Child = StubChild  # type: ignore[assignment,misc]
 
 
 class Memory(Progress):
@@ -222,7 +224,7 @@ def many(count: int, profile: Path | None) -> None:
         took = {}
         began = time.monotonic()
         profiled(
-            lambda: build.build(dataset, list_sources([str(sources)]), config, memory),
+            lambda: pipeline.build(dataset, list_sources([str(sources)]), config, memory),
             f"The driver of a build of {count} sources",
             profile,
         )
@@ -230,14 +232,14 @@ def many(count: int, profile: Path | None) -> None:
         after = resident_mb()
         began = time.monotonic()
         todo = profiled(
-            lambda: build.build(dataset, list_sources([str(sources)]), config, quiet),
+            lambda: pipeline.build(dataset, list_sources([str(sources)]), config, quiet),
             "The same build again",
             profile,
         )
         took["the same build again"] = time.monotonic() - began
         assert not todo.sources
         began = time.monotonic()
-        build.select(dataset, load_config(MANY, ["rules.duration.seconds.max=5"]))
+        apply.apply_rules(dataset, load_config(MANY, ["rules.duration.seconds.max=5"]))
         took["select"] = time.monotonic() - began
         began = time.monotonic()
         profiled(lambda: write_report(dataset), "Its report", profile)
@@ -273,7 +275,7 @@ def main() -> None:
             object_store_memory=512 << 20,
             runtime_env={"worker_process_setup_hook": install_stub},
         )
-        with pipeline.session(load_config(MANY)):
+        with session.session(load_config(MANY)):
             print(f"before: driver {resident_mb():.0f} MiB")
             for count in args.sources:
                 many(count, args.profile)

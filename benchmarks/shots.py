@@ -13,7 +13,8 @@ from pathlib import Path
 
 import cv2
 
-from curation.decode.shots import DetectorName, make_detector
+from curation.config.schema import DetectorName
+from curation.decode.shots import make_detector
 from curation.decode.video import Video
 
 WAYS: list[tuple[DetectorName, bool]] = [

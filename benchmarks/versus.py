@@ -36,8 +36,9 @@ import yaml
 from benchmarks import tree
 from benchmarks.curation import bare_decode, customary, machine, measured
 from benchmarks.footage import loop
-from curation.audit.verify import accounting
-from curation.config.schema import Config, load_config
+from curation.audit.accounting import accounting
+from curation.config.load import load_config
+from curation.config.schema import Config
 from curation.store.dataset import Dataset
 from filters.text import find_weights
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.console import Console
 
-from curation.sandbox.parent import printable
+from curation.sandbox.words import printable
 
 _PLAIN_SECONDS = 10.0
 _FAILURES_SHOWN = 5  # clips, of one phase

@@ -1,6 +1,7 @@
 """`python -m jobs.build SOURCES… --out …`: `reelmill build`, for `ray job submit`."""
 
-from jobs.cli import alone, build
+from jobs.common import alone
+from jobs.dataset import build
 
 if __name__ == "__main__":
     alone(build)

@@ -1,6 +1,7 @@
 """`python -m jobs.caption DATASET …`: `reelmill caption`, for `ray job submit`."""
 
-from jobs.cli import alone, caption
+from jobs.common import alone
+from jobs.dataset import caption
 
 if __name__ == "__main__":
     alone(caption)

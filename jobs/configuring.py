@@ -9,7 +9,8 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from curation.config.schema import ConfigError, apply_overrides, explain
+from curation.config.load import apply_overrides, explain
+from curation.config.schema import ConfigError
 from generation.config import Config
 from generation.presets import preset
 

@@ -1,6 +1,6 @@
 """`python -m jobs.convert CHECKPOINT --out FOLDER`: `reelmill convert`, for `ray job submit`."""
 
-from jobs.cli import alone
+from jobs.common import alone
 from jobs.generate import convert
 
 if __name__ == "__main__":

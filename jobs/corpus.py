@@ -13,6 +13,7 @@ import typer
 from curation.config.schema import ConfigError
 from curation.corpus.plan import HELD_OUT, VIDEOS, Settings
 from curation.progress import Progress
+from jobs.common import alone, out, user_errors
 
 
 def corpus(
@@ -34,7 +35,6 @@ def corpus(
 ) -> None:
     """Render footage whose truth is known: to test a build with, and to learn from."""
     from curation.corpus.plan import write
-    from jobs.cli import out, user_errors
 
     with user_errors():
         match = re.fullmatch(r"(\d+)x(\d+)", size)
@@ -57,6 +57,4 @@ def _cores() -> int:
 
 
 if __name__ == "__main__":
-    from jobs.cli import alone
-
     alone(corpus)

@@ -1,6 +1,6 @@
 """`python -m jobs.enhance PREVIEW|VIDEO --run RUN`: `reelmill enhance`, for `ray job submit`."""
 
-from jobs.cli import alone
+from jobs.common import alone
 from jobs.generate import enhance
 
 if __name__ == "__main__":

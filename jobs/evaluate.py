@@ -10,9 +10,11 @@ import typer
 from pydantic import ValidationError
 from rich.table import Table
 
-from curation.config.schema import ConfigError, apply_overrides, explain
+from curation.config.load import apply_overrides, explain
+from curation.config.schema import ConfigError
+from jobs.common import alone, ended_in_order, err, generation_errors, out
 from jobs.configuring import read_yaml
-from jobs.generate import Device, RunOption, chosen_device, err, evaluations, given_prompts, note, out, places
+from jobs.generate import Device, RunOption, chosen_device, evaluations, given_prompts, note, places
 
 _SHOWN_DEPTH = 2
 
@@ -43,7 +45,6 @@ def evaluate(
     device: Device = None,
 ) -> None:
     """Measure what a run can do: figures, controls beside them, bars. Exit code 1 when a bar is missed."""
-    from jobs.cli import ended_in_order, generation_errors
 
     with generation_errors(), ended_in_order(), places():
         from generation.evaluation import Evaluation
@@ -121,6 +122,4 @@ def _flat(figures: dict[str, Any], prefix: str = "") -> list[tuple[str, float | 
 
 
 if __name__ == "__main__":
-    from jobs.cli import alone
-
     alone(evaluate)

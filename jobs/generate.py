@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
-from rich.console import Console
 
 from curation.config.schema import ConfigError
 from generation.config import Config as GenerationConfig
@@ -19,8 +17,7 @@ from jobs.configuring import stage_config
 if TYPE_CHECKING:
     import torch
 
-out = Console(highlight=False, soft_wrap=True)
-err = Console(stderr=True, highlight=False, soft_wrap=True)
+from jobs.common import ended_in_order, err, generation_errors, no_room, out, private_ray
 
 Stage = Annotated[
     Literal["vae", "stage1", "stage2"], typer.Argument(metavar="STAGE", help="vae, stage1 or stage2")
@@ -60,7 +57,6 @@ def train(
     ] = False,
 ) -> None:
     """Train a stage on a dataset's shards, or go on with it."""
-    from jobs.cli import generation_errors
 
     with generation_errors():
         overrides = list(set_ or [])
@@ -86,14 +82,13 @@ def _train_on_ray(
     new_data: bool,
 ) -> None:
     from curation.config.schema import Config as CurationConfig
-    from jobs.cli import private_ray
 
     plain = CurationConfig()
     private_ray(plain)
-    from curation import pipeline
+    from curation.cluster import session
     from jobs.training import train_on_ray
 
-    with pipeline.session(plain):
+    with session.session(plain):
         import ray
 
         there = int(ray.cluster_resources().get("GPU", 0)) if device != "cpu" else 0
@@ -132,7 +127,6 @@ def sample(
     compile_: Compile = False,
 ) -> None:
     """Make a video of each prompt: a preview, then the final one."""
-    from jobs.cli import generation_errors
 
     with generation_errors():
         texts = given_prompts(prompt, prompts)
@@ -192,7 +186,6 @@ def enhance(
     compile_: Compile = False,
 ) -> None:
     """Make the final video of a preview, or a larger one of any video file, with Stage II."""
-    from jobs.cli import generation_errors
 
     with generation_errors():
         from generation.enhance import enhance_file
@@ -254,7 +247,6 @@ def convert(
     ] = None,
 ) -> None:
     """Make a folder that can be trained and loaded from a file that CogVideoX or FlashVideo published."""
-    from jobs.cli import ended_in_order, generation_errors
 
     with generation_errors(), ended_in_order(), places():
         if (out_ is None) == (run is None):
@@ -287,10 +279,6 @@ def places() -> Iterator[None]:
         if no_room(error) or not error.filename:
             raise
         raise ConfigError(f"{error.filename}: it cannot be made ({error.strerror}); name another") from error
-
-
-def no_room(error: OSError) -> bool:
-    return error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def chosen_device(name: str | None) -> torch.device:

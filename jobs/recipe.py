@@ -22,11 +22,15 @@ import typer
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from curation.config.schema import ConfigError, apply_overrides, explain
+from curation.config.load import apply_overrides, explain
+from curation.config.schema import ConfigError
 from generation.config import changed
+from jobs.common import CONFIGS, alone, ended_in_order, err, generation_errors, out
 from jobs.configuring import read_yaml, stage_config
-from jobs.evaluate import evaluation_settings
-from jobs.generate import Device, chosen_device, err, out, places
+from jobs.corpus import corpus
+from jobs.dataset import build
+from jobs.evaluate import evaluate, evaluation_settings
+from jobs.generate import Device, chosen_device, places, sample, train
 
 STAGES = ("vae", "stage1", "stage2", "lossless")  # of a recipe
 BUILDING = ("corpus", "build", "build held-out")  # its steps before training
@@ -102,7 +106,6 @@ def recipe(
     device: Device = None,
 ) -> None:
     """From footage to samples: build, train, sample, enhance, evaluate; ends with a page."""
-    from jobs.cli import ended_in_order, generation_errors
 
     with generation_errors(), ended_in_order():
         settings = recipe_settings(level, set_ or [])
@@ -127,7 +130,6 @@ def recipe(
 
 def recipe_settings(level: str, overrides: list[str]) -> Recipe:
     """Of a level, checked throughout. Raises `ConfigError`: the key, the value, and what would be right."""
-    from jobs.cli import CONFIGS
 
     path = CONFIGS / f"recipe-{level}.yaml"
     if not path.exists() and not Path(level).is_file():
@@ -471,9 +473,11 @@ def _write(path: Path, text: str) -> None:
 
 def _command(arguments: Sequence[str]) -> int:
     """A command of `reelmill`, in this process. Returns its exit code."""
-    from jobs.cli import app
 
-    main: Callable[..., Any] = typer.main.get_command(app).main
+    steps = typer.Typer()
+    for step in (build, corpus, evaluate, sample, train):
+        steps.command()(step)
+    main: Callable[..., Any] = typer.main.get_command(steps).main
     code = main(list(arguments), prog_name="reelmill", standalone_mode=False)
     return code if isinstance(code, int) else 0
 
@@ -483,6 +487,4 @@ def _place(dataset: str | None) -> str | None:
 
 
 if __name__ == "__main__":
-    from jobs.cli import alone
-
     alone(recipe)

@@ -1,6 +1,6 @@
 """`python -m jobs.sample --prompts FILE --run RUN --out DIR`: `reelmill sample`, for `ray job submit`."""
 
-from jobs.cli import alone
+from jobs.common import alone
 from jobs.generate import sample
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """`python -m jobs.train STAGE --data … --out …`: `reelmill train`, for `ray job submit` and `torchrun`."""
 
-from jobs.cli import alone
+from jobs.common import alone
 from jobs.generate import train
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ import torch
 from rich.console import Console
 
 from curation.progress import Stopped
-from curation.sandbox.parent import printable
+from curation.sandbox.words import printable
 from generation import parallel
 from generation import run as runs
 from generation.config import Config
@@ -26,6 +26,7 @@ from generation.metrics import Metrics
 from generation.parallel import World, join
 from generation.stage import Stage, open_stage
 from generation.trainer import NotFinite, Trainer
+from jobs.common import is_for_the_user
 
 _PLAIN_SECONDS = 10.0
 
@@ -316,8 +317,6 @@ class _Foreman:
 def _worker(given: dict[str, Any]) -> None:
     """What runs in each worker, in a thread of it."""
     import ray
-
-    from jobs.cli import is_for_the_user
 
     if given["device"] == "cpu":
         torch.set_num_threads(1)

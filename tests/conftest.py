@@ -15,7 +15,8 @@ import torch  # noqa: F401, I001
 import cv2
 import pytest
 
-from curation.config.schema import Config, load_config
+from curation.config.schema import Config
+from curation.config.load import load_config
 
 # What a shell puts into the background is deaf to Ctrl-C, and all that is started from there inherits it.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
@@ -52,9 +53,9 @@ def cheap_config() -> Config:
 @pytest.fixture(scope="session")
 def ray_session() -> Iterator[None]:
     """One local Ray for the whole test session: it takes seconds to start."""
-    from curation import pipeline
+    from curation.cluster import session
 
-    with pipeline.session(load_config("run: {object_store_mb: 256}")):
+    with session.session(load_config("run: {object_store_mb: 256}")):
         yield
 
 

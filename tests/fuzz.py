@@ -29,8 +29,10 @@ import av
 import psutil
 from PIL import Image
 
-from curation.config.schema import Config, load_config
-from curation.sandbox.parent import Child, SourceFailed
+from curation.config.load import load_config
+from curation.config.schema import Config
+from curation.sandbox.parent import Child
+from curation.sandbox.protocol import SourceFailed
 from tests import render
 
 CONFIG = """

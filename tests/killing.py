@@ -24,15 +24,20 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from curation import build as builder
-from curation.audit.verify import accounting, verify
-from curation.captions import by_model, makers
-from curation.config.schema import Config, load_config
+from captioning import makers
+from curation import pipeline
+from curation.audit.accounting import accounting
+from curation.audit.verify import verify
+from curation.commands import caption, remove, select
+from curation.config.load import load_config
+from curation.config.schema import Config
 from curation.decode import cut, measure, rescore
+from curation.driver import captions as driver_captions
 from curation.progress import Progress
-from curation.sandbox.parent import Child, Message
+from curation.sandbox.parent import Child
+from curation.sandbox.protocol import Message
 from curation.sources.listing import list_sources
-from curation.store import dataset
+from curation.store import whole_file
 from curation.store.dataset import Dataset
 from tests import render
 from tests.conftest import CHEAP
@@ -68,18 +73,18 @@ def _build(*overrides: str, **options: Any) -> Callable[[Dataset, Path], None]:
         listed = list_sources([str(footage)])
         if options.get("prune"):
             listed = [s for s in listed if not s.uri.endswith(("a.mp4", "torn.mp4"))]
-        builder.build(target, listed, config(*overrides), Progress(), **options)
+        pipeline.build(target, listed, config(*overrides), Progress(), **options)
 
     return command
 
 
 def _remove(target: Dataset, footage: Path) -> None:
-    builder.remove(target, [str(footage / "a.mp4")], config())
+    remove.remove(target, [str(footage / "a.mp4")], config())
 
 
 def _select(target: Dataset, footage: Path) -> None:
     tighter = config("rules.motion.speed.max=2", "rules.resolution.short_side.min=97")
-    builder.reselect(target, tighter, Progress(), nullcontext)
+    select.reselect(target, tighter, Progress(), nullcontext)
 
 
 # Some clips fail, some captions are turned down (half of them twice).
@@ -92,7 +97,7 @@ SPEAKER = [
 
 def _caption(*overrides: str) -> Callable[[Dataset, Path], None]:
     def command(target: Dataset, footage: Path) -> None:
-        builder.recaption(target, config(*overrides), Progress(), nullcontext)
+        caption.recaption(target, config(*overrides), Progress(), nullcontext)
 
     return command
 
@@ -102,7 +107,7 @@ def _edited_sidecars(target: Dataset, footage: Path) -> None:
     try:
         (footage / "b.txt").write_text("another caption")
         (footage / "a.txt").write_text("one that is new")
-        builder.recaption(target, config(), Progress(), nullcontext)
+        caption.recaption(target, config(), Progress(), nullcontext)
     finally:  # a kill leaves them: the next round writes the same
         (footage / "b.txt").write_text(before)
         (footage / "a.txt").unlink()
@@ -159,7 +164,7 @@ class _InProcess:
 
 
 def _failing_as_a_child_does(request: Any) -> Any:
-    from curation.sandbox.parent import SourceFailed
+    from curation.sandbox.protocol import SourceFailed
 
     def answered(child: Child, asked: Row, deadline_s: float) -> Iterator[Message]:
         try:
@@ -176,7 +181,7 @@ class _Killer:
     def __init__(self, at: int | None):
         self.count = 0
         self._at = at
-        whole_exit, remove, move = dataset._Whole.__exit__, Dataset.remove, Dataset.move
+        whole_exit, remove, move = whole_file.Whole.__exit__, Dataset.remove, Dataset.move
 
         def exit_(whole: Any, kind: Any, *rest: Any) -> None:
             if kind is None and self._due():
@@ -195,7 +200,7 @@ class _Killer:
                 self._kill()
             move(target, name, to)
 
-        dataset._Whole.__exit__ = exit_  # type: ignore[method-assign]
+        whole_file.Whole.__exit__ = exit_  # type: ignore[method-assign]
         Dataset.remove = removing  # type: ignore[method-assign]
         Dataset.move = moving  # type: ignore[method-assign]
 
@@ -321,7 +326,7 @@ def main() -> None:
     patch = pytest.MonkeyPatch()  # in this process and those that it forks
     places = {**makers._PLACES, "transformers": ("tests.curation.speaker", "Speaker")}
     patch.setattr(makers, "_PLACES", places)
-    patch.setattr(by_model, "_PART_ROWS", 2)
+    patch.setattr(driver_captions, "_PART_ROWS", 2)
     every = int(sys.argv[2]) if len(sys.argv) > 2 else 1
     footage = place / "footage"
     _forked(lambda: write_footage(footage))

@@ -8,11 +8,13 @@ import time
 from collections.abc import Iterator, Sequence
 
 from curation.config.schema import Config
-from curation.sandbox.parent import Child, SourceFailed
-from curation.shards.write import estimated_bytes
-from curation.sources.listing import Source
+from curation.sandbox.parent import Child
+from curation.sandbox.protocol import SourceFailed
+from curation.shards.plan import estimated_bytes
+from curation.sources.source import Source
 from curation.store.dataset import Dataset
-from curation.verdicts.todo import describe, explain, find_work
+from curation.verdicts.explain import describe, explain
+from curation.verdicts.todo import find_work
 
 _SAMPLE = 16  # sources that are probed
 _MEASURED = 3  # of them, that are measured to time it

@@ -2,143 +2,36 @@
 
 from __future__ import annotations
 
-import io
 import math
-import multiprocessing
-import os
-import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
+from curation.audit.accounting import STATUSES
+from curation.audit.decoder import Decoder, decode_clips, one_line
 from curation.captions.chosen import Captions, with_checks
-from curation.config.schema import ConfigError, validated
+from curation.config.load import validated
+from curation.config.schema import ConfigError
 from curation.decode.spans import Span
-from curation.store.dataset import (
+from curation.store.dataset import Dataset
+from curation.store.schema import (
     CAPTION_COLUMNS,
     SCHEMA_VERSION,
     SCORE_COLUMNS,
     TABLES,
     VERDICTS,
-    Dataset,
     with_check_columns,
 )
 from curation.verdicts.judge import judge, ordered
 from filters.rules import Rule
 
-STATUSES = ("accepted", "rejected", "failed")
 _MOST_OF_A_KIND = 20  # messages; the rest of a kind is counted
 _TIME_SLACK_S = 1e-3
-_DECODE_SECONDS = 120  # for one clip; they are seconds long
-
-
-# ---------------------------------------------------------------------------------------------------
-# The accounting
-# ---------------------------------------------------------------------------------------------------
-
-
-@dataclass
-class Accounting:
-    """What became of every source and every clip."""
-
-    sources: int = 0
-    measured: int = 0
-    failed_sources: int = 0
-    duplicates: int = 0  # of the measured sources, those that are identical to another one
-    clips: int = 0
-    accepted: int = 0
-    rejected: int = 0
-    failed_clips: int = 0
-    by_reason: dict[str, int] = field(default_factory=dict)  # rule's column or failed stage -> clips
-    shard_rows: int = 0
-    accepted_seconds: float = 0.0
-
-    def lines(self) -> list[str]:
-        """The two sums, then what they are made of."""
-        are = "=" if self.sources == self.measured + self.failed_sources else "!="
-        lines = [f"sources {self.sources} {are} measured {self.measured} + failed {self.failed_sources}"]
-        if self.duplicates:
-            are = "is a duplicate" if self.duplicates == 1 else "are duplicates"
-            lines.append(f"  {self.duplicates} of the measured {are} of another source")
-        judged = self.accepted + self.rejected + self.failed_clips
-        line = f"accepted {self.accepted} + rejected {self.rejected} + failed {self.failed_clips}"
-        if judged < self.clips:  # the build has not come so far
-            line += f" + not judged yet {self.clips - judged}"
-        lines.append(f"clips {self.clips} {'=' if judged <= self.clips else '!='} {line}")
-        for reason, clips in self.by_reason.items():
-            lines.append(f"  {'rejected' if _is_column(reason) else 'failed'} {clips} by {reason}")
-        return lines
-
-    def check(self) -> list[str]:
-        """The sums that do not hold."""
-        wrong = []
-        if self.sources != self.measured + self.failed_sources:
-            wrong.append(
-                f"sources {self.sources} is not measured {self.measured} + failed {self.failed_sources}"
-            )
-        if self.clips != self.accepted + self.rejected + self.failed_clips:
-            wrong.append(
-                f"clips {self.clips} is not accepted {self.accepted} + rejected {self.rejected} "
-                f"+ failed {self.failed_clips}"
-            )
-        if sum(self.by_reason.values()) != self.rejected + self.failed_clips:
-            wrong.append(
-                f"{sum(self.by_reason.values())} clips have a reason, and {self.rejected} are rejected "
-                f"+ {self.failed_clips} failed"
-            )
-        if self.shard_rows != self.accepted:
-            wrong.append(f"{self.accepted} clips are accepted, and the shards have {self.shard_rows} rows")
-        return wrong
-
-
-def accounting(dataset: Dataset) -> Accounting:
-    """Count sources, clips, verdicts and shard rows. Reads a few small columns."""
-    a = Accounting()
-    for _, table in dataset.tables("sources", ["status", "duplicate_of"]):
-        status = table["status"]
-        a.sources += table.num_rows
-        a.measured += _count(status, "measured")
-        a.failed_sources += _count(status, "failed")
-        a.duplicates += table.num_rows - table["duplicate_of"].null_count
-    status_of: Counter[str] = Counter()
-    reasons: Counter[str] = Counter()
-    accepted: set[str] = set()
-    for verdict in dataset.verdicts():
-        status_of[verdict["status"]] += 1
-        if verdict["reason"] is not None:
-            reasons[verdict["reason"]] += 1
-        if verdict["status"] == "accepted":
-            accepted.add(verdict["clip_id"])
-    for clip in dataset.rows("clips", ["clip_id", "start_s", "end_s"]):
-        a.clips += 1
-        if clip["clip_id"] in accepted:
-            a.accepted_seconds += clip["end_s"] - clip["start_s"]
-    a.accepted, a.rejected, a.failed_clips = (status_of[s] for s in STATUSES)
-    a.by_reason = {reason: reasons[reason] for reason in sorted(reasons, key=_cascade_place)}
-    a.shard_rows = sum(table.num_rows for _, table in dataset.tables("shards", ["clip_id"]))
-    return a
-
-
-def _count(column: pa.ChunkedArray, value: str) -> int:
-    return cast(int, pc.sum(pc.equal(column, value)).as_py() or 0)
-
-
-def _is_column(reason: str) -> bool:
-    """A rule's column is `measure.value`; a stage is one word."""
-    return "." in reason
-
-
-def _cascade_place(reason: str) -> tuple[int, str]:
-    columns = (*SCORE_COLUMNS, *CAPTION_COLUMNS)
-    place = columns.index(reason) if reason in columns else len(columns)
-    return place + (not _is_column(reason)), reason
 
 
 # ---------------------------------------------------------------------------------------------------
@@ -271,7 +164,7 @@ class _Check:
 
     def _unreadable(self, table: str, what: str, error: Exception) -> None:
         self.damaged.add(table)
-        self.found.add("unreadable", f"{what} cannot be read: {_one_line(error)}")
+        self.found.add("unreadable", f"{what} cannot be read: {one_line(error)}")
 
     def whole(self, *tables: str) -> bool:
         """Were these tables read in full? Otherwise what is missing in them is no news."""
@@ -451,7 +344,7 @@ class _Check:
         try:
             config = validated(manifest.get("config", {}))
         except ConfigError as error:
-            self.found.add("config", f"dataset.json: its config is none of this version: {_one_line(error)}")
+            self.found.add("config", f"dataset.json: its config is none of this version: {one_line(error)}")
         else:
             self.captions = Captions(tables, config) if self.whole("captions") else None
 
@@ -494,11 +387,6 @@ def _difference(found: pa.Schema, wanted: pa.Schema) -> str:
     return "; ".join(parts) or "the columns are in another order"
 
 
-def _one_line(error: Exception) -> str:
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text}"[:300]
-
-
 def _shown(text: str | None) -> str:
     return "null" if text is None else repr(text[:60])
 
@@ -522,74 +410,5 @@ def _span_problem(row: Mapping[str, Any], *, is_cut: bool = False) -> str | None
     return None
 
 
-class Decoder:
-    """Decodes clips in a child process: a decoder that crashes or hangs is then a finding about a clip."""
-
-    def __init__(self) -> None:
-        self.process: subprocess.Popen[bytes] | None = None
-        self._pipe: Connection | None = None
-
-    def problem(self, mp4: bytes, row: Mapping[str, Any]) -> str | None:
-        """What is wrong with a video: it must decode to `frames` frames of `height` x `width`."""
-        pipe = self._pipe or self._start()
-        try:
-            pipe.send((mp4, row["frames"], row["width"], row["height"]))
-            if pipe.poll(_DECODE_SECONDS):
-                return cast(str | None, pipe.recv())
-            message = f"does not decode within {_DECODE_SECONDS} s"
-        except (EOFError, OSError):
-            message = "crashes the decoder"
-        self.stop()
-        return message
-
-    def _start(self) -> Connection:
-        self._pipe, theirs = multiprocessing.Pipe()
-        # Not `multiprocessing.Process`: forked, it has the locks of threads that are not there, and
-        # spawned, it runs the caller's script a second time. -P and the package's own place: nothing in
-        # the user's folder is imported by accident.
-        paths = [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
-        self.process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "curation.audit.verify", str(theirs.fileno())],
-            pass_fds=[theirs.fileno()],
-            stdin=subprocess.DEVNULL,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in paths if p)},
-        )
-        theirs.close()
-        return self._pipe
-
-    def stop(self) -> None:
-        if self._pipe is not None and self.process is not None:
-            self._pipe.close()
-            self.process.kill()
-            self.process.wait()
-        self._pipe = self.process = None
-
-
-def _decode_clips(pipe: Connection) -> None:
-    """The child: answers until the pipe is closed."""
-    while True:
-        try:
-            mp4, frames, width, height = pipe.recv()
-        except EOFError:
-            return
-        pipe.send(decode_problem(mp4, frames, width, height))
-
-
-def decode_problem(mp4: bytes, frames: int, width: int, height: int) -> str | None:
-    """What is wrong with a video, as the library that training reads it with sees it."""
-    from decord import DECORDError, VideoReader
-
-    try:
-        reader = VideoReader(io.BytesIO(mp4), num_threads=1)
-        if len(reader) != frames:
-            return f"has {len(reader)} frames of video, not {frames}"
-        for i in range(frames):
-            if (shape := reader[i].shape) != (height, width, 3):
-                return f"decodes to {shape[1]}x{shape[0]}, not {width}x{height}"
-    except (DECORDError, RuntimeError, OSError, ValueError, IndexError) as error:
-        return f"does not decode: {_one_line(error)}"
-    return None
-
-
 if __name__ == "__main__":
-    _decode_clips(Connection(int(sys.argv[1])))
+    decode_clips(Connection(int(sys.argv[1])))

@@ -8,7 +8,7 @@ from captioning.base import Caption, Captioner
 from captioning.checks import measure, similarity
 from captioning.prompts import Prompt, prompt_of, rewrite_of
 from curation.config.schema import Config
-from curation.store.dataset import CAPTION_COLUMNS
+from curation.store.schema import CAPTION_COLUMNS
 from filters import EMBEDDER
 from filters.aesthetics import find_encoder, load_encoder
 from filters.base import Column

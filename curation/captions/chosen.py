@@ -12,7 +12,8 @@ import pyarrow as pa
 from captioning.base import Captioner
 from curation.captions.makers import make_captioner, make_rewriter
 from curation.config.schema import Config
-from curation.store.dataset import CAPTION_COLUMNS, CAPTION_FIELDS, CAPTIONS, Dataset
+from curation.store.dataset import Dataset
+from curation.store.schema import CAPTION_COLUMNS, CAPTION_FIELDS, CAPTIONS
 
 Row = dict[str, Any]
 

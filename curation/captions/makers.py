@@ -5,28 +5,11 @@ What they import to work they import when they work. No Ray here.
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Literal
 
 from captioning.base import Captioner, NoCaptions
 from captioning.sidecar import Sidecar
-
-if TYPE_CHECKING:
-    from curation.config.schema import Config
-
-CaptionerName = Literal["none", "sidecar", "transformers", "endpoint"]
-_PLACES = {
-    "transformers": ("captioning.vlm", "Transformers"),
-    "endpoint": ("captioning.endpoint", "Endpoint"),
-    "rewrite": ("captioning.rewrite", "Rewrite"),
-}
-
-
-def captioner_class(name: str) -> type[Any]:
-    """Of the section `captions.NAME`: its fields are the section's keys."""
-    module, attribute = _PLACES[name]
-    made: type[Any] = getattr(importlib.import_module(module), attribute)
-    return made
+from curation.config.schema import Config
 
 
 def make_captioner(config: Config) -> Captioner:
@@ -65,3 +48,12 @@ def batch_clips(config: Config, step: str) -> int:
     made = make_captioner(config) if step == "caption" else make_rewriter(config)
     concurrency = getattr(made, "concurrency", None)
     return int(min(64, 4 * concurrency) if concurrency else getattr(made, "batch_clips", 8))
+
+
+Step = Literal["caption", "rewrite"]
+
+
+def worker(config: Config, step: Step) -> Captioner:
+    made = make_captioner(config) if step == "caption" else make_rewriter(config)
+    assert made is not None
+    return made

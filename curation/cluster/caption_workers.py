@@ -9,22 +9,21 @@ import json
 import time
 import uuid
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from captioning.base import Caption, Captioner, CaptionFailed, CaptionRequest, Pictures
 from curation.captions.checks import Checker
-from curation.captions.makers import batch_clips, make_captioner, make_rewriter, second_try
-from curation.config.schema import Config, validated
+from curation.captions.makers import Step, batch_clips, second_try, worker
+from curation.config.load import validated
 from curation.decode.pictures import pictures
 from curation.store.dataset import Dataset
 from curation.store.spent import told
 from filters.rules import Rule
 
 Row = dict[str, Any]
-Step = Literal["caption", "rewrite"]
 _CLIP = pa.struct(
     [
         ("clip_id", pa.string()),
@@ -36,12 +35,6 @@ _CLIP = pa.struct(
 # A row is a whole batch. Clips as rows would be cut and joined by their bytes: models would get remainders.
 READ = pa.schema([("clips", pa.list_(_CLIP))])
 _BAD_ANSWERS = ("EmptyAnswer", "BrokenAnswer", "BadAnswer")  # as captioners name them
-
-
-def worker(config: Config, step: Step) -> Captioner:
-    made = make_captioner(config) if step == "caption" else make_rewriter(config)
-    assert made is not None
-    return made
 
 
 class ClipReader:

@@ -8,12 +8,10 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import cache
-from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import (
     BaseModel,
     BeforeValidator,
@@ -27,15 +25,14 @@ from pydantic import (
 
 from captioning.base import Kind
 from captioning.language import LANGUAGES
+from captioning.makers import CaptionerName, captioner_class
 from captioning.prompts import PROMPTS, prompt_of
-from curation.captions.makers import CaptionerName, captioner_class
-from curation.decode.shots import DetectorName
-from curation.decode.video import is_remote, open_source
-from curation.store.dataset import CAPTION_COLUMNS, SCORE_COLUMNS
+from curation.store.schema import CAPTION_COLUMNS, SCORE_COLUMNS
 from filters import EMBEDDER, SCORERS
 from filters.base import measure_key
 from filters.rules import Rule
 
+DetectorName = Literal["content", "adaptive", "transnetv2", "none"]
 ENCODER_VERSION = (
     2  # bump it when `curation.decode.cut` gives other pictures: accepted clips are then cut again
 )
@@ -233,6 +230,15 @@ class Run(_Section):
     object_store_mb: int = Field(512, ge=128)  # of a local Ray
     ray_address: str | None = None  # null: the job's or the environment's cluster, else a local one
 
+    def deadline_s(self, declared_s: float | None, factor: float = 1.0) -> float:
+        """Seconds that one source may take: `factor` times more for each second that its header declares.
+
+        A header may declare anything, also nothing, infinity or less than zero.
+        """
+        length_s = declared_s if declared_s is not None and declared_s > 0 else 0.0
+        wanted_s = self.deadline_seconds + factor * self.deadline_per_second * min(length_s, 1e12)
+        return min(wanted_s, self.deadline_max_seconds)
+
 
 def _rule(value: Any) -> Rule:
     if isinstance(value, Rule):
@@ -387,134 +393,3 @@ class Config(_Section):
 def _hash(value: Any) -> str:
     text = json.dumps(value, sort_keys=True, default=str)
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
-
-
-def load_config(text: str, overrides: Sequence[str] = ()) -> Config:
-    """A configuration from YAML text and `key=value` overrides. Raises `ConfigError`."""
-    try:
-        data = yaml.safe_load(text) or {}
-    except yaml.YAMLError as error:
-        raise ConfigError(f"not valid YAML: {error}") from error
-    if not isinstance(data, dict):
-        raise ConfigError("the file must hold a mapping of sections")
-    apply_overrides(data, overrides)
-    return validated(data)
-
-
-def apply_overrides(data: dict[str, Any], overrides: Sequence[str]) -> None:
-    """Set dotted keys in plain data, in place. Raises `ConfigError`."""
-    for override in overrides:
-        _apply(data, override)
-
-
-def validated(data: Any) -> Config:
-    """A configuration from plain data. Raises `ConfigError`."""
-    try:
-        return Config.model_validate(data)
-    except ValidationError as error:
-        raise ConfigError("\n".join(explain(dict(e)) for e in error.errors())) from error
-
-
-def read_config_file(name: str | Path, overrides: Sequence[str] = ()) -> Config:
-    """Of a YAML file, or a dataset.json, here or at an fsspec address. Raises `ConfigError`."""
-    path = str(name)
-    try:
-        with open_source(path) as file:
-            text = file.read().decode()
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"cannot read the configuration {path}: it is not text") from error
-    except OSError as error:
-        raise ConfigError(f"cannot read the configuration {path}: {error.strerror or error}") from error
-    except Exception as error:
-        if not is_remote(path):
-            raise
-        raise ConfigError(f"cannot read the configuration {path}: {error}") from error
-    try:
-        if path.endswith(".json"):  # what made a dataset makes it again, under whatever name
-            data = json.loads(text)
-            if "schema_version" in data or Path(path).name == "dataset.json":
-                text = json.dumps(data["config"])
-        without_overrides = load_config(text)
-    except (ConfigError, ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"{path}: {error}") from error
-    return load_config(text, overrides) if overrides else without_overrides
-
-
-def changes(old: Config, new: Config) -> list[str]:
-    """What differs, but for `run`: lines of `key: old -> new`."""
-    a, b = (_flat(c.model_dump(mode="json", exclude={"run"})) for c in (old, new))
-    keys = [key for key in sorted({*a, *b}) if a.get(key) != b.get(key)]
-    return [f"{key}: {_shown(a.get(key))} -> {_shown(b.get(key))}" for key in keys]
-
-
-def _shown(value: Any) -> str:
-    """As the user would write it."""
-    return json.dumps(value) if value is None or isinstance(value, bool) else str(value)
-
-
-def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(value, dict) or not value:
-        return {prefix: value}
-    return {
-        k: v for name, x in value.items() for k, v in _flat(x, f"{prefix}.{name}" if prefix else name).items()
-    }
-
-
-def _apply(data: dict[str, Any], override: str) -> None:
-    """Set one dotted key. A rule's column has a dot of its own: rules.motion.speed.min."""
-    key, equals, text = override.partition("=")
-    path = key.strip().split(".")
-    if not equals or not all(path):
-        raise ConfigError(f"--set {override}: write key=value, such as rules.motion.speed.min=0.02")
-    if path[0] == "rules":
-        if len(path) not in (3, 4) or (len(path) == 4 and path[3] not in ("min", "max")):
-            raise ConfigError(
-                f"--set {override}: a rule is set as rules.<column>.min or .max, and removed by "
-                "rules.<column>=null"
-            )
-        path = ["rules", f"{path[1]}.{path[2]}", *path[3:]]
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"--set {override}: the value is not valid YAML (quote it)") from error
-    here = data
-    for part in path[:-1]:
-        if here.get(part) is None:
-            here[part] = {}
-        here = here[part]
-        if not isinstance(here, dict):
-            raise ConfigError(f"--set {override}: {part} is a value, not a section")
-    here[path[-1]] = value
-
-
-def explain(error: dict[str, Any], model: type[BaseModel] = Config) -> str:
-    """One of pydantic's errors, with the key, the value, and the keys that there are."""
-    key = ".".join(str(part) for part in error["loc"])
-    message = str(error["msg"]).removeprefix("Value error, ")
-    if error["type"] == "extra_forbidden":
-        *parents, name = (str(part) for part in error["loc"])
-        section: Any = model
-        for part in parents:
-            if not part.isdigit():  # a place in a list
-                field = getattr(section, "model_fields", {}).get(part)
-                models = _models(field.annotation) if field else []
-                if not models and part in model.model_fields:  # of a phase: laid over the section
-                    models = _models(model.model_fields[part].annotation)
-                section = next(iter(models), None)
-        known = f": there are {', '.join(sorted(section.model_fields))} (not {name})" if section else ""
-        return f"unknown key {key}{known}"
-    if not key:
-        return message
-    above, _, section_name = key.rpartition(".")
-    if message.startswith(f"{section_name}."):  # it names the key within the section
-        return f"{above}.{message}".lstrip(".")
-    given = error.get("input")
-    shown = f" (got {given!r})" if not isinstance(given, dict | BaseModel) else ""
-    return f"{key}: {message}{shown}"
-
-
-def _models(annotation: Any) -> list[type[BaseModel]]:
-    """The sections that an annotation names: `Lora` in `Lora | None`."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    return [model for part in get_args(annotation) for model in _models(part)]

@@ -17,7 +17,7 @@ from av.video.stream import VideoStream
 
 from curation.config.schema import Cut, Run
 from curation.decode.video import Frame, Video, VideoInfo
-from curation.sandbox.parent import Message, SourceFailed, deadline_s
+from curation.sandbox.protocol import Message, SourceFailed
 
 _SEEK_GAP_SECONDS = 5.0  # nearer spans are reached by decoding on
 _IMAGE_RATE = 25.0
@@ -46,7 +46,7 @@ def run(request: dict[str, Any]) -> Iterator[Message]:
         {
             "kind": "deadline",
             "stage": "cut",
-            "deadline_s": deadline_s(limits, length_s, factor=4),
+            "deadline_s": limits.deadline_s(length_s, factor=4),
         }
     )
     for wanted, frames in _spans_of(request["uri"], spans, limits.decoder_threads):

@@ -9,12 +9,13 @@ from typing import Any
 
 import cv2
 
-from curation.config.schema import Config, validated
+from curation.config.load import validated
+from curation.config.schema import Config
 from curation.decode.sampling import Keeper
 from curation.decode.scenes import Scenes, detector_of, frame_rate, is_vfr, shown_s, usual_rate
 from curation.decode.spans import Span
 from curation.decode.video import Video, VideoInfo
-from curation.sandbox.parent import Message, deadline_s
+from curation.sandbox.protocol import Message
 from filters.base import ClipInfo, Frames, Scorer
 
 
@@ -81,7 +82,7 @@ def scored(
 
 def deadline_message(config: Config, video: Video, *, stage: str) -> Message:
     """Now that the headers say how long the source is: by when it must be done."""
-    limit_s = deadline_s(config.run, video.info.declared_duration_s)
+    limit_s = config.run.deadline_s(video.info.declared_duration_s)
     return Message({"kind": "deadline", "deadline_s": limit_s, "stage": stage})
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from curation.decode.video import Video
-from curation.sandbox.parent import Message
+from curation.sandbox.protocol import Message
 
 
 def run(request: dict[str, Any]) -> Iterator[Message]:

@@ -11,12 +11,13 @@ from typing import Any
 
 import cv2
 
-from curation.config.schema import Config, validated
+from curation.config.load import validated
+from curation.config.schema import Config
 from curation.decode.measure import deadline_message, scored
 from curation.decode.sampling import Keeper
 from curation.decode.spans import Span
 from curation.decode.video import Frame, Video
-from curation.sandbox.parent import Message, SourceFailed
+from curation.sandbox.protocol import Message, SourceFailed
 from filters.base import ClipInfo
 
 

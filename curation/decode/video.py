@@ -17,13 +17,13 @@ from typing import Any, BinaryIO, Literal, cast
 
 import av
 import cv2
-import fsspec
 import numpy as np
 from av.container import InputContainer
 from av.video.stream import VideoStream
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
+from curation.sources.media import is_image
+from curation.store.address import open_source
 
 # Whatever its suffix says, a picture is read as one of these: others start programs (EPS).
 _IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
@@ -33,7 +33,6 @@ _FORMATS = (
     "mov,mp4,matroska,webm,avi,mpegts,mpeg,mpegvideo,flv,asf,gif,apng,ogg,mxf,h264,hevc,av1,obu,ivf,m4v,"
     "rm,dv,nut,vc1,mjpeg,wtv,yuv4mpegpipe"
 )
-_AHEAD_BYTES = 4 << 20
 _MAX_CONSECUTIVE_ERRORS = 200  # packets; a stream that is broken for longer is given up
 # Before a wanted frame: some containers index key frames by decoding time, MPEG-TS has no index at all.
 _SEEK_EARLY_SECONDS = (0.5, 3, 12, 40)
@@ -65,24 +64,6 @@ class VideoInfo:
     declared_duration_s: float | None
     start_s: float
     is_image: bool = False
-
-
-def is_image(uri: str) -> bool:
-    return Path(uri).suffix.lower() in IMAGE_SUFFIXES
-
-
-def is_remote(uri: str) -> bool:
-    return "://" in uri
-
-
-def open_source(uri: str, *, ahead: bool = True) -> BinaryIO:
-    """The file of a source. A remote one is read some MiB ahead, or no byte more than is asked for."""
-    if not is_remote(uri):  # not by fsspec: it reads more into a name (`a::b.png`)
-        return open(uri, "rb")
-    fs, path = fsspec.url_to_fs(uri)
-    cache = "readahead" if ahead else "none"
-    # With S3's own 50 MiB every visit to the index, and to a clip, would cost that much.
-    return cast(BinaryIO, fs.open(path, "rb", block_size=_AHEAD_BYTES, cache_type=cache))
 
 
 class _Bytes:

@@ -11,114 +11,22 @@ parent).
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import json
 import os
-import re
-import resource
-import selectors
 import signal
-import struct
 import subprocess
 import sys
 import tempfile
 import time
-import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, cast
+from typing import Any
 
-from curation.store.transient import is_transient
+from curation.sandbox.protocol import Garbled, Message, Reader, SourceFailed, TooMuch
+from curation.sandbox.words import last_words
 
-if TYPE_CHECKING:  # the parent's side must stay light
-    from curation.config.schema import Run
-
-_LENGTH = struct.Struct("<I")
-_MAX_HEAD_BYTES = 16 << 20
-_MAX_MESSAGE_BYTES = 1 << 30
-_MAX_STDERR_BYTES = 64 << 20  # a decoder complains of every block of every frame
-_MAX_MESSAGE_CHARS = 2000
-_MAX_WORDS_CHARS = 500
-_MAX_WORDS_LINES = 2000  # of which the last words are made
 _EXIT_SECONDS = 10.0  # between a dying child's last byte and its exit
 _KILLED_FROM_OUTSIDE = (signal.SIGKILL, signal.SIGTERM)  # an operator, or a kernel short of memory
-
-
-class SourceFailed(Exception):
-    """One source could not be handled: `stage` and `error` name where and what, the text says why.
-
-    `transient`: the same request may succeed in a moment. `message` is one printable line.
-    """
-
-    def __init__(self, stage: str, error: str, message: str, *, transient: bool = False):
-        self.stage = stage
-        self.error = error
-        self.message = readable(message)[:_MAX_MESSAGE_CHARS]
-        self.transient = transient
-        super().__init__(self.message)
-
-
-def readable(text: str) -> str:
-    """`text` on one line, with everything that does not print (and lone surrogates) as escapes."""
-    return printable(" ".join(text.split()))
-
-
-def printable(text: str) -> str:
-    """File names, too, may hold what moves the cursor or sets the title of a terminal."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-
-
-def last_words(written: str) -> str:
-    """What a decoder complained of at last: distinct complaints in the order of their last occurrence.
-
-    The same on every run: ffmpeg puts an address into each line.
-    """
-    lines: dict[str, None] = {}
-    for line in written.splitlines()[-_MAX_WORDS_LINES:]:
-        complaint = readable(re.sub(r" (@|at) 0x[0-9a-f]+", "", line))
-        if complaint:
-            lines.pop(complaint, None)
-            lines[complaint] = None
-    words = ""
-    for complaint in reversed(lines):
-        longer = f"{complaint}; {words}" if words else complaint[:_MAX_WORDS_CHARS]
-        if len(longer) > _MAX_WORDS_CHARS:
-            break
-        words = longer
-    return words
-
-
-def deadline_s(run: Run, declared_s: float | None, factor: float = 1.0) -> float:
-    """Seconds that one source may take: `factor` times more for each second that its header declares.
-
-    A header may declare anything, also nothing, infinity or less than zero.
-    """
-    length_s = declared_s if declared_s is not None and declared_s > 0 else 0.0
-    wanted_s = run.deadline_seconds + factor * run.deadline_per_second * min(length_s, 1e12)
-    return min(wanted_s, run.deadline_max_seconds)
-
-
-class _Garbled(Exception):
-    """What came through the pipe is no message: a decoder has written over its own memory."""
-
-
-class _TooMuch(Exception):
-    """One request's answer is larger than it may be."""
-
-
-@dataclass
-class Message:
-    head: dict[str, Any]
-    parts: list[bytes] = field(default_factory=list)
-
-
-def write_message(out: BinaryIO, message: Message) -> None:
-    head = json.dumps({**message.head, "parts": [len(p) for p in message.parts]}).encode()
-    out.write(_LENGTH.pack(len(head)) + head)
-    for part in message.parts:
-        out.write(part)
-    out.flush()
 
 
 class Child:
@@ -159,7 +67,7 @@ class Child:
         try:
             process.stdin.write(json.dumps(request).encode() + b"\n")
             process.stdin.flush()
-            reader = _Reader(process.stdout.fileno(), self._output_mb << 20)
+            reader = Reader(process.stdout.fileno(), self._output_mb << 20)
             while True:
                 message = reader.message(started + deadline_s)
                 kind = message.head["kind"]
@@ -183,7 +91,7 @@ class Child:
             raise self._failed(
                 stage, "Timeout", f"{reason} and run.deadline_max_seconds allow more)"
             ) from None
-        except _TooMuch:
+        except TooMuch:
             reason = f"more than {self._output_mb} MB handed over (run.child_output_mb allows more)"
             raise self._failed(stage, "TooMuchOutput", reason) from None
         except (EOFError, BrokenPipeError):
@@ -197,7 +105,7 @@ class Child:
                 what = f"died ({how})"
                 transient = served_others or -code in _KILLED_FROM_OUTSIDE
             raise self._failed(stage, "Crash", f"the decoder {what}", transient) from None
-        except _Garbled:
+        except Garbled:
             raise self._failed(stage, "Crash", "the decoder sent what is no message", served_others) from None
         finally:
             if not finished:
@@ -221,7 +129,7 @@ class Child:
                     sys.executable,
                     "-P",
                     "-m",
-                    "curation.sandbox.parent",
+                    "curation.decode",
                     str(self._memory_mb),
                     str(os.getpid()),
                 ],
@@ -261,137 +169,3 @@ class Child:
 
     def __exit__(self, *_: object) -> None:
         self.stop()
-
-
-class _Reader:
-    """Whole messages from a pipe, within a deadline, and `max_bytes` of them."""
-
-    def __init__(self, fd: int, max_bytes: int):
-        self._fd = fd
-        self._left_bytes = max_bytes
-        self._buffer = bytearray()
-
-    def message(self, deadline: float) -> Message:
-        (length,) = _LENGTH.unpack(self._take(_LENGTH.size, deadline))
-        if length > _MAX_HEAD_BYTES:
-            raise _Garbled
-        head, lengths = _parsed(self._take(length, deadline))
-        size = sum(lengths)
-        if size > _MAX_MESSAGE_BYTES:
-            raise _Garbled
-        self._left_bytes -= length + size
-        if self._left_bytes < 0:
-            raise _TooMuch
-        return Message(head, [bytes(self._take(n, deadline)) for n in lengths])
-
-    def _take(self, n: int, deadline: float) -> bytearray:
-        with selectors.DefaultSelector() as selector:
-            selector.register(self._fd, selectors.EVENT_READ)
-            while len(self._buffer) < n:
-                left = deadline - time.monotonic()
-                if left <= 0:
-                    raise TimeoutError
-                if not selector.select(min(left, 60.0)):  # weeks at once are more than it takes
-                    continue
-                data = os.read(self._fd, 1 << 20)
-                if not data:
-                    raise EOFError
-                self._buffer += data
-        taken = self._buffer[:n]
-        del self._buffer[:n]
-        return taken
-
-
-# What each kind of message must carry: its reader relies on it.
-_FIELDS: dict[str, dict[str, Any]] = {
-    "deadline": {"deadline_s": int | float},
-    "error": {"error": str, "message": str, "transient": bool},
-}
-
-
-def _parsed(data: bytearray) -> tuple[dict[str, Any], list[int]]:
-    """A head, and the lengths of the message's parts."""
-    try:
-        head = json.loads(data)
-    except (ValueError, RecursionError):
-        raise _Garbled from None
-    if not isinstance(head, dict) or not isinstance(head.get("kind"), str):
-        raise _Garbled
-    lengths = head.pop("parts", None)
-    if not isinstance(lengths, list) or not all(type(n) is int and n >= 0 for n in lengths):
-        raise _Garbled
-    if any(not isinstance(head.get(name), of) for name, of in _FIELDS.get(head["kind"], {}).items()):
-        raise _Garbled
-    return head, lengths
-
-
-def _die_with(parent: int) -> None:
-    """Have the kernel kill this process when its parent is gone (elsewhere the end of stdin ends it)."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-        if os.getppid() != parent:
-            os._exit(1)
-
-
-def _serve(out: BinaryIO) -> None:
-    # Imported here: the parent's side must not load a decoder.
-    import av
-    import cv2
-
-    from curation.decode import cut, measure, probe, rescore, segments
-
-    # Complaints go to standard error: from there the parent takes a decoder's last words. (The encoder is
-    # chatty below this level.) Python's warnings name places in files, and come once per process.
-    av.logging.restore_default_callback()
-    av.logging.set_libav_level(av.logging.ERROR)
-    warnings.simplefilter("ignore")
-
-    operations = {
-        "probe": probe.run,
-        "measure": measure.run,
-        "rescore": rescore.run,
-        "look": segments.look,
-        "score": segments.score,
-        "cut": cut.run,
-    }
-    for line in sys.stdin.buffer:
-        request = json.loads(line)
-        with contextlib.suppress(Exception):
-            av.error.err_check(0)  # raises what a reader of the last source raised when nobody looked
-        try:
-            for message in operations[request["op"]](request):
-                write_message(out, message)
-            write_message(out, Message({"kind": "done"}))
-        except SourceFailed as error:
-            write_message(out, _error(error.error, error.message, error.transient, stage=error.stage))
-        except Exception as error:
-            # A decoder can raise anything; whatever it is, it is this source's row.
-            name = type(error).__name__
-            if isinstance(error, cv2.error):
-                name = "MemoryError" if error.code == cv2.Error.StsNoMem else "OpenCVError"
-            text = getattr(error, "strerror", None) or str(error) or name
-            # Errors of reading are Python's own, as reading is; ffmpeg gives such numbers (EIO, EAGAIN) to
-            # damage, which stays.
-            transient = is_transient(error) and not isinstance(error, av.error.FFmpegError)
-            write_message(out, _error(name, text, transient))
-
-
-def _error(error: str, message: str, transient: bool, **head: str) -> Message:
-    text = message[:_MAX_MESSAGE_CHARS]
-    return Message({"kind": "error", "error": error, "message": text, "transient": transient, **head})
-
-
-def main() -> None:
-    memory_mb, parent = int(sys.argv[1]), int(sys.argv[2])
-    _die_with(parent)
-    out = cast(BinaryIO, os.fdopen(os.dup(1), "wb"))
-    os.dup2(2, 1)  # whatever a library prints must not get between the messages
-    resource.setrlimit(resource.RLIMIT_AS, (memory_mb << 20, memory_mb << 20))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    # Nothing here writes files but standard error. (Python ignores SIGXFSZ: a write just fails.)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (_MAX_STDERR_BYTES, _MAX_STDERR_BYTES))
-    _serve(out)
-
-
-if __name__ == "__main__":
-    main()

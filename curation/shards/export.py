@@ -15,7 +15,8 @@ from typing import Any, Literal, get_args
 import fsspec
 import pyarrow as pa
 
-from curation.store.dataset import SHARDS, Dataset, reelmill_version
+from curation.store.dataset import Dataset, reelmill_version
+from curation.store.schema import SHARDS
 
 Format = Literal["webdataset", "files"]
 

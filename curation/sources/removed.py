@@ -8,9 +8,11 @@ from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from curation.decode.video import is_remote
-from curation.sources.listing import Source, identify
-from curation.store.dataset import TABLES, Dataset, DatasetError
+from curation.sources.identity import identify
+from curation.sources.source import Source
+from curation.store.address import is_remote
+from curation.store.dataset import Dataset, DatasetError
+from curation.store.schema import TABLES
 
 Row = dict[str, Any]
 _FILE = "removed.json"

@@ -9,12 +9,10 @@ there finishes the move.
 
 from __future__ import annotations
 
-import contextlib
 import io
 import json
 import os
 import posixpath
-import uuid
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -25,133 +23,20 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from filters import SCORERS
+from curation.store.schema import (
+    CLIPS,
+    READABLE_VERSIONS,
+    SCHEMA_VERSION,
+    SOURCES,
+    TABLES,
+    with_check_columns,
+)
+from curation.store.whole_file import Whole
 
-SCHEMA_VERSION = 2
-READABLE_VERSIONS = (1, 2)  # 1: captions without checks; the next command that writes adds the columns
-SCORE_COLUMNS: tuple[str, ...] = tuple(
-    column.name for scorer in SCORERS.values() for column in scorer.columns
-)
-_SCORES = [pa.field(name, pa.float64()) for name in SCORE_COLUMNS]
-
-# What is checked of a caption that a model wrote (`captioning.checks`); null where it was not.
-CAPTION_COLUMNS: tuple[str, ...] = (
-    "caption.refusal",
-    "caption.echo",
-    "caption.boilerplate",
-    "caption.truncated",
-    "caption.repetition",
-    "caption.language",
-    "caption.words",
-    "caption.similarity",
-)
-
-SOURCES = pa.schema(
-    [
-        ("source_id", pa.string()),
-        ("uri", pa.string()),
-        ("fingerprint", pa.string()),
-        ("mtime_or_etag", pa.string()),
-        ("duplicate_of", pa.string()),
-        ("bytes", pa.int64()),
-        ("container", pa.string()),
-        ("codec", pa.string()),
-        ("width", pa.int32()),
-        ("height", pa.int32()),
-        ("fps", pa.float64()),
-        ("is_vfr", pa.bool_()),
-        ("duration_s", pa.float64()),
-        ("frames", pa.int64()),
-        ("status", pa.string()),
-        ("stage", pa.string()),
-        ("error", pa.string()),
-        ("message", pa.string()),
-        ("clips", pa.int32()),
-        ("seconds", pa.float64()),
-        ("config_hash", pa.string()),
-        ("extra", pa.string()),
-    ]
-)
-CLIPS = pa.schema(
-    [
-        pa.field("clip_id", pa.string()),
-        pa.field("source_id", pa.string()),
-        pa.field("uri", pa.string()),
-        pa.field("start_s", pa.float64()),
-        pa.field("end_s", pa.float64()),
-        pa.field("frames", pa.int32()),
-        pa.field("fps", pa.float64()),
-        pa.field("width", pa.int32()),
-        pa.field("height", pa.int32()),
-        *_SCORES,
-        pa.field("embedding", pa.list_(pa.float16())),
-        pa.field("thumbnail", pa.binary()),
-        pa.field("keys", pa.map_(pa.string(), pa.string())),
-    ]
-)
-CAPTIONS = pa.schema(
-    [
-        *(
-            pa.field(name, pa.string())
-            for name in (
-                "clip_id",
-                "captioner",
-                "kind",
-                "text",
-                "model",
-                "revision",
-                "prompt_version",
-                "key",
-            )
-        ),
-        *(pa.field(name, pa.float64()) for name in CAPTION_COLUMNS),
-    ]
-)
-FAILURES = pa.schema(
-    [
-        ("clip_id", pa.string()),
-        ("stage", pa.string()),
-        ("error", pa.string()),
-        ("message", pa.string()),
-        ("key", pa.string()),
-    ]
-)
-VERDICTS = pa.schema(
-    [
-        ("clip_id", pa.string()),
-        ("status", pa.string()),
-        ("reason", pa.string()),
-        ("value", pa.float64()),
-        ("message", pa.string()),
-    ]
-)
-CAPTION_FIELDS = ("text", "captioner", "kind", "model", "revision", "prompt_version")  # in shards
-_CAPTION = pa.struct([(name, pa.string()) for name in CAPTION_FIELDS])
-SHARDS = pa.schema(
-    [
-        pa.field("clip_id", pa.string()),
-        pa.field("video", pa.struct([("bytes", pa.binary()), ("path", pa.string())])),
-        pa.field("caption", pa.string()),
-        pa.field("captions", pa.list_(_CAPTION)),
-        pa.field("width", pa.int32()),
-        pa.field("height", pa.int32()),
-        pa.field("fps", pa.float64()),
-        pa.field("frames", pa.int32()),
-        pa.field("duration_s", pa.float64()),
-        *_SCORES,
-        pa.field("source_id", pa.string()),
-        pa.field("uri", pa.string()),
-        pa.field("start_s", pa.float64()),
-        pa.field("end_s", pa.float64()),
-        pa.field("extra", pa.string()),
-        pa.field("config_hash", pa.string()),
-    ]
-)
 LEASE = "_lease.json"  # who writes now: see `curation.store.lease`
 _NEXT = "_next-"
 _WHOLE_BYTES = 4 << 20
 _READERS = 8
-TABLES = {"sources": SOURCES, "clips": CLIPS, "captions": CAPTIONS, "failures": FAILURES, "shards": SHARDS}
 
 
 def reelmill_version() -> str:
@@ -248,11 +133,11 @@ class Dataset:
         with self.writing(name) as file:
             file.write(data)
 
-    def writing(self, name: str) -> _Whole:
+    def writing(self, name: str) -> Whole:
         """A binary file that appears under `name` when the block ends without an error."""
         if self.guard:
             self.guard()
-        return _Whole(self, name)
+        return Whole(self._fs, self.path(name), is_local=self.is_local)
 
     def remove(self, name: str) -> None:
         if self.guard:
@@ -398,54 +283,3 @@ class Dataset:
             table = pq.read_table(io.BytesIO(self.read("verdicts.parquet")))
             for batch in table.to_batches(max_chunksize=1000):
                 yield from cast(list[dict[str, Any]], batch.to_pylist())
-
-
-def with_check_columns(captions: pa.Table, columns: Sequence[str] | None) -> pa.Table:
-    """Captions as the contract has them: version 1 wrote no checks."""
-    for name in CAPTION_COLUMNS:
-        if name not in captions.column_names:
-            captions = captions.append_column(CAPTIONS.field(name), pa.nulls(captions.num_rows, pa.float64()))
-    return captions.select(list(columns) if columns else CAPTIONS.names)
-
-
-class _Whole:
-    """Write aside, then rename; on an object store a put is whole by itself."""
-
-    def __init__(self, dataset: Dataset, name: str):
-        self._fs = dataset._fs
-        self._target = dataset.path(name)
-        folder, base = posixpath.split(self._target)
-        self._aside = posixpath.join(folder, f"_tmp-{uuid.uuid4().hex[:8]}-{base}")
-        self._local = dataset.is_local
-        if self._local:
-            self._fs.makedirs(folder, exist_ok=True)
-
-    def __enter__(self) -> Any:
-        self._file = self._fs.open(self._aside if self._local else self._target, "wb")
-        return self._file
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is not None and not self._local and hasattr(self._file, "discard"):
-            self._file.discard()  # fsspec's way to give up an upload
-            return
-        if not self._local:
-            self._file.close()
-            return
-        try:
-            if kind is None:
-                self._file.flush()
-                os.fsync(self._file.fileno())  # or a power cut could leave the name without the content
-            self._file.close()  # may find the disk full
-            if kind is None:
-                os.replace(self._aside, self._target)
-                return
-        except BaseException:
-            self._give_up()
-            raise
-        self._give_up()
-
-    def _give_up(self) -> None:
-        with contextlib.suppress(OSError):
-            self._file.close()
-        with contextlib.suppress(OSError):
-            os.unlink(self._aside)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 
 from captioning.sidecar import Sidecar
-from curation.store.dataset import CAPTIONS, FAILURES, SCHEMA_VERSION, Dataset
+from curation.store.dataset import Dataset
+from curation.store.schema import CAPTIONS, FAILURES, SCHEMA_VERSION
 
 
 def upgrade(dataset: Dataset) -> bool:

@@ -6,7 +6,9 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from curation.captions.chosen import Captions, with_checks
-from curation.store.dataset import CAPTION_COLUMNS, SCORE_COLUMNS, VERDICTS, Dataset
+from curation.store.dataset import Dataset
+from curation.store.failures import current_failures
+from curation.store.schema import CAPTION_COLUMNS, SCORE_COLUMNS, VERDICTS
 from filters import SCORERS
 from filters.rules import Rule, Verdict, verdict
 
@@ -39,11 +41,6 @@ def ordered(rules: Mapping[str, Rule]) -> dict[str, Rule]:
     """Rules in the order of the cascade, the cheap measures first, captions last, whatever the order of the
     file."""
     return {column: rules[column] for column in (*SCORE_COLUMNS, *CAPTION_COLUMNS) if column in rules}
-
-
-def current_failures(dataset: Dataset, keys: Collection[str]) -> dict[str, dict[str, Any]]:
-    """clip_id -> its last failure under the present settings (`chosen.failure_keys`)."""
-    return {f["clip_id"]: f for f in dataset.rows("failures") if f["key"] in keys}
 
 
 def verdict_rows(

@@ -16,10 +16,11 @@ from av.container import OutputContainer
 from av.video.stream import VideoStream
 from PIL import Image
 
-from curation.config.schema import validated
+from curation.config.load import validated
 from curation.decode.measure import clip_id
 from curation.decode.spans import Span
-from curation.store.dataset import CAPTIONS, FAILURES, SCHEMA_VERSION, SCORE_COLUMNS, SHARDS, TABLES, Dataset
+from curation.store.dataset import Dataset
+from curation.store.schema import CAPTIONS, FAILURES, SCHEMA_VERSION, SCORE_COLUMNS, SHARDS, TABLES
 from curation.verdicts.judge import write_verdicts
 from filters.rules import Rule
 

@@ -12,10 +12,14 @@ import pyarrow as pa
 import pytest
 
 from curation import pipeline
-from curation.cluster.caption_workers import ClipReader, ModelCaptioner, Step
-from curation.cluster.workers import Cutter, Measurer, ModelScorer
+from curation.captions.makers import Step
+from curation.cluster.caption_workers import ClipReader, ModelCaptioner
+from curation.cluster.cutter import Cutter
+from curation.cluster.measurer import Measurer
+from curation.cluster.model_scorer import ModelScorer
 from curation.config.schema import Config
-from curation.sandbox.parent import Child, Message
+from curation.sandbox.parent import Child
+from curation.sandbox.protocol import Message
 from filters import SCORERS
 
 Row = dict[str, Any]
@@ -53,7 +57,7 @@ class Inline:
             if scorer.uses_model:
                 self._patch.setattr(scorer, "__call__", self._counted_model(name, scorer.__call__))
         self._patch.setattr(pipeline, "measured", measured)
-        self._patch.setattr(pipeline, "cut", cut)
+        self._patch.setattr(pipeline, "written", written)
         self._patch.setattr(pipeline, "captioned", captioned)
         asked = ModelCaptioner._asked
 
@@ -90,7 +94,7 @@ def measured(parts: list[Row], config: Config, location: str) -> Iterator[Row]:
         measurer._child.stop()
 
 
-def cut(tasks: list[Row], config: Config, location: str, config_hash: str) -> Iterator[Row]:
+def written(tasks: list[Row], config: Config, location: str, config_hash: str) -> Iterator[Row]:
     cutter = Cutter(config.model_dump(mode="json"), location, config_hash)
     try:
         for task in tasks:

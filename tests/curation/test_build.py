@@ -12,13 +12,18 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from curation import build as builder
 from curation import pipeline
-from curation.audit.verify import accounting, verify
-from curation.config.schema import Config, load_config
+from curation.audit.accounting import accounting
+from curation.audit.verify import verify
+from curation.cluster import session
+from curation.commands import select, status
+from curation.config.load import load_config
+from curation.config.schema import Config
+from curation.driver import manifest
 from curation.progress import Progress
 from curation.sources.listing import list_sources
 from curation.store.dataset import Dataset
+from curation.verdicts.todo import find_work
 from tests import render
 from tests.conftest import CHEAP
 
@@ -59,7 +64,7 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(folder: Path | list[str], out: Path, settings: Config) -> Dataset:
     dataset = Dataset(str(out))
     named = folder if isinstance(folder, list) else [str(folder)]
-    builder.build(dataset, list_sources(named), settings, Progress())
+    pipeline.build(dataset, list_sources(named), settings, Progress())
     return dataset
 
 
@@ -126,13 +131,13 @@ def test_the_same_inputs_give_the_same_dataset(
 def test_a_second_build_does_nothing(copy: Dataset, sources: Path, ray_session: None) -> None:
     before = {p: p.stat().st_mtime_ns for p in Path(copy.location).rglob("*.parquet")}
     with _Counter() as counter:
-        todo = builder.build(copy, list_sources([str(sources)]), config(), Progress())
+        todo = pipeline.build(copy, list_sources([str(sources)]), config(), Progress())
     assert todo.sources == 0
     assert counter.operations == []
     after = {p: p.stat().st_mtime_ns for p in Path(copy.location).rglob("*.parquet")}
     del before[Path(copy.path("verdicts.parquet"))], after[Path(copy.path("verdicts.parquet"))]
     assert after == before
-    assert builder.waiting(copy, config()) == ""
+    assert status.waiting(copy, config()) == ""
 
 
 def test_new_sources_are_added_and_old_ones_stay(
@@ -141,7 +146,7 @@ def test_new_sources_are_added_and_old_ones_stay(
     render.write_video(tmp_path / "new.mp4", render.scenes([40], (160, 96), fps=20, seed=9), fps=20)
     shards = {p: copy.read(f"shards/{p}.parquet") for p in copy.parts("shards")}
     listed = list_sources([str(sources / "a.mp4"), str(tmp_path / "new.mp4")])
-    todo = builder.build(copy, listed, config(), Progress())
+    todo = pipeline.build(copy, listed, config(), Progress())
     assert [s.uri for group in todo.parts.values() for s in group] == [str(tmp_path / "new.mp4")]
     assert len(todo.unlisted) == 5
     assert accounting(copy).sources == 7
@@ -154,7 +159,7 @@ def test_select_runs_no_scorer_and_cuts_only_new_clips(copy: Dataset, ray_sessio
     before = rows(copy, "shards")
     tighter = config("rules.resolution.short_side.min=190")
     with _Counter() as counter:
-        builder.reselect(copy, tighter, Progress(), _no_session)
+        select.reselect(copy, tighter, Progress(), _no_session)
     kept = rows(copy, "shards")
     assert counter.operations == []  # nothing to cut: rows only went
     assert 0 < len(kept) < len(before)
@@ -164,7 +169,7 @@ def test_select_runs_no_scorer_and_cuts_only_new_clips(copy: Dataset, ray_sessio
     wider = config("rules.motion.speed.max=2.0")
     cut_before = set(kept)
     with _Counter() as counter:
-        builder.reselect(copy, wider, Progress(), lambda: pipeline.session(wider))
+        select.reselect(copy, wider, Progress(), lambda: session.session(wider))
     now = rows(copy, "shards")
     assert set(now) > set(before)
     assert verify(copy, decode=True) == []
@@ -176,13 +181,13 @@ def test_changed_spans_measure_again_and_changed_rules_do_not(
     copy: Dataset, sources: Path, ray_session: None
 ) -> None:
     listed = list_sources([str(sources)])
-    assert builder.find_work(copy, listed, config("rules.motion.speed.max=0.9")).sources == 0
-    todo = builder.find_work(copy, listed, config("spans.max_seconds=1.5"))
+    assert find_work(copy, listed, config("rules.motion.speed.max=0.9")).sources == 0
+    todo = find_work(copy, listed, config("spans.max_seconds=1.5"))
     assert set(todo.reasons.values()) == {"shots or spans changed"}
     assert todo.sources == 4  # not the torn one and not the copy
-    todo = builder.find_work(copy, listed, config("filters.quality.frames=3"))
+    todo = find_work(copy, listed, config("filters.quality.frames=3"))
     assert {r.split(" ")[0] for r in todo.reasons.values()} == {"quality"}
-    builder.build(copy, listed, config("spans.max_seconds=1.5"), Progress())
+    pipeline.build(copy, listed, config("spans.max_seconds=1.5"), Progress())
     assert verify(copy, decode=True) == []
     assert max(c["end_s"] - c["start_s"] for c in copy.rows("clips")) <= 1.5 + 1e-6
 
@@ -192,7 +197,7 @@ def test_changed_encoder_settings_cut_again_and_measure_nothing(
 ) -> None:
     before = rows(copy, "shards")
     with _Counter() as counter:
-        builder.build(copy, list_sources([str(sources)]), config("cut.max_side=128"), Progress())
+        pipeline.build(copy, list_sources([str(sources)]), config("cut.max_side=128"), Progress())
     after = rows(copy, "shards")
     assert counter.operations == ["cut"]
     assert set(after) == set(before)
@@ -240,17 +245,17 @@ def test_a_source_that_vanishes_before_the_cut_is_a_failed_clip(
     dataset = Dataset(str(tmp_path / "d"))
     settings = config()
     listed = list_sources([str(folder)])
-    builder.write_manifest(dataset, settings)
-    todo = builder.find_work(dataset, listed, settings)
+    manifest.write_manifest(dataset, settings)
+    todo = find_work(dataset, listed, settings)
     progress = Progress()
     progress.start_measure(todo.sources, 0)
-    builder.measure(dataset, todo, settings, progress)
+    pipeline.measure(dataset, todo, settings, progress)
     (folder / "b.mkv").unlink()
-    builder.cut(dataset, builder.select_and_caption(dataset, settings), settings, progress)
+    pipeline.cut(dataset, pipeline.select(dataset, settings), settings, progress)
     assert re.search(
         rf"failed: cut: {folder}/b\.mkv at [\d.]+ s: FileNotFoundError: ", capsys.readouterr().err
     )
-    assert "did not come to its end" in builder.waiting(dataset, settings)
+    assert "did not come to its end" in status.waiting(dataset, settings)
     counts = accounting(dataset)
     assert counts.failed_clips > 0
     assert counts.accepted > 0
@@ -316,7 +321,7 @@ class _Counter:
     def __enter__(self) -> _Counter:
         self.operations: list[str] = []
         self.cut_tasks: list[dict[str, Any]] = []
-        self._measured, self._cut = pipeline.measured, pipeline.cut
+        self._measured, self._cut = pipeline.measured, pipeline.written
 
         def measured(parts: list[Any], *args: Any) -> Iterator[Any]:
             self.operations.append("measure")
@@ -327,8 +332,8 @@ class _Counter:
             self.cut_tasks += tasks
             return self._cut(tasks, *args)
 
-        pipeline.measured, pipeline.cut = measured, cut  # type: ignore[assignment]
+        pipeline.measured, pipeline.written = measured, cut  # type: ignore[assignment]
         return self
 
     def __exit__(self, *_: object) -> None:
-        pipeline.measured, pipeline.cut = self._measured, self._cut
+        pipeline.measured, pipeline.written = self._measured, self._cut

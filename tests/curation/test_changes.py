@@ -18,14 +18,21 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from curation import build as builder
-from curation.audit.verify import accounting, verify
-from curation.config.schema import Config, load_config
+from curation import pipeline
+from curation.audit.accounting import accounting
+from curation.audit.verify import verify
+from curation.commands import remove, select, status
+from curation.config.load import load_config
+from curation.config.schema import Config
+from curation.driver import apply, cuts, prepare
 from curation.progress import Progress, Stopped
-from curation.sources.listing import Source, list_sources
+from curation.sources.listing import list_sources
 from curation.sources.removed import Removed
-from curation.store.dataset import SCORE_COLUMNS, Dataset
-from curation.verdicts.todo import Todo, explain, find_work
+from curation.sources.source import Source
+from curation.store.dataset import Dataset
+from curation.store.schema import SCORE_COLUMNS
+from curation.verdicts.explain import explain
+from curation.verdicts.todo import Todo, find_work
 from filters import SCORERS
 from tests import render
 from tests.conftest import CHEAP
@@ -67,7 +74,7 @@ def build(
     dataset = out if isinstance(out, Dataset) else Dataset(str(out))
     named = [str(folder)] if isinstance(folder, Path) else list(folder)
     with Inline() as did:
-        todo = builder.build(dataset, list_sources(named), config, Progress(), **options)
+        todo = pipeline.build(dataset, list_sources(named), config, Progress(), **options)
     assert verify(dataset) == []
     assert accounting(dataset).check() == []
     return dataset, todo, did
@@ -340,7 +347,7 @@ def test_clips_of_a_file_that_has_changed_are_never_cut_from_the_new_one(
     os.utime(path, ns=(measured_times.st_atime_ns, measured_times.st_mtime_ns + 1))
     new = changed(config, "rules.motion.speed.max=2", "rules.aesthetics.mean=null")
     with Inline() as did:
-        builder.reselect(built, new, Progress(), nullcontext)
+        select.reselect(built, new, Progress(), nullcontext)
     assert did.encoded == {}
     failed = [v for v in built.verdicts() if v["status"] == "failed"]
     assert failed
@@ -354,7 +361,7 @@ def test_shards_do_not_depend_on_how_many_are_given_out_at_once(
     small = changed(config, "shards.target_mb=0.01")
     at_once, _, _ = build(folder, tmp_path / "at once", small)
     assert len(at_once.parts("shards")) >= 3
-    monkeypatch.setattr(builder, "_CLIPS_PER_WAVE", 2)
+    monkeypatch.setattr(cuts, "_CLIPS_PER_WAVE", 2)
     in_waves, _, _ = build(folder, tmp_path / "in waves", small)
     assert files(in_waves, "shards").keys() == files(at_once, "shards").keys()
     assert list(in_waves.rows("shards")) == list(at_once.rows("shards"))
@@ -376,10 +383,10 @@ def test_failed_clips_are_tried_again_when_asked(built: Dataset, folder: Path, c
 
 
 def test_a_file_that_changes_while_it_is_measured_fails(folder: Path, config: Config, tmp_path: Path) -> None:
-    from curation.sources import listing
+    from curation.sources import identity
 
     listed = list_sources([str(folder / "a.mp4"), str(folder / "b.mkv")])
-    identify = listing.identify
+    identify = identity.identify
 
     def then_touched(*args: Any, **options: Any) -> Any:
         found = identify(*args, **options)
@@ -390,7 +397,7 @@ def test_a_file_that_changes_while_it_is_measured_fails(folder: Path, config: Co
     dataset = Dataset(str(tmp_path / "d"))
     with pytest.MonkeyPatch.context() as patch, Inline():
         patch.setattr("curation.verdicts.todo.identify", then_touched)
-        builder.build(dataset, listed, config, Progress())
+        pipeline.build(dataset, listed, config, Progress())
     (failed,) = (s for s in dataset.rows("sources") if s["status"] == "failed")
     assert (Path(failed["uri"]).name, failed["error"], failed["clips"]) == ("a.mp4", "Changed", 0)
     assert {Path(c["uri"]).name for c in dataset.rows("clips")} == {"b.mkv"}
@@ -458,7 +465,7 @@ def test_prune_leaves_what_lies_below_a_folder_that_cannot_be_read(
         str(folder), error=("PermissionError", "the folder cannot be read: Permission denied")
     )
     with Inline() as did:
-        todo = builder.build(built, [unreadable], config, Progress(), prune=True)
+        todo = pipeline.build(built, [unreadable], config, Progress(), prune=True)
     assert (did.decodes, len(todo.vanished), todo.pruned) == ({}, 4, [])
     assert table(built, "shards") == before
     assert accounting(built).failed_sources == 1  # the folder itself
@@ -486,7 +493,7 @@ def test_remove_is_for_good_copies_included(
     build(folder, built, config)
     a = {i for i, c in table(built, "clips").items() if c["uri"].endswith("a.mp4")}
     others = {i: r for i, r in table(built, "shards").items() if i not in a}
-    sources, clips, rows = builder.remove(built, [str(folder / "a.mp4")], config)
+    sources, clips, rows = remove.remove(built, [str(folder / "a.mp4")], config)
     assert (sources, clips, rows) == (2, len(a), len(a))
     assert table(built, "shards") == others
     assert verify(built) == []
@@ -511,7 +518,7 @@ def test_a_removal_that_was_killed_is_finished_by_the_next_command(
 
     rows = removed.named(built, [str(folder / "b.mkv")])
     Removed(built).add(rows)  # noted, and then killed
-    builder.settle(built)
+    prepare.settle(built)
     assert "b.mkv" not in {Path(s["uri"]).name for s in built.rows("sources")}
     build(folder, built, config)
     assert "b.mkv" not in {Path(s["uri"]).name for s in built.rows("shards")}
@@ -520,7 +527,7 @@ def test_a_removal_that_was_killed_is_finished_by_the_next_command(
 def test_remove_names_what_it_does_not_know(built: Dataset, config: Config) -> None:
     before = files(built, "clips")
     with pytest.raises(ValueError, match=r"nothere\.mp4 is no source"):
-        builder.remove(built, ["nothere.mp4"], config)
+        remove.remove(built, ["nothere.mp4"], config)
     assert files(built, "clips") == before
 
 
@@ -530,7 +537,8 @@ def test_remove_names_what_it_does_not_know(built: Dataset, config: Config) -> N
 def test_a_source_that_cannot_be_scored_again_keeps_its_clips_unscored(
     built: Dataset, folder: Path, config: Config, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from curation.sandbox.parent import Child, SourceFailed
+    from curation.sandbox.parent import Child
+    from curation.sandbox.protocol import SourceFailed
 
     new = changed(config, "filters.quality.frames=3")
     before = table(built, "clips")
@@ -543,7 +551,7 @@ def test_a_source_that_cannot_be_scored_again_keeps_its_clips_unscored(
             return request(child, asked, deadline_s)
 
         patch.setattr(Child, "request", failing)
-        builder.build(built, list_sources([str(folder)]), new, Progress())
+        pipeline.build(built, list_sources([str(folder)]), new, Progress())
     assert "b.mkv: open: InvalidDataError: it is broken now" in capsys.readouterr().err
     after = table(built, "clips")
     for i, clip in after.items():
@@ -559,7 +567,8 @@ def test_a_source_that_cannot_be_scored_again_keeps_its_clips_unscored(
 def test_a_fault_that_passes_is_tried_again_and_leaves_no_trace(
     folder: Path, config: Config, tmp_path: Path, phase: str
 ) -> None:
-    from curation.sandbox.parent import Child, SourceFailed
+    from curation.sandbox.parent import Child
+    from curation.sandbox.protocol import SourceFailed
 
     quick = changed(config, "run.retry_seconds=0.01", "run.read_retries=2")
     old = changed(quick, "filters.quality.frames=3")
@@ -580,7 +589,7 @@ def test_a_fault_that_passes_is_tried_again_and_leaves_no_trace(
             yield from request(child, asked, deadline_s)
 
         patch.setattr(Child, "request", failing)
-        builder.build(dataset, list_sources([str(folder)]), quick, Progress())
+        pipeline.build(dataset, list_sources([str(folder)]), quick, Progress())
     assert faults == {"a.mp4": 0, "b.mkv": 0}
     assert accounting(dataset).failed_sources == accounting(dataset).failed_clips == 0
     assert verify(dataset) == []
@@ -602,11 +611,11 @@ def test_too_many_failures_stop_the_build_and_it_can_go_on(
     listed = list_sources([str(folder)])
     says = r"2 of 7 sources failed.*max_failed_fraction=0.25"
     with Inline() as did, pytest.raises(Stopped, match=says):
-        builder.build(dataset, listed, limited, Progress())
+        pipeline.build(dataset, listed, limited, Progress())
     assert len(did.measured) == 2  # not one more than was needed to know
-    assert "did not come to its end" in builder.waiting(dataset, limited)
+    assert "did not come to its end" in status.waiting(dataset, limited)
     with Inline() as did, pytest.raises(Stopped):  # and again, at once
-        builder.build(dataset, listed, limited, Progress())
+        pipeline.build(dataset, listed, limited, Progress())
     assert did.decodes == {}
     _, _, did = build(folder, dataset, changed(config, "run.max_failed_fraction=0.5"))
     assert accounting(dataset).failed_sources == 3
@@ -677,8 +686,8 @@ def test_a_clip_of_which_no_frame_was_kept_is_tried_once(
     assert bool(did.rescored) == bool(before)
     scores = [c["aesthetics.mean"] for c in sorted(dataset.rows("clips"), key=lambda c: c["start_s"])]
     assert [s is None for s in scores] == [False, True, False]
-    assert builder.waiting(dataset, one) == ""
-    assert builder.not_scored(dataset, one) == 0  # a build would not score it either
+    assert status.waiting(dataset, one) == ""
+    assert apply.not_scored(dataset, one) == 0  # a build would not score it either
     rejected = [v for v in dataset.verdicts() if v["status"] == "rejected"]
     assert [(v["reason"], v["message"]) for v in rejected] == [("aesthetics.mean", "not scored")]
     _, todo, did = build(footage, dataset, one)

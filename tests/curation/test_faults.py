@@ -21,7 +21,8 @@ from typing import Any
 import psutil
 import pytest
 
-from curation.audit.verify import accounting, verify
+from curation.audit.accounting import accounting
+from curation.audit.verify import verify
 from curation.store.dataset import Dataset
 from tests.faults import HOLE_BYTES, Fault, unlock, write_corpus
 from tests.render import scenes, write_video

@@ -15,11 +15,16 @@ from s3fs.core import S3File, S3FileSystem
 from typer.testing import CliRunner
 
 from benchmarks.footage import loop
-from curation.config.schema import ConfigError, load_config
+from curation.config.load import load_config
+from curation.config.schema import ConfigError
 from curation.decode.video import Video
-from curation.sources.listing import SourcesError, identify, list_sources
-from curation.store.dataset import SHARDS, Dataset
-from jobs.cli import app, load_named_config
+from curation.sources.identity import identify
+from curation.sources.listing import list_sources
+from curation.sources.source import SourcesError
+from curation.store.dataset import Dataset
+from curation.store.schema import SHARDS
+from jobs.cli import app
+from jobs.common import load_named_config
 from tests import render
 from tests.jobs.clusters import s3_server
 

@@ -21,8 +21,10 @@ import ray.data
 import ray.exceptions
 
 from curation import pipeline
-from curation.config.schema import ConfigError, load_config
-from curation.decode import segments
+from curation.cluster import session, shares, streams
+from curation.config.load import load_config
+from curation.config.schema import ConfigError
+from curation.decode import join
 from curation.sources.listing import list_sources
 from curation.verdicts.todo import source_row
 from tests import render
@@ -48,7 +50,7 @@ def raised(error: Exception) -> BaseException:
         compute=ray.data.ActorPoolStrategy(size=1),
     )
     with pytest.raises(BaseException) as caught:
-        list(pipeline._rows(stream))
+        list(streams.rows(stream))
     return caught.value
 
 
@@ -67,7 +69,7 @@ def test_what_the_driver_has_an_answer_to_comes_as_it_was_raised() -> None:
 
 
 def test_no_room_for_what_is_under_way_is_a_full_disk() -> None:
-    error = pipeline._raised_by_worker(ray.exceptions.OutOfDiskError("95 % are full"))
+    error = streams._raised_by_worker(ray.exceptions.OutOfDiskError("95 % are full"))
     assert isinstance(error, OSError)
     assert error.errno == errno.ENOSPC
 
@@ -112,7 +114,7 @@ def test_workers_that_take_what_no_machine_has_are_refused(
     monkeypatch.setattr(ray, "cluster_resources", lambda: sums)
     settings = load_config("captions: {captioner: transformers}", overrides)
     began = nullcontext() if says is None else pytest.raises(ConfigError)
-    with began as error, pipeline.session(settings):
+    with began as error, session.session(settings):
         pass
     if says is not None:
         assert [word for word in says if word not in str(error.value)] == []
@@ -127,7 +129,7 @@ def test_a_cluster_that_lets_nobody_in_is_told_in_a_line(monkeypatch: pytest.Mon
     settings = load_config("run: {ray_address: '10.0.0.1:6379'}")
     with (
         pytest.raises(ConfigError, match=r"at 10\.0\.0\.1:6379 .*RAY_AUTH_MODE=token"),
-        pipeline.session(settings),
+        session.session(settings),
     ):
         pass
 
@@ -154,9 +156,9 @@ def test_models_share_what_there_is(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": cpus, "GPU": gpus})
-    shares = pipeline._cpu_shares(load_config("filters: {text: {}, aesthetics: {}}", overrides))
-    assert (shares.model_cpus, shares.model_gpus) == pytest.approx(model)
-    assert (shares.measure_cpus, shares.measure_workers) == pytest.approx(measure)
+    each = shares.cpu_shares(load_config("filters: {text: {}, aesthetics: {}}", overrides))
+    assert (each.model_cpus, each.model_gpus) == pytest.approx(model)
+    assert (each.measure_cpus, each.measure_workers) == pytest.approx(measure)
 
 
 @pytest.mark.usefixtures("ray_session")
@@ -169,7 +171,7 @@ def test_batches_for_a_model_are_filled_across_sources(tmp_path: Path) -> None:
     settings = ["spans.min_seconds=1", "spans.trim_seconds=0", f"run.model_batch_clips={batch}"]
     config = load_config("filters: {duration: {}, text: {frames: 1}}", settings)
     sources = [source_row(s) | {"rescore": False} for s in list_sources([str(tmp_path)])]
-    parts = [segments.in_part(f"p{k}", [source]) for k, source in enumerate(sources)]
+    parts = [join.in_part(f"p{k}", [source]) for k, source in enumerate(sources)]
     rows = [(row["kind"], json.loads(row["data"])) for row in pipeline.measured(parts, config, str(tmp_path))]
     clips = [data for kind, data in rows if kind == "clip"]
     calls = [data for kind, data in rows if kind == "spent" and data["stage"] == "text"]
@@ -196,10 +198,10 @@ def test_folders_of_dead_drivers_are_swept_others_stay(temp: Path) -> None:
     (temp / "reelmill-notes").mkdir()
     (temp / "reelmill-notes" / "mine.txt").write_text("mine")
     (temp / "reelmill-file").write_text("mine")
-    with pipeline._session_folder() as first:
+    with session._session_folder() as first:
         assert not dead.exists()
         assert (Path(first) / "driver").read_text() == f"{os.getpid()}\n"
-        with pipeline._session_folder() as second:
+        with session._session_folder() as second:
             assert Path(first).is_dir()
             assert first != second
         assert Path(first).is_dir()
@@ -211,19 +213,19 @@ def test_a_long_temporary_folder_is_not_used(temp: Path, monkeypatch: pytest.Mon
     long = temp / ("x" * 40)
     long.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(long))
-    with pipeline._session_folder() as folder:
+    with session._session_folder() as folder:
         assert os.path.dirname(folder) == "/tmp"
-        assert len(folder + pipeline._SOCKET) <= 107
+        assert len(folder + session._SOCKET) <= 107
     assert not os.path.exists(folder)
 
 
 SESSION = """
 import sys
-from curation import pipeline
-from curation.config.schema import load_config
+from curation.cluster.session import session
+from curation.config.load import load_config
 from curation.progress import Stopped
 from curation.store.dataset import DatasetError
-with pipeline.session(load_config("run: {object_store_mb: 128}")):
+with session(load_config("run: {object_store_mb: 128}")):
     raise eval(sys.argv[1])
 """
 

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from av.container import OutputContainer
 from av.video.stream import VideoStream
 
-from curation.store.dataset import SCORE_COLUMNS, SHARDS
+from curation.store.schema import SCORE_COLUMNS, SHARDS
 
 Row = dict[str, Any]
 

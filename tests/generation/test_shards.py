@@ -12,9 +12,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from curation.config.schema import load_config
+from curation.config.load import load_config
 from curation.shards.write import shard_row, write_shard
-from curation.store.dataset import SCORE_COLUMNS, Dataset
+from curation.store.dataset import Dataset
+from curation.store.schema import SCORE_COLUMNS
 from generation.config import Data
 from generation.plan import open_selection
 from generation.shards import (

@@ -206,6 +206,6 @@ def _overlap(one: Row, other: Row) -> float:
 
 
 if __name__ == "__main__":
-    from jobs.cli import leave
+    from jobs.common import leave
 
     leave(lambda: print("\n".join(figures(Path(sys.argv[1]).absolute(), Dataset(sys.argv[2])).lines())))

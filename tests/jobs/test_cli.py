@@ -17,7 +17,8 @@ import typer
 from typer.testing import CliRunner, Result
 
 from curation.config.schema import Config
-from curation.store.dataset import SCHEMA_VERSION, Dataset
+from curation.store.dataset import Dataset
+from curation.store.schema import SCHEMA_VERSION
 from jobs.cli import app
 from tests import render
 from tests.conftest import CHEAP
@@ -44,14 +45,16 @@ def tree(folder: Path) -> dict[str, tuple[int, bytes]]:
 @pytest.fixture
 def no_work(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever starts to work fails the test: no Ray, no build."""
-    from curation import build, pipeline
+    from curation import pipeline
+    from curation.cluster import session
+    from curation.driver import prepare
 
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("work was started")
 
-    monkeypatch.setattr(pipeline, "session", refuse)
-    monkeypatch.setattr(build, "build", refuse)
-    monkeypatch.setattr(build, "find_work", refuse)
+    monkeypatch.setattr(session, "session", refuse)
+    monkeypatch.setattr(pipeline, "build", refuse)
+    monkeypatch.setattr(prepare, "find_work", refuse)
 
 
 @pytest.fixture
@@ -186,12 +189,12 @@ def test_select_refuses_a_rule_before_it_changes_a_verdict(tmp_path: Path, no_wo
 
 
 def test_interrupting_is_code_130_and_says_how_to_go_on(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from curation import pipeline
+    from curation.cluster import session
 
     def interrupted(_: Config) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(pipeline, "session", interrupted)
+    monkeypatch.setattr(session, "session", interrupted)
     result = reelmill("build", place / "videos", "--out", place / "new", "--config", place / "cheap.yaml")
     assert result.exit_code == 130
     assert "same command again" in result.stderr
@@ -375,9 +378,9 @@ def test_a_session(footage: Path, tmp_path: Path, ray_session: None) -> None:
 @pytest.fixture
 def inline(monkeypatch: pytest.MonkeyPatch) -> Iterator[Inline]:
     """Commands that work in this process, without Ray."""
-    from curation import pipeline
+    from curation.cluster import session
 
-    monkeypatch.setattr(pipeline, "session", lambda _: nullcontext())
+    monkeypatch.setattr(session, "session", lambda _: nullcontext())
     with Inline() as did:
         yield did
 
@@ -495,10 +498,11 @@ def test_paths_on_a_cluster_are_pointed_at(
 ) -> None:
     """And a shard that a node wrote on a disk of its own is missed at once, with a remedy."""
     from curation import pipeline
+    from curation.cluster import session
 
     (tmp_path / "mine.yaml").write_text(SETTINGS)
     build: list[str | Path] = ["build", footage, "--out", tmp_path / "d", "--config", tmp_path / "mine.yaml"]
-    written = pipeline.cut
+    written = pipeline.written
 
     def elsewhere(tasks: Any, config: Any, location: str, config_hash: str) -> Iterator[dict[str, Any]]:
         for row in written(tasks, config, location, config_hash):
@@ -506,8 +510,8 @@ def test_paths_on_a_cluster_are_pointed_at(
             yield row
 
     with monkeypatch.context() as patch:
-        patch.setattr(pipeline, "nodes", lambda: 2)
-        patch.setattr(pipeline, "cut", elsewhere)
+        patch.setattr(session, "nodes", lambda: 2)
+        patch.setattr(pipeline, "written", elsewhere)
         refused = reelmill(*build)
     assert refused.exit_code == 2, refused.output
     said = f"all 2 nodes of this cluster must see {footage}/"

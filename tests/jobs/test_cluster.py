@@ -13,7 +13,8 @@ import fsspec
 import pytest
 
 from benchmarks.footage import loop
-from curation.audit.verify import accounting, verify
+from curation.audit.accounting import accounting
+from curation.audit.verify import verify
 from curation.store.dataset import Dataset
 from tests import render
 from tests.jobs import left_behind

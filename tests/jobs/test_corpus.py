@@ -17,7 +17,7 @@ from typer.testing import CliRunner, Result
 
 from captioning.base import CaptionRequest
 from captioning.sidecar import Sidecar, parse_subtitles
-from curation import build as builder
+from curation import pipeline
 from curation.config.schema import ConfigError
 from curation.corpus import plan as module
 from curation.corpus.draw import ALL, COLOURS, DEFECTS, GOOD, SEEN, UNSEEN, Look, Scene
@@ -26,7 +26,8 @@ from curation.progress import Progress
 from curation.sources.listing import list_sources
 from curation.store.dataset import Dataset
 from generation.transform import fit
-from jobs.cli import app, load_named_config
+from jobs.cli import app
+from jobs.common import load_named_config
 from tests.jobs.corpus_figures import figures
 
 # Small: every defect, every way of being broken and a dissolve in a few seconds.
@@ -319,7 +320,7 @@ def test_a_build_finds_what_was_planted(tmp_path: Path, ray_session: None) -> No
     pytest.importorskip("easyocr_en_models")
     folder = make(tmp_path / "corpus", Settings())
     dataset = Dataset(str(tmp_path / "dataset"))
-    builder.build(
+    pipeline.build(
         dataset, list_sources([str(folder / "videos")]), load_named_config("corpus", []), Progress()
     )
     found = figures(folder, dataset)

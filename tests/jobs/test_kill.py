@@ -19,7 +19,8 @@ import psutil
 import pytest
 from PIL import Image
 
-from curation.audit.verify import accounting, verify
+from curation.audit.accounting import accounting
+from curation.audit.verify import verify
 from curation.store.dataset import Dataset
 from tests import render
 from tests.jobs import left_behind

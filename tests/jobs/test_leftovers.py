@@ -15,7 +15,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from curation.audit.verify import accounting, verify
+from curation.audit.accounting import accounting
+from curation.audit.verify import verify
 from curation.store.dataset import Dataset
 from tests import render
 from tests.jobs import left_behind

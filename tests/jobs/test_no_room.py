@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from curation.audit.verify import accounting, verify
+from curation.audit.accounting import accounting
+from curation.audit.verify import verify
 from curation.store.dataset import Dataset
-from jobs import cli
+from jobs.dataset import working
 from tests import render
 
 ROOT = Path(__file__).parents[2]
@@ -105,7 +106,7 @@ def test_what_workers_were_in_the_middle_of_takes_no_room(tmp_path: Path) -> Non
     dataset = Dataset(str(tmp_path / "d"))
 
     def work() -> None:
-        with cli._working(dataset, "build"):
+        with working(dataset, "build"):
             dataset.write("shards/shard-00000.parquet", b"finished")
             dataset.write("shards/_tmp-1234-shard-00001.parquet", b"not")
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from curation.audit.estimate import estimate
-from curation.config.schema import Config, load_config
+from curation.config.load import load_config
+from curation.config.schema import Config
 from curation.sources.listing import list_sources
 from curation.store.dataset import Dataset
 from tests import render

@@ -10,8 +10,11 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from curation.audit.verify import Accounting, Decoder, accounting, verify
-from curation.store.dataset import CAPTIONS, CLIPS, VERDICTS, Dataset, DatasetError
+from curation.audit.accounting import Accounting, accounting
+from curation.audit.decoder import Decoder
+from curation.audit.verify import verify
+from curation.store.dataset import Dataset, DatasetError
+from curation.store.schema import CAPTIONS, CLIPS, VERDICTS
 from tests.curation import dataset_fixture as fixture
 from tests.curation.dataset_fixture import Row, id_of, rewrite
 

@@ -14,17 +14,23 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
+from captioning import makers
 from captioning.base import CaptionerMissing, CaptionFailed, CaptionRequest, Pictures
 from captioning.checks import CHECKS
-from curation import build as builder
-from curation.audit.verify import accounting, verify
-from curation.captions import by_model, makers
-from curation.config.schema import Config, ConfigError, load_config, validated
+from curation import pipeline
+from curation.audit.accounting import accounting
+from curation.audit.verify import verify
+from curation.captions import wanted
+from curation.commands import caption, select, status
+from curation.config.load import load_config, validated
+from curation.config.schema import Config, ConfigError
 from curation.decode.pictures import pictures, times
+from curation.driver import captions, prepare
 from curation.progress import Progress, Stopped
 from curation.report.page import render
 from curation.sources.listing import list_sources
-from curation.store.dataset import CAPTION_COLUMNS, CAPTIONS, FAILURES, SCHEMA_VERSION, Dataset
+from curation.store.dataset import Dataset
+from curation.store.schema import CAPTION_COLUMNS, CAPTIONS, FAILURES, SCHEMA_VERSION
 from tests import render as drawn
 from tests.captioning.server import Asked, ChatServer, Reply
 from tests.conftest import CHEAP
@@ -90,14 +96,14 @@ def build(place: Path, out: Path | Dataset, settings: Config, **options: Any) ->
     dataset = out if isinstance(out, Dataset) else Dataset(str(out))
     with Inline() as did:
         listed = list_sources([str(place / "footage")])
-        builder.build(dataset, listed, settings, Progress(), **options)
+        pipeline.build(dataset, listed, settings, Progress(), **options)
     sound(dataset, settings)
     return dataset, did
 
 
 def recaption(dataset: Dataset, settings: Config, **options: Any) -> Inline:
     with Inline() as did:
-        builder.recaption(dataset, settings, Progress(), nullcontext, **options)
+        caption.recaption(dataset, settings, Progress(), nullcontext, **options)
     sound(dataset, settings)
     return did
 
@@ -105,7 +111,7 @@ def recaption(dataset: Dataset, settings: Config, **options: Any) -> Inline:
 def sound(dataset: Dataset, settings: Config) -> None:
     assert verify(dataset) == []
     assert accounting(dataset).check() == []
-    assert builder.waiting(dataset, settings) == ""
+    assert status.waiting(dataset, settings) == ""
 
 
 def table(dataset: Dataset, name: str) -> dict[str, Row]:
@@ -151,7 +157,7 @@ def test_a_second_build_captions_nothing_and_other_rules_only_what_is_new(
     assert 0 < len(before) < len(table(built, "shards"))
     assert did.captioned == dict.fromkeys(before, 1)
     with Inline() as did:
-        builder.reselect(dataset, config(), Progress(), nullcontext)
+        select.reselect(dataset, config(), Progress(), nullcontext)
     sound(dataset, config())
     assert did.captioned == dict.fromkeys(set(table(built, "shards")) - before, 1)
     assert table(dataset, "captions") == table(built, "captions")
@@ -213,7 +219,7 @@ def test_a_caption_that_fails_its_check_is_asked_for_once_more(place: Path, tmp_
     assert did.captioned == did.encoded == {}
     # Another rule is a question to the numbers that are there.
     with Inline() as did:
-        builder.reselect(
+        select.reselect(
             dataset, config(*_stuttering, "rules.caption.repetition=null"), Progress(), nullcontext
         )
     assert (did.captioned, set(did.encoded)) == ({}, lost)
@@ -267,7 +273,7 @@ def test_too_many_failures_in_a_row_stop_and_are_not_held_against_the_clips(
         build(place, tmp_path / "d", away)
     dataset = Dataset(str(tmp_path / "d"))
     assert list(dataset.rows("failures")) == []
-    assert "clips in shards to caption" in builder.waiting(dataset, away)
+    assert "clips in shards to caption" in status.waiting(dataset, away)
     _, did = build(place, dataset, config())
     assert did.encoded == did.measured == {}
     assert did.captioned == dict.fromkeys(table(dataset, "clips"), 1)
@@ -302,12 +308,12 @@ def test_a_captioner_that_goes_away_in_a_small_dataset_fails_no_clip(
     with monkeypatch.context() as patch:
         deaf_after(patch, len(clips) - left, gone=True)
         with pytest.raises(Stopped) as stopped, Inline():
-            builder.recaption(built, other, Progress(), nullcontext)
+            caption.recaption(built, other, Progress(), nullcontext)
     said = ["clips in a row", f"go on with: reelmill caption {built.address('')}".rstrip("/")]
     said.append("the speaker has gone" if left == 2 else "no answer within 120 s")
     assert [words for words in said if words not in str(stopped.value)] == []
     assert list(built.rows("failures")) == []
-    assert builder.waiting(built, other).startswith(f"{left} clips in shards to caption")
+    assert status.waiting(built, other).startswith(f"{left} clips in shards to caption")
     assert set(table(built, "shards")) == clips
     did = recaption(built, validated(built.manifest()["config"]))
     assert len(did.captioned) == left
@@ -336,7 +342,7 @@ def test_clips_that_fail_for_good_are_told_at_the_end(
     said = [line for line in capsys.readouterr().err.splitlines() if "--retry-failed" in line]
     assert said == [
         f"{left} clips could not be captioned and have left the shards, {left} of them for {error}: no "
-        f"answer within 120 s; to try them again: {by_model.command(built)} --retry-failed"
+        f"answer within 120 s; to try them again: {captions.command(built)} --retry-failed"
     ]
     assert len(table(built, "shards")) == len(clips) - left
     recaption(built, other, retry_failed=True)
@@ -346,7 +352,7 @@ def test_clips_that_fail_for_good_are_told_at_the_end(
 def test_captions_are_committed_as_they_come(
     place: Path, built: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(by_model, "_PART_ROWS", 2)
+    monkeypatch.setattr(captions, "_PART_ROWS", 2)
     other = config("captions.transformers={model: other}")
     call, asked = Speaker.__call__, Counter[str]()
 
@@ -360,7 +366,7 @@ def test_captions_are_committed_as_they_come(
         patch.setattr(Speaker, "__call__", tired)
         with pytest.raises(RuntimeError):
             recaption(built, other)
-    assert "to caption" in builder.waiting(built, other)
+    assert "to caption" in status.waiting(built, other)
     did = recaption(built, other)
     # What the first run was told is not asked for again.
     assert not set(did.captioned) & set(asked)
@@ -369,8 +375,8 @@ def test_captions_are_committed_as_they_come(
 
 def test_a_captioner_that_is_missing_is_told_before_any_work(place: Path, tmp_path: Path) -> None:
     with pytest.raises(CaptionerMissing, match=r"captions\.transformers\.model"):
-        builder.check_models(config("captions.transformers={missing: true}"))
-    assert builder.check_models(config()) is None
+        prepare.check_models(config("captions.transformers={missing: true}"))
+    assert prepare.check_models(config()) is None
 
 
 def contents(dataset: Dataset) -> dict[str, bytes]:
@@ -394,7 +400,7 @@ def test_a_captioner_that_is_missing_changes_nothing(
     with pytest.raises(CaptionerMissing):
         recaption(built, config(*overrides), retry_failed=retry_failed)
     assert contents(built) == before
-    assert builder.waiting(built, config()) == ""
+    assert status.waiting(built, config()) == ""
 
 
 def test_a_captioner_that_breaks_at_its_first_clip_changes_nothing(
@@ -424,7 +430,7 @@ def test_a_server_that_fails_at_the_opening_question_changes_nothing(built: Data
 def test_clips_keep_their_old_caption_until_the_new_one_is_there(
     built: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(by_model, "_PART_ROWS", 2)
+    monkeypatch.setattr(captions, "_PART_ROWS", 2)
     other = config("captions.transformers={model: other}")
     said = {i: r["caption"] for i, r in table(built, "shards").items()}
     call, seen = Speaker.__call__, []
@@ -441,7 +447,7 @@ def test_clips_keep_their_old_caption_until_the_new_one_is_there(
             recaption(built, other)
     assert seen == [said, said]
     assert built.manifest()["config"]["captions"]["transformers"]["model"] == "other"
-    assert builder.waiting(built, other).startswith(f"{len(said) - 4} clips in shards to caption")
+    assert status.waiting(built, other).startswith(f"{len(said) - 4} clips in shards to caption")
     recaption(built, other)
     assert not set(said.values()) & {r["caption"] for r in built.rows("shards")}
 
@@ -451,7 +457,8 @@ def test_what_changed_and_how_to_go_on_are_told(
 ) -> None:
     from typer.testing import CliRunner
 
-    from curation.verdicts.todo import as_listed, explain, find_work
+    from curation.verdicts.explain import explain
+    from curation.verdicts.todo import as_listed, find_work
     from jobs.cli import app
 
     def told() -> str:
@@ -666,14 +673,14 @@ def test_an_unreadable_sidecar_of_version_1_fails_that_captioner_only(place: Pat
 def test_pictures_are_those_shown_at_their_times(built: Dataset) -> None:
     for row in built.rows("shards"):
         frames = decode(row["video"]["bytes"])
-        for wanted in (Pictures(1, None, 4096), Pictures(5, None, 4096), Pictures(40, 4.0, 4096)):
-            seen, at = pictures(row["video"]["bytes"], row["duration_s"], wanted)
+        for asks in (Pictures(1, None, 4096), Pictures(5, None, 4096), Pictures(40, 4.0, 4096)):
+            seen, at = pictures(row["video"]["bytes"], row["duration_s"], asks)
             if row["fps"] is None:
                 assert (len(seen), at) == (1, [0.0])
                 assert np.array_equal(seen[0], frames[0])
                 continue
-            asked = times(row["duration_s"], wanted)
-            assert len(asked) == (min(40, round(4 * row["duration_s"])) if wanted.fps else wanted.count)
+            asked = times(row["duration_s"], asks)
+            assert len(asked) == (min(40, round(4 * row["duration_s"])) if asks.fps else asks.count)
             shown = [min(int(t * row["fps"] + 1e-6), len(frames) - 1) for t in asked]
             assert len(seen) == len(set(shown))
             assert all(np.array_equal(p, frames[k]) for p, k in zip(seen, sorted(set(shown)), strict=True))
@@ -763,7 +770,7 @@ def test_batches_are_whole_whatever_the_row_groups(clips: int, batch: int) -> No
     todo: dict[tuple[str, int], dict[str, Row]] = {}
     for k in range(clips):
         todo.setdefault((f"shard-{k // 70}", k // 7 % 10), {})[f"c{k}"] = {}
-    made = [json.loads(task["groups"]) for task in by_model.tasks(todo, batch)]
+    made = [json.loads(task["groups"]) for task in wanted.tasks(todo, batch)]
     sizes = [sum(len(group["clips"]) for group in groups) for groups in made]
     assert all(size % batch == 0 for size in sizes[:-1])
     assert sum(sizes) == clips

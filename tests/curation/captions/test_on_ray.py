@@ -17,11 +17,15 @@ import pytest
 from captioning.base import Caption, CaptionRequest
 from captioning.rewrite import Rewrite
 from captioning.vlm import Transformers
-from curation import build as builder
-from curation.audit.verify import accounting, verify
-from curation.captions import by_model
-from curation.config.schema import Config, load_config
+from curation import pipeline
+from curation.audit.accounting import accounting
+from curation.audit.verify import verify
+from curation.captions import wanted
+from curation.commands import caption, status
+from curation.config.load import load_config
+from curation.config.schema import Config
 from curation.decode.pictures import pictures
+from curation.driver import captions as driver_captions
 from curation.progress import Progress
 from curation.sources.listing import list_sources
 from curation.store.dataset import Dataset
@@ -56,7 +60,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     Image.fromarray(render.texture(4, 48, 64)).save(footage / "still.png")
     with Inline():
-        builder.build(
+        pipeline.build(
             Dataset(str(here / "d")), list_sources([str(footage)]), load_config(CHEAP, SETTINGS), Progress()
         )
     return here / "d"
@@ -108,14 +112,14 @@ def rewritten_alone(rewriter: Rewrite, text: str) -> str | None:
 
 def shuffled(patch: pytest.MonkeyPatch, seed: int) -> None:
     """Row groups and clips are handed out in another order."""
-    wanted = by_model.wanted
+    found_by = wanted.wanted
 
     def other(*arguments: Any, **options: Any) -> Any:
-        found = list(wanted(*arguments, **options).items())
+        found = list(found_by(*arguments, **options).items())
         random.Random(seed).shuffle(found)
         return dict(found)
 
-    patch.setattr(by_model, "wanted", other)
+    patch.setattr(driver_captions, "wanted", other)
 
 
 def captioning_workers() -> list[psutil.Process]:
@@ -135,7 +139,7 @@ def captioning_workers() -> list[psutil.Process]:
 
 def killer(patch: pytest.MonkeyPatch, kills: list[int], most: int, step: str = "caption") -> None:
     """Kills the process of the actor that captions, after the first answers of a step have come."""
-    take = by_model._Commits.take
+    take = driver_captions.CaptionCommits.take
 
     def taking(commits: Any, *arguments: Any) -> None:
         take(commits, *arguments)
@@ -144,7 +148,7 @@ def killer(patch: pytest.MonkeyPatch, kills: list[int], most: int, step: str = "
                 process.send_signal(signal.SIGKILL)
                 kills.append(process.pid)
 
-    patch.setattr(by_model._Commits, "take", taking)
+    patch.setattr(driver_captions.CaptionCommits, "take", taking)
 
 
 @pytest.mark.parametrize("family", ["qwen2_5_vl", "llava_onevision"])
@@ -167,7 +171,7 @@ def test_each_clip_gets_what_the_model_says_for_it_alone(
         with monkeypatch.context() as patch:
             shuffled(patch, seed)
             killer(patch, kills, most)
-            builder.recaption(dataset, settings, Progress(), nullcontext)
+            caption.recaption(dataset, settings, Progress(), nullcontext)
         assert len(kills) == most
         rows = {r["clip_id"]: r for r in dataset.rows("shards")}
         assert {i: r["caption"] for i, r in rows.items()} == expected
@@ -198,7 +202,7 @@ def test_each_caption_gets_what_the_rewriter_makes_of_it_alone(
     with monkeypatch.context() as patch:
         shuffled(patch, 1)
         killer(patch, kills, 1, step="rewrite")
-        builder.recaption(dataset, settings, Progress(), nullcontext)
+        caption.recaption(dataset, settings, Progress(), nullcontext)
     assert len(kills) == 1
     rows = list(dataset.rows("captions"))
     assert {r["clip_id"]: r["text"] for r in rows if r["kind"] == "long"} == originals
@@ -208,4 +212,4 @@ def test_each_caption_gets_what_the_rewriter_makes_of_it_alone(
     assert {f["clip_id"] for f in dataset.rows("failures")} == originals.keys() - expected.keys()
     assert verify(dataset) == []
     assert accounting(dataset).check() == []
-    assert builder.waiting(dataset, settings) == ""  # what failed is not tried again unasked
+    assert status.waiting(dataset, settings) == ""  # what failed is not tried again unasked

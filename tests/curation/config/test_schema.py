@@ -13,10 +13,12 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from curation.config.schema import Config, ConfigError, Run, changes, load_config, read_config_file, validated
+from curation.config.changes import changes
+from curation.config.load import load_config, read_config_file, validated
+from curation.config.schema import Config, ConfigError, Run
 from filters import SCORERS
 from filters.rules import Rule
-from jobs.cli import load_named_config
+from jobs.common import load_named_config
 
 CONFIGS = Path(__file__).parents[3] / "jobs" / "configs"
 

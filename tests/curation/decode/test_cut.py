@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from curation.config.schema import load_config
+from curation.config.load import load_config
 from curation.decode import cut
 from tests import render
 from tests.conftest import CHEAP

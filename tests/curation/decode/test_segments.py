@@ -11,15 +11,18 @@ from typing import Any
 import pytest
 
 from benchmarks.footage import loop
-from curation import build
-from curation.audit.verify import accounting
-from curation.cluster import workers
-from curation.config.schema import Config, load_config
-from curation.decode import segments
-from curation.decode.segments import NotInPieces, Piece
+from curation import pipeline
+from curation.audit.accounting import accounting
+from curation.cluster import looker
+from curation.config.load import load_config
+from curation.config.schema import Config
+from curation.decode import join
+from curation.decode.join import Piece
+from curation.decode.segments import NotInPieces
 from curation.decode.video import VideoInfo
 from curation.progress import Progress
-from curation.sandbox.parent import Child, Message, SourceFailed
+from curation.sandbox.parent import Child
+from curation.sandbox.protocol import Message, SourceFailed
 from curation.sources.listing import list_sources
 from curation.store.dataset import Dataset
 from tests import render
@@ -51,7 +54,7 @@ def ask(child: Child, op: str, path: Path, config: Config, **more: Any) -> list[
 
 def looked_at(child: Child, path: Path, config: Config, seconds: float) -> list[Piece]:
     pieces = []
-    for a, b in segments.plan(workers.probed(str(path), config), seconds):
+    for a, b in join.plan(looker.probed(str(path), config), seconds):
         *_, message = ask(child, "look", path, config, from_s=a, until_s=b)
         pieces.append(Piece.of(message.head, message.parts))
     return pieces
@@ -63,7 +66,7 @@ Found = tuple[list[Message], dict[str, Any]]  # clips, and what is said of the s
 def in_pieces(child: Child, path: Path, config: Config, seconds: float) -> Found:
     pieces = looked_at(child, path, config, seconds)
     assert len(pieces) >= 3
-    row, groups = segments.join(pieces, config, GROUP_SECONDS)
+    row, groups = join.join(pieces, config, GROUP_SECONDS)
     assert len(groups) >= 3
     assert groups[-1].from_s is not None
     clips = [m for g in groups for m in ask(child, "score", path, config, **g.request())]
@@ -125,13 +128,13 @@ def test_real_footage(name: str, footage: Path, child: Child) -> None:
 def test_what_does_not_join_is_not_joined(tmp_path: Path, child: Child, config: Config) -> None:
     path = render.write_video(tmp_path / "a.mp4", render.scenes(LENGTHS, SIZE, fps=FPS), fps=FPS)
     pieces = looked_at(child, path, config, PIECE_SECONDS)
-    segments.join(pieces, config, GROUP_SECONDS)
+    join.join(pieces, config, GROUP_SECONDS)
     with pytest.raises(NotInPieces, match="do not join"):
-        segments.join([pieces[0], *pieces[2:]], config, GROUP_SECONDS)
+        join.join([pieces[0], *pieces[2:]], config, GROUP_SECONDS)
     time_s, digest = pieces[1].head["before"]
     other = Piece({**pieces[1].head, "before": [time_s, digest ^ 1]}, *list(vars(pieces[1]).values())[1:])
     with pytest.raises(NotInPieces, match="do not join"):
-        segments.join([pieces[0], other, *pieces[2:]], config, GROUP_SECONDS)
+        join.join([pieces[0], other, *pieces[2:]], config, GROUP_SECONDS)
 
 
 def test_damage_is_for_one_piece(tmp_path: Path, child: Child, config: Config) -> None:
@@ -153,20 +156,20 @@ def test_a_span_that_is_not_there_is_not_scored(tmp_path: Path, child: Child, co
 
 def test_what_is_too_short_or_says_no_length_is_for_one_piece() -> None:
     info = VideoInfo("mp4", "h264", 64, 48, 64, 48, 0, 1.0, 25.0, 100, 4.0, 1.0)
-    assert segments.plan(info, 1.5) == [(None, 1 + 4 / 3), (1 + 4 / 3, 1 + 8 / 3), (1 + 8 / 3, None)]
+    assert join.plan(info, 1.5) == [(None, 1 + 4 / 3), (1 + 4 / 3, 1 + 8 / 3), (1 + 8 / 3, None)]
     for duration_s in (None, 0.0, 1.5):
         with pytest.raises(NotInPieces):
-            segments.plan(VideoInfo(**{**vars(info), "declared_duration_s": duration_s}), 1.5)
+            join.plan(VideoInfo(**{**vars(info), "declared_duration_s": duration_s}), 1.5)
 
 
 def test_only_what_would_hold_up_all_others_is_taken_apart(config: Config) -> None:
     sizes = {"a": 50, "b": 20, "c": 20, "d": 10}
-    assert segments.pick(sizes, 2, config) == set()  # two decodes by two workers are no gain
-    assert segments.pick(sizes, 4, config) == set()
-    assert segments.pick(sizes, 5, config) == {"a"}
-    assert segments.pick(sizes, 11, config) == {"a", "b", "c"}
-    assert segments.pick(sizes, 5, load_config(CHEAP, ["run.segment_seconds=null"])) == set()
-    assert segments.pick(sizes, 5, load_config(CHEAP, ["shots.detector=transnetv2"])) == set()
+    assert join.pick(sizes, 2, config) == set()  # two decodes by two workers are no gain
+    assert join.pick(sizes, 4, config) == set()
+    assert join.pick(sizes, 5, config) == {"a"}
+    assert join.pick(sizes, 11, config) == {"a", "b", "c"}
+    assert join.pick(sizes, 5, load_config(CHEAP, ["run.segment_seconds=null"])) == set()
+    assert join.pick(sizes, 5, load_config(CHEAP, ["shots.detector=transnetv2"])) == set()
 
 
 def test_parts_are_left_without_their_long_sources(config: Config) -> None:
@@ -174,17 +177,17 @@ def test_parts_are_left_without_their_long_sources(config: Config) -> None:
         return {"source_id": id_, "uri": id_, "bytes": size, "rescore": rescore}
 
     parts = [
-        segments.in_part("p", [source("a", 100), source("b", 1)]),
-        segments.in_part("q", [source("c", 90)]),
-        segments.in_part("r", [source("d", 900, rescore=True)]),
+        join.in_part("p", [source("a", 100), source("b", 1)]),
+        join.in_part("q", [source("c", 90)]),
+        join.in_part("r", [source("d", 900, rescore=True)]),
     ]
-    left, long = segments.set_apart(parts, 8, config)
+    left, long = join.set_apart(parts, 8, config)
     assert [(p["part"], [s["source_id"] for s in json.loads(p["sources"])]) for p in left] == [
         ("p", ["b"]),
         ("r", ["d"]),
     ]
     assert {id_: one.part for id_, one in long.items()} == {"a": "p", "c": "q"}
-    assert segments.set_apart(parts, 1, config) == (parts, {})
+    assert join.set_apart(parts, 1, config) == (parts, {})
 
 
 @pytest.mark.usefixtures("ray_session")
@@ -203,7 +206,7 @@ def test_a_build_takes_long_sources_apart(tmp_path: Path, capsys: pytest.Capture
         settings += ["run.measure_cpus=0.2", "captions.captioner=none"]
         config = load_config(CHEAP, settings)
         dataset = Dataset(str(tmp_path / how))
-        build.build(dataset, list_sources([str(folder)]), config, Progress())
+        pipeline.build(dataset, list_sources([str(folder)]), config, Progress())
         assert accounting(dataset).check() == []
         said = capsys.readouterr().err
         assert ("measured in one piece" in said and "torn.ts" in said) == (how == "10")
@@ -228,7 +231,7 @@ def test_an_hour(tmp_path: Path) -> None:
         settings = [f"run.segment_seconds={how}", "run.measure_cpus=0.4", "captions.captioner=none"]
         dataset = Dataset(str(tmp_path / how))
         config = load_config(CHEAP, [*settings, "rules.duration.seconds.max=0"])  # nothing to cut
-        build.build(dataset, list_sources([str(folder)]), config, Progress())
+        pipeline.build(dataset, list_sources([str(folder)]), config, Progress())
         found[how] = rows_of(dataset)
     assert found["300"] == found["null"]
     assert len(found["300"]["clips"]) > 600

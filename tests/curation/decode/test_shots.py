@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from scenedetect import AdaptiveDetector, ContentDetector, SceneManager, open_video
 
-from curation.config.schema import Shots
-from curation.decode.shots import DetectorName, make_detector
+from curation.config.schema import DetectorName, Shots
+from curation.decode.shots import make_detector
 from curation.decode.video import Video
 from tests import render
 

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from curation.config.schema import Config, load_config
+from curation.config.load import load_config
+from curation.config.schema import Config
 from curation.sources.listing import list_sources
 from tests import render
 from tests.conftest import CHEAP

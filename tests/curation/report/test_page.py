@@ -13,9 +13,12 @@ import pytest
 from PIL import Image
 
 from curation.captions.chosen import Captions
-from curation.config.schema import load_config
+from curation.config.load import load_config
+from curation.report import charts, read
 from curation.report import page as report
-from curation.report.page import axis_range, chart, clock, duration, number, ticks, write_report
+from curation.report.charts import axis_range, chart, ticks
+from curation.report.page import write_report
+from curation.report.words import clock, duration, number
 from curation.store.dataset import Dataset
 from filters.rules import Rule
 from tests.curation import dataset_fixture as fixture
@@ -83,7 +86,7 @@ def test_both_sides_of_a_cut_off_are_counted(page: Page) -> None:
 
 
 def test_clips_near_a_cut_off_come_by_distance(dataset: Dataset) -> None:
-    clips = report._read_clips(dataset, Captions.read(dataset, load_config("")))
+    clips = read.read_clips(dataset, Captions.read(dataset, load_config("")))
     section = report._section(clips, "aesthetics.mean", Rule(min=4.5))
     below, above = section.strips
     assert [t.value for t in below.tiles] == [4.4, 4.0]
@@ -214,7 +217,7 @@ def test_a_chart_places_cut_offs_on_its_axis() -> None:
     found = chart(np.array([1.0, 2.0, 3.0]), np.zeros(3, dtype=int), Rule(1.5, 10.0))
     lo, hi = axis_range(np.array([1.0, 2.0, 3.0]), [1.5, 10.0])
     for mark, cut in zip(found.cuts, (1.5, 10.0), strict=True):
-        expected = report._LEFT + (cut - lo) / (hi - lo) * (found.width - 2 * report._LEFT)
+        expected = charts._LEFT + (cut - lo) / (hi - lo) * (found.width - 2 * charts._LEFT)
         assert mark.x == pytest.approx(expected, abs=0.01)
 
 

@@ -31,15 +31,9 @@ from PIL import EpsImagePlugin, Image
 from curation.config.schema import Config, Run
 from curation.decode import video
 from curation.sandbox import parent as child_module
-from curation.sandbox.parent import (
-    Child,
-    Message,
-    SourceFailed,
-    _Reader,
-    deadline_s,
-    last_words,
-    write_message,
-)
+from curation.sandbox.parent import Child
+from curation.sandbox.protocol import Message, Reader, SourceFailed, write_message
+from curation.sandbox.words import last_words
 from tests import render
 from tests.curation import helpers
 
@@ -126,7 +120,7 @@ def test_messages_arrive_as_they_were_sent(sent: list[tuple[dict[str, Any], list
         # In odd pieces, from another thread: a pipe does not keep the limits of writes.
         writer = threading.Thread(target=_dribble, args=(write_end, out.getvalue()))
         writer.start()
-        reader = _Reader(read_end, max_bytes=1 << 20)
+        reader = Reader(read_end, max_bytes=1 << 20)
         for head, parts in sent:
             message = reader.message(time.monotonic() + DEADLINE_S)
             assert (message.head, message.parts) == (head, parts)
@@ -221,11 +215,11 @@ def test_the_deadline_grows_with_the_declared_duration_up_to_a_limit(
     declared: float | None, factor: float, wanted: float
 ) -> None:
     run = Run(deadline_seconds=60.0, deadline_per_second=6.0, deadline_max_seconds=14400.0)
-    assert deadline_s(run, declared, factor) == wanted
+    assert run.deadline_s(declared, factor) == wanted
 
 
 def test_a_length_that_adds_nothing_adds_nothing() -> None:
-    assert deadline_s(Run(deadline_per_second=0.0), float("inf")) == 60.0
+    assert Run(deadline_per_second=0.0).deadline_s(float("inf")) == 60.0
 
 
 def run_instead(monkeypatch: pytest.MonkeyPatch, script: str) -> None:
@@ -523,7 +517,7 @@ def test_an_interrupt_ends_the_child(child: Child, long: Path, cheap_config: Con
 
 def _awaits_a_message(thread: int) -> bool:
     frame = sys._current_frames().get(thread)
-    while frame is not None and frame.f_code is not _Reader._take.__code__:
+    while frame is not None and frame.f_code is not Reader._take.__code__:
         frame = frame.f_back
     return frame is not None
 

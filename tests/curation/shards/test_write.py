@@ -17,21 +17,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from curation.captions.chosen import Captions
-from curation.config.schema import Config, load_config
-from curation.shards.write import (
-    PLAN,
-    Shard,
-    align,
-    drop_other_encodings,
-    estimated_bytes,
-    plan_shards,
-    settle_plan,
-    shard_row,
-    shard_schema,
-    sharded_clips,
-    write_shard,
-)
-from curation.store.dataset import CAPTIONS, SCORE_COLUMNS, SHARDS, Dataset
+from curation.config.load import load_config
+from curation.config.schema import Config
+from curation.shards.align import align, drop_other_encodings
+from curation.shards.plan import PLAN, Shard, estimated_bytes, plan_shards, settle_plan, sharded_clips
+from curation.shards.write import shard_row, shard_schema, write_shard
+from curation.store.dataset import Dataset
+from curation.store.schema import CAPTIONS, SCORE_COLUMNS, SHARDS
 
 Row = dict[str, Any]
 

@@ -21,8 +21,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from curation.sources import identity
 from curation.sources import listing as module
-from curation.sources.listing import PATH_COLUMNS, Source, SourcesError, changed_since, identify, list_sources
+from curation.sources.identity import changed_since, identify
+from curation.sources.listing import list_sources
+from curation.sources.lists import PATH_COLUMNS
+from curation.sources.source import Source, SourcesError
 from curation.store import transient
 from curation.store.transient import is_transient, retrying
 
@@ -510,7 +514,7 @@ def test_a_large_copy_that_vanishes_meanwhile_is_not_our_fault(
 ) -> None:
     sparse(tmp_path / "a.mp4", {})
     sparse(tmp_path / "b.mp4", {})
-    plain = module._same_content
+    plain = identity._same_content
 
     def same_content(a: Source, b: Source) -> bool:
         (tmp_path / "b.mp4").unlink()
@@ -700,7 +704,7 @@ def test_comparing_and_listing_outlast_it_too(
     sparse(tmp_path / "a.mp4", {})
     sparse(tmp_path / "b.mp4", {})
     slow = TimeoutError()
-    monkeypatch.setattr(module, "_same_content", _Failing(slow, 1, module._same_content))
+    monkeypatch.setattr(module, "_same_content", _Failing(slow, 1, identity._same_content))
     monkeypatch.setattr(os, "scandir", _Failing(slow, 1, os.scandir))
     a, b = identify(list_sources([str(tmp_path)]), {})
     assert b.duplicate_of == a.source_id

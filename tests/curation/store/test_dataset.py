@@ -13,7 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from curation.store.dataset import (
+from curation.store.dataset import Dataset, DatasetError
+from curation.store.schema import (
     CAPTIONS,
     CLIPS,
     FAILURES,
@@ -23,8 +24,6 @@ from curation.store.dataset import (
     SOURCES,
     TABLES,
     VERDICTS,
-    Dataset,
-    DatasetError,
 )
 from filters import SCORERS
 from tests.curation import dataset_fixture

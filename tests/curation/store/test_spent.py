@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from curation import build
-from curation.config.schema import load_config
+from curation import pipeline
+from curation.config.load import load_config
 from curation.progress import Progress
 from curation.report.page import write_report
 from curation.sources.listing import list_sources
@@ -67,7 +67,7 @@ def test_a_build_tells_where_its_time_went(tmp_path: Path, capsys: pytest.Captur
     dataset = Dataset(str(tmp_path / "d"))
     began = time.monotonic()
     with Inline():
-        build.build(dataset, list_sources([str(tmp_path / "videos")]), config, Progress())
+        pipeline.build(dataset, list_sources([str(tmp_path / "videos")]), config, Progress())
     took_s = time.monotonic() - began
     found = spent.read(dataset)
     assert found.keys() == {"measure", "text", "cut"}
@@ -79,5 +79,5 @@ def test_a_build_tells_where_its_time_went(tmp_path: Path, capsys: pytest.Captur
     page = Path(write_report(dataset)).read_text("utf-8")
     assert "Where the time went" in page
     with Inline():  # nothing was done: nothing is added
-        build.build(dataset, list_sources([str(tmp_path / "videos")]), config, Progress())
+        pipeline.build(dataset, list_sources([str(tmp_path / "videos")]), config, Progress())
     assert spent.read(dataset) == found

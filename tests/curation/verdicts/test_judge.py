@@ -10,7 +10,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from curation.store.dataset import FAILURES, SCORE_COLUMNS, Dataset
+from curation.store.dataset import Dataset
+from curation.store.schema import FAILURES, SCORE_COLUMNS
 from curation.verdicts.judge import (
     applicable,
     columns_of,

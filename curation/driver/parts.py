@@ -3,46 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
-from curation import pipeline
 from curation.config.schema import Config
 from curation.progress import Progress, Stopped
-from curation.store.dataset import CLIPS, SCORE_COLUMNS, SOURCES, Dataset
+from curation.store.dataset import Dataset
+from curation.store.schema import CLIPS, SOURCES
 from curation.store.spent import Phase
-from curation.verdicts.stale import Staleness
 from curation.verdicts.todo import Todo, source_row
 
 Row = dict[str, Any]
-
-
-def measure(
-    dataset: Dataset, todo: Todo, config: Config, progress: Progress, named: int | None = None
-) -> None:
-    """Measure what is to be measured, and commit each part as soon as it is whole. Raises `Stopped` when more
-    of the `named` sources have failed than `run.max_failed_fraction` allows."""
-    limit = _FailureLimit(config, todo.sources if named is None else named, todo.failed_before)
-    collector = _Collector(dataset, todo, progress, limit)
-    collector.commit_direct()
-    tasks = [
-        {
-            "part": part,
-            "sources": json.dumps(
-                [{**source_row(s), "rescore": s.source_id in todo.rescore} for s in sources]
-            ),
-        }
-        for part, sources in todo.parts.items()
-    ]
-    if tasks:
-        phase = Phase()
-        for row in pipeline.measured(tasks, config, dataset.address("")):
-            if row["kind"] == "spent":
-                phase.add(json.loads(row["data"]))
-            else:
-                collector.take(row)
-        progress.end(phase.commit(dataset))
-    assert not collector.open, f"parts were not finished: {sorted(collector.open)}"
 
 
 class _FailureLimit:
@@ -64,34 +35,63 @@ class _FailureLimit:
             )
 
 
-class _Collector:
-    """Gathers rows until a part is whole."""
+class PartCommits:
+    """Rows of what is measured, gathered until a part is whole, and then committed.
 
-    def __init__(self, dataset: Dataset, todo: Todo, progress: Progress, limit: _FailureLimit):
+    `take` raises `Stopped` when more of the `named` sources have failed than `run.max_failed_fraction`
+    allows.
+    """
+
+    def __init__(
+        self, dataset: Dataset, todo: Todo, config: Config, progress: Progress, named: int | None = None
+    ):
         self._dataset = dataset
         self._todo = todo
         self._progress = progress
-        self._limit = limit
-        self.open = {part: len(sources) for part, sources in todo.parts.items()}  # sources still missing
+        self._limit = _FailureLimit(config, todo.sources if named is None else named, todo.failed_before)
+        self._phase = Phase()
+        self._open = {part: len(sources) for part, sources in todo.parts.items()}  # sources still missing
         self._sources: dict[str, dict[str, Row]] = {}  # part -> source_id -> row
         self._clips: dict[str, dict[tuple[str, int], dict[str, Row]]] = {}  # part -> source, attempt -> clips
 
-    def commit_direct(self) -> None:
+    def tasks(self) -> list[Row]:
+        """What `cluster.measurer.Measurer` takes: the sources of one part each. What needs no measuring is
+        committed first."""
+        self._commit_direct()
+        return [
+            {
+                "part": part,
+                "sources": json.dumps(
+                    [{**source_row(s), "rescore": s.source_id in self._todo.rescore} for s in sources]
+                ),
+            }
+            for part, sources in self._todo.parts.items()
+        ]
+
+    def end(self) -> None:
+        assert not self._open, f"parts were not finished: {sorted(self._open)}"
+        self._progress.end(self._phase.commit(self._dataset))
+
+    def _commit_direct(self) -> None:
         for part, rows in self._todo.direct.items():
             self._sources[part] = {row["source_id"]: row for row in rows}
             for row in rows:
                 self._progress.source(row)
                 self._limit.count(row)
-            if part not in self.open:
+            if part not in self._open:
                 self._commit(part)
         self._limit.check()
 
     def take(self, row: Row) -> None:
+        """A row of `cluster.rows.STREAM`."""
         part, data = row["part"], json.loads(row["data"])
+        if row["kind"] == "spent":
+            self._phase.add(data)
+            return
         if row["kind"] == "note":
             self._progress.say(data["text"])
             return
-        if part not in self.open:  # a worker died after its rows were taken, and its work came once more
+        if part not in self._open:  # a worker died after its rows were taken, and its work came once more
             return
         of_part = self._clips.setdefault(part, {})
         if row["kind"] == "clip":
@@ -108,11 +108,11 @@ class _Collector:
                 what = f"{data['stage']}: {data['error']}: {data['message']}"
                 self._progress.say(f"not scored again, its clips stay unscored: {data['uri']}: {what}")
             self._limit.count(data)
-            self.open[part] -= 1
+            self._open[part] -= 1
         # Scored clips may come after their source's row.
-        if self.open[part] == 0 and self._is_whole(part):
+        if self._open[part] == 0 and self._is_whole(part):
             self._commit(part)
-            del self.open[part]
+            del self._open[part]
         self._limit.check()
 
     def _is_whole(self, part: str) -> bool:
@@ -163,36 +163,3 @@ class _Collector:
 
 def _of(names: Iterable[str], row: Row) -> Row:
     return {n: row.get(n) for n in names}
-
-
-def take_extras(dataset: Dataset, extras: Mapping[str, str]) -> None:
-    """Take over the list's other columns of sources (by source_id) that are measured already."""
-    for part in dataset.parts("sources") if extras else ():
-        rows = dataset.read_part("sources", part).to_pylist()
-        if any(row["source_id"] in extras for row in rows):
-            new = [{**row, "extra": extras.get(row["source_id"], row["extra"])} for row in rows]
-            dataset.write_table(f"sources/{part}.parquet", new, SOURCES)
-
-
-def clear_old_scores(dataset: Dataset, config: Config, named: Collection[str]) -> int:
-    """Null the scores of another version or other parameters where they are not computed again (a cheaper
-    rule spares the clip them): nobody shall read them as what the configuration says.
-
-    Clips of sources that are not among `named` are as they were, since nothing can be computed for them.
-    Returns how many of those keep old scores.
-    """
-    staleness = Staleness(config)
-    left = 0
-    columns = ["clip_id", "source_id", "fps", "keys", *SCORE_COLUMNS]
-    for part, table in dataset.tables("clips", columns):
-        found = [c for c in table.to_pylist() if staleness.holds_old_values(c)]
-        old = {c["clip_id"] for c in found if c["source_id"] in named}
-        left += len(found) - len(old)
-        if old:
-            rows = dataset.read_part("clips", part).to_pylist()
-            kept = [
-                staleness.cleared(c) if c["clip_id"] in old else {**c, "keys": dict(c["keys"] or [])}
-                for c in rows
-            ]
-            dataset.write_table(f"clips/{part}.parquet", kept, CLIPS)
-    return left

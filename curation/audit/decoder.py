@@ -1,0 +1,89 @@
+"""Clips of the shards, decoded as training decodes them, in a process of their own."""
+
+from __future__ import annotations
+
+import io
+import multiprocessing
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, cast
+
+_DECODE_SECONDS = 120  # for one clip; they are seconds long
+
+
+def one_line(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}"[:300]
+
+
+class Decoder:
+    """Decodes clips in a child process: a decoder that crashes or hangs is then a finding about a clip."""
+
+    def __init__(self) -> None:
+        self.process: subprocess.Popen[bytes] | None = None
+        self._pipe: Connection | None = None
+
+    def problem(self, mp4: bytes, row: Mapping[str, Any]) -> str | None:
+        """What is wrong with a video: it must decode to `frames` frames of `height` x `width`."""
+        pipe = self._pipe or self._start()
+        try:
+            pipe.send((mp4, row["frames"], row["width"], row["height"]))
+            if pipe.poll(_DECODE_SECONDS):
+                return cast(str | None, pipe.recv())
+            message = f"does not decode within {_DECODE_SECONDS} s"
+        except (EOFError, OSError):
+            message = "crashes the decoder"
+        self.stop()
+        return message
+
+    def _start(self) -> Connection:
+        self._pipe, theirs = multiprocessing.Pipe()
+        # Not `multiprocessing.Process`: forked, it has the locks of threads that are not there, and
+        # spawned, it runs the caller's script a second time. -P and the package's own place: nothing in
+        # the user's folder is imported by accident.
+        paths = [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
+        self.process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "curation.audit.verify", str(theirs.fileno())],
+            pass_fds=[theirs.fileno()],
+            stdin=subprocess.DEVNULL,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in paths if p)},
+        )
+        theirs.close()
+        return self._pipe
+
+    def stop(self) -> None:
+        if self._pipe is not None and self.process is not None:
+            self._pipe.close()
+            self.process.kill()
+            self.process.wait()
+        self._pipe = self.process = None
+
+
+def decode_clips(pipe: Connection) -> None:
+    """The child: answers until the pipe is closed."""
+    while True:
+        try:
+            mp4, frames, width, height = pipe.recv()
+        except EOFError:
+            return
+        pipe.send(decode_problem(mp4, frames, width, height))
+
+
+def decode_problem(mp4: bytes, frames: int, width: int, height: int) -> str | None:
+    """What is wrong with a video, as the library that training reads it with sees it."""
+    from decord import DECORDError, VideoReader
+
+    try:
+        reader = VideoReader(io.BytesIO(mp4), num_threads=1)
+        if len(reader) != frames:
+            return f"has {len(reader)} frames of video, not {frames}"
+        for i in range(frames):
+            if (shape := reader[i].shape) != (height, width, 3):
+                return f"decodes to {shape[1]}x{shape[0]}, not {width}x{height}"
+    except (DECORDError, RuntimeError, OSError, ValueError, IndexError) as error:
+        return f"does not decode: {one_line(error)}"
+    return None

@@ -1,0 +1,110 @@
+"""Captions that people wrote, in files beside the sources. They are read before the cut."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import fsspec
+
+from captioning.base import Caption, Captioner, CaptionRequest
+from captioning.sidecar import Sidecar
+from curation.captions.makers import make_captioner
+from curation.captions.table import commit_captions
+from curation.config.schema import Config
+from curation.store.address import is_remote
+from curation.store.dataset import Dataset
+from curation.store.failures import failure
+from curation.store.schema import CAPTIONS
+
+Row = dict[str, Any]
+
+
+# ---------------------------------------------------------------------------------------------------
+# By people
+# ---------------------------------------------------------------------------------------------------
+
+
+def read_sidecars(dataset: Dataset, accepted: Sequence[Row], config: Config) -> list[Row]:
+    """Caption the accepted clips that have no sidecar's text yet. Returns rows of `failures`."""
+    captioner = make_captioner(config)
+    if not isinstance(captioner, Sidecar):
+        return []
+    seen = {c["clip_id"] for c in dataset.rows("captions", ["clip_id", "key"]) if c["key"] == captioner.key}
+    rows, failures = _said(dataset, [c for c in accepted if c["clip_id"] not in seen], captioner)
+    commit_captions(dataset, [row for said in rows.values() for row in said])
+    return failures
+
+
+def read_sidecars_again(dataset: Dataset, accepted: Sequence[Row], config: Config) -> tuple[int, list[Row]]:
+    """Take over sidecars that were edited, added or taken away. Where the source itself is not there (a disk
+    that is not mounted) its clips keep what they have. Returns how many clips have another caption now, and
+    rows of `failures`."""
+    captioner = make_captioner(config)
+    assert isinstance(captioner, Sidecar)
+    clips = {c["clip_id"]: c for c in accepted}
+    found, failures = _said(dataset, accepted, captioner)
+    broken = {f["clip_id"] for f in failures}
+    changed = 0
+    for part, table in list(dataset.tables("captions")):
+        rows = table.to_pylist()
+        kept: list[Row] = []
+        for row in rows:
+            if row["key"] != captioner.key or row["clip_id"] not in clips or row["clip_id"] in broken:
+                kept.append(row)
+                continue
+            said = found.pop(row["clip_id"], [])
+            if said and said[0]["text"] != row["text"]:
+                changed += 1
+                kept.append({**row, **said[0]})
+            elif said or not _is_there(clips[row["clip_id"]]["uri"]):
+                kept.append(row)
+            else:
+                changed += 1
+        if not kept:
+            dataset.remove(f"captions/{part}.parquet")
+        elif kept != rows:
+            dataset.write_table(f"captions/{part}.parquet", kept, CAPTIONS)
+    commit_captions(dataset, [row for said in found.values() for row in said])
+    return changed + len(found), failures
+
+
+def _said(
+    dataset: Dataset, clips: Sequence[Row], captioner: Captioner
+) -> tuple[dict[str, list[Row]], list[Row]]:
+    """Rows of `captions` by clip, and of `failures`."""
+    extras = {s["source_id"]: s["extra"] for s in dataset.rows("sources", ["source_id", "extra"])}
+    found: dict[str, list[Row]] = {}
+    failures: list[Row] = []
+    for clip in clips:
+        request = CaptionRequest(
+            clip["clip_id"],
+            clip["uri"],
+            clip["start_s"],
+            clip["end_s"],
+            clip["fps"] is None,
+            json.loads(extras.get(clip["source_id"]) or "{}"),
+        )
+        try:
+            for said in captioner([request]):
+                assert isinstance(said, Caption)
+                found.setdefault(said.clip_id, []).append(_row(said, captioner.key))
+        except (OSError, ValueError) as error:
+            failures.append(
+                failure(clip["clip_id"], "caption", type(error).__name__, str(error), captioner.key)
+            )
+    return found, failures
+
+
+def _row(said: Caption, key: str) -> Row:
+    row = {f: getattr(said, f) for f in ("clip_id", "captioner", "kind", "text", "model", "revision")}
+    return {**row, "prompt_version": said.prompt_version, "key": key}
+
+
+def _is_there(uri: str) -> bool:
+    if not is_remote(uri):
+        return os.path.exists(uri)
+    filesystem, path = fsspec.url_to_fs(uri)
+    return bool(filesystem.exists(path))

@@ -1,0 +1,127 @@
+"""What a captioning model is to be asked: which clips in the shards wait, and the tasks for workers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection
+from typing import Any
+
+from curation.captions.chosen import Captions
+from curation.captions.makers import Step, make_captioner, make_rewriter
+from curation.config.schema import Config
+from curation.store.dataset import Dataset
+from curation.store.failures import current_failures
+
+Row = dict[str, Any]
+STEPS: tuple[Step, ...] = ("caption", "rewrite")
+_BATCHES_PER_TASK = 16  # of a reader, and about as many tasks of a small dataset
+
+
+def check_captioner(config: Config) -> None:
+    """Raises `captioning.base.CaptionerMissing` before any work when captions cannot be made."""
+    make_captioner(config).check()
+    rewriter = make_rewriter(config)
+    if rewriter is not None:
+        rewriter.check()
+
+
+# ---------------------------------------------------------------------------------------------------
+# By a model
+# ---------------------------------------------------------------------------------------------------
+
+
+def is_needed(
+    dataset: Dataset, config: Config, accepted: Collection[str], *, retry_failed: bool = False
+) -> bool:
+    """Would a model be asked about any of these clips, in shards or not?"""
+    captions = Captions.read(dataset, config)
+    if config.captions.by_model and not all(map(captions.has, accepted)):
+        return True
+    failed = set() if retry_failed else _failed_rewrites(dataset)
+    return any(
+        captions.to_rewrite(i) is not None and (i, captions.rewritten_key(i)) not in failed for i in accepted
+    )
+
+
+def _failed_rewrites(dataset: Dataset) -> set[tuple[str, str | None]]:
+    return {(f["clip_id"], f["key"]) for f in dataset.rows("failures") if f["stage"] == "rewrite"}
+
+
+def wanted(
+    dataset: Dataset,
+    config: Config,
+    step: Step,
+    *,
+    among: Collection[str] | None = None,
+    retry_failed: bool = False,
+) -> dict[tuple[str, int], dict[str, Row]]:
+    """(shard, row group) -> clip_id -> what the worker is told, of the clips that this step is to do; of
+    those `among` which they are to be, where that is said."""
+    captioner = make_captioner(config) if step == "caption" else make_rewriter(config)
+    if captioner is None or (step == "caption" and not config.captions.by_model):
+        return {}
+    captions = Captions.read(dataset, config)
+    failed = {} if retry_failed else current_failures(dataset, {captions.key})
+    failed_rewrites = set() if retry_failed else _failed_rewrites(dataset)
+
+    def asked(clip_id: str) -> Row | None:
+        if among is not None and clip_id not in among:
+            return None
+        if step == "caption":
+            return None if captions.has(clip_id) or clip_id in failed else {}
+        key = captions.rewritten_key(clip_id)
+        text = captions.to_rewrite(clip_id)
+        return None if text is None or (clip_id, key) in failed_rewrites else {"text": text}
+
+    found: dict[tuple[str, int], dict[str, Row]] = {}
+    for part in dataset.parts("shards"):
+        file = dataset.open_part("shards", part)
+        for group in range(file.num_row_groups):
+            ids = file.read_row_group(group, columns=["clip_id"])["clip_id"].to_pylist()
+            clips = {i: said for i in ids if (said := asked(i)) is not None}
+            if clips:
+                found[part, group] = clips
+        file.close()
+    return found
+
+
+def waiting(dataset: Dataset, config: Config) -> dict[str, int]:
+    """What captioning would still do, in words -> clips."""
+    todo = {step: wanted(dataset, config, step) for step in STEPS}
+    found = {f"clips in shards to {step}": sum(map(len, groups.values())) for step, groups in todo.items()}
+    uncaptioned = {clip_id for clips in todo["caption"].values() for clip_id in clips}
+    captions = Captions.read(dataset, config)
+    columns = ["clip_id", "caption"]
+    found["clips in shards to be given another caption"] = sum(
+        row["clip_id"] not in uncaptioned and row["caption"] != captions.text(row["clip_id"])
+        for row in dataset.rows("shards", columns)
+    )
+    return found
+
+
+def tasks(todo: dict[tuple[str, int], dict[str, Row]], batch: int) -> list[Row]:
+    """What a reader reads at a time: whole batches, but for the last one of all. A row group whose clips fall
+    to two tasks is read twice."""
+    clips = [(place, clip_id, asked) for place, of in todo.items() for clip_id, asked in of.items()]
+    batches = -(-len(clips) // batch)
+    size = batch * min(_BATCHES_PER_TASK, max(1, batches // _BATCHES_PER_TASK))
+    made = []
+    for first in range(0, len(clips), size):
+        groups: dict[tuple[str, int], dict[str, Row]] = {}
+        for place, clip_id, asked in clips[first : first + size]:
+            groups.setdefault(place, {})[clip_id] = asked
+        rows = [{"shard": part, "group": group, "clips": of} for (part, group), of in groups.items()]
+        made.append({"groups": json.dumps(rows)})
+    return made
+
+
+def add_parts(dataset: Dataset, todo: dict[tuple[str, int], dict[str, Row]]) -> None:
+    """Where the embeddings of the clips are."""
+    part_of = {
+        clip_id: part
+        for part, table in dataset.tables("clips", ["clip_id"])
+        for clip_id in table["clip_id"].to_pylist()
+    }
+    for clips in todo.values():
+        for clip_id, asked in clips.items():
+            asked["part"] = part_of[clip_id]

@@ -1,0 +1,74 @@
+"""What `select` and `caption` have in common: a Ray session only where there is work for one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+from curation.captions.chosen import Captions, failure_keys
+from curation.captions.wanted import STEPS, check_captioner, is_needed, wanted
+from curation.config.schema import Config
+from curation.driver.apply import apply_rules
+from curation.pipeline import caption, cut
+from curation.progress import Progress
+from curation.shards.plan import sharded_clips
+from curation.store.dataset import Dataset
+from curation.verdicts.judge import verdict_rows
+
+Row = dict[str, Any]
+
+
+def caption_by_models(dataset: Dataset, config: Config, progress: Progress) -> None:
+    """Caption the clips in the shards, rewrite the captions, and bring verdicts and shards in line with what
+    they are like. What the rules do not like is not rewritten."""
+    for step in STEPS:
+        if caption(dataset, config, step, progress):
+            apply_rules(dataset, config)
+
+
+def would_accept(dataset: Dataset, config: Config, *, retry_failed: bool = False) -> set[str]:
+    """The clips that `select` would accept. Nothing is written."""
+    captions = Captions.read(dataset, config)
+    return {
+        row["clip_id"]
+        for row in verdict_rows(dataset, config.verdict_rules, failure_keys(config), captions)
+        if row["status"] == "accepted"
+        or (retry_failed and (row["status"], row["reason"]) == ("failed", "caption"))
+    }
+
+
+@contextmanager
+def ready(
+    dataset: Dataset,
+    config: Config,
+    session: Callable[[], AbstractContextManager[None]],
+    accepted: Collection[str],
+    *,
+    retry_failed: bool = False,
+) -> Iterator[None]:
+    """Look for what captioning these clips takes, and open a session if there is work for one, before
+    anything is written. Raises `captioning.base.CaptionerMissing`."""
+    to_caption = is_needed(dataset, config, accepted, retry_failed=retry_failed)
+    # What an edited sidecar says now is seen later, and would be rewritten.
+    if to_caption or (config.captions.captioner == "sidecar" and config.captions.rewrite and accepted):
+        check_captioner(config)
+    there = sharded_clips(dataset)
+    with session() if to_caption or any(i not in there for i in accepted) else nullcontext():
+        yield
+
+
+def finish(
+    dataset: Dataset,
+    accepted: Sequence[Row],
+    config: Config,
+    progress: Progress,
+    session: Callable[[], AbstractContextManager[None]],
+) -> None:
+    """Cut and caption, in a session that is opened only if there is something to do."""
+    there = sharded_clips(dataset)
+    to_caption = any(wanted(dataset, config, step) for step in STEPS)
+    if to_caption or any(c["clip_id"] not in there for c in accepted):
+        with session():
+            cut(dataset, accepted, config, progress)
+            caption_by_models(dataset, config, progress)

@@ -1,0 +1,27 @@
+"""`reelmill remove`: sources are taken out for good, with their copies."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from curation.config.schema import Config
+from curation.driver.apply import apply_rules
+from curation.driver.prepare import settle
+from curation.shards.plan import sharded_clips
+from curation.sources.removed import Removed, drop_orphans, drop_removed, named
+from curation.store.dataset import Dataset
+
+
+def remove(dataset: Dataset, names: Sequence[str], config: Config) -> tuple[int, int, int]:
+    """`remove`: take sources out for good, with their copies. Returns how many sources, clips and shard rows
+    went. Raises `DatasetError` for a name that is no source."""
+    settle(dataset)
+    rows = named(dataset, names)
+    shard_rows = len(sharded_clips(dataset))
+    # Noted first: from here on every command that writes finishes it.
+    Removed(dataset).add(rows)
+    drop_removed(dataset)
+    drop_orphans(dataset)
+    apply_rules(dataset, config)
+    gone = shard_rows - len(sharded_clips(dataset))
+    return len(rows), sum(row["clips"] or 0 for row in rows), gone

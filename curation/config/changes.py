@@ -1,0 +1,28 @@
+"""What differs between two configurations, as a user would write it."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from curation.config.schema import Config
+
+
+def changes(old: Config, new: Config) -> list[str]:
+    """What differs, but for `run`: lines of `key: old -> new`."""
+    a, b = (_flat(c.model_dump(mode="json", exclude={"run"})) for c in (old, new))
+    keys = [key for key in sorted({*a, *b}) if a.get(key) != b.get(key)]
+    return [f"{key}: {_shown(a.get(key))} -> {_shown(b.get(key))}" for key in keys]
+
+
+def _shown(value: Any) -> str:
+    """As the user would write it."""
+    return json.dumps(value) if value is None or isinstance(value, bool) else str(value)
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(value, dict) or not value:
+        return {prefix: value}
+    return {
+        k: v for name, x in value.items() for k, v in _flat(x, f"{prefix}.{name}" if prefix else name).items()
+    }

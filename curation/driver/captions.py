@@ -1,0 +1,180 @@
+"""Captions by a model, from the driver's side: answers come in any order and are committed in parts."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import time
+from collections import Counter
+from collections.abc import Callable, Collection
+from typing import Any
+
+from captioning.base import CaptionerMissing
+from curation.captions.chosen import Captions
+from curation.captions.makers import Step, batch_clips, worker
+from curation.captions.table import commit_captions
+from curation.captions.wanted import add_parts, tasks, wanted
+from curation.config.schema import Config
+from curation.progress import Progress, Stopped
+from curation.store.dataset import Dataset
+from curation.store.failures import commit_failures, failure
+from curation.store.spent import Phase
+
+Row = dict[str, Any]
+# A kill costs what was made since the last part.
+_PART_ROWS = 1000
+_PART_SECONDS = 10.0
+_MOST_IN_A_ROW = 32
+_ANSWERED = ("BadAnswer", "BrokenAnswer", "EmptyAnswer", "NoAnswer", "NoOriginal", "NoPictures")
+
+
+class CaptionCommits:
+    """Answers as they come, committed in parts: often enough that a kill costs seconds, seldom enough that
+    files are few.
+
+    Failures wait for the next success: when a server is away, that is no failure of the clips. Only so many
+    failures may come in a row (`run.caption_failures_in_a_row`), and fewer that got no answer at all.
+
+    `begin` is called before the first commit, and so not at all if the captioner turns out not to work.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        config: Config,
+        step: Step,
+        progress: Progress,
+        *,
+        among: Collection[str] | None = None,
+        retry_failed: bool = False,
+        begin: Callable[[], None] = lambda: None,
+    ):
+        todo = wanted(dataset, config, step, among=among, retry_failed=retry_failed)
+        if step == "caption" and "caption.similarity" in config.rules:
+            add_parts(dataset, todo)
+        self._dataset = dataset
+        self._config = config
+        self._step = step
+        self._progress = progress
+        self._begin = begin
+        self._begun = False
+        self._left = {clip_id for clips in todo.values() for clip_id in clips}
+        self.total = len(self._left)
+        self.tasks = tasks(todo, batch_clips(config, step)) if todo else []
+        given = config.run.caption_failures_in_a_row
+        self._most = given or _MOST_IN_A_ROW
+        self._most_unanswered = given or min(_MOST_IN_A_ROW, max(4, self.total // 4))
+        self._rows: list[Row] = []
+        self._failures: list[Row] = []
+        self._in_a_row: list[Row] = []
+        self._unanswered = 0  # the last ones of those
+        self._reasons: Counter[str] = Counter()  # errors of what is recorded as failed
+        self._messages: dict[str, str] = {}  # one for each
+        self._last = time.monotonic()
+        self._phase = Phase()
+        if self.total:
+            self._captioner = worker(config, step)
+            self._captions = Captions.read(dataset, config)
+            progress.start_caption(step, self._captioner.name, self.total)
+
+    def take(self, row: Row) -> None:
+        """A row of `cluster.caption_workers.ANSWERS`. Raises `Stopped` when too many in a row fail."""
+        if row["clip_id"] is None:
+            self._phase.add(json.loads(row["data"]))
+        elif row["clip_id"] in self._left:  # a worker that died after its rows were taken gives them twice
+            self._left.discard(row["clip_id"])
+            self._take(row["clip_id"], json.loads(row["data"]))
+
+    def _key_of(self, clip_id: str) -> str:
+        if self._step == "caption":
+            return self._captioner.key
+        return self._captions.rewritten_key(clip_id) or ""
+
+    def _take(self, clip_id: str, answer: Row) -> None:
+        if "captions" in answer:
+            self._rows += [{**row, "key": self._key_of(clip_id)} for row in answer["captions"]]
+            self._record_failures()
+        else:
+            failed = failure(clip_id, self._step, answer["error"], answer["message"], self._key_of(clip_id))
+            self._in_a_row.append(failed)
+            self._unanswered = 0 if answer["error"] in _ANSWERED else self._unanswered + 1
+        self._progress.captioned(None if "captions" in answer else f"{answer['error']}: {answer['message']}")
+        if len(self._rows) >= _PART_ROWS or time.monotonic() - self._last >= _PART_SECONDS:
+            self._commit()
+        if len(self._in_a_row) >= self._most or self._unanswered >= self._most_unanswered:
+            self._stop(f"{answer['error']}: {answer['message']}")
+
+    def end(self) -> int:
+        """Commit the rest. Returns how many clips were asked for.
+
+        The last ones may have failed because the captioner is gone: it is asked.
+        """
+        if not self.total:
+            return 0
+        if self._unanswered:
+            try:
+                self._captioner.check()
+            except CaptionerMissing as error:
+                self._stop(str(error))
+        self._record_failures()
+        self._commit()
+        if self._reasons:
+            self._progress.say(self._summary())
+        assert not self._left, (
+            f"{len(self._left)} clips were neither captioned nor failed, such as {min(self._left)}"
+        )
+        self._progress.end(self._phase.commit(self._dataset))
+        return self.total
+
+    def _record_failures(self) -> None:
+        for failed in self._in_a_row:
+            self._reasons[failed["error"]] += 1
+            self._messages.setdefault(failed["error"], failed["message"])
+        self._failures += self._in_a_row
+        self._in_a_row, self._unanswered = [], 0
+
+    def _stop(self, reason: str) -> None:
+        # Many are asked at once: an answer that comes after these may have been given before.
+        self._failures = [f for f in self._failures if f["error"] in _ANSWERED]
+        self._commit()
+        stored = self._dataset.manifest()
+        # The same one where a build has not ended, or the dataset does not name the captioner yet.
+        known = stored["build_ended"] and stored["config_hash"] == self._config.hash()
+        go_on = f"go on with: {command(self._dataset)}" if known else "run the same command again"
+        raise Stopped(
+            f"{len(self._in_a_row)} clips in a row could not be captioned by captions.{self._captioner.name} "
+            f"({reason}); what was captioned is kept, and these clips do not count as failed. If it is the "
+            "clips and not the captioner, raise run.caption_failures_in_a_row; otherwise mend what is wrong. "
+            f"Then {go_on}"
+        )
+
+    def _summary(self) -> str:
+        (error, count), *_ = self._reasons.most_common(1)
+        total = self._reasons.total()
+        reason = f"{count} of them for {error}: {self._messages[error]}"
+        what = (
+            "captioned and have left the shards"
+            if self._step == "caption"
+            else "rewritten and stay as they are"
+        )
+        again = f"{command(self._dataset)} --retry-failed"
+        return f"{total} clips could not be {what}, {reason}; to try them again: {again}"
+
+    def _commit(self) -> None:
+        if not self._begun and (self._rows or self._failures):
+            self._begun = True
+            self._begin()
+        commit_captions(self._dataset, self._rows)
+        commit_failures(self._dataset, self._failures)
+        self._rows, self._failures = [], []
+        self._last = time.monotonic()
+
+
+# ---------------------------------------------------------------------------------------------------
+# Commits
+# ---------------------------------------------------------------------------------------------------
+
+
+def command(dataset: Dataset) -> str:
+    """What goes on with captions, for messages."""
+    return f"reelmill caption {shlex.quote(dataset.address('').rstrip('/'))}"

@@ -1,0 +1,90 @@
+"""Cutting, from the driver's side: tasks of planned shards, and what the workers say of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from curation.captions.chosen import Captions, failure_keys
+from curation.config.schema import Config
+from curation.progress import Progress
+from curation.shards.plan import PLAN, Shard, settle_plan, sharded_clips
+from curation.store.dataset import Dataset, DatasetError
+from curation.store.failures import commit_failures
+from curation.store.spent import Phase
+from curation.verdicts.judge import write_verdicts
+
+Row = dict[str, Any]
+_CLIPS_PER_WAVE = 4000  # minutes of work at least, seconds of it to start the workers
+
+
+class ShardCommits:
+    """The shards of accepted clips that are in none yet: what is to be cut, and what came of it.
+
+    Workers write the shards; the driver commits what failed.
+    """
+
+    def __init__(self, dataset: Dataset, accepted: Sequence[Row], config: Config, progress: Progress):
+        there = sharded_clips(dataset)
+        self._clips = {c["clip_id"]: c for c in accepted if c["clip_id"] not in there}
+        self._dataset = dataset
+        self._config = config
+        self._progress = progress
+        self._planned = settle_plan(dataset, list(self._clips.values()), config)
+        self._failed = 0
+        self._phase = Phase()
+        if self._planned:
+            self._captions = Captions.read(dataset, config)
+            columns = ["source_id", "uri", "bytes", "mtime_or_etag", "fingerprint", "extra"]
+            self._sources = {s["source_id"]: s for s in dataset.rows("sources", columns)}
+            progress.start_cut(len(self._clips))
+
+    def waves(self) -> Iterator[list[Row]]:
+        """Tasks of `cluster.cutter.Cutter`, in groups: what a worker is to know of a clip takes more memory
+        than the row of the clip does."""
+        wave: list[Shard] = []
+        for shard in self._planned:
+            wave.append(shard)
+            if sum(len(s.clip_ids) for s in wave) >= _CLIPS_PER_WAVE:
+                yield [self._task(s) for s in wave]
+                wave = []
+        if wave:
+            yield [self._task(s) for s in wave]
+
+    def _task(self, shard: Shard) -> Row:
+        said = self._captions.in_shards(shard.clip_ids)
+        clips = [
+            {**clip, "captions": said[id_], "source": self._sources[clip["source_id"]]}
+            for id_, clip in ((i, self._clips[i]) for i in shard.clip_ids)
+        ]
+        return {"name": shard.name, "clips": json.dumps(clips)}
+
+    def take(self, row: Row) -> None:
+        """One shard that was written. Raises `DatasetError` when this node cannot see it."""
+        failed = json.loads(row["failures"])
+        self._failed += len(failed)
+        commit_failures(self._dataset, failed)
+        for clip in failed:
+            at = self._clips[clip["clip_id"]]
+            said = f"{clip['error']}: {clip['message']}"
+            self._progress.failed(f"{at['uri']} at {at['start_s']:.1f} s: {said}")
+        name = f"shards/{row['name']}.parquet"
+        if self._dataset.is_local and row["rows"] and not self._dataset.exists(name):
+            raise DatasetError(
+                f"{name} was written on another node, and is not in {self._dataset.location} here: "
+                "name a place that all nodes see (a disk that they share, or s3://…)"
+            )
+        self._progress.shard(row["rows"], len(failed), row["bytes"], row["seconds"])
+        self._phase.add(json.loads(row["spent"]))
+
+    def end(self) -> int:
+        """The plan is done. Returns how many clips were to be cut."""
+        if not self._planned:
+            return 0
+        self._progress.end(self._phase.commit(self._dataset))
+        self._dataset.remove(PLAN)
+        if self._failed:
+            config = self._config
+            write_verdicts(self._dataset, config.verdict_rules, failure_keys(config), self._captions)
+        return len(self._clips)

@@ -1,0 +1,30 @@
+"""dataset.json: what made a dataset, and whether its last build came to its end."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+
+from curation.config.schema import Config
+from curation.store.dataset import Dataset, reelmill_version
+from curation.store.schema import SCHEMA_VERSION
+
+
+def write_manifest(
+    dataset: Dataset, config: Config, *, sources_named: int | None = None, ended: bool | None = None
+) -> None:
+    """dataset.json: what made this dataset, and whether its last build came to its end."""
+    before = dataset.manifest() if dataset.exists() else {}
+    manifest = {
+        "schema_version": SCHEMA_VERSION,
+        "reelmill_version": reelmill_version(),
+        "created": before.get("created", datetime.now(UTC).isoformat("T", "seconds")),
+        "sources_named": before.get("sources_named") if sources_named is None else sources_named,
+        "build_ended": before.get("build_ended", False) if ended is None else ended,
+        "config_hash": config.hash(),
+        "config": config.model_dump(mode="json"),
+        "rules": {c: {"min": r.min, "max": r.max} for c, r in config.rules.items()},
+        "measure_keys": config.measure_keys(),
+        "models": {name: vars(s) for name, s in config.model_scorers.items()},
+    }
+    dataset.write("dataset.json", json.dumps(manifest, indent=2, default=str).encode())

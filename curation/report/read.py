@@ -1,0 +1,129 @@
+"""What the page shows of a dataset, read as columns."""
+
+from __future__ import annotations
+
+import heapq
+import io
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from curation.captions.chosen import Captions
+from curation.report.words import short
+from curation.store.dataset import Dataset
+from curation.store.schema import CAPTION_COLUMNS, SCORE_COLUMNS
+
+FAILURES_SHOWN = 200
+SLOWEST_SHOWN = 15
+
+ACCEPTED, _REJECTED, FAILED, _UNJUDGED = range(4)
+STATUSES = ("accepted", "rejected", "failed", "not judged")
+ALL_COLUMNS = (*SCORE_COLUMNS, *CAPTION_COLUMNS)
+
+
+# ---------------------------------------------------------------------------------------------------
+# Reading
+# ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Clips:
+    """The committed clips as columns, in the order of the parts."""
+
+    parts: list[tuple[str, int]]  # name, number of its first clip
+    ids: pa.ChunkedArray
+    scores: dict[str, np.ndarray]  # NaN where not scored
+    start_s: np.ndarray
+    seconds: np.ndarray
+    is_image: np.ndarray
+    status: np.ndarray
+    reason: np.ndarray  # number of the reason in `reasons`, -1 for none
+    reasons: list[str]
+    message: pa.ChunkedArray
+
+    def __len__(self) -> int:
+        return len(self.start_s)
+
+
+def read_clips(dataset: Dataset, captions: Captions) -> Clips:
+    parts: list[tuple[str, int]] = []
+    tables = []
+    rows = 0
+    for part, table in dataset.tables("clips", ["clip_id", "start_s", "end_s", "fps", *SCORE_COLUMNS]):
+        parts.append((part, rows))
+        tables.append(table)
+        rows += table.num_rows
+    if not tables:
+        schema = [("clip_id", pa.string())]
+        schema += [(n, pa.float64()) for n in ("start_s", "end_s", "fps", *SCORE_COLUMNS)]
+        tables = [pa.schema(schema).empty_table()]
+    all_clips = pa.concat_tables(tables)
+    verdicts = pa.table({k: pa.array([], pa.string()) for k in ("clip_id", "status", "reason", "message")})
+    if dataset.exists("verdicts.parquet"):
+        data = io.BytesIO(dataset.read("verdicts.parquet"))
+        verdicts = pq.read_table(data, columns=["clip_id", "status", "reason", "message"])
+    place = pc.index_in(all_clips["clip_id"], value_set=verdicts["clip_id"].combine_chunks())
+    judged = verdicts.take(place)
+    status = pc.index_in(judged["status"], value_set=pa.array(STATUSES))
+    reasons = [r for r in pc.unique(judged["reason"]).to_pylist() if r is not None]
+    reason = pc.index_in(judged["reason"], value_set=pa.array(reasons, pa.string()), skip_nulls=True)
+    start_s = _floats(all_clips["start_s"])
+    scores = {c: _floats(all_clips[c]) for c in SCORE_COLUMNS}
+    scores |= {c: np.full(len(start_s), np.nan) for c in CAPTION_COLUMNS}
+    for i, clip_id in enumerate(all_clips["clip_id"].to_pylist()):
+        for column, value in captions.checks(clip_id).items():
+            scores[column][i] = value
+    return Clips(
+        parts,
+        all_clips["clip_id"],
+        scores,
+        start_s,
+        _floats(all_clips["end_s"]) - start_s,
+        np.isnan(_floats(all_clips["fps"])),
+        pc.fill_null(status, _UNJUDGED).to_numpy(),
+        pc.fill_null(reason, -1).to_numpy(),
+        reasons,
+        judged["message"],
+    )
+
+
+def _floats(column: pa.ChunkedArray) -> np.ndarray:
+    return np.asarray(column.to_numpy(), dtype=np.float64)
+
+
+@dataclass
+class _Sources:
+    failed: list[dict[str, Any]] = field(default_factory=list)  # the first of them
+    failed_by: Counter[tuple[str, str]] = field(default_factory=Counter)  # stage, error
+    slowest: list[dict[str, Any]] = field(default_factory=list)
+
+
+def read_sources(dataset: Dataset) -> _Sources:
+    found = _Sources()
+    columns = [
+        "uri",
+        "status",
+        "stage",
+        "error",
+        "message",
+        "seconds",
+        "duration_s",
+        "width",
+        "height",
+        "codec",
+    ]
+    for _, table in dataset.tables("sources", columns):
+        rows = table.to_pylist()
+        for row in rows:
+            if row["status"] == "failed":
+                found.failed_by[row["stage"] or "", row["error"] or ""] += 1
+                if len(found.failed) < FAILURES_SHOWN:
+                    found.failed.append({k: short(v) if isinstance(v, str) else v for k, v in row.items()})
+        timed = [r for r in rows if r["seconds"] is not None]
+        found.slowest = heapq.nlargest(SLOWEST_SHOWN, [*found.slowest, *timed], key=lambda r: r["seconds"])
+    return found

@@ -1,0 +1,75 @@
+"""Existing shards are brought in line with verdicts, scores and captions. Nothing is encoded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pyarrow as pa
+
+from curation.captions.chosen import Captions
+from curation.config.schema import Config
+from curation.shards.write import CAPTION_PARTS, CUT_HASH, shard_writer
+from curation.store.dataset import Dataset
+from curation.store.schema import SCORE_COLUMNS
+
+
+def align(dataset: Dataset, accepted: Mapping[str, Mapping[str, Any]], captions: Captions) -> int:
+    """Bring the shards in line with the accepted clips (clip_id -> its scores and `extra`) and their
+    captions: rows of others go, and what has changed is taken over. Nothing is encoded; shards that are right
+    are not touched. Returns how many rows went or changed."""
+    touched = 0
+    columns = ["clip_id", "extra", *SCORE_COLUMNS, *CAPTION_PARTS]
+    for part, scalars in dataset.tables("shards", columns):
+        rows = scalars.to_pylist()
+        kept = [r for r in rows if r["clip_id"] in accepted]
+        said = captions.in_shards([r["clip_id"] for r in kept])
+        wanted = {i: {**accepted[i], **parts} for i, parts in said.items()}
+        other = sum(not _same(r, wanted[r["clip_id"]]) for r in kept)
+        if len(kept) == len(rows) and not other:
+            continue
+        touched += len(rows) - len(kept) + other
+        if not kept:
+            dataset.remove(f"shards/{part}.parquet")
+            continue
+        source = dataset.open_part("shards", part)
+        with (
+            dataset.writing(f"shards/{part}.parquet") as file,
+            shard_writer(file, source.schema_arrow) as writer,
+        ):
+            for group in range(source.num_row_groups):
+                table = source.read_row_group(group)
+                ids = table["clip_id"].to_pylist()
+                table = table.filter(pa.array([c in wanted for c in ids], pa.bool_()))
+                if table.num_rows:
+                    writer.write_table(_brought_up(table, wanted))
+        source.close()
+    return touched
+
+
+def _same(row: Mapping[str, Any], clip: Mapping[str, Any]) -> bool:
+    scores = all(row[c] == clip[c] or (row[c] != row[c] and clip[c] != clip[c]) for c in SCORE_COLUMNS)
+    return scores and all(row[c] == clip[c] for c in ("extra", *CAPTION_PARTS))
+
+
+def _brought_up(table: pa.Table, clips: Mapping[str, Mapping[str, Any]]) -> pa.Table:
+    ids = table["clip_id"].to_pylist()
+    for name in (*SCORE_COLUMNS, "extra", *CAPTION_PARTS):
+        field = table.schema.field(name)
+        values = pa.array([clips[i][name] for i in ids], field.type)
+        table = table.set_column(table.schema.get_field_index(name), field, values)
+    return table
+
+
+def drop_other_encodings(dataset: Dataset, config: Config) -> int:
+    """Remove shards whose clips were encoded with other settings; the build cuts them again. Returns how
+    many went."""
+    dropped = 0
+    for part in dataset.parts("shards"):
+        source = dataset.open_part("shards", part)
+        made_with = (source.schema_arrow.metadata or {}).get(CUT_HASH)
+        source.close()
+        if made_with is not None and made_with.decode() != config.cut_hash():
+            dataset.remove(f"shards/{part}.parquet")
+            dropped += 1
+    return dropped

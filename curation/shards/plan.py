@@ -1,0 +1,107 @@
+"""The plan: which clips make which shard.
+
+It is written down before the first clip is cut. A build that was killed then makes the same shards as one
+that was not.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from curation.config.schema import Config
+from curation.decode.cut import output_size
+from curation.store.dataset import Dataset
+
+PLAN = "shards/_plan.json"
+_AT_ONCE = 16  # so many shards at least, unless they would be smaller than this:
+_SMALL_SHARD_BYTES = 16e6
+_BITS_PER_PIXEL = 0.12  # a guess at x264's output, to fill shards evenly; sizes come out as they do
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One planned file: the clips of a few sources, in the order in which they are cut."""
+
+    name: str
+    clip_ids: list[str]
+
+
+def estimated_bytes(clip: Mapping[str, Any], config: Config) -> float:
+    """Of the encoded clip."""
+    width, height = output_size(clip["width"], clip["height"], config.cut.max_side)
+    fps = config.cut.fps or clip["fps"] or 0.0
+    frames = max(1.0, (clip["end_s"] - clip["start_s"]) * fps)
+    return frames * width * height * _BITS_PER_PIXEL / 8
+
+
+def plan_shards(clips: Sequence[Mapping[str, Any]], config: Config, first_index: int) -> list[Shard]:
+    """Sources fill shards in the order of their hash; a source is split only where it overflows a shard.
+
+    A shard is one worker's work, so few clips make more and smaller ones than `shards.target_mb`; how many
+    does not depend on how many workers there are.
+    """
+    in_order = sorted(clips, key=lambda c: (c["source_id"], c["start_s"]))
+    sizes = [estimated_bytes(clip, config) for clip in in_order]
+    limit = min(config.shards.target_mb * 1e6, max(_SMALL_SHARD_BYTES, sum(sizes) / _AT_ONCE))
+    shards: list[Shard] = []
+    ids: list[str] = []
+    filled = 0.0
+    for clip, size in zip(in_order, sizes, strict=True):
+        if ids and filled + size > limit:
+            shards.append(Shard(f"shard-{first_index + len(shards):05d}", ids))
+            ids, filled = [], 0.0
+        ids.append(clip["clip_id"])
+        filled += size
+    if ids:
+        shards.append(Shard(f"shard-{first_index + len(shards):05d}", ids))
+    return shards
+
+
+def settle_plan(dataset: Dataset, wanted: Sequence[Mapping[str, Any]], config: Config) -> list[Shard]:
+    """The shards still to make so that every one of `wanted` (accepted, in no shard yet) is in one.
+
+    An earlier plan that was cut short is kept to, as far as its clips are still wanted.
+    """
+    by_id = {c["clip_id"]: c for c in wanted}
+    kept: list[Shard] = []
+    done = set(dataset.parts("shards"))
+    if dataset.exists(PLAN):
+        plan = json.loads(dataset.read(PLAN))
+        if plan["cut_hash"] == config.cut_hash():
+            kept = [
+                Shard(s["name"], s["clip_ids"])
+                for s in plan["shards"]
+                if s["name"] not in done and all(c in by_id for c in s["clip_ids"])
+            ]
+    for shard in kept:
+        for c in shard.clip_ids:
+            del by_id[c]
+    used = [int(n.rsplit("-", 1)[1]) for n in [*done, *(s.name for s in kept)]]
+    planned = kept + plan_shards(list(by_id.values()), config, max(used, default=-1) + 1)
+    value = {
+        "cut_hash": config.cut_hash(),
+        "shards": [{"name": s.name, "clip_ids": s.clip_ids} for s in planned],
+    }
+    if planned:
+        dataset.write(PLAN, json.dumps(value).encode())
+    else:
+        dataset.remove(PLAN)
+    return planned
+
+
+def sharded_clips(dataset: Dataset) -> dict[str, str]:
+    """clip_id -> the shard that holds it."""
+    return {
+        clip_id: part
+        for part, table in dataset.tables("shards", ["clip_id"])
+        for clip_id in table["clip_id"].to_pylist()
+    }
+
+
+def captions_in(dataset: Dataset) -> dict[str, int]:
+    """clip_id -> what tells its caption from another one, in this process."""
+    columns = ["clip_id", "caption"]
+    return {row["clip_id"]: hash(row["caption"]) for row in dataset.rows("shards", columns)}

@@ -1,0 +1,155 @@
+"""What identifies a source: size, time and fingerprint; and which sources are copies of others."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any
+
+import fsspec
+
+from curation.sources.source import KINDS, NotAFile, Source, reason
+from curation.store.address import is_remote, open_source
+from curation.store.transient import retrying
+
+_BLOCK_BYTES = 1 << 20
+_WHOLE_BYTES = 8 << 20  # smaller files are hashed whole
+_SAMPLES = 8
+
+
+def identify(
+    sources: Sequence[Source],
+    known: Mapping[str, Source],
+    threads: int = 8,
+    *,
+    staying: Sequence[Source] = (),
+    retries: int = 3,
+    retry_seconds: float = 1.0,
+) -> list[Source]:
+    """Add size, time and fingerprint, and mark duplicates of earlier sources.
+
+    known: maps uris to sources identified before: where size and time still agree, the file is not read.
+    staying: sources of the dataset, measured and no duplicates, that are not among `sources`: what is
+        named now can be a duplicate of one of them. They are not part of the result.
+    retries, retry_seconds: for read errors that may pass, see `retrying`.
+    """
+
+    def some(start: int) -> list[Source]:
+        group = sources[start : start + size]
+        return [_identify(s, known.get(s.uri), retries, retry_seconds) for s in group]
+
+    size = min(32, len(sources) // (4 * threads) + 1)  # a task costs more than to look at a file's time
+    with ThreadPoolExecutor(threads) as pool:
+        identified = [s for group in pool.map(some, range(0, len(sources), size)) for s in group]
+    first: dict[str, list[Source]] = {}
+    for source in staying:
+        if source.fingerprint is not None:
+            first.setdefault(source.fingerprint, []).append(source)
+    marked = []
+    for source in identified:
+        original = None
+        before = known.get(source.uri)
+        if source.fingerprint is not None:
+            same = first.setdefault(source.fingerprint, [])
+            # Large files are fingerprinted by samples, so equality is proven on the whole content.
+            # A pair that was proven equal before, and has not changed since, is not read again.
+            proven = before.duplicate_of if before and before.fingerprint == source.fingerprint else None
+            original = next((s for s in same if s.source_id == proven), None) or next(
+                (s for s in same if _is_same(s, source, retries, retry_seconds)), None
+            )
+            if original is None:
+                same.append(source)
+        marked.append(replace(source, duplicate_of=original.source_id) if original else source)
+    return marked
+
+
+def changed_since(uri: str, bytes: int | None, mtime_or_etag: str | None, fingerprint: str | None) -> bool:
+    """Is the file another one than it was? Its content is read only when its size or time differ.
+
+    Raises `OSError` when it cannot be read.
+    """
+    try:
+        size, changed = _stat(uri)
+        if (size, changed) == (bytes, mtime_or_etag):
+            return False
+        return size != bytes or _fingerprint(uri, size) != fingerprint
+    except OSError:
+        raise
+    except Exception as error:  # as in `_identify`
+        raise OSError(reason(error)) from error
+
+
+def _identify(source: Source, before: Source | None, retries: int, retry_seconds: float) -> Source:
+    if source.error is not None:
+        return source
+    try:
+        size, changed, fingerprint = retrying(lambda: _look(source, before), retries, retry_seconds)
+    except Exception as error:  # remote file systems raise what they like; whatever it is, it is this row
+        return replace(source, error=(type(error).__name__, reason(error)))
+    return replace(source, bytes=size, mtime_or_etag=changed, fingerprint=fingerprint)
+
+
+def _look(source: Source, before: Source | None) -> tuple[int, str, str]:
+    """(bytes, mtime or etag, fingerprint) of a file, which is read unless it is as it was `before`."""
+    if source.bytes is not None and source.mtime_or_etag:  # listed with it
+        size, changed = source.bytes, source.mtime_or_etag
+    else:
+        size, changed = _stat(source.uri)
+    if before is not None and (before.bytes, before.mtime_or_etag) == (size, changed) and before.fingerprint:
+        return size, changed, before.fingerprint
+    return size, changed, _fingerprint(source.uri, size)
+
+
+def _stat(uri: str) -> tuple[int, str]:
+    if is_remote(uri):
+        fs, path = fsspec.url_to_fs(uri)
+        info = fs.info(path)
+        if info.get("type", "file") != "file":
+            raise NotAFile(KINDS[stat.S_IFDIR] if info["type"] == "directory" else "not a regular file")
+        return int(info["size"]), changed(info)
+    result = os.stat(uri)
+    if not stat.S_ISREG(result.st_mode):
+        raise NotAFile(KINDS.get(stat.S_IFMT(result.st_mode), "not a regular file"))
+    return result.st_size, str(result.st_mtime_ns)
+
+
+def changed(info: Mapping[str, Any]) -> str:
+    return str(info.get("ETag") or info.get("etag") or info.get("mtime") or info.get("LastModified") or "")
+
+
+def _fingerprint(uri: str, size: int) -> str:
+    """Hash of the size and of the content: of all of it, or of ten samples of 1 MiB of a large file."""
+    digest = hashlib.blake2b(str(size).encode(), digest_size=16)
+    with open_source(uri, ahead=False) as file:
+        if size <= _WHOLE_BYTES:
+            digest.update(file.read(size))  # no further: it may be growing
+        else:
+            step = (size - _BLOCK_BYTES) // (_SAMPLES + 1)
+            for k in range(_SAMPLES + 2):
+                file.seek(min(k * step, size - _BLOCK_BYTES))
+                digest.update(file.read(_BLOCK_BYTES))
+    return digest.hexdigest()
+
+
+def _is_same(a: Source, b: Source, retries: int, retry_seconds: float) -> bool:
+    """Have two sources of one fingerprint the same content? What cannot be read is not proven equal."""
+    try:
+        return retrying(lambda: _same_content(a, b), retries, retry_seconds)
+    except Exception:  # gone since it was fingerprinted: what reads it next says so in its row
+        return False
+
+
+def _same_content(a: Source, b: Source) -> bool:
+    if a.bytes is not None and a.bytes <= _WHOLE_BYTES:  # the fingerprint is of all of it
+        return True
+    with open_source(a.uri) as first, open_source(b.uri) as second:
+        while True:
+            block = first.read(_BLOCK_BYTES)
+            if block != second.read(_BLOCK_BYTES):
+                return False
+            if not block:
+                return True

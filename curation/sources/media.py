@@ -1,0 +1,53 @@
+"""Which names are those of videos, images and lists."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
+VIDEO_SUFFIXES = frozenset(
+    [
+        ".mp4",
+        ".m4v",
+        ".mov",
+        ".mkv",
+        ".webm",
+        ".avi",
+        ".ts",
+        ".m2ts",
+        ".mts",
+        ".mpg",
+        ".mpeg",
+        ".vob",
+        ".wmv",
+        ".asf",
+        ".flv",
+        ".f4v",
+        ".3gp",
+        ".3g2",
+        ".ogv",
+        ".mxf",
+        ".gif",
+        ".y4m",
+        ".rm",
+        ".rmvb",
+        ".dv",
+        ".ivf",
+        ".h264",
+        ".264",
+        ".hevc",
+        ".265",
+    ]
+)
+MEDIA_SUFFIXES = VIDEO_SUFFIXES | IMAGE_SUFFIXES
+LIST_SUFFIXES = frozenset({".csv", ".jsonl", ".parquet"})
+
+
+def is_media(path: str) -> bool:
+    # `._x.mp4` is what a Mac writes beside `x.mp4` on foreign disks: no media.
+    return Path(path).suffix.lower() in MEDIA_SUFFIXES and not os.path.basename(path).startswith("._")
+
+
+def is_image(uri: str) -> bool:
+    return Path(uri).suffix.lower() in IMAGE_SUFFIXES

@@ -1,0 +1,139 @@
+"""The tables of a dataset and their columns: the contract that others read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pyarrow as pa
+
+from filters import SCORERS
+
+SCHEMA_VERSION = 2
+READABLE_VERSIONS = (1, 2)  # 1: captions without checks; the next command that writes adds the columns
+SCORE_COLUMNS: tuple[str, ...] = tuple(
+    column.name for scorer in SCORERS.values() for column in scorer.columns
+)
+_SCORES = [pa.field(name, pa.float64()) for name in SCORE_COLUMNS]
+
+# What is checked of a caption that a model wrote (`captioning.checks`); null where it was not.
+CAPTION_COLUMNS: tuple[str, ...] = (
+    "caption.refusal",
+    "caption.echo",
+    "caption.boilerplate",
+    "caption.truncated",
+    "caption.repetition",
+    "caption.language",
+    "caption.words",
+    "caption.similarity",
+)
+
+SOURCES = pa.schema(
+    [
+        ("source_id", pa.string()),
+        ("uri", pa.string()),
+        ("fingerprint", pa.string()),
+        ("mtime_or_etag", pa.string()),
+        ("duplicate_of", pa.string()),
+        ("bytes", pa.int64()),
+        ("container", pa.string()),
+        ("codec", pa.string()),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+        ("fps", pa.float64()),
+        ("is_vfr", pa.bool_()),
+        ("duration_s", pa.float64()),
+        ("frames", pa.int64()),
+        ("status", pa.string()),
+        ("stage", pa.string()),
+        ("error", pa.string()),
+        ("message", pa.string()),
+        ("clips", pa.int32()),
+        ("seconds", pa.float64()),
+        ("config_hash", pa.string()),
+        ("extra", pa.string()),
+    ]
+)
+CLIPS = pa.schema(
+    [
+        pa.field("clip_id", pa.string()),
+        pa.field("source_id", pa.string()),
+        pa.field("uri", pa.string()),
+        pa.field("start_s", pa.float64()),
+        pa.field("end_s", pa.float64()),
+        pa.field("frames", pa.int32()),
+        pa.field("fps", pa.float64()),
+        pa.field("width", pa.int32()),
+        pa.field("height", pa.int32()),
+        *_SCORES,
+        pa.field("embedding", pa.list_(pa.float16())),
+        pa.field("thumbnail", pa.binary()),
+        pa.field("keys", pa.map_(pa.string(), pa.string())),
+    ]
+)
+CAPTIONS = pa.schema(
+    [
+        *(
+            pa.field(name, pa.string())
+            for name in (
+                "clip_id",
+                "captioner",
+                "kind",
+                "text",
+                "model",
+                "revision",
+                "prompt_version",
+                "key",
+            )
+        ),
+        *(pa.field(name, pa.float64()) for name in CAPTION_COLUMNS),
+    ]
+)
+FAILURES = pa.schema(
+    [
+        ("clip_id", pa.string()),
+        ("stage", pa.string()),
+        ("error", pa.string()),
+        ("message", pa.string()),
+        ("key", pa.string()),
+    ]
+)
+VERDICTS = pa.schema(
+    [
+        ("clip_id", pa.string()),
+        ("status", pa.string()),
+        ("reason", pa.string()),
+        ("value", pa.float64()),
+        ("message", pa.string()),
+    ]
+)
+CAPTION_FIELDS = ("text", "captioner", "kind", "model", "revision", "prompt_version")  # in shards
+_CAPTION = pa.struct([(name, pa.string()) for name in CAPTION_FIELDS])
+SHARDS = pa.schema(
+    [
+        pa.field("clip_id", pa.string()),
+        pa.field("video", pa.struct([("bytes", pa.binary()), ("path", pa.string())])),
+        pa.field("caption", pa.string()),
+        pa.field("captions", pa.list_(_CAPTION)),
+        pa.field("width", pa.int32()),
+        pa.field("height", pa.int32()),
+        pa.field("fps", pa.float64()),
+        pa.field("frames", pa.int32()),
+        pa.field("duration_s", pa.float64()),
+        *_SCORES,
+        pa.field("source_id", pa.string()),
+        pa.field("uri", pa.string()),
+        pa.field("start_s", pa.float64()),
+        pa.field("end_s", pa.float64()),
+        pa.field("extra", pa.string()),
+        pa.field("config_hash", pa.string()),
+    ]
+)
+TABLES = {"sources": SOURCES, "clips": CLIPS, "captions": CAPTIONS, "failures": FAILURES, "shards": SHARDS}
+
+
+def with_check_columns(captions: pa.Table, columns: Sequence[str] | None) -> pa.Table:
+    """Captions as the contract has them: version 1 wrote no checks."""
+    for name in CAPTION_COLUMNS:
+        if name not in captions.column_names:
+            captions = captions.append_column(CAPTIONS.field(name), pa.nulls(captions.num_rows, pa.float64()))
+    return captions.select(list(columns) if columns else CAPTIONS.names)
