@@ -1,0 +1,14 @@
+"""Ray: the workers, their shares of the cluster, and the session.
+
+In: tasks as rows. Out: rows of `rows.STREAM`, `rows.LOOKS` and `caption_workers.ANSWERS`.
+
+    measurer.py         measures sources, or scores their clips again, through a decoding child
+    model_scorer.py     runs one model-backed scorer over batches of clips
+    cutter.py           encodes the clips of a planned shard and writes the shard
+    caption_workers.py  reads clips out of shards, and captions them
+    looker.py           looks at one piece of a long source; pieces.py is the flow of such sources
+    rows.py             the rows between workers; streams.py: out of Ray Data, errors unwrapped
+    shares.py           CPUs and GPUs for each worker; session.py: a Ray to work on
+
+May import verdicts, shards, captions, decode, sandbox, sources, config and store.
+"""
