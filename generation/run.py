@@ -18,17 +18,17 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from generation import lora as adapters
-from generation import transformer
-from generation.checkpoint import steps, whole_folder, write_text
-from generation.codec import Codec, open_codec
+from generation.codecs.base import Codec, open_codec
 from generation.config import Config, Transformer, content_hash, differences
-from generation.execution import Execution, place
-from generation.hub import find, fingerprint
-from generation.parallel import uses_bf16
-from generation.pretrained import TRANSFORMER
-from generation.tensors import disk_errors
-from generation.text import TextCache, open_text
+from generation.disk import disk_errors
+from generation.models import cogvideox
+from generation.models import lora as adapters
+from generation.models.hub import find, fingerprint
+from generation.models.pretrained import TRANSFORMER
+from generation.sample.execution import Execution, place
+from generation.text.encoder import TextCache, open_text
+from generation.train.checkpoint import steps, whole_folder, write_text
+from generation.train.parallel import uses_bf16
 
 STAGES = ("vae", "stage1", "stage2")
 
@@ -126,7 +126,7 @@ def build_model(
     """
     wanted, adapter = _resolved(config.transformer)
     grid = config.latent_grid(config.data.buckets[0])
-    model = transformer.build(
+    model = cogvideox.build(
         wanted, channels, text_dim, config.text.max_tokens, config.codec.temporal, grid, config.seed, dtype
     )
     if adapter:
@@ -179,7 +179,7 @@ def export(
         if config.lora:
             return adapters.save_state(model, state, aside)
         with disk_errors(aside):
-            return transformer.save_state(model, state, aside / "transformer")
+            return cogvideox.save_state(model, state, aside / "transformer")
 
     return write_weights(config, folder, step, write, latents)
 

@@ -46,9 +46,9 @@ def evaluate(
     from jobs.cli import ended_in_order, generation_errors
 
     with generation_errors(), ended_in_order(), places():
-        from generation.evaluation import Evaluation
-        from generation.following import JudgeUnfit
-        from generation.page import write_page
+        from generation.evaluate.following import JudgeUnfit
+        from generation.evaluate.parts import Evaluation
+        from generation.report.page import write_page
 
         settings = evaluation_settings(read_yaml(Path(config)) if config else {}, set_ or [])
         texts = given_prompts(None, prompts) if prompts else None
@@ -87,8 +87,8 @@ def evaluate(
 
 
 def evaluation_settings(data: dict[str, Any], overrides: list[str]) -> Any:
-    """`generation.evaluate.Settings` of plain data with `--set` on top. Raises `ConfigError`."""
-    from generation.evaluate import Settings
+    """`generation.evaluate.restoring.Settings` of plain data with `--set` on top. Raises `ConfigError`."""
+    from generation.evaluate.restoring import Settings
 
     apply_overrides(data, overrides)
     try:

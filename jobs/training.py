@@ -19,13 +19,13 @@ from rich.console import Console
 
 from curation.child import printable
 from curation.progress import Stopped
-from generation import parallel
 from generation import run as runs
 from generation.config import Config
-from generation.metrics import Metrics
-from generation.parallel import World, join
-from generation.stage import Stage, open_stage
-from generation.trainer import NotFinite, Trainer
+from generation.train import parallel
+from generation.train.metrics import Metrics
+from generation.train.parallel import World, join
+from generation.train.stage import Stage, open_stage
+from generation.train.trainer import NotFinite, Trainer
 
 _PLAIN_SECONDS = 10.0
 

@@ -13,12 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from generation import checkpoint
 from generation import run as runs
 from generation.config import Config
-from generation.parallel import World
-from generation.stage import open_stage
-from generation.trainer import Trainer, losses_of
+from generation.train import checkpoint
+from generation.train.parallel import World
+from generation.train.stage import open_stage
+from generation.train.trainer import Trainer, losses_of
 from tests.generation import synthetic
 
 ROOT = Path(__file__).parents[2]

@@ -25,7 +25,7 @@ from curation.dataset import Dataset
 from curation.footage import ALL, COLOURS, DEFECTS, GOOD, SEEN, UNSEEN, Look, Scene
 from curation.progress import Progress
 from curation.sources import list_sources
-from generation.transform import fit
+from generation.data.transform import fit
 from jobs.cli import app, load_named_config
 from tests.jobs.corpus_figures import figures
 

@@ -1,0 +1,46 @@
+"""Classifier-free guidance: both predictions in one batch or one after the other; at scale 1 there is one."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from generation.models.cogvideox import predict
+from generation.process import flow
+
+
+def guided(
+    model: nn.Module,
+    latents: Tensor,
+    text: Tensor,
+    contrast: Tensor,
+    scale: float,
+    time: float,
+    strength: float | None = None,
+    positions: str = "integer",
+    apart: bool = False,
+) -> Tensor:
+    """The guided prediction for latents (1, C, t, h, w), float32.
+
+    text, contrast: tokens (L, D) of the caption, and of the negative prompt or zeros; time, strength: as in
+    `transformer.predict`. apart: one row at a time, which takes half the memory. Texts of two lengths always
+    go apart: in one batch they would need a mask, and attention with a mask takes slower kernels.
+    """
+    rows = [text] if scale == 1.0 else [text, contrast]
+    together = not apart and len({len(row) for row in rows}) == 1
+    found = []
+    for batch in [torch.stack(rows)] if together else [row[None] for row in rows]:
+        n = len(batch)
+        found.append(
+            predict(
+                model,
+                latents.expand(n, *latents.shape[1:]),
+                batch.to(latents.device),
+                None,
+                torch.full((n,), time, device=latents.device),
+                None if strength is None else torch.full((n,), strength, device=latents.device),
+                positions,
+            ).float()
+        )
+    out = torch.cat(found)
+    return flow.guided(out[:1], out[1:], scale) if len(rows) == 2 else out
