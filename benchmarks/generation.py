@@ -36,17 +36,17 @@ from torch import Tensor, nn
 
 from benchmarks.vae import published_codec
 from generation import draws
-from generation.codecs.base import Codec, open_codec
+from generation.codecs.base import Codec
 from generation.codecs.footprint import Footprint
+from generation.codecs.open import open_codec
 from generation.config import Bucket, Config, Lora, Sampling
+from generation.device import free, peak_flops, uses_bf16
 from generation.models import cogvideox, lora
+from generation.models.cogvideox import video_tokens
 from generation.presets import preset
 from generation.process import stage1, stage2
 from generation.process.diffusion import timesteps
-from generation.run import peak_flops
-from generation.sample.execution import free
-from generation.train.memory import video_tokens
-from generation.train.parallel import join, uses_bf16
+from generation.train.parallel import join
 
 SIZES = {
     "tiny": Bucket(frames=9, height=32, width=48),

@@ -1,9 +1,10 @@
-"""Writing tensors: safetensors, with a full disk told as such."""
+"""Writing: files and folders that appear whole or not at all, and tensors, with a full disk told as such."""
 
 from __future__ import annotations
 
 import os
 import re
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,3 +33,35 @@ def save_tensors(
 
     with disk_errors(path):
         save_file(dict(tensors), path, metadata=metadata)
+
+
+def _sync(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def whole_folder(unfinished: Path, final: Path) -> None:
+    """Let a folder that was written aside appear under its name, on disk, in place of an older one."""
+    for path in sorted(unfinished.rglob("*")):
+        _sync(path)
+    _sync(unfinished)
+    if final.exists():
+        old = final.with_name(f"_old-{final.name}")
+        shutil.rmtree(old, ignore_errors=True)
+        final.rename(old)
+        unfinished.rename(final)
+        shutil.rmtree(old, ignore_errors=True)
+    else:
+        unfinished.rename(final)
+    _sync(final.parent)
+
+
+def write_text(path: Path, text: str) -> None:
+    """A small file, whole or not at all."""
+    aside = path.with_name(f"_{path.name}")
+    aside.write_text(text, encoding="utf-8")
+    _sync(aside)
+    aside.replace(path)

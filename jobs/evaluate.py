@@ -87,8 +87,8 @@ def evaluate(
 
 
 def evaluation_settings(data: dict[str, Any], overrides: list[str]) -> Any:
-    """`generation.evaluate.restoring.Settings` of plain data with `--set` on top. Raises `ConfigError`."""
-    from generation.evaluate.restoring import Settings
+    """`generation.evaluate.settings.Settings` of plain data with `--set` on top. Raises `ConfigError`."""
+    from generation.evaluate.settings import Settings
 
     apply_overrides(data, overrides)
     try:

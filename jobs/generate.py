@@ -140,7 +140,8 @@ def sample(
             raise ConfigError(f"--out {out_}: it is a file; name a folder")
         from generation.sample.enhance import check_final, enhance_previews
         from generation.sample.execution import Execution
-        from generation.sample.previews import Options, sample_previews
+        from generation.sample.options import Options
+        from generation.sample.previews import sample_previews
 
         how = Execution(offload, guidance_batch, compile_)
         where = chosen_device(device)
@@ -197,7 +198,7 @@ def enhance(
     with generation_errors():
         from generation.sample.enhance import enhance_file
         from generation.sample.execution import Execution
-        from generation.sample.previews import Options
+        from generation.sample.options import Options
 
         how = Execution(offload, guidance_batch, compile_)
         if out_ and Path(out_).is_dir():

@@ -463,7 +463,7 @@ class RecipeRun:
 
 
 def _write(path: Path, text: str) -> None:
-    from generation.train.checkpoint import write_text
+    from generation.disk import write_text
 
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, text)

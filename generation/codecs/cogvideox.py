@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from generation import config
-from generation.codecs.base import Statistics, check_grid
+from generation.codecs.base import check_grid
 from generation.codecs.tiles import Tiling
 from generation.models.hub import find
 from generation.models.pretrained import VAE, read
@@ -32,27 +32,20 @@ class CogVideoXCodec:
         for name, value, own in (("temporal", settings.temporal, 4), ("spatial", settings.spatial, 8)):
             if value != own:
                 raise ValueError(f"codec.{name}: {value}, but codec.kind=cogvideox has {own}")
-        place = find(VAE, settings.model, settings.revision)
-        vae: Any = read(place)
+        location = find(VAE, settings.model, settings.revision)
+        vae: Any = read(location)
         self._vae = vae.eval().requires_grad_(False)
-        self.settings = settings.model_copy(update={"revision": place.commit})
+        self.settings = settings.model_copy(update={"revision": location.commit})
         self.channels = int(self._vae.config.latent_channels)
         self.std = settings.std
         self._tile, self._overlap = settings.tile, settings.tile_overlap
         tiles = [[self._tile, self._overlap]] if self._tile else []
-        self.hash = config.content_hash(["cogvideox", 2, settings.std, place.identity(), *tiles])
+        self.hash = config.content_hash(["cogvideox", 2, settings.std, location.identity(), *tiles])
 
     @property
     def device(self) -> torch.device:
         device: torch.device = self._vae.device
         return device
-
-    @property
-    def statistics(self) -> Statistics:
-        shape = (self.channels,)
-        return Statistics(
-            torch.zeros(shape, device=self.device), torch.full(shape, self.std, device=self.device)
-        )
 
     def to(self, device: torch.device | str) -> Self:
         where = torch.device(device)

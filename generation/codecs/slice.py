@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
@@ -14,7 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from generation import config
-from generation.codecs.base import Statistics, check_sides
+from generation.codecs.base import check_sides
 from generation.codecs.slice_vae.network import SliceVAE, latent_frames, slices, surplus
 from generation.codecs.tiles import Tiling
 from generation.disk import save_tensors
@@ -55,6 +56,14 @@ def find_network(model: str) -> Path:
     )
 
 
+@dataclass(frozen=True)
+class Statistics:
+    """Of a codec's own codes, per channel: latents are (codes - mean) / std."""
+
+    mean: Tensor  # (C,)
+    std: Tensor  # (C,)
+
+
 class SliceCodec:
     """Deterministic: latents are the mean of the codes, normalised by statistics that are in the weights.
 
@@ -77,7 +86,7 @@ class SliceCodec:
                     f"codec.{name}: {value}, but {settings.model} has {right}; write codec.{name}={right}"
                 )
         self.channels, self.temporal, self.spatial = own.channels, own.temporal, own.spatial
-        self._statistics = Statistics(self._vae.latent_mean.clone(), self._vae.latent_std.clone())
+        self.statistics = Statistics(self._vae.latent_mean.clone(), self._vae.latent_std.clone())
         self._slice, self._tile, self._overlap = settings.slice_latents, settings.tile, settings.tile_overlap
         weights = json.loads((folder / ABOUT).read_text(encoding="utf-8"))["hash"]
         tiles = [self._tile, self._overlap] if self._tile else None
@@ -85,17 +94,13 @@ class SliceCodec:
 
     @property
     def device(self) -> torch.device:
-        return self._statistics.mean.device
-
-    @property
-    def statistics(self) -> Statistics:
-        return self._statistics
+        return self.statistics.mean.device
 
     def to(self, device: torch.device | str) -> Self:
         where = torch.device(device)
         bf16 = where.type == "cuda" and torch.cuda.is_bf16_supported()
         self._vae.to(where, torch.bfloat16 if bf16 else torch.float32)
-        self._statistics = Statistics(self._statistics.mean.to(where), self._statistics.std.to(where))
+        self.statistics = Statistics(self.statistics.mean.to(where), self.statistics.std.to(where))
         return self
 
     def grid(self, frames: int, height: int, width: int) -> tuple[int, int, int]:
@@ -107,7 +112,7 @@ class SliceCodec:
 
     def _scale(self) -> tuple[Tensor, Tensor]:
         shape = (-1, 1, 1, 1)
-        return self._statistics.mean.view(shape), self._statistics.std.view(shape)
+        return self.statistics.mean.view(shape), self.statistics.std.view(shape)
 
     @torch.no_grad()
     def encode(self, video: Tensor) -> Tensor:

@@ -6,7 +6,6 @@ given out in order whatever is done first. So the number of workers changes noth
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
@@ -44,8 +43,6 @@ class Batch:
     latents: list[tuple[Tensor, ...] | None]  # of each sample: from the cache, in the order of its keys
     keys: list[tuple[str, ...]]  # of each sample: where its latents belong in the cache
     bad: list[str]  # clips that could not be read, and what took their place
-    bytes_read: int  # for this batch, from the shards
-    wait_s: float  # that whoever wanted it had to wait
 
     @property
     def clip_ids(self) -> list[str]:
@@ -71,7 +68,6 @@ class _Pending:
     samples: list[Sample]
     latents: list[tuple[Tensor, ...] | None] = field(default_factory=list)
     futures: list[Future[np.ndarray] | None] = field(default_factory=list)
-    bytes_read: int = 0
 
     def cancel(self) -> None:
         for future in self.futures:
@@ -147,11 +143,8 @@ class Loader:
             source = ahead(source, max(2, -(-2 * workers // self.batch_size)), _Pending.cancel)
         self._sources.append(source)
         try:
-            began = time.perf_counter()
             for pending in source:
-                batch = self._finish(pending)
-                yield replace(batch, wait_s=time.perf_counter() - began)
-                began = time.perf_counter()
+                yield self._finish(pending)
         finally:
             source.close()
             self._sources.remove(source)
@@ -204,7 +197,6 @@ class Loader:
         last_read = -1
         keep = held is self._held_out
         for k in range(first, end):
-            before = reader.bytes_read
             due = int(step[(k - first) * size : (k - first + 1) * size].max())
             while last_read < due:
                 places = next(runs)
@@ -221,7 +213,6 @@ class Loader:
             if not keep:
                 for sample in pending.samples:
                     held.pop(sample.row, None)
-            pending.bytes_read = reader.bytes_read - before
             yield pending
 
     def _sample(self, plan: Plan, batch: int, i: int, row: int | None = None) -> Sample:
@@ -292,7 +283,6 @@ class Loader:
                 pixels.append(None)
                 wrong[i] = str(error)
         good = [i for i in range(len(samples)) if i not in wrong]
-        before = self._aside.bytes_read
         bad = []
         for i, reason in wrong.items():
             lost, position = samples[i], samples[i].position
@@ -318,8 +308,6 @@ class Loader:
             latents=latents,
             keys=[tuple(self._keys(s)) if self._keys else () for s in samples],
             bad=bad,
-            bytes_read=pending.bytes_read + self._aside.bytes_read - before,
-            wait_s=0.0,
         )
 
     def _instead(self, pending: _Pending, i: int, key: tuple[int | str, ...]) -> tuple[Sample, np.ndarray]:

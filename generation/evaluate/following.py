@@ -10,9 +10,8 @@ import math
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,29 +19,15 @@ from torch import Tensor
 from generation import draws
 from generation.config import Bucket
 from generation.evaluate import judge, scores
+from generation.evaluate.figures import Figures, Found, Say, mean, ratio
 from generation.evaluate.judge import Judge, labels
 from generation.evaluate.real_clips import Clips
 from generation.media import from_uint8, read_video
 from generation.process import stage1
-from generation.run import Trained
-
-Figures = dict[str, Any]  # numbers, None, or figures again
-Say = Callable[[str], None]
+from generation.sample.trained import Trained
 
 _DIRECTIONS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
 _OF_A_PROMPT = 8  # videos, that are compared with each other
-
-
-@dataclass
-class Found:
-    """Figures, and what is to be known of them. One that says nothing is None."""
-
-    figures: Figures = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
-
-
-def mean(values: Tensor) -> float | None:
-    return float(values.double().mean()) if len(values) else None
 
 
 # ---------------------------------------------------------------------------------------------------
@@ -155,7 +140,7 @@ class Made:
 
 
 def read_made(prompts: Sequence[str], folders: Sequence[Path], finals: bool) -> Made:
-    """Of the folders that `sample.sample_previews` made. Raises `ValueError` for what cannot be read."""
+    """Of the folders that `previews.sample_previews` made. Raises `ValueError` for what cannot be read."""
 
     def read(name: str) -> Tensor:
         return torch.stack([from_uint8(read_video(folder / name).frames) for folder in folders])
@@ -327,7 +312,3 @@ def _distances(
     for one, other in (("two_stage", "stage1_bicubic"), ("stage1_bicubic", "static")):
         figures[f"{one}_over_{other}"] = ratio(distance[one], distance[other])
     return figures
-
-
-def ratio(a: float, b: float) -> float | None:
-    return a / b if b > 0 else None

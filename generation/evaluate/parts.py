@@ -21,25 +21,27 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from generation import run as runs
-from generation.codecs.base import open_codec
+from generation.codecs.open import open_codec
 from generation.config import Bucket, Config, Data, content_hash
 from generation.config import Codec as CodecConfig
 from generation.data.shards import read_index
-from generation.disk import save_tensors
+from generation.device import free
+from generation.disk import save_tensors, write_text
 from generation.evaluate import following, judge, real_clips, restoring
 from generation.evaluate.bars import Verdict, judge_bars
-from generation.evaluate.following import Figures, Found, Made
+from generation.evaluate.codec import FIT_DB, FIT_DETAIL, evaluate_codec, in_focus, is_fit, void
+from generation.evaluate.figures import Figures, Found, mean
+from generation.evaluate.following import Made
 from generation.evaluate.judge import Judge, JudgeNet, labels
 from generation.evaluate.networks import ClipSimilarity, open_features
 from generation.evaluate.real_clips import Clips
-from generation.evaluate.restoring import Settings
+from generation.evaluate.settings import Settings
 from generation.evaluate.vbench import export_vbench
-from generation.run import open_trained
 from generation.sample.enhance import enhance_previews
-from generation.sample.execution import free
+from generation.sample.options import Options, Step, silent
 from generation.sample.preview_folder import OtherPreview
-from generation.sample.previews import Options, Step, sample_previews, silent
-from generation.train.checkpoint import write_text
+from generation.sample.previews import sample_previews
+from generation.sample.trained import open_trained
 
 PARTS = ("vae", "stage1", "stage2", "chain")
 _STAGES = {"vae": ("vae",), "stage1": ("stage1",), "stage2": ("stage2",), "chain": ("stage1", "stage2")}
@@ -266,8 +268,8 @@ class Evaluation:
 
     def vae(self) -> Found:
         assert self.codec is not None
-        found = restoring.evaluate_codec(open_codec(self.codec, self.device), self.few, self.settings)
-        found.figures["fit"] = restoring.is_fit(found.figures)
+        found = evaluate_codec(open_codec(self.codec, self.device), self.few, self.settings)
+        found.figures["fit"] = is_fit(found.figures)
         return found
 
     def stage1(self) -> Found:
@@ -284,10 +286,10 @@ class Evaluation:
         """How well videos fit their prompts, and other ones, by a model that has seen many."""
         if self.settings.clip:
             similarity = ClipSimilarity(self.settings.clip.model, self.settings.clip.pretrained, self.device)
-            found.figures["clip_similarity"] = following.mean(similarity(videos, self.texts))
+            found.figures["clip_similarity"] = mean(similarity(videos, self.texts))
             others = following.shuffled(self.texts)
             if others != self.texts:
-                of_others = following.mean(similarity(videos, others))
+                of_others = mean(similarity(videos, others))
                 found.figures["clip_similarity_shuffled_prompts"] = of_others
         return found
 
@@ -296,14 +298,14 @@ class Evaluation:
         found = restoring.evaluate_stage2(trained, self.few, self.settings, self.judge, self.say)
         if trained.config.codec.kind != "patch":
             settings = self.settings.model_copy(update={"lpips": None})
-            of = restoring.evaluate_codec(trained.codec, self.few, settings).figures
-            found.figures["vae_fit"] = restoring.is_fit(of)
+            of = evaluate_codec(trained.codec, self.few, settings).figures
+            found.figures["vae_fit"] = is_fit(of)
             if not found.figures["vae_fit"]:
                 of_focus = f" of clips with {self.settings.focus}" if self.settings.focus else ""
                 found.notes.append(
                     f"stage2: VAE unfit: what it gives back{of_focus} is {of['gain_db']:.1f} dB above "
-                    f"bicubic, with {of['detail']:.2f} of the detail, where {restoring.FIT_DB:g} dB and "
-                    f"{restoring.FIT_DETAIL:g} are needed; decibels, similarities and latent errors in its "
+                    f"bicubic, with {of['detail']:.2f} of the detail, where {FIT_DB:g} dB and "
+                    f"{FIT_DETAIL:g} are needed; decibels, similarities and latent errors in its "
                     "latents claim nothing"
                 )
         return found
@@ -325,7 +327,7 @@ class Evaluation:
         notes: list[str] = []
         # What can be wrong with captions, before hours of work.
         if not {"vae", "stage2"}.isdisjoint(self.parts):
-            restoring.in_focus(self.few.captions, self.settings)
+            in_focus(self.few.captions, self.settings)
         if not {"stage1", "chain"}.isdisjoint(self.parts):
             assert self.texts
         if self.parts != ("vae",) and self.judge:
@@ -384,7 +386,7 @@ class Evaluation:
         bars = [bar for bar in self.settings.bars if bar.figure.partition(".")[0] not in left_out]
         if len(bars) < len(self.settings.bars):
             notes.append(f"--part: no verdicts on {', '.join(sorted(left_out))}, which were not wanted")
-        verdicts = judge_bars(figures, bars, lambda path: restoring.void(figures, path))
+        verdicts = judge_bars(figures, bars, lambda path: void(figures, path))
         content = {
             "run": str(self.run),
             "data": self.data,

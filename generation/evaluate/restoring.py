@@ -1,4 +1,4 @@
-"""What a trained run can do, measured: how, and of its autoencoder and Stage II; `following` has the others.
+"""What Stage II can do, measured; `following` has Stage I and both stages together.
 
 Every part is a function that returns figures, plain numbers by name. A figure that says nothing is None, and
 a note says why. Beside what is claimed stand controls, which must do worse: untrained weights, other prompts,
@@ -7,153 +7,24 @@ bicubic scaling, a video that stands still.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
-from typing import Annotated, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
-from generation.codecs.base import Codec
-from generation.config import Positive
+from generation.device import free
 from generation.evaluate import scores
-from generation.evaluate.bars import Bar
-from generation.evaluate.following import Figures, Found, Say, mean, ratio, read_by, shuffled, swapped
-from generation.evaluate.judge import Judge, labels
+from generation.evaluate.codec import in_focus
+from generation.evaluate.figures import Figures, Found, Say, mean, ratio
+from generation.evaluate.following import read_by, shuffled, swapped
+from generation.evaluate.judge import Judge
 from generation.evaluate.networks import lpips
 from generation.evaluate.real_clips import Clips
+from generation.evaluate.settings import Settings
 from generation.models.cogvideox import tokens
 from generation.process import stage2
 from generation.process.degrade import degrade_pixels
-from generation.run import Trained
-from generation.sample.execution import free
-
-FIT_DB = 2.0  # that a codec's reconstruction must be above bicubic, for claims in its latents to count
-FIT_DETAIL = 0.7  # and the part of the detail that it must keep
-_CLAIMS = ("_db", ".ssim", ".ssim_gain", ".latent_error")  # ends of figures that are such claims
-# Names of figures that stand beside those of the groups of words.
-_TAKEN = {
-    *("clip_similarity", "clip_similarity_shuffled_prompts", "direction_by_flow", "frechet", "jointly"),
-    *("jointly_over_chance", "kernel_distance", "real_spread", "seen", "shuffled_prompts", "spread"),
-    *("stage1_bicubic", "stage1_bicubic_over_static", "standing_still", "two_stage_over_stage1_bicubic"),
-    *("unseen", "untrained", "videos"),
-}
-
-
-class Clip(BaseModel):
-    """A model of open_clip that says how well a video fits its prompt."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    model: str
-    pretrained: str | None = None  # one of its tags, or a file; null: a folder has its own
-
-
-class Settings(BaseModel):
-    """How a run is evaluated."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-    clips: Positive = 64  # held-out clips: for the autoencoder, and for Stage II
-    prompts: Positive = 64  # captions of held-out clips, that videos are made of
-    untrained: Annotated[int, Field(ge=0)] = 16  # of the prompts that an untrained Stage I gets, as a control
-    evaluations: Annotated[tuple[Positive, ...], Field(min_length=1)] = (1, 2, 4, 8)  # of Stage II
-    scale: Annotated[float, Field(gt=1)] = 2.0  # of bicubic: down and up again
-    attributes: dict[str, Annotated[tuple[str, ...], Field(min_length=2)]] = Field(default_factory=dict)
-    focus: str | None = None  # Stage II is told of clips with this word in their caption
-    swap: dict[str, str] = Field(default_factory=dict)  # words put in the place of others: the wrong prompt
-    lpips: Literal["alex", "vgg", "squeeze"] | None = None  # its weights are a download of torchvision's
-    clip: Clip | None = None
-    extractor: str | None = None  # package.module:factory, for distances of sets; null: the judge's features
-    extractor_weights: str | None = None
-    judge_clips: Positive = 2048  # pieces of clips that the judge is trained on
-    judge_steps: Positive = 400
-    seed: int = 0
-    bars: tuple[Bar, ...] = ()
-
-    @model_validator(mode="after")
-    def _words(self) -> Settings:
-        for name, group in self.attributes.items():
-            if not name.isidentifier() or name in _TAKEN or hasattr(nn.ModuleDict(), name):
-                raise ValueError(
-                    f"attributes.{name}: a group has a name of letters, digits and _ that nothing else has; "
-                    "take another"
-                )
-            for word in group:
-                _check_word(f"attributes.{name}", word)
-            if len({word.lower() for word in group}) < len(group):
-                raise ValueError(
-                    f"attributes.{name}: a word comes twice in {', '.join(group)}; write it once"
-                )
-        for key, words in (("focus", [self.focus] if self.focus is not None else []), ("swap", self.swap)):
-            for word in words:
-                _check_word(key, word)
-        return self
-
-
-def _check_word(key: str, word: str) -> None:
-    if not re.fullmatch(r"\w+", word):
-        raise ValueError(
-            f"{key}: {word!r} is not one word, of letters and digits, as captions are searched for; name one"
-        )
-
-
-# ---------------------------------------------------------------------------------------------------
-# The autoencoder
-# ---------------------------------------------------------------------------------------------------
-
-
-@torch.no_grad()
-def evaluate_codec(codec: Codec, truth: Clips, settings: Settings) -> Found:
-    """What a codec gives back of real clips, beside bicubic."""
-    made = torch.cat(
-        [codec.decode(codec.encode(v[None].to(codec.device)), v.shape[1]).cpu() for v in truth.video]
-    )
-    plain = scores.bicubic(truth.video, settings.scale)
-    focus = in_focus(truth.captions, settings)
-    psnr, plain_psnr = scores.psnr(made, truth.video), scores.psnr(plain, truth.video)
-    figures: Figures = {
-        "psnr_db": mean(psnr),
-        "ssim": mean(scores.ssim(made, truth.video)),
-        "bicubic_psnr_db": mean(plain_psnr),
-        "clips": len(truth),
-        "gain_db": mean((psnr - plain_psnr)[focus]),
-        "detail": mean(scores.detail(made, truth.video, settings.scale)[focus]),
-    }
-    if settings.lpips:
-        figures["lpips"] = mean(lpips(made, truth.video, settings.lpips))
-    return Found(figures)
-
-
-def is_fit(figures: Figures) -> bool:
-    """Whether latents of the codec hold what Stage II has to restore."""
-    return bool(figures["gain_db"] >= FIT_DB and figures["detail"] >= FIT_DETAIL)
-
-
-def void(figures: Figures, path: str) -> str:
-    """Why a figure counts for nothing; nothing where it counts."""
-    is_fit = figures.get("stage2", {}).get("vae_fit", True)
-    claims = path.startswith("stage2.") and path.endswith(_CLAIMS)
-    return "VAE unfit" if claims and not is_fit else ""
-
-
-def in_focus(captions: Sequence[str | None], settings: Settings) -> Tensor:
-    """Which clips Stage II is told of: (N,) bool. Raises `ValueError` when there are none."""
-    if settings.focus is None:
-        return torch.ones(len(captions), dtype=torch.bool)
-    truth = labels(captions, {"focus": (settings.focus,)})[:, 0] == 0
-    if not bool(truth.any()):
-        raise ValueError(
-            f"focus: no caption of the {len(captions)} held-out clips has the word {settings.focus}; name "
-            "one that they have, take more clips, or write focus=null"
-        )
-    return truth
-
-
-# ---------------------------------------------------------------------------------------------------
-# Stage II
-# ---------------------------------------------------------------------------------------------------
+from generation.sample.trained import Trained
 
 
 class Restoring:

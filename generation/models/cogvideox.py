@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from generation import draws
-from generation.config import Transformer
+from generation.config import Bucket, Config, Transformer
 from generation.models import attention as kernels
 from generation.models import rotary as _rotary
 from generation.models.hub import find
@@ -308,3 +308,7 @@ def flops(
     if transformer.noise_strength:
         embeddings += 4 * time**2
     return float(blocks + ends + embeddings)
+
+
+def video_tokens(config: Config, bucket: Bucket) -> int:
+    return tokens(config.latent_grid(bucket), config.transformer.patch)

@@ -28,7 +28,7 @@ class Wanted:
 
 
 @dataclass(frozen=True)
-class Place:
+class Location:
     """Where it is: what `from_pretrained` is told."""
 
     wanted: Wanted
@@ -43,23 +43,23 @@ class Place:
         return self.commit or content_hash([fingerprint(Path(self.name) / part) for part in parts])
 
 
-def find(wanted: Wanted, source: str | Path, revision: str | None = None) -> Place:
+def find(wanted: Wanted, source: str | Path, revision: str | None = None) -> Location:
     """`source`: a folder or a hub name. Raises `ValueError` that names the key and a remedy."""
     folder, name = Path(source).expanduser(), str(source)
     if folder.is_dir():
         for file in wanted.files:
             if _is(wanted, folder / file):
-                return Place(wanted, str(folder), file.rpartition("/")[0], folder / file)
+                return Location(wanted, str(folder), file.rpartition("/")[0], folder / file)
     elif name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise ValueError(f"{wanted.key}: there is no folder {name}; name one that exists: {wanted.example}")
-    elif place := _on_hub(wanted, name, revision):
-        return place
+    elif location := _on_hub(wanted, name, revision):
+        return location
     looked = " nor ".join(wanted.files)
     what = f"{wanted.class_name}: neither {looked} tells of one" if wanted.class_name else looked
     raise ValueError(f"{wanted.key}: {name} holds no {what}; name {wanted.example}")
 
 
-def _on_hub(wanted: Wanted, name: str, revision: str | None) -> Place | None:
+def _on_hub(wanted: Wanted, name: str, revision: str | None) -> Location | None:
     from huggingface_hub import errors, hf_hub_download
 
     key = wanted.key
@@ -93,7 +93,7 @@ def _on_hub(wanted: Wanted, name: str, revision: str | None) -> Place | None:
         if _is(wanted, Path(found)):
             # .../snapshots/COMMIT/[part/]config.json: the commit stands for all of its files.
             commit = Path(found).parents[file.count("/")].name
-            return Place(wanted, name, file.rpartition("/")[0], Path(found), commit)
+            return Location(wanted, name, file.rpartition("/")[0], Path(found), commit)
     if unreachable is not None:
         raise ValueError(
             f"{key}: there is no folder {name}, and the hub cannot be reached; try again with a "

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from generation.config import Transformer
-from generation.models.hub import Place, Wanted
+from generation.models.hub import Location, Wanted
 
 FILE = "diffusion_pytorch_model.safetensors"
 
@@ -85,7 +85,7 @@ def shell(config: Mapping[str, Any]) -> nn.Module:
     return result
 
 
-def read(place: Place, dtype: torch.dtype = torch.float32) -> nn.Module:
+def read(location: Location, dtype: torch.dtype = torch.float32) -> nn.Module:
     """A network that `write` or diffusers' `save_pretrained` wrote, on the CPU.
 
     Raises `ValueError` when it cannot be read, is incomplete, or patches time (1.5).
@@ -93,15 +93,15 @@ def read(place: Place, dtype: torch.dtype = torch.float32) -> nn.Module:
     import diffusers
     from safetensors import SafetensorError
 
-    key, source = place.wanted.key, place.name
-    config = json.loads(place.config_file.read_text(encoding="utf-8"))
+    key, source = location.wanted.key, location.name
+    config = json.loads(location.config_file.read_text(encoding="utf-8"))
     if config.get(FLASHVIDEO):
-        return _read_flashvideo(place, config, dtype)
+        return _read_flashvideo(location, config, dtype)
     try:
-        model, found = getattr(diffusers, place.wanted.class_name).from_pretrained(
+        model, found = getattr(diffusers, location.wanted.class_name).from_pretrained(
             source,
-            subfolder=place.part or None,
-            revision=place.commit,
+            subfolder=location.part or None,
+            revision=location.commit,
             torch_dtype=dtype,
             use_safetensors=True,
             low_cpu_mem_usage=True,  # no weights are drawn only to be replaced
@@ -123,19 +123,19 @@ def read(place: Place, dtype: torch.dtype = torch.float32) -> nn.Module:
     return result
 
 
-def _read_flashvideo(place: Place, config: Mapping[str, Any], dtype: torch.dtype) -> nn.Module:
+def _read_flashvideo(location: Location, config: Mapping[str, Any], dtype: torch.dtype) -> nn.Module:
     from huggingface_hub import hf_hub_download
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    file = f"{place.part}/{FILE}" if place.part else FILE
+    file = f"{location.part}/{FILE}" if location.part else FILE
     try:
-        path = hf_hub_download(place.name, file, revision=place.commit) if place.commit else None
-        state = load_file(path or Path(place.name) / file)
+        path = hf_hub_download(location.name, file, revision=location.commit) if location.commit else None
+        state = load_file(path or Path(location.name) / file)
         model = shell(config)
         model.load_state_dict(state, strict=True, assign=True)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise ValueError(f"{place.wanted.key}: {place.name} cannot be loaded: {error}") from error
+        raise ValueError(f"{location.wanted.key}: {location.name} cannot be loaded: {error}") from error
     return nn.Module.to(model, dtype).eval()  # the library's own `to` warns of nothing
 
 

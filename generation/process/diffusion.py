@@ -58,12 +58,6 @@ def v_target(x0: Tensor, noise: Tensor, k: int | Tensor, snr_shift: float = 1.0)
     return a * noise - b * x0
 
 
-def x0_from_v(x: Tensor, v: Tensor, k: int | Tensor, snr_shift: float = 1.0) -> Tensor:
-    """The clean latent that a prediction stands for: a x - b v."""
-    a, b = _mix(k, x, snr_shift)
-    return a * x - b * v
-
-
 def timesteps(steps: int, spacing: Spacing = "trailing") -> list[int]:
     """Noise steps that a sampler visits, from 999 down.
 

@@ -61,12 +61,6 @@ def interpolate(z0: Tensor, z1: Tensor, t: float | Tensor) -> Tensor:
     return (1 - t) * z0 + t * z1
 
 
-def guided(cond: Tensor, uncond: Tensor, scale: float) -> Tensor:
-    """Classifier-free guidance, uncond + scale (cond - uncond) in float32; exactly `cond` at scale 1."""
-    cond, uncond = cond.float(), uncond.float()
-    return cond if scale == 1 else uncond + scale * (cond - uncond)
-
-
 def euler(
     velocity: Callable[[Tensor, float], Tensor],
     x0: Tensor,

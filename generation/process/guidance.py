@@ -6,10 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from generation.models.cogvideox import predict
-from generation.process import flow
 
 
-def guided(
+def guided_prediction(
     model: nn.Module,
     latents: Tensor,
     text: Tensor,
@@ -23,7 +22,7 @@ def guided(
     """The guided prediction for latents (1, C, t, h, w), float32.
 
     text, contrast: tokens (L, D) of the caption, and of the negative prompt or zeros; time, strength: as in
-    `transformer.predict`. apart: one row at a time, which takes half the memory. Texts of two lengths always
+    `cogvideox.predict`. apart: one row at a time, which takes half the memory. Texts of two lengths always
     go apart: in one batch they would need a mask, and attention with a mask takes slower kernels.
     """
     rows = [text] if scale == 1.0 else [text, contrast]
@@ -43,4 +42,10 @@ def guided(
             ).float()
         )
     out = torch.cat(found)
-    return flow.guided(out[:1], out[1:], scale) if len(rows) == 2 else out
+    return combine(out[:1], out[1:], scale) if len(rows) == 2 else out
+
+
+def combine(cond: Tensor, uncond: Tensor, scale: float) -> Tensor:
+    """Classifier-free guidance, uncond + scale (cond - uncond) in float32; exactly `cond` at scale 1."""
+    cond, uncond = cond.float(), uncond.float()
+    return cond if scale == 1 else uncond + scale * (cond - uncond)

@@ -15,13 +15,13 @@ from generation import draws
 from generation.config import Objective, Sampling
 from generation.models.cogvideox import predict
 from generation.process import diffusion, flow, guidance
-from generation.text.encoder import null_like, stack
+from generation.text.tokens import null_like, stack
 
 Key = tuple[int | str, ...]
 Step = Callable[[int, int], None]  # evaluations done, of how many
 
 
-def times(objective: Objective, index: int, *key: int | str) -> float:
+def training_time(objective: Objective, index: int, *key: int | str) -> float:
     """The training time of plan position `index`: t in [0, 1), evenly spread over neighbouring positions."""
     shift = objective.shift if objective.kind == "flow" else 1.0
     return flow.training_time(index, shift, "time", *key)
@@ -80,7 +80,7 @@ def sample(
 
     `negative`: tokens of the negative prompt; None: zeros, as in training. One evaluation is one pair of
     conditional and unconditional predictions; without guidance (1.0) the pair's second half is left out.
-    apart: see `guidance.guided`.
+    apart: see `guidance.guided_prediction`.
     """
     noise = draws.normal((1, *shape), "sample", *key).to(device)
     steps = sampling.steps
@@ -90,7 +90,7 @@ def sample(
 
     def guided(x: Tensor, network_time: float, scale: float) -> Tensor:
         nonlocal done
-        out = guidance.guided(
+        out = guidance.guided_prediction(
             model, x, text, contrast, scale, float(network_time), positions=positions, apart=apart
         )
         done += 1

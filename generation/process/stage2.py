@@ -20,7 +20,7 @@ from generation.models.cogvideox import predict
 from generation.process import flow, guidance
 from generation.process.degrade import degrade_latents, noise_center, noise_range
 from generation.process.stage1 import Key, Step
-from generation.text.encoder import null_like, stack
+from generation.text.tokens import null_like, stack
 
 
 def noise_steps(degradation: Degradation, tokens: int) -> tuple[int, int]:
@@ -103,7 +103,7 @@ def sample(
 
     `step`: noise step of the start; text, negative: tokens (L, D), `negative` None: zeros, as in training.
     The state is float32 throughout: the published sampler rounds it, and its times, to bfloat16.
-    apart: see `guidance.guided`.
+    apart: see `guidance.guided_prediction`.
     """
     device = low_quality.device
     noise = draws.normal(tuple(low_quality.shape), "enhance", *key).to(device)
@@ -114,7 +114,7 @@ def sample(
     def velocity(x: Tensor, t: float) -> Tensor:
         nonlocal done
         time = float(flow.network_time(t))
-        out = guidance.guided(
+        out = guidance.guided_prediction(
             model, x, text, contrast, sampling.guidance, time, float(step), positions, apart
         )
         done += 1

@@ -26,12 +26,12 @@ import torch
 from torch import Tensor, nn
 
 from generation import run as runs
-from generation.codecs.base import open_codec
+from generation.codecs.open import open_codec
 from generation.config import Config
+from generation.disk import whole_folder, write_text
 from generation.models.hub import find, first_line
 from generation.models.pretrained import FILE, FLASHVIDEO, VAE, check_fits, shell
 from generation.published.keys import Part, Published, transformer_part, vae_part
-from generation.train.checkpoint import whole_folder, write_text
 
 _DTYPES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 _TRANSFORMER, _VAE = "model.diffusion_model.", "first_stage_model."

@@ -17,10 +17,10 @@ from urllib.parse import quote
 
 import jinja2
 
+from generation.disk import write_text
 from generation.media import read_video
 from generation.report import curves
 from generation.sample.preview_folder import load_request, previews_in, some_of
-from generation.train.checkpoint import write_text
 
 VIDEOS_SHOWN = 48
 # Pixels of a video's side in the page: of the longer one, about; the least; the most.

@@ -15,18 +15,22 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from generation.codecs.base import Codec, open_codec
+from generation.codecs.base import Codec
+from generation.codecs.open import open_codec
 from generation.config import Bucket, Sampling
 from generation.config import Codec as CodecConfig
+from generation.disk import write_text
 from generation.media import from_uint8, read_video, write_mp4
+from generation.models import cogvideox
 from generation.models.cogvideox import tokens
 from generation.process import stage2
-from generation.run import Trained, open_trained, read_config
+from generation.run import read_config
+from generation.sample import memory
 from generation.sample.execution import Execution, visiting
+from generation.sample.options import Options, Step, named, silent
 from generation.sample.preview_folder import Preview, is_preview, load_preview
-from generation.sample.previews import Options, Step, check_memory, named, pieces_of, settle, silent
-from generation.train import memory
-from generation.train.checkpoint import write_text
+from generation.sample.previews import check_memory, pieces_of, settle
+from generation.sample.trained import Trained, open_trained
 
 _MANY_FRAMES = 257  # nobody enhances more in one go by mistake
 
@@ -297,7 +301,7 @@ def _write(path: Path, trained: Trained, latents: Tensor, plan: Plan, fps: float
 def _told(trained: Trained, plan: Plan) -> str:
     """How much work it is."""
     shape = plan.shape
-    length = memory.video_tokens(trained.config, shape)
+    length = cogvideox.video_tokens(trained.config, shape)
     return (
         f"{shape.frames} frames of {shape.width}x{shape.height}: {length} tokens, {plan.sampling.steps} "
         f"evaluations, noise step {plan.noise_step}\n{plan.fit.told}"

@@ -5,7 +5,6 @@ It decides time and memory, and of the result nothing but the rounding.
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,8 +14,9 @@ import torch
 from torch import nn
 
 from generation.codecs.base import Codec
+from generation.device import free
 from generation.models.cogvideox import compile_blocks
-from generation.train.memory import Offload
+from generation.sample.memory import Offload
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Execution:
             )
 
 
-def place(model: nn.Module, device: torch.device, how: Execution) -> nn.Module:
+def make_ready(model: nn.Module, device: torch.device, how: Execution) -> nn.Module:
     """A network on the CPU, made ready: on the device, or to come there when it is used (`visiting`)."""
     library: Any = model
     if how.compile:
@@ -69,10 +69,3 @@ def visiting(part: nn.Module | Codec, device: torch.device, how: Execution) -> I
     finally:
         library.to("cpu")
         free(device)
-
-
-def free(device: torch.device) -> None:
-    """Give memory back between stages."""
-    gc.collect()
-    if device.type == "cuda":
-        torch.cuda.empty_cache()

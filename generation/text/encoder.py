@@ -8,16 +8,13 @@ one, or one dropped in training.
 from __future__ import annotations
 
 import logging
-from collections import OrderedDict
 from collections.abc import Sequence
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from generation.cache import TensorCache
 from generation.config import Text, content_hash
 from generation.models.hub import first_line
 from generation.text.source import locate
@@ -45,32 +42,6 @@ class TextEncoder(Protocol):
         ...
 
 
-def open_text(settings: Text, device: torch.device | str = "cpu") -> TextEncoder:
-    """The encoder that a configuration names. Raises `ValueError` that names text.model and a remedy."""
-    return TransformersEncoder(settings, torch.device(device))
-
-
-def stack(tokens: Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:
-    """Tokens (L_i, D) as one batch (B, L, D) and its mask (B, L), True at real tokens.
-
-    The mask is None where all have one length: attention without a mask takes the fast kernels.
-    """
-    lengths = [len(t) for t in tokens]
-    if len(set(lengths)) == 1:
-        return torch.stack(list(tokens)), None
-    batch = torch.nn.utils.rnn.pad_sequence(list(tokens), batch_first=True)  # (B, L, D)
-    mask = torch.arange(max(lengths))[None] < torch.tensor(lengths)[:, None]  # (B, L)
-    return batch, mask.to(batch.device)
-
-
-def null_like(tokens: Tensor) -> Tensor:
-    """Zeros in a caption's place, of its shape: to drop it in training, and to contrast with in sampling.
-
-    Of the caption's length, so that both halves of a guided pair are of one length and need no mask.
-    """
-    return torch.zeros_like(tokens)
-
-
 class TransformersEncoder:
     """A text encoder of transformers: the last layer's states.
 
@@ -82,21 +53,21 @@ class TransformersEncoder:
     def __init__(self, settings: Text, device: torch.device):
         self._settings = settings
         self._device = device
-        self._place, self._tokenizer_part = locate(settings)
+        self._location, self._tokenizer_part = locate(settings)
         self._loaded: tuple[Any, Any] | None = None
         self.truncated = 0  # captions longer than text.max_tokens
         self.dtype = torch.float32 if device.type == "cpu" or settings.kind == "minilm" else torch.bfloat16
         self.dim = self._checked_dim()
         kind = "t5" if settings.kind == "t5" else "transformers"
-        identity = self._place.identity(self._tokenizer_part)
+        identity = self._location.identity(self._tokenizer_part)
         self.hash = content_hash([kind, settings.max_tokens, settings.padded, identity])
 
     def _checked_dim(self) -> int:
         from transformers import AutoConfig
 
-        settings, name = self._settings, self._place.name
+        settings, name = self._settings, self._location.name
         try:
-            config = AutoConfig.from_pretrained(self._place.config_file)
+            config = AutoConfig.from_pretrained(self._location.config_file)
         except (ValueError, OSError, KeyError) as error:
             raise ValueError(
                 f"text.model: {name} is of no kind that transformers knows ({first_line(error)})"
@@ -141,7 +112,9 @@ class TransformersEncoder:
         states = model(input_ids=tokens, attention_mask=torch.ones_like(tokens)).last_hidden_state[0]
         states = states.to("cpu", torch.float32)  # (L, D)
         if not bool(torch.isfinite(states).all()):
-            raise ValueError(f"text.model: {self._place.name} gives values that are no numbers for {text!r}")
+            raise ValueError(
+                f"text.model: {self._location.name} gives values that are no numbers for {text!r}"
+            )
         return states
 
     def _ids(self, tokenizer: Any, text: str) -> list[int]:
@@ -168,18 +141,18 @@ class TransformersEncoder:
         from transformers import AutoModel, AutoTokenizer, T5EncoderModel
         from transformers.utils import logging as progress
 
-        place = self._place
+        location = self._location
         kind: Any = T5EncoderModel if self._settings.kind == "t5" else AutoModel
         bars = progress.is_progress_bar_enabled()
         progress.disable_progress_bar()
         try:
             tokenizer = AutoTokenizer.from_pretrained(
-                place.name, revision=place.commit, subfolder=self._tokenizer_part
+                location.name, revision=location.commit, subfolder=self._tokenizer_part
             )
             model, report = kind.from_pretrained(
-                place.name,
-                revision=place.commit,
-                subfolder=place.part,
+                location.name,
+                revision=location.commit,
+                subfolder=location.part,
                 dtype=self.dtype,
                 output_loading_info=True,
             )
@@ -188,7 +161,7 @@ class TransformersEncoder:
             if find_spec("sentencepiece") is None and "tiktoken" in str(error):  # which is tried instead
                 remedy = "its tokenizer needs `pip install sentencepiece`"
             raise ValueError(
-                f"text.model: {place.name} cannot be loaded ({first_line(error)}); {remedy}"
+                f"text.model: {location.name} cannot be loaded ({first_line(error)}); {remedy}"
             ) from error
         finally:
             if bars:
@@ -201,7 +174,7 @@ class TransformersEncoder:
 
     def _check_loaded(self, tokenizer: Any, model: Any, missing_keys: set[str]) -> None:
         """What transformers makes up where files lack it, saying so at the most, is refused."""
-        name = self._place.name
+        name = self._location.name
         missing = sorted(key for key in missing_keys if "pooler" not in key)
         if missing:
             raise ValueError(f"text.model: {name} lacks {len(missing)} of the weights, such as {missing[0]}")
@@ -213,59 +186,3 @@ class TransformersEncoder:
             )
         if self._settings.padded and tokenizer.pad_token_id is None:
             raise ValueError(f"text.padded: the tokenizer of {name} has no pad token; write false")
-
-
-# ---------------------------------------------------------------------------------------------------
-# Cache
-# ---------------------------------------------------------------------------------------------------
-
-
-class TextCache:
-    """Tokens of captions, by content: in memory, and one safetensors file each below `folder`, if given.
-
-    The encoder is asked, and so loaded, at the first caption that is nowhere. Several processes may share
-    a folder. A file that is damaged counts as absent and is written anew.
-    """
-
-    def __init__(self, folder: str | Path | None, encoder: TextEncoder, memory_bytes: int = 1 << 28):
-        self.encoder = encoder
-        self._disk = TensorCache(folder) if folder is not None else None
-        self._memory: OrderedDict[str, Tensor] = OrderedDict()  # the least recently asked for first
-        self._memory_bytes = memory_bytes
-        self._used = 0
-
-    @property
-    def hash(self) -> str:
-        return self.encoder.hash
-
-    @property
-    def dim(self) -> int:
-        return self.encoder.dim
-
-    def get(self, captions: Sequence[str]) -> list[Tensor]:
-        """Tokens (L, D) of each caption, float32 on the CPU. They are shared: do not write into them."""
-        return [self._get(caption) if caption.strip() else self.encoder.null() for caption in captions]
-
-    def release(self) -> None:
-        """Free the encoder's weights; what is cached stays."""
-        self.encoder.release()
-
-    def _get(self, caption: str) -> Tensor:
-        key = content_hash([self.encoder.hash, str(self.encoder.dtype), caption])
-        tokens = self._memory.get(key)
-        if tokens is not None:
-            self._memory.move_to_end(key)
-            return tokens
-        tokens = self._disk.get(key) if self._disk else None
-        if tokens is None:
-            tokens = self.encoder.encode([caption])[0]
-            if self._disk:
-                self._disk.put(key, tokens)
-        self._keep(key, tokens)
-        return tokens
-
-    def _keep(self, key: str, tokens: Tensor) -> None:
-        self._memory[key] = tokens
-        self._used += tokens.nbytes
-        while self._used > self._memory_bytes:
-            self._used -= self._memory.popitem(last=False)[1].nbytes

@@ -6,7 +6,7 @@ import importlib
 from pathlib import Path
 
 from generation.config import Text
-from generation.models.hub import WEIGHTS, Place, Wanted, find
+from generation.models.hub import WEIGHTS, Location, Wanted, find
 
 TEXT = Wanted(
     "text.model",
@@ -15,25 +15,27 @@ TEXT = Wanted(
 )
 
 
-def locate(settings: Text) -> tuple[Place, str]:
+def locate(settings: Text) -> tuple[Location, str]:
     """The encoder, at the root or as diffusers lays it out, and the subfolder of its tokenizer.
 
     Raises `ValueError` that names text.model and a remedy.
     """
-    place = find(TEXT, settings.model or _packaged_minilm(), settings.revision)
-    tokenizer = "tokenizer" if place.part else ""
-    if place.commit:
-        return place, tokenizer
-    folder = Path(place.name)
+    location = find(TEXT, settings.model or _packaged_minilm(), settings.revision)
+    tokenizer = "tokenizer" if location.part else ""
+    if location.commit:
+        return location, tokenizer
+    folder = Path(location.name)
     if not (folder / tokenizer).is_dir():
-        tokenizer = place.part
-    if not any(p.suffix in WEIGHTS for p in place.config_file.parent.iterdir()):
-        raise ValueError(f"text.model: {place.config_file.parent} holds no weights (*.safetensors or *.bin)")
+        tokenizer = location.part
+    if not any(p.suffix in WEIGHTS for p in location.config_file.parent.iterdir()):
+        raise ValueError(
+            f"text.model: {location.config_file.parent} holds no weights (*.safetensors or *.bin)"
+        )
     if not any(_is_tokenizer(p) for p in (folder / tokenizer).iterdir()):
         raise ValueError(
             f"text.model: {folder / tokenizer} holds no tokenizer (tokenizer.json, spiece.model or the like)"
         )
-    return place, tokenizer
+    return location, tokenizer
 
 
 def _packaged_minilm() -> str:

@@ -7,7 +7,6 @@ not at all: it is written as `_step-…` and renamed.
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from generation.disk import save_tensors
+from generation.disk import save_tensors, whole_folder
 
 PARTS = ("model", "optimizer", "ema")
 
@@ -29,38 +28,6 @@ class Checkpoint:
 
     tensors: dict[str, dict[str, Tensor]]
     state: dict[str, Any]
-
-
-def _sync(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
-def whole_folder(unfinished: Path, final: Path) -> None:
-    """Let a folder that was written aside appear under its name, on disk, in place of an older one."""
-    for path in sorted(unfinished.rglob("*")):
-        _sync(path)
-    _sync(unfinished)
-    if final.exists():
-        old = final.with_name(f"_old-{final.name}")
-        shutil.rmtree(old, ignore_errors=True)
-        final.rename(old)
-        unfinished.rename(final)
-        shutil.rmtree(old, ignore_errors=True)
-    else:
-        unfinished.rename(final)
-    _sync(final.parent)
-
-
-def write_text(path: Path, text: str) -> None:
-    """A small file, whole or not at all."""
-    aside = path.with_name(f"_{path.name}")
-    aside.write_text(text, encoding="utf-8")
-    _sync(aside)
-    aside.replace(path)
 
 
 def save(

@@ -10,21 +10,25 @@ import torch
 from torch import Tensor, nn
 
 from generation import draws
-from generation import run as runs
 from generation.cache import TensorCache, cache_key
-from generation.codecs.base import Codec, open_codec
+from generation.codecs.base import Codec, check_latents_hash, latents_hash
+from generation.codecs.memory import codec_bytes
+from generation.codecs.open import open_codec
 from generation.config import Config, Degradation
 from generation.data.loader import Batch, Keys, Loader
 from generation.data.transform import Sample
+from generation.device import uses_bf16
 from generation.media import to_uint8, write_grid
-from generation.models import cogvideox
+from generation.models import cogvideox, network
 from generation.models import lora as adapters
 from generation.models.cogvideox import tokens
 from generation.process import stage1, stage2
 from generation.process.degrade import degrade_pixels
 from generation.process.stage1 import Key
-from generation.text.encoder import TextCache, null_like, open_text
-from generation.train import memory, parallel
+from generation.text.cache import TextCache
+from generation.text.open import open_text
+from generation.text.tokens import null_like
+from generation.train import memory
 from generation.train.stage import Stage
 
 VALIDATION_CLIPS = 8
@@ -38,7 +42,7 @@ class Prepared:
     latents: Tensor  # (B, C, t, h, w)
     low_quality: Tensor | None  # Stage II: latents of the degraded video, same shape
     text: list[Tensor]  # tokens (L, D) of each sample
-    at: list[float]  # times in [0, 1)
+    times: list[float]  # in [0, 1)
     noise_steps: list[int]  # Stage II
     keys: list[Key]  # of each sample's draws
 
@@ -55,11 +59,11 @@ class DiffusionStage(Stage[Prepared]):
         self.cache = TensorCache(folder / "cache" / "latents") if config.train.cache_latents else None
 
     @property
-    def latents(self) -> str:
-        return runs.latents_of(self.codec)
+    def latents_hash(self) -> str:
+        return latents_hash(self.codec)
 
-    def check_latents(self, before: str, folder: Path) -> None:
-        runs.check_latents(before, self.codec, folder)
+    def check_latents_hash(self, before: str, folder: Path) -> None:
+        check_latents_hash(before, self.codec, folder)
 
     @property
     def is_second(self) -> bool:
@@ -113,7 +117,7 @@ class DiffusionStage(Stage[Prepared]):
         """Latents, text and draws of a micro-batch."""
         order: Key = (self.config.seed, phase, batch.epoch)
         keys: list[Key] = [(*order, p) for p in batch.positions]
-        at = [stage1.times(self.config.objective, p, *order) for p in batch.positions]
+        at = [stage1.training_time(self.config.objective, p, *order) for p in batch.positions]
         text = [
             null_like(tokens) if draws.uniform("drop caption", *key) < self.config.text.dropout else tokens
             for tokens, key in zip(self._text(batch), keys, strict=True)
@@ -170,7 +174,7 @@ class DiffusionStage(Stage[Prepared]):
                 self.config.objective,
                 prepared.latents,
                 prepared.text,
-                prepared.at,
+                prepared.times,
                 prepared.keys,
                 positions,
             )
@@ -179,14 +183,14 @@ class DiffusionStage(Stage[Prepared]):
             prepared.latents,
             prepared.low_quality,
             prepared.text,
-            prepared.at,
+            prepared.times,
             prepared.noise_steps,
             prepared.keys,
             positions,
         )
 
     def times(self, prepared: Prepared) -> list[float]:
-        return prepared.at
+        return prepared.times
 
     def flops(self, prepared: Prepared) -> float:
         text, channels = prepared.text, prepared.latents.shape[1]
@@ -253,21 +257,23 @@ class DiffusionStage(Stage[Prepared]):
         return torch.cat([low_quality, made, clean])
 
     def export(self, weights: Mapping[str, Tensor], dataset: str, folder: Path, step: int) -> None:
-        runs.export(self.model, self.config, weights, folder, step, self.latents)
+        network.export(self.model, self.config, weights, folder, step, self.latents_hash)
 
 
 def open_diffusion(
     config: Config, device: torch.device, folder: Path, world_size: int, say: Callable[[str], None] | None
 ) -> DiffusionStage:
-    """See `stage.open_stage`."""
+    """See `open.open_stage`."""
     codec = open_codec(config.codec, device)
     encoder = open_text(config.text, device)
     if say:
         say(_memory(config, codec, encoder.dim, device, world_size))
     text = TextCache(folder / "cache" / "text" if config.train.cache_text else None, encoder)
     # What is frozen below a LoRA is kept as it computes; what learns is kept in float32.
-    frozen = config.lora is not None and parallel.uses_bf16(config.train.precision, device)
-    model = runs.build_model(config, codec.channels, encoder.dim, torch.bfloat16 if frozen else torch.float32)
+    frozen = config.lora is not None and uses_bf16(config.train.precision, device)
+    model = network.build_model(
+        config, codec.channels, encoder.dim, torch.bfloat16 if frozen else torch.float32
+    )
     return DiffusionStage(config, model, codec, text, folder)
 
 
@@ -276,7 +282,7 @@ def _memory(config: Config, codec: Codec, text_dim: int, device: torch.device, w
     count = sum(p.numel() for p in skeleton.parameters())
     lora = adapters.parameters(skeleton, config.lora) if config.lora else 0
     largest = memory.largest_bucket(config)
-    bf16 = parallel.uses_bf16(config.train.precision, device)
+    bf16 = uses_bf16(config.train.precision, device)
     need = memory.training_need(
         config,
         codec.channels,
@@ -285,6 +291,6 @@ def _memory(config: Config, codec: Codec, text_dim: int, device: torch.device, w
         largest,
         world_size,
         bf16,
-        memory.codec_bytes(codec, largest, ("encode",)),
+        codec_bytes(codec, largest, ("encode",)),
     )
     return memory.check(need, device, config)

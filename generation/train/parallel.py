@@ -54,12 +54,6 @@ def join(device: str | None = None) -> World:
     return World(0, 1, where)
 
 
-def uses_bf16(precision: str, device: torch.device) -> bool:
-    """Whether networks compute in bfloat16; `auto`: where there is a GPU that can."""
-    auto = device.type == "cuda" and torch.cuda.is_bf16_supported()
-    return precision == "bf16" or (precision == "auto" and auto)
-
-
 def shard(model: nn.Module, blocks: Sequence[nn.Module], world: World, bf16: bool) -> None:
     """Shard a model's parameters over the processes, block by block, in place. Nothing with one process."""
     if world.size == 1:

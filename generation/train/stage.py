@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,7 @@ from generation.cache import TensorCache
 from generation.config import Config, Data
 from generation.data.loader import Batch, Keys, Loader
 from generation.data.plan import Selection, open_selection, plan_epoch
+from generation.device import uses_bf16
 from generation.models.cogvideox import compile_blocks
 from generation.train import parallel
 from generation.train.parallel import World
@@ -34,11 +35,11 @@ class Stage(ABC, Generic[P]):
     # ---- before the start
 
     @property
-    def latents(self) -> str:
+    def latents_hash(self) -> str:
         """What stands for the weights of an own autoencoder below, which may change; or nothing."""
         return ""
 
-    def check_latents(self, before: str, folder: Path) -> None:
+    def check_latents_hash(self, before: str, folder: Path) -> None:
         """Raises `ValueError` where FOLDER's training began with other ones."""
 
     def notes(self) -> list[str]:
@@ -54,9 +55,9 @@ class Stage(ABC, Generic[P]):
     def compiles(self) -> bool:
         return False
 
-    def place(self, world: World) -> None:
+    def set_up(self, world: World) -> None:
         """Put the network where it computes: on the device, sharded, compiled."""
-        bf16 = parallel.uses_bf16(self.config.train.precision, world.device)
+        bf16 = uses_bf16(self.config.train.precision, world.device)
         self.model.to(world.device)
         if self.compiles:
             compile_blocks(self.blocks)
@@ -145,23 +146,3 @@ class Stage(ABC, Generic[P]):
     @abstractmethod
     def export(self, weights: Mapping[str, Tensor], dataset: str, folder: Path, step: int) -> None:
         """Write FOLDER/weights, which sampling uses, of whole weights by name."""
-
-
-def open_stage(
-    config: Config,
-    device: torch.device,
-    folder: Path,
-    world_size: int = 1,
-    say: Callable[[str], None] | None = None,
-) -> Stage[Any]:
-    """Load or make everything that training a stage needs. Raises `ValueError` for what is missing.
-
-    say: told what training takes, before the network is made; raises `ValueError` when there is not enough.
-    """
-    if config.stage == "vae":
-        from generation.train.vae_stage import open_vae
-
-        return open_vae(config, device, world_size, say)
-    from generation.train.diffusion_stage import open_diffusion
-
-    return open_diffusion(config, device, folder, world_size, say)

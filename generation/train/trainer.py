@@ -18,9 +18,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from generation import run as runs
+from generation import disk
 from generation.config import Config
 from generation.data.loader import Batch, Loader
+from generation.device import peak_flops, uses_bf16
 from generation.train import checkpoint, parallel
 from generation.train.metrics import Metrics, Window
 from generation.train.parallel import World
@@ -59,7 +60,7 @@ class Trainer:
         self.step = 0
         self.position = Position()
         self.loader: Loader | None = None
-        self.bf16 = parallel.uses_bf16(train.precision, world.device)
+        self.bf16 = uses_bf16(train.precision, world.device)
         self._window = Window()
 
     # ---- the loop
@@ -238,7 +239,7 @@ class Trainer:
                 file.write(json.dumps(line) + "\n")
         if self.step % self.config.train.log_every and self.step != last:
             return
-        peak = runs.peak_flops(self.world.device)
+        peak = peak_flops(self.world.device)
         metrics = self._window.report(self.step, last, loss, norm, rate, self.world.size, peak, parts)
         if board:
             self._window.write(board, metrics)
@@ -315,7 +316,7 @@ class Trainer:
                 "position": vars(self.position),
                 "dataset": self.loader.dataset_hash if self.loader else "",
                 "world": self.world.size,
-                "latents": self.stage.latents,
+                "latents": self.stage.latents_hash,
             }
             tensors = {"model": model, "optimizer": optimizer, "ema": ema}
             checkpoint.save(
@@ -342,7 +343,7 @@ class Trainer:
         """Go on from the newest checkpoint, if there is one. Returns the step.
 
         Raises `ValueError` when it was made from another dataset or by another number of processes
-        (`run.begin` has compared the configurations); `new_data` takes these up at the next epoch's start.
+        (`start.begin` has compared the configurations); `new_data` takes these up at the next epoch's start.
         """
         folder = self.folder / "checkpoints"
         saved = checkpoint.steps(folder)
@@ -354,7 +355,7 @@ class Trainer:
         self.step = state["step"]
         self.position = Position(**state["position"])
         self._take_up(state, new_data)
-        self.stage.check_latents(state.get("latents", ""), self.folder)
+        self.stage.check_latents_hash(state.get("latents", ""), self.folder)
         missing = self.trained.keys() ^ found.tensors["model"].keys()
         if missing:
             raise ValueError(
@@ -397,7 +398,7 @@ class Trainer:
             if path.exists():
                 lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
                 kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
-                checkpoint.write_text(path, "".join(kept))
+                disk.write_text(path, "".join(kept))
 
 
 def losses_of(folder: Path) -> list[float]:

@@ -20,8 +20,9 @@ from generation.codecs.slice_vae.perceptual import open_extractor
 from generation.codecs.slice_vae.task import VaeTask
 from generation.config import Config, SliceVae
 from generation.data.loader import Batch, Loader
+from generation.device import uses_bf16
 from generation.media import to_uint8, write_grid
-from generation.train import memory, parallel
+from generation.train import memory
 from generation.train.parallel import World
 from generation.train.stage import Stage
 
@@ -81,11 +82,11 @@ def activation_bytes(model: VaeTask, config: Config, shape: tuple[int, int, int]
 def open_vae(
     config: Config, device: torch.device, world_size: int, say: Callable[[str], None] | None
 ) -> VaeStage:
-    """See `stage.open_stage`."""
+    """See `open.open_stage`."""
     loss = config.vae_loss
     extract = open_extractor(loss.extractor, loss.extractor_weights, device) if loss.perceptual else None
     if say:
-        bf16 = parallel.uses_bf16(config.train.precision, device)
+        bf16 = uses_bf16(config.train.precision, device)
         say(memory.check(training_need(config, world_size, bf16), device, config))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from curation.config import ConfigError
-from generation.codecs.base import open_codec
+from generation.codecs.open import open_codec
 from generation.config import (
     HARMLESS,
     Bucket,

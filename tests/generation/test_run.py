@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from generation import run as runs
 from generation.models import cogvideox
+from generation.sample.trained import open_trained
+from generation.train import start
 from tests.generation.tiny_runs import tiny
 
 CPU = torch.device("cpu")
@@ -19,11 +20,11 @@ CPU = torch.device("cpu")
 def _trained(run: Path, base: Path, adapters: str = "a") -> str:
     """The hash of a LoRA's run, of which only the names of the weights are there."""
     config = tiny(transformer={"pretrained": str(base)}, lora={"rank": 4})
-    weights = runs.begin(run, config) / "weights"
+    weights = start.begin(run, config) / "weights"
     weights.mkdir(exist_ok=True)
     (weights / "pytorch_lora_weights.safetensors").write_bytes(adapters.encode())
     (weights / "weights.json").write_text(json.dumps({"stage": "stage1", "step": 1, "hash": adapters}))
-    return runs.open_trained(run, "stage1", CPU).hash
+    return open_trained(run, "stage1", CPU).hash
 
 
 @pytest.mark.parametrize("layout", ["folder", "pipeline", "run"])

@@ -23,7 +23,7 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from generation.evaluate.bars import figure
-from generation.evaluate.restoring import Settings
+from generation.evaluate.settings import Settings
 from jobs.cli import app
 from jobs.recipe import Recipe, recipe_settings
 from tests.generation import synthetic

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from generation import config
-from generation.codecs.base import dct_matrix
+from generation.codecs.dct import dct_matrix
 from generation.codecs.slice_vae.causal import CausalConv, Down, Norm, Past, Residual, Up, through
 
 IMAGE = 3  # channels

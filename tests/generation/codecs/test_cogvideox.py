@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from generation import config, draws
-from generation.codecs.base import open_codec
 from generation.codecs.cogvideox import CogVideoXCodec
+from generation.codecs.open import open_codec
 from generation.models.pretrained import FILE
 
 

@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from generation import draws
-from generation.codecs.base import Codec, open_codec
+from generation.codecs.base import Codec
+from generation.codecs.open import open_codec
 from generation.codecs.slice import SliceCodec, save_network
 from generation.config import Codec as Settings
 from generation.media import read_video

@@ -252,9 +252,6 @@ def test_captions_may_be_missing(tmp_path: Path) -> None:
     assert captions.count("very high motion, a clip") == 3
 
 
-def test_waiting_and_reading_are_told(dataset: Path) -> None:
+def test_the_table_of_buckets_is_told(dataset: Path) -> None:
     with Loader.open(dataset, data(), 3, seed=0) as loader:
-        batches = list(islice(loader.batches(), len(loader.plan(0))))
-        assert sum(b.bytes_read for b in batches) == loader.reader.bytes_read
-    assert all(b.wait_s > 0 for b in batches)
-    assert any("9         32 x 48" in line for line in loader.table())
+        assert any("9         32 x 48" in line for line in loader.table())

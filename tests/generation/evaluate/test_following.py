@@ -14,7 +14,8 @@ from torch import Tensor
 
 from generation import draws
 from generation.evaluate import following, judge, scores
-from generation.evaluate.following import Figures, Made, by_flow, is_seen, read_by, shuffled, swapped
+from generation.evaluate.figures import Figures, Found, ratio
+from generation.evaluate.following import Made, by_flow, is_seen, read_by, shuffled, swapped
 from generation.evaluate.judge import Judge, labels
 from generation.evaluate.real_clips import Clips
 from generation.media import from_uint8
@@ -203,7 +204,7 @@ def test_swapped_words(prompt: str, expected: str) -> None:
 # ---- Stage I
 
 
-def follow(found: Judge | None, made: Tensor, asked: Sequence[str], **changed: object) -> following.Found:
+def follow(found: Judge | None, made: Tensor, asked: Sequence[str], **changed: object) -> Found:
     real = clips(24, seed=2)
     given: Figures = {"real": real, "captions": real.captions, "found": found, "fresh": None, **changed}
     return following.evaluate_stage1(Made(list(asked), made, None), **given)
@@ -270,9 +271,7 @@ def test_stage1_says_why_a_figure_is_missing(found: Judge, held_out: Clips) -> N
 # ---- both stages
 
 
-def chain(
-    found: Judge | None, made: Made, truth: Clips, real: Clips, features: object = None
-) -> following.Found:
+def chain(found: Judge | None, made: Made, truth: Clips, real: Clips, features: object = None) -> Found:
     return following.evaluate_chain(made, truth, real, real.captions, found, features)  # type: ignore[arg-type]
 
 
@@ -346,6 +345,6 @@ def test_the_chain_says_why_there_are_no_distances(found: Judge, held_out: Clips
 
 
 def test_a_ratio_to_nothing_is_none() -> None:
-    assert following.ratio(1.0, 4.0) == 0.25
-    assert following.ratio(1.0, 0.0) is None
-    assert following.ratio(1.0, -1e-9) is None
+    assert ratio(1.0, 4.0) == 0.25
+    assert ratio(1.0, 0.0) is None
+    assert ratio(1.0, -1e-9) is None

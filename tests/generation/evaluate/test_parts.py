@@ -15,9 +15,10 @@ import torch
 from generation.config import Data
 from generation.data.plan import open_selection
 from generation.evaluate import following, judge, parts, real_clips, restoring
-from generation.evaluate.following import Figures, Found, JudgeUnfit
+from generation.evaluate.figures import Figures, Found
+from generation.evaluate.following import JudgeUnfit
 from generation.evaluate.parts import Evaluation
-from generation.evaluate.restoring import Settings
+from generation.evaluate.settings import Settings
 from tests.generation import synthetic, tiny_runs
 from tests.generation.synthetic import Row
 

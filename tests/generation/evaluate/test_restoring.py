@@ -13,17 +13,20 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from generation import draws
-from generation.codecs.base import PatchCodec
+from generation.codecs.patch import PatchCodec
 from generation.config import Bucket
-from generation.evaluate import restoring, scores
-from generation.evaluate.following import Figures, read_by, shuffled
+from generation.evaluate import scores
+from generation.evaluate.codec import FIT_DB, FIT_DETAIL, evaluate_codec, is_fit, void
+from generation.evaluate.figures import Figures
+from generation.evaluate.following import read_by, shuffled
 from generation.evaluate.judge import Judge, JudgeNet
 from generation.evaluate.real_clips import Clips, load
-from generation.evaluate.restoring import Restoring, Settings, evaluate_codec, evaluate_stage2, is_fit, void
+from generation.evaluate.restoring import Restoring, evaluate_stage2
+from generation.evaluate.settings import Settings
 from generation.media import from_uint8
 from generation.process.degrade import degrade_pixels
-from generation.run import Trained, open_trained
-from generation.train.stage import open_stage
+from generation.sample.trained import Trained, open_trained
+from generation.train.open import open_stage
 from tests.generation import synthetic, tiny_runs
 
 CPU = torch.device("cpu")
@@ -141,8 +144,8 @@ def test_a_codec_that_gives_back_bicubic_copies_is_unfit() -> None:
 def test_gain_and_detail_are_both_needed(kind: type[PatchCodec]) -> None:
     figures = evaluate_codec(codec(kind), clips(), Settings()).figures
     assert not is_fit(figures)
-    assert (figures["gain_db"] > restoring.FIT_DB) == (kind is Sharper)
-    assert (figures["detail"] > restoring.FIT_DETAIL) == (kind is Noisy)
+    assert (figures["gain_db"] > FIT_DB) == (kind is Sharper)
+    assert (figures["detail"] > FIT_DETAIL) == (kind is Noisy)
 
 
 @pytest.mark.parametrize(("gain", "detail", "fit"), [(2, 0.7, True), (1.99, 1, False), (30, 0.69, False)])

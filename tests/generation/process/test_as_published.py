@@ -18,10 +18,11 @@ from generation.config import Config, Degradation, Objective, Sampling, Transfor
 from generation.config import Lora as LoraConfig
 from generation.models import cogvideox, lora
 from generation.presets import preset
-from generation.process import diffusion, flow, stage1, stage2
-from generation.sample import enhance, previews
-from generation.text.encoder import null_like
-from generation.train.memory import Fit
+from generation.process import diffusion, guidance, stage1, stage2
+from generation.sample import enhance
+from generation.sample.memory import Fit
+from generation.sample.options import Options
+from generation.text.tokens import null_like
 from jobs.configuring import stage_config
 from tests.generation.models.test_cogvideox import PUBLISHED, awake
 from tests.generation.tiny_runs import merged
@@ -51,7 +52,7 @@ def settings(stage: str, name: str) -> dict[str, Any]:
 @pytest.mark.parametrize("name", ["flashvideo", "flashvideo-released"])
 def test_both_presets_have_what_paper_and_code_agree_on(name: str) -> None:
     one, two = (stage_config(stage, name, None, []) for stage in ("stage1", "stage2"))
-    for config, size, std, guidance in (
+    for config, size, std, scale in (
         (one, (256, 480), 1 / 0.7, 8),
         (two, (1072, 1920), 1 / 1.15258426, 13),
     ):
@@ -61,7 +62,7 @@ def test_both_presets_have_what_paper_and_code_agree_on(name: str) -> None:
         assert config.transformer.positions == "integer"
         assert (config.text.padded, config.text.max_tokens, config.text.dropout) == (True, 226, 0.1)
         assert config.sampling.negative_prompt == ""  # the null is zeros
-        assert config.sampling.guidance == guidance
+        assert config.sampling.guidance == scale
         assert config.objective.shift == 1.0  # training times are uniform
     assert (one.objective.kind, one.objective.snr_shift) == ("v", 1.0)
     assert one.lora is not None
@@ -139,13 +140,13 @@ def trace(stage: str, monkeypatch: pytest.MonkeyPatch, overrides: dict[str, Any]
     """What sampling at tiny size does: first latents, times, guidance, noise strength, text, positions."""
     model = Remembers(stage == "stage2")
     scales: list[float] = []
-    guided = flow.guided
+    guided = guidance.combine
 
     def noted(cond: Tensor, uncond: Tensor, scale: float) -> Tensor:
         scales.append(round(scale, 6))
         return guided(cond, uncond, scale)
 
-    monkeypatch.setattr(flow, "guided", noted)
+    monkeypatch.setattr(guidance, "combine", noted)
     base: dict[str, Any] = {
         "sampling": {"steps": 3, "guidance": 4.0, "noise_step": 400 if stage == "stage2" else None},
         "objective": {"kind": "v" if stage == "stage1" else "flow"},
@@ -265,7 +266,7 @@ def test_a_prefix_is_told_to_the_text_encoder_alone(tmp_path: Path, monkeypatch:
         config = Config.model_validate({**settings("stage2", "flashvideo-released"), "preset": ""})
 
     source = enhance.Source((1, 16, 16), lambda: torch.zeros(1, 3, 1, 16, 16), 8, "a red car", "", 0)
-    options = previews.Options()
+    options = Options()
     trained: Any = Trained()
     enhance._embed(trained, [source.prompt], ["blurry"], options)
     plan = enhance.Plan(
@@ -288,8 +289,8 @@ def test_a_prefix_is_told_to_the_text_encoder_alone(tmp_path: Path, monkeypatch:
 def test_shifted_training_times_change_nothing_but_times() -> None:
     plain, shifted = Objective(kind="flow"), Objective(kind="flow", shift=2.5)
     for k in range(8):
-        t = stage1.times(plain, k, "seed")
-        assert stage1.times(shifted, k, "seed") == pytest.approx(t / (t + 2.5 * (1 - t)))
+        t = stage1.training_time(plain, k, "seed")
+        assert stage1.training_time(shifted, k, "seed") == pytest.approx(t / (t + 2.5 * (1 - t)))
     model = awake(cogvideox.build(Transformer(layers=1, heads=2, head_dim=16, time_embed_dim=32), 4, 24, 8))
     clean, text = draws.normal((1, *SHAPE), "clean"), [draws.normal((5, 24), "text")]
     losses = [stage1.loss(model, o, clean, text, [0.3], [("key",)]) for o in (plain, shifted)]

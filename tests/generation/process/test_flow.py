@@ -95,18 +95,6 @@ def test_path_from_source_to_data() -> None:
     torch.testing.assert_close(slope, z1.double() - z0.double())
 
 
-def test_guidance() -> None:
-    cond, uncond = torch.randn(2, 100, generator=draws.generator("g")).unbind()
-    assert torch.equal(flow.guided(cond, uncond, 1.0), cond)
-    assert torch.equal(flow.guided(cond, uncond, 0.0), uncond)
-    expected = uncond.double() + 13 * (cond.double() - uncond.double())
-    torch.testing.assert_close(flow.guided(cond, uncond, 13.0).double(), expected, rtol=0, atol=1e-5)
-    half = flow.guided(cond.bfloat16(), uncond.bfloat16(), 13.0)
-    assert half.dtype == torch.float32  # the difference is not rounded again before it is multiplied
-    expected = uncond.bfloat16().double() + 13 * (cond.bfloat16().double() - uncond.bfloat16().double())
-    torch.testing.assert_close(half.double(), expected, rtol=0, atol=1e-5)
-
-
 # ---- solver
 
 

@@ -9,9 +9,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from generation import draws
 from generation.config import Objective, Sampling
 from generation.models.cogvideox import predict
-from generation.process import flow, guidance, stage1, stage2
+from generation.process import guidance, stage1, stage2
 from tests.generation.process.test_stages import SHAPE, STAGES, latents, network, text
 
 
@@ -75,9 +76,9 @@ def test_each_row_is_the_prediction_of_its_text() -> None:
     time, strength = torch.tensor([250.0]), torch.tensor([400.0])
     with torch.no_grad():
         one, two = (predict(model, z, row[None], None, time, strength) for row in (words, other))
-        found = guidance.guided(model, z, words, other, 3.0, 250.0, 400.0)
-        alone = guidance.guided(model, z, words, other, 1.0, 250.0, 400.0)
-    assert torch.equal(found, flow.guided(one, two, 3.0))
+        found = guidance.guided_prediction(model, z, words, other, 3.0, 250.0, 400.0)
+        alone = guidance.guided_prediction(model, z, words, other, 1.0, 250.0, 400.0)
+    assert torch.equal(found, guidance.combine(one, two, 3.0))
     assert torch.equal(alone, one)
     assert (one - two).abs().max() > 1e-3
 
@@ -88,3 +89,15 @@ def test_a_ramp_pays_for_guidance_only_where_it_has_some() -> None:
     with counted(model) as rows:
         sampled(model, 1, Sampling(steps=4, guidance=4.0, guidance_ramp="dynamic"), None)
     assert rows == [1, 2, 2, 2]
+
+
+def test_both_predictions_are_combined() -> None:
+    cond, uncond = torch.randn(2, 100, generator=draws.generator("g")).unbind()
+    assert torch.equal(guidance.combine(cond, uncond, 1.0), cond)
+    assert torch.equal(guidance.combine(cond, uncond, 0.0), uncond)
+    expected = uncond.double() + 13 * (cond.double() - uncond.double())
+    torch.testing.assert_close(guidance.combine(cond, uncond, 13.0).double(), expected, rtol=0, atol=1e-5)
+    half = guidance.combine(cond.bfloat16(), uncond.bfloat16(), 13.0)
+    assert half.dtype == torch.float32  # the difference is not rounded again before it is multiplied
+    expected = uncond.bfloat16().double() + 13 * (cond.bfloat16().double() - uncond.bfloat16().double())
+    torch.testing.assert_close(half.double(), expected, rtol=0, atol=1e-5)

@@ -11,7 +11,8 @@ from diffusers import AutoencoderKLCogVideoX, CogVideoXDPMScheduler, CogVideoXPi
 from torch import Tensor
 
 from generation.models import cogvideox
-from generation.process import diffusion, flow
+from generation.process import diffusion
+from generation.process.guidance import combine
 from tests.generation.models.test_pretrained import published
 
 STEPS = 10
@@ -90,7 +91,7 @@ def test_our_latents_are_those_of_the_pipeline(
         time = torch.full((len(x),), float(k))
         wanted = cogvideox.predict(model, x, text, None, time, positions=positions)
         unwanted = cogvideox.predict(model, x, negative, None, time, positions=positions)
-        return flow.guided(wanted, unwanted, guidance)
+        return combine(wanted, unwanted, guidance)
 
     drawn = noises(tuple(start.shape))
     with torch.no_grad():

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from generation import draws
 from generation.config import Degradation, Objective, Sampling, Transformer
 from generation.models.cogvideox import build
-from generation.process import diffusion, flow, stage1, stage2
-from generation.text.encoder import null_like
+from generation.process import diffusion, guidance, stage1, stage2
+from generation.text.tokens import null_like
 
 CHANNELS, TEXT_DIM = 6, 10
 SHAPE = (CHANNELS, 2, 4, 4)
@@ -162,8 +162,8 @@ def test_evaluations_are_counted_for_whoever_shows_progress() -> None:
 
 def test_the_dynamic_ramp_follows_the_evaluations(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[float] = []
-    real = flow.guided
-    monkeypatch.setattr(flow, "guided", lambda c, u, s: seen.append(s) or real(c, u, s))
+    real = guidance.combine
+    monkeypatch.setattr(guidance, "combine", lambda c, u, s: seen.append(s) or real(c, u, s))
     way = Sampling(steps=6, guidance=8.0, guidance_ramp="dynamic")
     sampled(network(False, awake=True), 1, way, None)
     ramp = [1 + 8 * (1 - math.cos(math.pi * (i / 6) ** 5)) / 2 for i in range(6)]
@@ -172,9 +172,9 @@ def test_the_dynamic_ramp_follows_the_evaluations(monkeypatch: pytest.MonkeyPatc
 
 
 def test_training_times_cover_the_unit_interval_evenly() -> None:
-    at = [stage1.times(Objective(kind="flow"), i, 0, 0, 0) for i in range(100, 164)]
+    at = [stage1.training_time(Objective(kind="flow"), i, 0, 0, 0) for i in range(100, 164)]
     assert len({int(t * 32) for t in at}) == 32
-    warped = [stage1.times(Objective(kind="flow", shift=2.5), i, 0, 0, 0) for i in range(64)]
+    warped = [stage1.training_time(Objective(kind="flow", shift=2.5), i, 0, 0, 0) for i in range(64)]
     assert sum(warped) / 64 < 0.45 < sum(at) / 64
 
 
@@ -202,7 +202,7 @@ def test_noise_steps_and_times_of_a_training_are_apart() -> None:
     """Every quarter of the times meets every quarter of the noise steps, within one epoch."""
     met = {
         (
-            int(stage1.times(Objective(kind="flow"), i, 0) * 4),
+            int(stage1.training_time(Objective(kind="flow"), i, 0) * 4),
             (stage2.draw_noise_step((600, 899), i, 0) - 600) // 75,
         )
         for i in range(400)

@@ -19,7 +19,7 @@ from diffusers import CogVideoXTransformer3DModel
 from safetensors.torch import load_file
 from torch import Tensor
 
-from generation.codecs.base import open_codec
+from generation.codecs.open import open_codec
 from generation.config import Codec, Config, Transformer
 from generation.models import cogvideox
 from generation.models.hub import find

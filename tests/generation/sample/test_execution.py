@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from generation import config
-from generation.codecs.base import open_codec
+from generation.codecs.open import open_codec
 from generation.models import cogvideox
-from generation.sample.execution import Execution, place, visiting
+from generation.sample.execution import Execution, make_ready, visiting
 from tests.generation.models.test_cogvideox import awake, inputs, tiny
 
 CPU = torch.device("cpu")
@@ -47,7 +47,7 @@ def test_a_network_gives_the_same_numbers_wherever_it_waits(offload: Any) -> Non
     with torch.no_grad():
         expected = cogvideox.predict(awake(tiny()), latents, text, None, time)
         how = Execution(offload=offload)
-        model = place(awake(tiny()).eval().requires_grad_(False), CPU, how)
+        model = make_ready(awake(tiny()).eval().requires_grad_(False), CPU, how)
         for _ in range(2):
             with visiting(model, CPU, how):
                 assert torch.equal(cogvideox.predict(model, latents, text, None, time), expected)
@@ -55,7 +55,7 @@ def test_a_network_gives_the_same_numbers_wherever_it_waits(offload: Any) -> Non
 
 @pytest.mark.parametrize("compiled", [False, True])
 def test_blocks_are_compiled_where_that_is_asked_for(compiled: bool) -> None:
-    model: Any = place(tiny(), CPU, Execution(compile=compiled))
+    model: Any = make_ready(tiny(), CPU, Execution(compile=compiled))
     # PyTorch's own name for it: nothing is compiled before the first call.
     found = [block._compiled_call_impl is not None for block in model.transformer_blocks]
     assert found == [compiled, compiled]

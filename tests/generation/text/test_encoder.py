@@ -15,7 +15,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from generation.config import Text
-from generation.text.encoder import TextCache, TransformersEncoder, null_like, open_text, stack
+from generation.text.cache import TextCache
+from generation.text.encoder import TransformersEncoder
+from generation.text.open import open_text
+from generation.text.tokens import null_like, stack
 
 CAPTIONS = [
     "A red fox runs through fresh snow, the camera follows it from left to right.",

@@ -15,6 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from generation import disk
 from generation.train import checkpoint
 from tests.generation.tiny_runs import ROOT, dataset, different, open_trainer, tiny, train
 
@@ -160,7 +161,7 @@ def test_a_damaged_checkpoint_is_named_with_the_way_out(name: str, damage: Any, 
 def test_a_small_file_is_replaced_whole(tmp_path: Path) -> None:
     path = tmp_path / "log.jsonl"
     path.write_text("old")
-    checkpoint.write_text(path, "nüw")
+    disk.write_text(path, "nüw")
     assert path.read_text(encoding="utf-8") == "nüw"
     assert [p.name for p in tmp_path.iterdir()] == ["log.jsonl"]
 

@@ -20,13 +20,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from generation import draws, presets
-from generation import run as runs
 from generation.config import Config
+from generation.models.network import build_model
 from generation.process import stage2
 from generation.process.degrade import degrade_pixels
-from generation.run import Trained
+from generation.sample.trained import Trained, open_trained
+from generation.train import start
+from generation.train.open import open_stage
 from generation.train.parallel import join
-from generation.train.stage import open_stage
 from generation.train.trainer import Trainer
 from tests.generation import shapes
 
@@ -161,7 +162,7 @@ def learnt(tmp_path_factory: pytest.TempPathFactory) -> Learnt:
     trained = train(configuration(), dataset, folder / "run")
     judge = Judge(trained)
     network = trained.model()
-    fresh = runs.build_model(trained.config, trained.codec.channels, trained.text.dim)
+    fresh = build_model(trained.config, trained.codec.channels, trained.text.dim)
     rows = {
         "bicubic": judge.baseline(),
         "low quality": judge.row(judge.low, judge.low_latents),
@@ -180,11 +181,11 @@ def learnt(tmp_path_factory: pytest.TempPathFactory) -> Learnt:
 
 def train(config: Config, dataset: Path, run: Path) -> Trained:
     world = join("cpu")
-    folder = runs.begin(run, config)
+    folder = start.begin(run, config)
     stage = open_stage(config, world.device, folder)
-    stage.place(world)
+    stage.set_up(world)
     assert Trainer(config, stage, str(dataset), folder, world).fit()
-    return runs.open_trained(run, config.stage, world.device)
+    return open_trained(run, config.stage, world.device)
 
 
 def test_the_low_quality_video_keeps_an_eighth_of_the_stripes() -> None:

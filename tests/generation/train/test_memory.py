@@ -15,23 +15,13 @@ import psutil
 import pytest
 import torch
 
-from generation import run
-from generation.codecs.base import open_codec
 from generation.codecs.slice import grid
-from generation.config import Bucket, Config, Sampling
+from generation.config import Config
+from generation.models import network
 from generation.train import memory, vae_stage
 from generation.train.diffusion_stage import Prepared
-from generation.train.memory import (
-    Fit,
-    Need,
-    Offload,
-    SamplingNeed,
-    available,
-    check,
-    left_in_container,
-    training_need,
-)
-from generation.train.stage import open_stage
+from generation.train.memory import Need, check, training_need
+from generation.train.open import open_stage
 from generation.train.trainer import Trainer
 from generation.train.vae_stage import Clips
 from tests.generation.tiny_runs import ALONE, ROOT, tiny
@@ -90,7 +80,7 @@ def measure() -> None:
 
 def _two_steps(config: Config) -> float:
     stage = open_stage(config, CPU, Path("/nowhere"))
-    stage.place(ALONE)
+    stage.set_up(ALONE)
     trainer = Trainer(config, stage, "", Path("/nowhere"), ALONE)
     for k in range(2):
         prepared = _micro_batch(config, stage, k)
@@ -201,84 +191,6 @@ def test_a_stage_that_does_not_fit_is_refused_before_the_start(
     open_stage(tiny(), CPU, tmp_path, say=said.append)
     assert len(said) == 1
     assert said[0].startswith("memory: about ")
-    monkeypatch.setattr(run, "build_model", lambda *_: pytest.fail("the network was made all the same"))
+    monkeypatch.setattr(network, "build_model", lambda *_: pytest.fail("the network was made all the same"))
     with pytest.raises(ValueError, match="too little memory on cpu"):
         open_stage(tiny(phases=phases), CPU, tmp_path, say=said.append)
-
-
-def test_sampling_that_does_not_fit_is_refused_with_what_would_help(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Guidance goes apart, and parts to the CPU's memory, when less is wanted of the device."""
-    config = tiny(transformer={"layers": 40, "heads": 8, "head_dim": 64})
-    codec, shape = open_codec(config.codec), Bucket(frames=9, height=32, width=48)
-    monkeypatch.setattr(memory, "uses_bf16", lambda *_: False)
-    have = 0.0
-    monkeypatch.setattr(memory, "available", lambda device: have)
-
-    def fit(
-        device: str,
-        guidance: str = "auto",
-        offload: Offload = "none",
-        sampling: Sampling = Sampling(),  # noqa: B008
-    ) -> Fit:
-        where = torch.device(device)
-        return memory.check_sampling(config, codec, 384, shape, sampling, where, offload, guidance)
-
-    def need(rows: int, offload: Offload = "none") -> SamplingNeed:
-        return memory.sampling_need(config, codec, 384, shape, rows, False, offload)
-
-    pair, row, blocks = need(2), need(1), need(1, "block")
-    assert blocks.total < row.total < pair.total
-    have = pair.total
-    assert not fit("cuda").apart
-    assert fit("cuda").told.startswith("memory: about ")
-    have = pair.total - 1
-    assert fit("cuda").apart
-    assert fit("cuda").told.endswith("guidance apart")
-    assert fit("cuda", "apart").apart
-    with pytest.raises(
-        ValueError, match=r"9 frames of 48x32\. memory: .*--offload model; --guidance-batch apart"
-    ):
-        fit("cuda", "together")
-    have = row.total - 1
-    with pytest.raises(ValueError, match=r"--offload model; fewer frames; a smaller size; or a larger GPU$"):
-        fit("cuda")
-    have = need(1, "model").total - 1
-    with pytest.raises(ValueError, match="--offload block"):
-        fit("cuda", offload="model")
-    assert fit("cuda", offload="block")
-    with pytest.raises(ValueError, match="too little memory") as caught:
-        fit("cpu", offload="block")  # the CPU has nowhere else to put them
-    assert "--offload" not in str(caught.value)
-    have = row.total
-    assert not fit("cuda", sampling=Sampling(guidance=1.0)).apart  # there is one row
-
-
-def test_a_phase_holds_what_is_there_in_it() -> None:
-    need = SamplingNeed(100, 20, 3, 10, 40, 5, "none")
-    assert (need.network_phase, need.codec_phase) == (133, 158)
-    one = SamplingNeed(100, 20, 3, 10, 40, 5, "model")
-    assert (one.network_phase, one.codec_phase, one.total) == (123, 58, 123)
-
-
-def test_processes_on_one_machine_share_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
-    alone = available(CPU)
-    assert 50e6 < alone <= psutil.virtual_memory().total
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
-    assert available(CPU) == pytest.approx(alone / 4, rel=0.3)  # others come and go
-
-
-def _group(folder: Path, limit: str, used: int, **stat: int) -> Path:
-    (folder / "memory.max").write_text(f"{limit}\n")
-    (folder / "memory.current").write_text(f"{used}\n")
-    (folder / "memory.stat").write_text("".join(f"{k} {v}\n" for k, v in stat.items()))
-    return folder
-
-
-def test_a_containers_limit_counts_but_not_files_that_were_read(tmp_path: Path) -> None:
-    assert left_in_container(tmp_path / "nowhere") is None
-    assert left_in_container(_group(tmp_path, "max", 5)) is None
-    found = left_in_container(_group(tmp_path, "1000", 900, anon=200, inactive_file=500, active_file=150))
-    assert found == 750
-    (tmp_path / "memory.stat").write_text("not what it should be\n")
-    assert left_in_container(tmp_path) is None

@@ -11,13 +11,15 @@ import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from generation.codecs.base import open_codec
+from generation.codecs import memory as codecs_memory
 from generation.codecs.cogvideox import CogVideoXCodec
 from generation.codecs.footprint import Footprint
+from generation.codecs.open import open_codec
 from generation.config import Bucket, Codec, Config
 from generation.config import Transformer as Settings
 from generation.models import cogvideox
 from generation.presets import preset
+from generation.sample import memory as sample_memory
 from generation.train import memory
 
 TEXT_DIM, CHANNELS = 4096, 16
@@ -62,7 +64,7 @@ def test_what_a_block_has_alive_is_what_it_says(
         weights = sum(p.nbytes for p in model.parameters())
         with Footprint() as counted:
             predict(model, shape, rows)
-    need = memory.sampling_need(config, codec, TEXT_DIM, shape, rows, bf16)
+    need = sample_memory.sampling_need(config, codec, TEXT_DIM, shape, rows, bf16)
     assert need.weights == weights
     assert counted.peak < need.block + need.latents < 1.15 * counted.peak
 
@@ -137,7 +139,7 @@ def test_the_codec_takes_what_was_measured_at_a_few_pixels(codec: CogVideoXCodec
         else:
             for piece in codec.decode_stream(torch.empty(1, 16, 13, 48, 64, device="meta"), 49):
                 del piece
-    weights, alive = memory.codec_bytes(codec, shape, (action,))
+    weights, alive = codecs_memory.codec_bytes(codec, shape, (action,))
     assert 0.9 * counted.peak < alive < 1.1 * counted.peak
     part = codec._vae.encoder if action == "encode" else codec._vae.decoder
     assert weights == sum(p.nbytes for p in part.parameters())
@@ -156,17 +158,17 @@ def test_without_tiles_it_could_not_decode_the_full_size_at_all(codec: CogVideoX
 def test_the_second_stage_samples_its_full_size_on_24_gb(codec: CogVideoXCodec) -> None:
     """With its tiles of 64. What is left is for CUDA's own and what kernels need within themselves."""
     for offload, rows, most in (("none", 1, 21), ("model", 1, 17), ("model", 2, 17), ("block", 1, 17)):
-        need = memory.sampling_need(STAGE2, codec, TEXT_DIM, FULL, rows, True, offload)  # type: ignore[arg-type]
+        need = sample_memory.sampling_need(STAGE2, codec, TEXT_DIM, FULL, rows, True, offload)  # type: ignore[arg-type]
         print(f"\noffload {offload}, rows at once {rows}: {need.told(24e9)}")
         assert need.total < most * 1e9
     whole = codec.settings
-    _, tiled = memory.codec_bytes(codec, FULL, ("decode",))
+    _, tiled = codecs_memory.codec_bytes(codec, FULL, ("decode",))
     try:
         codec.settings = whole.model_copy(update={"tile": None})
-        _, at_once = memory.codec_bytes(codec, FULL, ("decode",))
+        _, at_once = codecs_memory.codec_bytes(codec, FULL, ("decode",))
         each = at_once / (FULL.height * FULL.width)
         print(f"decoding: {at_once / 1e9:.0f} GB ({each / 1e3:.0f} KB a pixel); tiles {tiled / 1e9:.0f} GB")
-        assert memory.sampling_need(STAGE2, codec, TEXT_DIM, FULL, 1, True).total > 90e9
+        assert sample_memory.sampling_need(STAGE2, codec, TEXT_DIM, FULL, 1, True).total > 90e9
     finally:
         codec.settings = whole
 
@@ -175,7 +177,7 @@ def test_the_second_stage_trains_at_its_full_size_on_80_gb(codec: CogVideoXCodec
     """As the preset has it: gradients at checkpoints, tiles, one clip at a time."""
     count = cogvideox.parameters(STAGE2.transformer, CHANNELS, TEXT_DIM)
     need = memory.training_need(
-        STAGE2, CHANNELS, count, count, FULL, 1, True, memory.codec_bytes(codec, FULL, ("encode",))
+        STAGE2, CHANNELS, count, count, FULL, 1, True, codecs_memory.codec_bytes(codec, FULL, ("encode",))
     )
     assert memory.largest_bucket(STAGE2) == FULL
     Config.model_validate(  # latents can be cached, too

@@ -17,6 +17,7 @@ from torch.distributed.tensor import DTensor
 
 from generation.config import Config
 from generation.data.loader import Batch, Loader
+from generation.device import uses_bf16
 from generation.media import read_video
 from generation.models.cogvideox import load
 from generation.train import parallel
@@ -311,4 +312,4 @@ def test_a_device_that_is_not_here_is_refused() -> None:
 
 def test_bfloat16_is_for_who_asks_and_for_gpus() -> None:
     cpu = torch.device("cpu")
-    assert [parallel.uses_bf16(p, cpu) for p in ("auto", "fp32", "bf16")] == [False, False, True]
+    assert [uses_bf16(p, cpu) for p in ("auto", "fp32", "bf16")] == [False, False, True]

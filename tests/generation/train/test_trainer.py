@@ -21,7 +21,7 @@ from generation.data import plan, shards
 from generation.data.shards import Index
 from generation.media import read_video
 from generation.process import stage1
-from generation.train import checkpoint
+from generation.train import checkpoint, start
 from generation.train.metrics import Metrics
 from generation.train.trainer import NotFinite, losses_of
 from tests.generation.tiny_runs import ALONE, dataset, different, kept, open_trainer, tiny, train
@@ -216,7 +216,7 @@ def test_a_changed_configuration_is_refused_and_the_keys_named(data: Path, tmp_p
     train(tiny(), data, tmp_path, 3)
     changed = tiny(seed=4, train={"clip_norm": 0.5}, data={"buckets": [LONG]})
     with pytest.raises(ValueError, match="another configuration") as caught:
-        runs.begin(tmp_path, changed)
+        start.begin(tmp_path, changed)
     for text in ("seed: 0 -> 4", "train.clip_norm: 1.0 -> 0.5", "data.buckets: "):
         assert text in str(caught.value)
     harmless = {"steps": 6, "keep_last": 1, "checkpoint_every": 2, "log_every": 1, "validate_every": 2}
@@ -226,11 +226,11 @@ def test_a_changed_configuration_is_refused_and_the_keys_named(data: Path, tmp_p
 
 
 def test_without_a_checkpoint_any_configuration_can_be_taken(tmp_path: Path) -> None:
-    folder = runs.begin(tmp_path, tiny())
+    folder = start.begin(tmp_path, tiny())
     (folder / "checkpoints").mkdir()
     (folder / "checkpoints" / "_step-0000001").mkdir()  # of a process that was killed as it wrote
-    assert runs.check(tmp_path, tiny(seed=4)) == []
-    runs.begin(tmp_path, tiny(seed=4))
+    assert start.check(tmp_path, tiny(seed=4)) == []
+    start.begin(tmp_path, tiny(seed=4))
     assert runs.read_config(tmp_path, "stage1") == tiny(seed=4)
 
 
@@ -423,7 +423,7 @@ def test_tensorboard_gets_scalars_and_losses_by_time(data: Path, tmp_path: Path)
     assert "train/mfu" not in scalars  # nobody knows a CPU's peak
     assert scalars["validation/loss"].keys() == {4, 6, 8, 10}  # at the end of a start, too
     for step, loss in losses.items():
-        at = stage1.times(config.objective, step - 1, config.seed, 0, 0)  # one sample: place step - 1
+        at = stage1.training_time(config.objective, step - 1, config.seed, 0, 0)  # one sample: place step - 1
         (tag,) = [t for t in scalars if t.startswith("loss_by_time/") and step in scalars[t]]
         assert tag == f"loss_by_time/{int(at * 8) / 8:.3f}"
         assert scalars[tag][step] == pytest.approx(loss)

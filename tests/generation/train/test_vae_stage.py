@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import torch
 
-from generation import run as runs
-from generation.codecs.base import open_codec
+from generation.codecs.open import open_codec
 from generation.codecs.slice import SliceCodec, load_network
 from generation.config import Codec, Config
 from generation.presets import preset
+from generation.sample.trained import open_trained
 from generation.train import checkpoint, memory
-from generation.train.stage import open_stage
+from generation.train.open import open_stage
 from generation.train.vae_stage import VaeStage, statistics
 from tests.generation import tiny_runs
 from tests.generation.tiny_runs import ALONE, different, tiny, train
@@ -133,7 +133,7 @@ def test_both_stages_train_on_its_latents(trained: Path, data: Path, tmp_path: P
     sizes = {"codec": {**SIZES, "model": str(trained / "vae")}, "train": {"steps": 3}}
     for stage in ("stage1", "stage2"):
         train(tiny(stage, **sizes), data, tmp_path)
-        assert runs.open_trained(tmp_path, stage, ALONE.device).codec.channels == 4
+        assert open_trained(tmp_path, stage, ALONE.device).codec.channels == 4
 
 
 def test_a_stage_refuses_other_weights_than_it_was_trained_on(
@@ -145,13 +145,13 @@ def test_a_stage_refuses_other_weights_than_it_was_trained_on(
     settings = tiny("stage1", codec={**SIZES, "model": str(vae)}, train={"steps": 4})
     train(settings, data, tmp_path, 2)
     train(settings, data, tmp_path, 3)
-    runs.open_trained(tmp_path, "stage1", ALONE.device)
+    open_trained(tmp_path, "stage1", ALONE.device)
     train(tiny("vae", seed=1, train={"steps": 2}), data, tmp_path / "other")
     shutil.rmtree(vae / "weights")
     shutil.copytree(tmp_path / "other" / "vae" / "weights", vae / "weights")
     message = r"stage1 was trained on the latents of other weights than .*vae holds now \(codec\.model"
     with pytest.raises(ValueError, match=message):
-        runs.open_trained(tmp_path, "stage1", ALONE.device)
+        open_trained(tmp_path, "stage1", ALONE.device)
     with pytest.raises(ValueError, match=message):
         train(settings, data, tmp_path)
 

@@ -23,13 +23,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from generation import run as runs
-from generation.codecs.base import open_codec
+from generation.codecs.open import open_codec
 from generation.config import Codec, Config
 from generation.media import from_uint8, to_uint8
 from generation.presets import preset
+from generation.train import start
+from generation.train.open import open_stage
 from generation.train.parallel import join
-from generation.train.stage import open_stage
 from generation.train.trainer import Trainer
 from tests.generation import shapes, synthetic
 
@@ -127,8 +127,8 @@ def learn(dataset: Path, run: Path, config: Config, seconds: float, held_out: Te
     """Train for so many seconds of the processor, and judge what is exported."""
     world = join("cpu")
     stage = open_stage(config, world.device, run / "vae")
-    stage.place(world)
-    trainer = Trainer(config, stage, str(dataset), runs.begin(run, config), world)
+    stage.set_up(world)
+    trainer = Trainer(config, stage, str(dataset), start.begin(run, config), world)
     trainer.fit(1)
     before = psnr(_given_back(run, config, held_out), held_out)
     began = time.process_time()
