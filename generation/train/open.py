@@ -9,7 +9,9 @@ from typing import Any
 import torch
 
 from generation.config import Config
+from generation.train.diffusion_stage import open_diffusion
 from generation.train.stage import Stage
+from generation.train.vae_stage import open_vae
 
 
 def open_stage(
@@ -24,9 +26,5 @@ def open_stage(
     say: told what training takes, before the network is made; raises `ValueError` when there is not enough.
     """
     if config.stage == "vae":
-        from generation.train.vae_stage import open_vae
-
         return open_vae(config, device, world_size, say)
-    from generation.train.diffusion_stage import open_diffusion
-
     return open_diffusion(config, device, folder, world_size, say)

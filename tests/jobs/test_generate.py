@@ -183,9 +183,9 @@ ENHANCE = """
 import sys, torch
 from pathlib import Path
 from safetensors.torch import save_file
-from generation.run import open_trained
+from generation.sample.trained import open_trained
 from generation.sample.enhance import enhance, open_source, plan_enhance
-from generation.sample.previews import Options
+from generation.sample.options import Options
 run, preview, out = map(Path, sys.argv[1:])
 device = torch.device("cpu")
 torch.set_num_threads(1)

@@ -136,7 +136,7 @@ _DECODE = """
 import sys
 from pathlib import Path
 import torch
-from generation.codecs.base import open_codec
+from generation.codecs.open import open_codec
 from generation.config import Codec
 from generation.media import to_uint8, write_mp4
 
