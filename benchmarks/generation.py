@@ -35,16 +35,18 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.vae import published_codec
-from generation import draws, lora, stage1, stage2, transformer
-from generation.codec import Codec, open_codec
+from generation import draws
+from generation.codecs.base import Codec
+from generation.codecs.footprint import Footprint
+from generation.codecs.open import open_codec
 from generation.config import Bucket, Config, Lora, Sampling
-from generation.diffusion import timesteps
-from generation.execution import free
-from generation.footprint import Footprint
-from generation.memory import video_tokens
-from generation.parallel import join, uses_bf16
+from generation.device import free, peak_flops, uses_bf16
+from generation.models import cogvideox, lora
+from generation.models.cogvideox import video_tokens
 from generation.presets import preset
-from generation.run import peak_flops
+from generation.process import stage1, stage2
+from generation.process.diffusion import timesteps
+from generation.train.parallel import join
 
 SIZES = {
     "tiny": Bucket(frames=9, height=32, width=48),
@@ -98,7 +100,7 @@ def build(config: Config, dtype: torch.dtype, device: torch.device, stock: bool 
     )
     grid = config.latent_grid(config.data.buckets[0])
     text_dim = TEXT_DIM[config.text.kind]
-    model = transformer.build(
+    model = cogvideox.build(
         wanted, channels(config), text_dim, config.text.max_tokens, config.codec.temporal, grid, dtype=dtype
     )
     return nn.Module.to(model, device)
@@ -110,7 +112,7 @@ def text(config: Config, device: torch.device) -> Tensor:
 
 def forward_flops(config: Config, shape: Bucket) -> float:
     """Of one row."""
-    return transformer.flops(
+    return cogvideox.flops(
         config.transformer,
         channels(config),
         video_tokens(config, shape),
@@ -131,7 +133,7 @@ def sampling_cases(config: Config, steps: int, device: torch.device, compiled: b
     for how in ("", ", compiled") if compiled else ("",):
         model = build(config, dtype, device).eval().requires_grad_(False)
         if how:
-            transformer.compile_blocks(model.transformer_blocks)
+            cogvideox.compile_blocks(model.transformer_blocks)
         for name, scale, apart in ways:
             action = sampler(model, config, steps, scale, apart, device)
             rows = 2 if scale != 1 else 1
@@ -198,7 +200,7 @@ def training_case(name: str, config: Config, device: torch.device) -> Case:
     if config.lora:
         lora.add(model, config.lora, 0)
     if "compiled" in name:
-        transformer.compile_blocks(model.transformer_blocks)
+        cogvideox.compile_blocks(model.transformer_blocks)
     cost = (2 if config.lora else 3) * forward_flops(config, config.data.buckets[0]) * config.train.batch_size
     found = case(name, config, cost, 1, model, step(model, config, device, stock))
     found.weights += 8 * sum(p.numel() for p in model.parameters() if p.requires_grad)  # Adam's moments

@@ -127,7 +127,8 @@ def main() -> None:
     long = sum(n > 25 for n in sentences)
     files, lines = (sum(getattr(room, what) for room in rooms.values()) for what in ("files", "lines"))
     print(
-        f"all: {files} files, {lines} lines; {len(sentences)} sentences, of {statistics.median(sentences):.0f} words"
+    middle = statistics.median(sentences)
+    print(f"all: {files} files, {lines} lines; {len(sentences)} sentences, of {middle:.0f} words")
     )
     print(f"in the middle, {long} of more than 25; {old.total()} old words: ", end="")
     print(", ".join(f"{word} {n}" for word, n in old.most_common(12)))

@@ -24,14 +24,15 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from generation import draws
-from generation.codec import Codec, open_codec
+from generation.codecs.base import Codec
+from generation.codecs.cogvideox import CogVideoXCodec
+from generation.codecs.open import open_codec
+from generation.codecs.slice import SliceCodec, save_network
+from generation.codecs.slice_vae.network import SliceVAE
 from generation.config import Codec as Settings
 from generation.config import SliceVae
-from generation.parallel import join
-from generation.run import peak_flops
-from generation.slice_codec import SliceCodec, save_network
-from generation.slice_vae import SliceVAE
-from generation.vae import CogVideoXCodec
+from generation.device import peak_flops
+from generation.train.parallel import join
 
 
 def slice_codec(folder: Path, slice_latents: int, tile: int | None, device: torch.device) -> Codec:

@@ -14,7 +14,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from generation.tensors import save_tensors
+from generation.disk import save_tensors
 
 
 def cache_key(clip_id: str, transform: str, model: str, *more: int | str) -> str:

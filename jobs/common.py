@@ -69,7 +69,7 @@ def user_errors() -> Iterator[None]:
 @contextlib.contextmanager
 def generation_errors() -> Iterator[None]:
     """As `user_errors`; and what `generation` says of wrong input, with its `ValueError`s."""
-    from generation.trainer import NotFinite
+    from generation.train.trainer import NotFinite
 
     with user_errors():
         try:

@@ -47,9 +47,9 @@ def evaluate(
     """Measure what a run can do: figures, controls beside them, bars. Exit code 1 when a bar is missed."""
 
     with generation_errors(), ended_in_order(), places():
-        from generation.evaluation import Evaluation
-        from generation.following import JudgeUnfit
-        from generation.page import write_page
+        from generation.evaluate.following import JudgeUnfit
+        from generation.evaluate.parts import Evaluation
+        from generation.report.page import write_page
 
         settings = evaluation_settings(read_yaml(Path(config)) if config else {}, set_ or [])
         texts = given_prompts(None, prompts) if prompts else None
@@ -88,8 +88,8 @@ def evaluate(
 
 
 def evaluation_settings(data: dict[str, Any], overrides: list[str]) -> Any:
-    """`generation.evaluate.Settings` of plain data with `--set` on top. Raises `ConfigError`."""
-    from generation.evaluate import Settings
+    """`generation.evaluate.settings.Settings` of plain data with `--set` on top. Raises `ConfigError`."""
+    from generation.evaluate.settings import Settings
 
     apply_overrides(data, overrides)
     try:

@@ -132,9 +132,10 @@ def sample(
         texts = given_prompts(prompt, prompts)
         if Path(out_).is_file():
             raise ConfigError(f"--out {out_}: it is a file; name a folder")
-        from generation.enhance import check_final, enhance_previews
-        from generation.execution import Execution
-        from generation.sample import Options, sample_previews
+        from generation.sample.enhance import check_final, enhance_previews
+        from generation.sample.execution import Execution
+        from generation.sample.options import Options
+        from generation.sample.previews import sample_previews
 
         how = Execution(offload, guidance_batch, compile_)
         where = chosen_device(device)
@@ -188,9 +189,9 @@ def enhance(
     """Make the final video of a preview, or a larger one of any video file, with Stage II."""
 
     with generation_errors():
-        from generation.enhance import enhance_file
-        from generation.execution import Execution
-        from generation.sample import Options
+        from generation.sample.enhance import enhance_file
+        from generation.sample.execution import Execution
+        from generation.sample.options import Options
 
         how = Execution(offload, guidance_batch, compile_)
         if out_ and Path(out_).is_dir():
@@ -251,7 +252,7 @@ def convert(
     with generation_errors(), ended_in_order(), places():
         if (out_ is None) == (run is None):
             raise ConfigError("give a folder to make with --out, or a run with --run; not both")
-        from generation import convert as published
+        from generation.published import convert as published
 
         if out_ is not None:
             if preset or set_:
@@ -282,7 +283,7 @@ def places() -> Iterator[None]:
 
 
 def chosen_device(name: str | None) -> torch.device:
-    from generation.parallel import join
+    from generation.train.parallel import join
 
     return join(name).device
 

@@ -264,7 +264,7 @@ class RecipeRun:
         """All steps, and the page. Returns the evaluations that missed a bar."""
         import torch
 
-        from generation.page import write_recipe_page
+        from generation.report.page import write_recipe_page
 
         if self.settings.threads:
             torch.set_num_threads(self.settings.threads)
@@ -426,7 +426,7 @@ class RecipeRun:
 
     def _prompts(self, data: str, held_out: str | None) -> Path:
         """OUT/prompts.txt: captions of held-out clips. Raises `ConfigError` where they have none."""
-        from generation.real import captions
+        from generation.evaluate.real_clips import captions
 
         path = self.out / "prompts.txt"
         if not path.is_file():
@@ -446,7 +446,7 @@ class RecipeRun:
 
     def _check_apart(self, data: str, held_out: str) -> None:
         """Raises `ValueError` for held-out clips that are trained on."""
-        from generation.real import check_apart, ids
+        from generation.evaluate.real_clips import check_apart, ids
 
         stages = [name for name in STAGES if getattr(self.settings, name) is not None]
         configs = [
@@ -465,7 +465,7 @@ class RecipeRun:
 
 
 def _write(path: Path, text: str) -> None:
-    from generation.checkpoint import write_text
+    from generation.disk import write_text
 
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, text)

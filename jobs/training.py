@@ -19,13 +19,13 @@ from rich.console import Console
 
 from curation.progress import Stopped
 from curation.sandbox.words import printable
-from generation import parallel
-from generation import run as runs
 from generation.config import Config
-from generation.metrics import Metrics
-from generation.parallel import World, join
-from generation.stage import Stage, open_stage
-from generation.trainer import NotFinite, Trainer
+from generation.train import parallel, start
+from generation.train.metrics import Metrics
+from generation.train.open import open_stage
+from generation.train.parallel import World, join
+from generation.train.stage import Stage
+from generation.train.trainer import NotFinite, Trainer
 from jobs.common import is_for_the_user
 
 _PLAIN_SECONDS = 10.0
@@ -138,11 +138,11 @@ def _train(
     if at:
         say(f"going on from step {at}")
     if at >= task.last:
-        parallel.together(lambda: runs.take_sampling(task.run, task.config) if world.first else None, world)
+        parallel.together(lambda: start.take_sampling(task.run, task.config) if world.first else None, world)
         say(f"{trainer.folder} is trained: {at} steps")
         return True
     # Not before: what could not be started leaves nothing behind.
-    parallel.together(lambda: runs.begin(task.run, task.config) if world.first else None, world)
+    parallel.together(lambda: start.begin(task.run, task.config) if world.first else None, world)
     if task.stop_at and task.stop_at > task.last:
         say(f"its phases end at step {task.last}, and so does the training")
     trainer.fit(task.stop_at, on_step, asked, say)
@@ -163,12 +163,12 @@ def _open(task: _Task, world: World, say: Callable[[str], None]) -> Trainer:
         return stage
 
     def check() -> None:
-        for line in runs.check(task.run, config):
+        for line in start.check(task.run, config):
             say(f"changed since the last start: {line}")
 
     parallel.together(lambda: check() if world.first else None, world)
     stage = parallel.together(load, world)
-    stage.place(world)
+    stage.set_up(world)
     return Trainer(config, stage, task.dataset, folder, world)
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from benchmarks import generation as benchmark
-from generation.transformer import skeleton
+from generation.models.cogvideox import skeleton
 from tests.generation.tiny_runs import ROOT
 
 LINE = re.compile(r"^(\w.{27}) +(\d+) +([\d.]+) +([\d.]+) +([\d.]+)% +([\d.]+) +(.+)$", re.M)

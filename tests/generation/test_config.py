@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from curation.config.schema import ConfigError
-from generation.codec import open_codec
+from generation.codecs.open import open_codec
 from generation.config import (
     HARMLESS,
     Bucket,

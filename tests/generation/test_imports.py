@@ -44,6 +44,7 @@ def test_a_blocked_import_would_be_seen() -> None:
 def test_decoding_processes_stay_light() -> None:
     """They start in a moment: without torch."""
     found = python(
-        "import sys, generation.decode, av, decord; print('torch' in sys.modules, 'pandas' in sys.modules)"
+        "import sys, generation.data.decode, av, decord; "
+        "print('torch' in sys.modules, 'pandas' in sys.modules)"
     )
     assert found.stdout.split() == ["False", "False"], found.stderr

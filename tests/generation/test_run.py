@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from generation import run as runs
-from generation import transformer
+from generation.models import cogvideox
+from generation.sample.trained import open_trained
+from generation.train import start
 from tests.generation.tiny_runs import tiny
 
 CPU = torch.device("cpu")
@@ -19,19 +20,19 @@ CPU = torch.device("cpu")
 def _trained(run: Path, base: Path, adapters: str = "a") -> str:
     """The hash of a LoRA's run, of which only the names of the weights are there."""
     config = tiny(transformer={"pretrained": str(base)}, lora={"rank": 4})
-    weights = runs.begin(run, config) / "weights"
+    weights = start.begin(run, config) / "weights"
     weights.mkdir(exist_ok=True)
     (weights / "pytorch_lora_weights.safetensors").write_bytes(adapters.encode())
     (weights / "weights.json").write_text(json.dumps({"stage": "stage1", "step": 1, "hash": adapters}))
-    return runs.open_trained(run, "stage1", CPU).hash
+    return open_trained(run, "stage1", CPU).hash
 
 
 @pytest.mark.parametrize("layout", ["folder", "pipeline", "run"])
 def test_a_lora_is_known_by_its_base_too(layout: str, tmp_path: Path) -> None:
     base = tmp_path / "base"
     below = {"folder": base, "pipeline": base / "transformer", "run": base / "weights" / "transformer"}
-    model = transformer.build(tiny().transformer, 192, 384, 16)
-    path = transformer.save(model, below[layout])
+    model = cogvideox.build(tiny().transformer, 192, 384, 16)
+    path = cogvideox.save(model, below[layout])
     if layout == "run":
         (base / "config.json").write_text(tiny().model_dump_json())
     first = _trained(tmp_path / "run", base)
@@ -41,19 +42,19 @@ def test_a_lora_is_known_by_its_base_too(layout: str, tmp_path: Path) -> None:
     size = path.stat().st_size
     with torch.no_grad():
         model.get_parameter("proj_out.bias").add_(1e-3)
-    transformer.save(model, below[layout])
+    cogvideox.save(model, below[layout])
     assert path.stat().st_size == size
     assert _trained(tmp_path / "run", base) != first
 
 
 def test_a_lora_on_a_lora_is_known_by_all_below_it(tmp_path: Path) -> None:
-    model = transformer.build(tiny().transformer, 192, 384, 16)
-    transformer.save(model, tmp_path / "base")
+    model = cogvideox.build(tiny().transformer, 192, 384, 16)
+    cogvideox.save(model, tmp_path / "base")
     _trained(tmp_path / "one", tmp_path / "base")
     first = _trained(tmp_path / "two", tmp_path / "one" / "stage1")
     _trained(tmp_path / "one", tmp_path / "base", "b")
     second = _trained(tmp_path / "two", tmp_path / "one" / "stage1")
     with torch.no_grad():
         model.get_parameter("proj_out.bias").add_(1e-3)
-    transformer.save(model, tmp_path / "base")
+    cogvideox.save(model, tmp_path / "base")
     assert len({first, second, _trained(tmp_path / "two", tmp_path / "one" / "stage1")}) == 3

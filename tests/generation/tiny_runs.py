@@ -13,12 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from generation import checkpoint
-from generation import run as runs
 from generation.config import Config
-from generation.parallel import World
-from generation.stage import open_stage
-from generation.trainer import Trainer, losses_of
+from generation.train import checkpoint, start
+from generation.train.open import open_stage
+from generation.train.parallel import World
+from generation.train.trainer import Trainer, losses_of
 from tests.generation import synthetic
 
 ROOT = Path(__file__).parents[2]
@@ -103,7 +102,7 @@ def open_trainer(config: Config, data: Path, run: Path, world: World = ALONE) ->
     """
     folder = run / config.stage
     if world.first:
-        runs.begin(run, config)
+        start.begin(run, config)
         text = folder / "cache" / "text"
         if not text.exists():
             shared = data.with_name(f"{data.name}-text")
@@ -111,7 +110,7 @@ def open_trainer(config: Config, data: Path, run: Path, world: World = ALONE) ->
             text.parent.mkdir(exist_ok=True)
             text.symlink_to(shared)
     stage = open_stage(config, world.device, folder)
-    stage.place(world)
+    stage.set_up(world)
     return Trainer(config, stage, str(data), folder, world)
 
 

@@ -12,10 +12,10 @@ import pytest
 import torch
 from typer.testing import CliRunner, Result
 
-from generation import transformer
-from generation.pretrained import FILE
+from generation.models import cogvideox
+from generation.models.pretrained import FILE
 from jobs.cli import app
-from tests.generation import sat, sat_vae
+from tests.generation.published import sat, sat_vae
 
 ROOT = Path(__file__).parents[2]
 
@@ -31,7 +31,7 @@ def test_a_file_becomes_a_folder_and_what_it_is_is_told(tmp_path: Path) -> None:
     assert result.stdout.strip() == str(tmp_path / "new" / "stage2")
     assert "stage2.pt: FlashVideo's Stage II: 2 layers of 32, rotary positions, 0.1 M" in result.stderr
     assert f"use it with transformer.pretrained={tmp_path}/new/stage2" in result.stderr
-    assert sum(p.numel() for p in transformer.load(tmp_path / "new" / "stage2").parameters()) > 50_000
+    assert sum(p.numel() for p in cogvideox.load(tmp_path / "new" / "stage2").parameters()) > 50_000
 
 
 def test_options_reach_the_conversion(tmp_path: Path) -> None:

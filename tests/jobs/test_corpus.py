@@ -25,7 +25,7 @@ from curation.corpus.plan import BROKEN, Settings, pictures, plan, write
 from curation.progress import Progress
 from curation.sources.listing import list_sources
 from curation.store.dataset import Dataset
-from generation.transform import fit
+from generation.data.transform import fit
 from jobs.cli import app
 from jobs.common import load_named_config
 from tests.jobs.corpus_figures import figures

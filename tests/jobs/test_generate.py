@@ -13,8 +13,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
-from generation import codec, config, enhance, sample
-from generation.trainer import losses_of
+from generation import config
+from generation.codecs.base import Codec
+from generation.codecs.open import open_codec
+from generation.codecs.patch import PatchCodec
+from generation.sample import enhance
+from generation.sample.options import Options
+from generation.train.trainer import losses_of
 from jobs.cli import app
 from tests.generation import synthetic
 
@@ -178,9 +183,9 @@ ENHANCE = """
 import sys, torch
 from pathlib import Path
 from safetensors.torch import save_file
-from generation.run import open_trained
-from generation.enhance import enhance, open_source, plan_enhance
-from generation.sample import Options
+from generation.sample.trained import open_trained
+from generation.sample.enhance import enhance, open_source, plan_enhance
+from generation.sample.options import Options
 run, preview, out = map(Path, sys.argv[1:])
 device = torch.device("cpu")
 torch.set_num_threads(1)
@@ -206,17 +211,15 @@ def test_a_preview_enhanced_in_another_process_gives_the_same_bits(tmp_path: Pat
     finals = [(tmp_path / way / name / "final.mp4").read_bytes() for way in ("one", "two")]
     assert finals[0] == finals[1]
 
-    from generation.run import open_trained
+    from generation.sample.trained import open_trained
 
     trained = open_trained(run, "stage2", torch.device("cpu"))
-    source = enhance.open_source(tmp_path / "one" / name, torch.device("cpu"), sample.Options(), None)
-    here = enhance.enhance(
-        trained, trained.model(), source, enhance.plan_enhance(trained, source, sample.Options())
-    )
+    source = enhance.open_source(tmp_path / "one" / name, torch.device("cpu"), Options(), None)
+    here = enhance.enhance(trained, trained.model(), source, enhance.plan_enhance(trained, source, Options()))
     script = [sys.executable, "-c", ENHANCE, str(run), str(tmp_path / "two" / name), str(tmp_path / "there")]
     subprocess.run(script, cwd=ROOT, check=True, capture_output=True, timeout=300)
     assert torch.equal(here, load_file(tmp_path / "there")["latents"])
-    other = enhance.plan_enhance(trained, source, sample.Options(seed=7))
+    other = enhance.plan_enhance(trained, source, Options(seed=7))
     assert not torch.equal(here, enhance.enhance(trained, trained.model(), source, other))
 
 
@@ -287,20 +290,20 @@ def test_previews_share_a_codec_and_are_decoded_when_they_are_enhanced(
     opened: list[float] = []
     decoded: list[int] = []
 
-    def open_codec(settings: config.Codec, device: torch.device) -> codec.Codec:
+    def noted(settings: config.Codec, device: torch.device) -> Codec:
         opened.append(settings.std)
-        return codec.open_codec(settings, device)
+        return open_codec(settings, device)
 
-    def decode(self: codec.PatchCodec, latents: torch.Tensor, frames: int) -> torch.Tensor:
+    def decode(self: PatchCodec, latents: torch.Tensor, frames: int) -> torch.Tensor:
         decoded.append(frames)
         return torch.cat(list(self.decode_stream(latents, frames)), dim=2)
 
-    monkeypatch.setattr(enhance, "open_codec", open_codec)
-    monkeypatch.setattr(codec.PatchCodec, "decode", decode)
+    monkeypatch.setattr(enhance, "open_codec", noted)
+    monkeypatch.setattr(PatchCodec, "decode", decode)
 
     def made() -> tuple[list[float], int]:
         opened.clear(), decoded.clear()
-        enhance.enhance_previews(run, folders, sample.Options(), torch.device("cpu"))
+        enhance.enhance_previews(run, folders, Options(), torch.device("cpu"))
         return list(opened), len(decoded)
 
     assert made() == ([0.4], 4)
@@ -316,7 +319,7 @@ def test_previews_share_a_codec_and_are_decoded_when_they_are_enhanced(
     known = json.loads(preview.read_text())
     preview.write_text(json.dumps({**known, "codec": {**known["codec"], "std": 0.3}}))
     with pytest.raises(ValueError, match="take the same weights"):
-        enhance.enhance_previews(run, folders[2:], sample.Options(noise_step=900), torch.device("cpu"))
+        enhance.enhance_previews(run, folders[2:], Options(noise_step=900), torch.device("cpu"))
     assert (folders[2] / "final.json").exists()
 
 

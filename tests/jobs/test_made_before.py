@@ -1,4 +1,4 @@
-"""A dataset, a run and a preview that version 0.1.0 made are used by today's commands (tests/data/README.md)."""
+"""A dataset, a run and a preview that version 0.1.0 made are used by the commands of today."""
 
 from __future__ import annotations
 

@@ -22,8 +22,8 @@ import pytest
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
-from generation.bars import figure
-from generation.evaluate import Settings
+from generation.evaluate.bars import figure
+from generation.evaluate.settings import Settings
 from jobs.cli import app
 from jobs.recipe import Recipe, recipe_settings
 from tests.generation import synthetic

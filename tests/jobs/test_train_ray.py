@@ -17,10 +17,10 @@ import psutil
 import pytest
 import torch
 
-from generation import checkpoint
 from generation.config import Config
-from generation.parallel import join
-from generation.trainer import losses_of
+from generation.train import checkpoint
+from generation.train.parallel import join
+from generation.train.trainer import losses_of
 from tests.generation.tiny_runs import ROOT, dataset, different, kept, on_two_ranks, tiny, train
 from tests.jobs import left_behind
 from tests.jobs.left_behind import until

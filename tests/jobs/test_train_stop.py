@@ -14,9 +14,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from generation import checkpoint
 from generation.config import Config
-from generation.trainer import losses_of
+from generation.train import checkpoint
+from generation.train.trainer import losses_of
 from tests.generation.tiny_runs import ROOT, dataset, different, tiny, train
 
 ENDLESS = 100_000  # steps

@@ -1,0 +1,134 @@
+"""From prompts to previews, by Stage I; `generation.sample.enhance` makes the final videos of them.
+
+A preview is saved with its latents, so that the dear second stage can run later, in another process, on the
+CPU with the same bits as in one go. Networks are loaded one after the other, never two at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from generation.codecs.base import Codec
+from generation.config import Bucket, Sampling
+from generation.device import free
+from generation.media import to_uint8
+from generation.process import stage1
+from generation.sample import memory
+from generation.sample.execution import Execution, visiting
+from generation.sample.options import Options, Step, named, silent
+from generation.sample.preview_folder import Preview, find_preview, save_preview
+from generation.sample.trained import Trained, open_trained
+
+
+def sample_previews(
+    run: Path,
+    prompts: Sequence[str],
+    out: Path,
+    options: Options,
+    device: torch.device,
+    on_step: Step = silent,
+    say: Callable[[str], None] = lambda text: None,
+    how: Execution = Execution(),  # noqa: B008 (frozen)
+) -> list[Path]:
+    """Make a preview of each prompt: OUT/0000-slug/{preview.mp4, latents.safetensors, preview.json}.
+
+    Prompt k is drawn with the seed plus k, so that each can be made again alone. Previews that are there
+    already are kept. Raises `ValueError` when the run has no Stage I, or cannot make what is asked for.
+    """
+    trained = open_trained(run, "stage1", device)
+    shape = options.shape(trained.config)
+    sampling = options.sampling(trained.config)
+    fit = check_memory(trained, shape, sampling, how)
+    say(fit.told)
+    wanted = [_preview(trained, prompt, sampling, shape, options, k) for k, prompt in enumerate(prompts)]
+    folders = {k: find_preview(out, k, preview) for k, preview in enumerate(wanted)}
+    todo = [k for k, found in folders.items() if found is None]
+    if todo:
+        text = trained.text.get([sampling.told(wanted[k].prompt) for k in todo])
+        negative = trained.text.get([sampling.negative_prompt])[0] if sampling.negative_prompt else None
+        trained.text.release()
+        settle(trained.codec, how)
+        model = trained.model(how)
+        grid = trained.codec.grid(shape.frames, shape.height, shape.width)
+        for k, embedded in zip(todo, text, strict=True):
+            with visiting(model, device, how):
+                latents = stage1.sample(
+                    model,
+                    trained.config.objective,
+                    sampling,
+                    (trained.codec.channels, *grid),
+                    embedded,
+                    negative,
+                    "stage1",
+                    wanted[k].seed,
+                    positions=trained.config.transformer.positions,
+                    device=device,
+                    on_step=named(on_step, f"preview {k + 1} of {len(prompts)}"),
+                    apart=fit.apart,
+                )
+            with visiting(trained.codec, device, how), torch.no_grad():
+                pieces = pieces_of(trained.codec, latents, shape.frames)
+                folders[k] = save_preview(out, k, wanted[k], latents.cpu(), pieces)
+            say(f"preview  {folders[k]}")
+        del model
+        free(device)
+    return [folder for folder in folders.values() if folder is not None]
+
+
+def check_memory(trained: Trained, shape: Bucket, sampling: Sampling, how: Execution) -> memory.Fit:
+    return memory.check_sampling(
+        trained.config,
+        trained.codec,
+        trained.text.dim,
+        shape,
+        sampling,
+        trained.device,
+        how.offload,
+        how.guidance,
+    )
+
+
+def settle(codec: Codec, how: Execution) -> None:
+    """A codec was opened on the device: to where it waits."""
+    if how.offload != "none":
+        codec.to("cpu")
+
+
+def _preview(
+    trained: Trained, prompt: str, sampling: Sampling, shape: Bucket, options: Options, k: int
+) -> Preview:
+    return Preview(
+        prompt=prompt,
+        negative_prompt=sampling.negative_prompt,
+        seed=(options.seed or 0) + k,
+        frames=shape.frames,
+        height=shape.height,
+        width=shape.width,
+        fps=options.fps or trained.config.data.fps,
+        sampling=sampling.model_dump(mode="json"),
+        weights_hash=trained.hash,
+        precision=trained.precision,
+        codec=trained.codec.settings.model_dump(mode="json"),
+        codec_hash=trained.codec.hash,
+        text_hash=trained.text.hash,
+        version=_version(),
+    )
+
+
+def pieces_of(codec: Codec, latents: Tensor, frames: int) -> Iterator[np.ndarray]:
+    for piece in codec.decode_stream(latents, frames):
+        yield to_uint8(piece[0].cpu())
+
+
+def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("reelmill")
+    except PackageNotFoundError:  # run from its folder, not installed
+        return "not installed"

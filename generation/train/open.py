@@ -1,0 +1,30 @@
+"""The stage that a configuration names, ready to be trained."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from generation.config import Config
+from generation.train.diffusion_stage import open_diffusion
+from generation.train.stage import Stage
+from generation.train.vae_stage import open_vae
+
+
+def open_stage(
+    config: Config,
+    device: torch.device,
+    folder: Path,
+    world_size: int = 1,
+    say: Callable[[str], None] | None = None,
+) -> Stage[Any]:
+    """Load or make everything that training a stage needs. Raises `ValueError` for what is missing.
+
+    say: told what training takes, before the network is made; raises `ValueError` when there is not enough.
+    """
+    if config.stage == "vae":
+        return open_vae(config, device, world_size, say)
+    return open_diffusion(config, device, folder, world_size, say)
