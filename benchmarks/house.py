@@ -126,12 +126,11 @@ def main() -> None:
     old = sum((room.old for room in rooms.values()), Counter())
     long = sum(n > 25 for n in sentences)
     files, lines = (sum(getattr(room, what) for room in rooms.values()) for what in ("files", "lines"))
+    print(f"all: {files} files, {lines} lines, {len(sentences)} sentences")
     print(
-    middle = statistics.median(sentences)
-    print(f"all: {files} files, {lines} lines; {len(sentences)} sentences, of {middle:.0f} words")
+        f"     median sentence {statistics.median(sentences):.0f} words, {long} sentences of more than 25"
     )
-    print(f"in the middle, {long} of more than 25; {old.total()} old words: ", end="")
-    print(", ".join(f"{word} {n}" for word, n in old.most_common(12)))
+    print(f"     {old.total()} old words: {', '.join(f'{word} {n}' for word, n in old.most_common(12))}")
 
 
 if __name__ == "__main__":

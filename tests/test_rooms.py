@@ -29,6 +29,9 @@ def rooms() -> list[str]:
 
 
 def room_of(module: str) -> str:
+    """Its folder. `curation.pipeline` and `curation.progress` stand between the rooms of curation."""
+    if module in ("curation.pipeline", "curation.progress"):
+        return module
     return max((r for r in rooms() if module == r or module.startswith(f"{r}.")), key=len)
 
 
@@ -41,10 +44,11 @@ def drawn() -> dict[str, set[str]]:
 
 
 def test_imports_between_rooms_are_those_of_the_picture(graph: grimp.ImportGraph) -> None:
-    found: dict[str, set[str]] = {room: set() for room in rooms()}
+    found: dict[str, set[str]] = {room_of(module): set() for module in graph.modules}
     for module in graph.modules:
         here = room_of(module)
         found[here] |= {room_of(m) for m in graph.find_modules_directly_imported_by(module)} - {here}
+    del found["curation"]  # its map alone
     wanted = drawn()
     assert found.keys() == wanted.keys()
     assert {room: found[room] for room in found if found[room] != wanted[room]} == {}
@@ -93,11 +97,11 @@ def test_no_module_imports_itself_by_way_of_others(graph: grimp.ImportGraph) -> 
 def test_a_room_is_small_and_its_first_page_is_its_map(room: str) -> None:
     folder = ROOT / room.replace(".", "/")
     files = sorted(p.stem for p in folder.glob("*.py") if p.stem != "__init__")
-    assert len(files) <= MOST_FILES
+    assert len(files) <= MOST_FILES or room == "jobs"  # one module for each command
     tree = ast.parse((folder / "__init__.py").read_text(encoding="utf-8"))
     page = ast.get_docstring(tree)
     assert page is not None
     assert len(tree.body) == 1 or room == "filters"  # the table of scorers stands there
     within = sorted(p.name for p in folder.iterdir() if (p / "__init__.py").exists())
-    if room != "jobs":  # one module for each command
+    if room != "jobs":
         assert [name for name in (*files, *within) if name not in page] == []
