@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 from curation.config.schema import Config
 from curation.decode.sampling import Keeper, nearest
 from curation.decode.spans import Span
-from curation.decode.video import Video
+from curation.decode.video import Video, VideoInfo
 from filters.base import pairs, uniform
 from tests import render
 from tests.curation.helpers import measure
@@ -47,6 +48,27 @@ def test_pairs_are_of_the_frames_nearest_to_the_grid(tmp_path: Path, fps: int) -
     assert grid == sorted(set(grid))
     # Below ten frames a second some neighbouring points of the grid are the same frame, and give no pair.
     assert len(grid) >= (14 if fps == 8 else 18)
+
+
+@dataclass
+class Shown:
+    """A frame of one grey value."""
+
+    time_s: float
+
+    def gray(self, width: int, height: int, *, area: bool = True) -> np.ndarray:
+        return np.full((height, width), int(self.time_s * 10), np.uint8)
+
+
+def test_no_pair_bridges_a_gap_and_the_grid_resumes_behind_it() -> None:
+    """Ten frames a second, shown from 0 to 1 s and from 6 to 7 s."""
+    info = VideoInfo("mp4", "h264", 64, 48, 64, 48, 0, 1.0, 10.0, 22, 7.1, 0.0)
+    keeper = Keeper(info, {"m": pairs(10, 0.1, 64)}, {}, 1.0, thumbnails=False)
+    for time_s in [k / 10 for k in range(11)] + [6 + k / 10 for k in range(11)]:
+        keeper.offer(Shown(time_s))  # type: ignore[arg-type]
+    found = keeper.pairs("m", Span(0.0, 8.0, 22))
+    assert [round(pair.dt_s, 6) for pair in found] == [0.1] * 20
+    assert sorted({int(pair.first[0, 0]) for pair in found}) == [*range(10), *range(60, 70)]
 
 
 def test_forgetting_keeps_memory_bounded_and_the_open_scene_whole(tmp_path: Path) -> None:

@@ -341,6 +341,19 @@ def test_scores_that_were_computed_anew_are_taken_over_and_nothing_else_changes(
     assert align(dataset, accepted, said(before)) == 0  # not even for a NaN
 
 
+@pytest.mark.parametrize("extra", ['{"licence": "all rights reserved"}', None])
+def test_other_columns_of_the_list_are_taken_over(dataset: Dataset, extra: str | None) -> None:
+    """A licence that was corrected must reach the shards, where nothing else of the clip has changed."""
+    write_shard(dataset, "shard-00000", [row(f"c{k}", 100) for k in range(3)], settings_of())
+    before = list(dataset.rows("shards"))
+    accepted = {r["clip_id"]: dict(r) for r in before}
+    accepted["c1"]["extra"] = extra
+    assert align(dataset, accepted, said(before)) == 1
+    assert list(dataset.rows("shards")) == [
+        r | {"extra": extra} if r["clip_id"] == "c1" else r for r in before
+    ]
+
+
 def test_shards_of_other_encoder_settings_go(dataset: Dataset) -> None:
     write_shard(dataset, "shard-00000", [row("a", 10)], settings_of())
     write_shard(dataset, "shard-00001", [row("b", 10)], settings_of("cut.crf=30"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import threading
 import uuid
 from pathlib import Path
@@ -13,6 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from curation.config.load import load_config
+from curation.shards.write import write_shard
 from curation.store.dataset import Dataset, DatasetError
 from curation.store.schema import (
     CAPTIONS,
@@ -284,6 +287,48 @@ def test_a_part_that_replaces_another_is_the_old_one_or_the_new_one(
     assert [c["source_id"] for c in dataset.rows("clips")] == [wins]
     dataset.commit_part("p", [], [])  # and a part without rows is none
     assert dataset.parts("sources") == dataset.parts("clips") == []
+
+
+@pytest.mark.parametrize("before", [False, True], ids=["new", "replaced"])
+def test_clips_are_written_before_the_sources_that_commit_them(dataset: Dataset, before: bool) -> None:
+    """Killed between the two, a build finds no source whose clips are missing."""
+    if before:
+        dataset.commit_part("p", [source_row("old")], [clip_row("old clip", "old")])
+    write, asked = dataset.writing, list[str]()
+
+    def once(name: str) -> Any:
+        asked.append(name)
+        if len(asked) == 2:
+            raise KeyboardInterrupt
+        return write(name)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dataset, "writing", once)
+        with pytest.raises(KeyboardInterrupt):
+            dataset.commit_part("p", [source_row("new")], [clip_row("new clip", "new")])
+    assert [name.split("/")[0] for name in asked] == ["clips", "sources"]
+    dataset.clean()
+    assert [s["source_id"] for s in dataset.rows("sources")] == ["old"] * before
+    assert [c["clip_id"] for c in dataset.rows("clips")] == ["old clip"] * before
+
+
+@pytest.mark.parametrize("table", ["clips", "shards"])
+def test_one_wrong_bit_in_a_page_is_found(local: Dataset, table: str) -> None:
+    """Random bytes: compression leaves them as they are, so that only the checksum of the page can tell."""
+    noise = random.Random(0).randbytes(5000)
+    if table == "clips":
+        local.commit_part("p", [source_row("s")], [clip_row("c", "s") | {"thumbnail": noise}])
+    else:
+        row = dict.fromkeys(SHARDS.names) | {"clip_id": "p", "video": {"bytes": noise, "path": None}}
+        write_shard(local, "p", [row], load_config(""))
+    path = Path(local.path(f"{table}/p.parquet"))
+    data = bytearray(path.read_bytes())
+    place = bytes(data).index(noise[2000:2100])
+    data[place] ^= 1
+    path.write_bytes(data)
+    assert pq.ParquetFile(path).read().num_rows == 1  # nothing else notices
+    with pytest.raises(OSError, match="CRC"):
+        local.open_table(f"{table}/p.parquet", checked=True).read()
 
 
 @pytest.mark.parametrize("content", ["notes.txt", ".hidden", "shards/shard-00000.parquet", "_plan.json"])
