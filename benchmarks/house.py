@@ -127,9 +127,7 @@ def main() -> None:
     long = sum(n > 25 for n in sentences)
     files, lines = (sum(getattr(room, what) for room in rooms.values()) for what in ("files", "lines"))
     print(f"all: {files} files, {lines} lines, {len(sentences)} sentences")
-    print(
-        f"     median sentence {statistics.median(sentences):.0f} words, {long} sentences of more than 25"
-    )
+    print(f"     median sentence {statistics.median(sentences):.0f} words, {long} sentences of more than 25")
     print(f"     {old.total()} old words: {', '.join(f'{word} {n}' for word, n in old.most_common(12))}")
 
 

@@ -93,7 +93,7 @@ class _Sampler:
 
 def _kind(process: psutil.Process, root: int) -> str:
     command = " ".join(process.cmdline())
-    if "curation.sandbox.parent" in command:
+    if "curation.decode" in command:
         return "children"
     if process.pid == root:
         return "driver"

@@ -369,7 +369,7 @@ class Resources:
         ours = [
             p
             for p in process.children()
-            if p.status() == psutil.STATUS_ZOMBIE or "curation.sandbox.parent" in p.cmdline()
+            if p.status() == psutil.STATUS_ZOMBIE or "curation.decode" in p.cmdline()
         ]
         return cls(process.num_fds(), len(ours), len(list(temporary.iterdir())))
 

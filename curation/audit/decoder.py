@@ -47,7 +47,7 @@ class Decoder:
         # the user's folder is imported by accident.
         paths = [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
         self.process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "curation.audit.verify", str(theirs.fileno())],
+            [sys.executable, "-P", "-m", "curation.audit.decoder", str(theirs.fileno())],
             pass_fds=[theirs.fileno()],
             stdin=subprocess.DEVNULL,
             env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in paths if p)},
@@ -87,3 +87,7 @@ def decode_problem(mp4: bytes, frames: int, width: int, height: int) -> str | No
     except (DECORDError, RuntimeError, OSError, ValueError, IndexError) as error:
         return f"does not decode: {one_line(error)}"
     return None
+
+
+if __name__ == "__main__":
+    decode_clips(Connection(int(sys.argv[1])))

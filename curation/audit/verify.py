@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import math
-import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
 from typing import Any
 
 import pyarrow as pa
 
 from curation.audit.accounting import STATUSES
-from curation.audit.decoder import Decoder, decode_clips, one_line
+from curation.audit.decoder import Decoder, one_line
 from curation.captions.chosen import Captions, with_checks
 from curation.config.load import validated
 from curation.config.schema import ConfigError
@@ -408,7 +406,3 @@ def _span_problem(row: Mapping[str, Any], *, is_cut: bool = False) -> str | None
     if row["clip_id"] != clip_id(row["source_id"], Span(start_s, end_s, frames)):
         return "has an id that is not the hash of its source and times"
     return None
-
-
-if __name__ == "__main__":
-    decode_clips(Connection(int(sys.argv[1])))

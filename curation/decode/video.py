@@ -1,7 +1,7 @@
 """Opening and decoding one source: geometry, timestamps and cheap small pictures.
 
-Everything here parses foreign bytes, so it runs only in the decoding child (`curation.sandbox.parent`), never
-in a Ray worker or in the driver. The decoders get bytes, no name: they can open nothing else.
+Everything here parses foreign bytes, so it runs only in the decoding child (`curation.decode.__main__`),
+never in a Ray worker or in the driver. The decoders get bytes, no name: they can open nothing else.
 Times are presentation timestamps of the first video stream in seconds.
 """
 

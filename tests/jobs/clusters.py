@@ -55,7 +55,7 @@ class Node:
         for process in left_behind.processes(self.mark):
             with contextlib.suppress(psutil.Error):
                 lines.append(" ".join(process.cmdline()))
-        return any("curation.sandbox.parent" in line for line in lines)
+        return any("curation.decode" in line for line in lines)
 
     def working_dir(self) -> set[str]:
         """What lies at the top of the working directory that a job has sent here."""

@@ -122,7 +122,7 @@ class Place:
                 line = " ".join(process.cmdline())
             except psutil.Error:
                 continue
-            wanted = "curation.sandbox.parent" in line if what == "decoder" else line.startswith("ray::")
+            wanted = "curation.decode" in line if what == "decoder" else line.startswith("ray::")
             if wanted:
                 found.append(process)
         return found

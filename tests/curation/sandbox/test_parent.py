@@ -88,7 +88,7 @@ def children() -> list[psutil.Process]:
     found = []
     for p in psutil.Process().children():
         with contextlib.suppress(psutil.NoSuchProcess):
-            if p.status() == psutil.STATUS_ZOMBIE or "curation.sandbox.parent" in p.cmdline():
+            if p.status() == psutil.STATUS_ZOMBIE or "curation.decode" in p.cmdline():
                 found.append(p)
     return found
 
@@ -158,7 +158,7 @@ def test_what_a_library_prints_does_not_get_between_the_messages(
     runner = tmp_path / "noisy.py"
     runner.write_text(
         "import os\n"
-        "import curation.sandbox.parent as child, curation.decode.probe as probe\n"
+        "import curation.decode.__main__ as child, curation.decode.probe as probe\n"
         "plain = probe.run\n"
         "def run(request):\n"
         "    os.write(1, b'native noise')\n"
@@ -439,7 +439,7 @@ def test_a_flood_of_complaints_is_cut_off_and_costs_nothing(
     script = tmp_path / "complains.py"
     script.write_text(
         "import os\n"
-        "import curation.sandbox.parent as child, curation.decode.probe as probe\n"
+        "import curation.decode.__main__ as child, curation.decode.probe as probe\n"
         "plain = probe.run\n"
         "def run(request):\n"
         "    try:\n"
@@ -832,7 +832,7 @@ def test_a_picture_that_claims_to_be_huge_is_refused(
 _BROKEN_STORE = """
 import os
 import fsspec
-import curation.sandbox.parent as child
+import curation.decode.__main__ as child
 
 ERRORS = {{
     "timeout": TimeoutError("the store is slow"),
