@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -28,6 +29,23 @@ SHARED = Path(__file__).parents[1].parent / "shared"
 CHEAP = """
 filters: {duration: {}, resolution: {}, motion: {}, quality: {}, borders: {}, transition: {}}
 """
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    today = int(time.strftime("%Y%m%d", time.gmtime()))
+    parser.addoption("--seed", type=int, default=today, help="of random tests; default: today, as YYYYMMDD")
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    return f"random tests: --seed {config.getoption('--seed')} repeats them"
+
+
+@pytest.fixture(scope="session")
+def seed(pytestconfig: pytest.Config) -> int:
+    """Long tests take a part of their cases: another part with each seed. `-m slow` takes all of them."""
+    value: int = pytestconfig.getoption("--seed")
+    print(f"--seed {value}")
+    return value
 
 
 @pytest.fixture(autouse=True, scope="session")

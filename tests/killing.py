@@ -278,8 +278,9 @@ def _state(target: Dataset) -> Any:
     return _forked(lambda: (rows_of(target), verify(target), accounting(target).check(), target.unfinished()))
 
 
-def run_scenario(scenario: Scenario, place: Path, footage: Path, every: int = 1) -> dict[str, Any]:
-    """Kill the command at every (`every`-th) change that it makes, run it again, and compare."""
+def run_scenario(scenario: Scenario, place: Path, footage: Path, every: int = 1, first: int = 1) -> dict[str, Any]:
+    """Kill the command at its change number `first` and at every `every`-th one after that, run it again, and
+    compare."""
     base = place / "base"
     if scenario.begins_built and not base.exists():
         _run(SCENARIOS[0], Dataset(str(base)), footage, None)
@@ -296,7 +297,7 @@ def run_scenario(scenario: Scenario, place: Path, footage: Path, every: int = 1)
     assert expected[1:] == ([], [], []), expected[1:]
     rounds = different = repeated = 0
     problems: list[str] = []
-    for n in range(1, changes + 1, every):
+    for n in range(first, changes + 1, every):
         target = fresh("killed")
         assert _run(scenario, target, footage, n) is None, f"change {n} of {changes} was not come to"
         # Every third time, the one that goes on is killed as well.
@@ -327,11 +328,11 @@ def main() -> None:
     places = {**makers._PLACES, "transformers": ("tests.curation.speaker", "Speaker")}
     patch.setattr(makers, "_PLACES", places)
     patch.setattr(driver_captions, "_PART_ROWS", 2)
-    every = int(sys.argv[2]) if len(sys.argv) > 2 else 1
+    every, first = map(int, sys.argv[2:4]) if len(sys.argv) > 3 else (1, 1)
     footage = place / "footage"
     _forked(lambda: write_footage(footage))
     for scenario in SCENARIOS:
-        print(json.dumps(run_scenario(scenario, place, footage, every)), flush=True)
+        print(json.dumps(run_scenario(scenario, place, footage, every, first)), flush=True)
 
 
 if __name__ == "__main__":

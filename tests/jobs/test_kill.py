@@ -187,11 +187,12 @@ def report(total: Killed) -> str:
     )
 
 
-def test_killed_three_times(tmp_path: Path) -> None:
+def test_killed_once_or_twice(tmp_path: Path, seed: int) -> None:
+    """Whom the seed draws: the driver, a worker, a decoder, or a worker and then the driver."""
     place, total = Place(tmp_path), Killed()
-    draw = random.Random(1)
-    while sum(total.kills.values()) < 3:
-        kill_until_done(place, draw, total, 3)
+    draw = random.Random(seed)
+    while not total.kills:
+        kill_until_done(place, draw, total, 1)
     print(report(total))
 
 
