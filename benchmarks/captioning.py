@@ -24,7 +24,7 @@ import ray
 import torch
 
 from captioning.base import CaptionRequest
-from captioning.vlm import Transformers
+from captioning.local.vlm import Transformers
 from curation import pipeline
 from curation.captions import wanted
 from curation.cluster import session

@@ -7,8 +7,8 @@ from typing import Any, Literal
 
 CaptionerName = Literal["none", "sidecar", "transformers", "endpoint"]
 _PLACES = {
-    "transformers": ("captioning.vlm", "Transformers"),
-    "endpoint": ("captioning.endpoint", "Endpoint"),
+    "transformers": ("captioning.local.vlm", "Transformers"),
+    "endpoint": ("captioning.server.endpoint", "Endpoint"),
     "rewrite": ("captioning.rewrite", "Rewrite"),
 }
 

@@ -15,12 +15,12 @@ from functools import cached_property, partial
 from typing import Any, ClassVar, Literal
 
 from captioning.base import Caption, CaptionFailed, CaptionRequest, Pictures
-from captioning.chat import Answer, Content, Failed, Server, ask
-from captioning.checks import DEFAULT_RULES, failing, measure, refusal
-from captioning.endpoint import probe
-from captioning.lm import TextModel, TextSettings
+from captioning.checks.measures import DEFAULT_RULES, failing, measure, refusal
+from captioning.local.lm import TextModel, TextSettings
+from captioning.local.source import identity
 from captioning.prompts import Prompt, json_object, plain, rewrite_of
-from captioning.source import identity
+from captioning.server.chat import Answer, Content, Failed, Server, ask
+from captioning.server.endpoint import probe
 
 LONG, SHORT = "rewritten description", "short description"  # keys of the answer
 _RETRY_TEMPERATURE = 0.7

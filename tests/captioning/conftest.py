@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from captioning.vlm import Transformers
+from captioning.local.vlm import Transformers
 from tests.captioning import tiny_vlm
 from tests.captioning.tiny_vlm import tiny_captioner
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from captioning.checks import DEFAULT_RULES, failing, measure
+from captioning.checks.measures import DEFAULT_RULES, failing, measure
 from captioning.prompts import (
     PROMPTS,
     REWRITES,

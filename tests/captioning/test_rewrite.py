@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 from captioning.base import Caption, CaptionerMissing, CaptionFailed, CaptionRequest
-from captioning.lm import TextModel
+from captioning.local.lm import TextModel
 from captioning.prompts import REWRITES
 from captioning.rewrite import LONG, SHORT, Rewrite, rewritten
 from tests.captioning import tiny_vlm
-from tests.captioning.server import Asked, ChatServer, Reply
+from tests.captioning.chat_server import Asked, ChatServer, Reply
 
 REWRITE = REWRITES["rewrite"]
 GOOD = "A brown dog runs across a lawn and catches a red ball in the air."

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from captioning.base import Caption, CaptionFailed, CaptionRequest
-from captioning.vlm import Transformers
+from captioning.local.vlm import Transformers
 
 QWEN_PROCESSOR = Path(__file__).parents[3] / "shared" / "data" / "qwen2_5_vl_processor"
 PATCH, SIDE = 14, 28  # of the vision towers made here

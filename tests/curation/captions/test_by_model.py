@@ -16,7 +16,7 @@ from PIL import Image
 
 from captioning import makers
 from captioning.base import CaptionerMissing, CaptionFailed, CaptionRequest, Pictures
-from captioning.checks import CHECKS
+from captioning.checks.measures import CHECKS
 from curation import pipeline
 from curation.audit.accounting import accounting
 from curation.audit.verify import verify
@@ -32,7 +32,7 @@ from curation.sources.listing import list_sources
 from curation.store.dataset import Dataset
 from curation.store.schema import CAPTION_COLUMNS, CAPTIONS, FAILURES, SCHEMA_VERSION
 from tests import render as drawn
-from tests.captioning.server import Asked, ChatServer, Reply
+from tests.captioning.chat_server import Asked, ChatServer, Reply
 from tests.conftest import CHEAP
 from tests.curation.helpers import decode
 from tests.curation.inline import Inline

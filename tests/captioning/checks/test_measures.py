@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from captioning import checks
-from captioning.checks import CHECKS, DEFAULT_RULES, failing, measure
-from captioning.language import LANGUAGES, language
+from captioning.checks import measures
+from captioning.checks.language import LANGUAGES, language
+from captioning.checks.measures import CHECKS, DEFAULT_RULES, failing, measure
 from captioning.prompts import PROMPTS
 
 DETAILED = PROMPTS["detailed"].text
@@ -306,52 +306,52 @@ SIMILAR = {"caption.similarity": {"min": 0.2}}  # no default: it depends on the 
 
 @pytest.mark.parametrize("text", REFUSED)
 def test_a_refusal(text: str) -> None:
-    assert broken("refusal", checks.refusal(text))
+    assert broken("refusal", measures.refusal(text))
 
 
 @pytest.mark.parametrize("text", NOT_REFUSED)
 def test_no_refusal(text: str) -> None:
-    assert not broken("refusal", checks.refusal(text))
+    assert not broken("refusal", measures.refusal(text))
 
 
 @pytest.mark.parametrize("text", ECHOED)
 def test_an_echo_of_the_prompt(text: str) -> None:
-    assert broken("echo", checks.echo(text, DETAILED))
+    assert broken("echo", measures.echo(text, DETAILED))
 
 
 @pytest.mark.parametrize("text", NOT_ECHOED)
 def test_no_echo_of_the_prompt(text: str) -> None:
-    assert not broken("echo", checks.echo(text, DETAILED))
+    assert not broken("echo", measures.echo(text, DETAILED))
 
 
 @pytest.mark.parametrize("text", BOILER)
 def test_boilerplate(text: str) -> None:
-    assert broken("boilerplate", checks.boilerplate(text))
+    assert broken("boilerplate", measures.boilerplate(text))
 
 
 @pytest.mark.parametrize("text", NOT_BOILER)
 def test_no_boilerplate(text: str) -> None:
-    assert not broken("boilerplate", checks.boilerplate(text))
+    assert not broken("boilerplate", measures.boilerplate(text))
 
 
 @pytest.mark.parametrize(("text", "hit_limit"), TRUNCATED)
 def test_truncated(text: str, hit_limit: bool) -> None:
-    assert broken("truncated", checks.is_truncated(text, hit_limit))
+    assert broken("truncated", measures.is_truncated(text, hit_limit))
 
 
 @pytest.mark.parametrize(("text", "hit_limit"), NOT_TRUNCATED)
 def test_not_truncated(text: str, hit_limit: bool) -> None:
-    assert not broken("truncated", checks.is_truncated(text, hit_limit))
+    assert not broken("truncated", measures.is_truncated(text, hit_limit))
 
 
 @pytest.mark.parametrize("text", LOOPED)
 def test_repetition(text: str) -> None:
-    assert broken("repetition", checks.repetition(text))
+    assert broken("repetition", measures.repetition(text))
 
 
 @pytest.mark.parametrize("text", NOT_LOOPED)
 def test_no_repetition(text: str) -> None:
-    assert not broken("repetition", checks.repetition(text))
+    assert not broken("repetition", measures.repetition(text))
 
 
 @pytest.mark.parametrize("text", FOREIGN)
@@ -366,12 +366,12 @@ def test_in_english(text: str) -> None:
 
 @pytest.mark.parametrize("text", BAD_LENGTH)
 def test_too_short_or_too_long(text: str) -> None:
-    assert broken("words", checks.words(text))
+    assert broken("words", measures.words(text))
 
 
 @pytest.mark.parametrize("text", GOOD_LENGTH)
 def test_a_good_length(text: str) -> None:
-    assert not broken("words", checks.words(text))
+    assert not broken("words", measures.words(text))
 
 
 @pytest.mark.parametrize("name", [*CHECKS, "similarity"])
@@ -392,22 +392,22 @@ def test_there_are_at_least_ten_examples_of_each_kind(name: str) -> None:
 
 @pytest.mark.parametrize("embedding", APART)
 def test_a_caption_of_another_clip(embedding: list[float]) -> None:
-    assert broken("similarity", checks.similarity(embedding, ALONG), SIMILAR)
+    assert broken("similarity", measures.similarity(embedding, ALONG), SIMILAR)
 
 
 @pytest.mark.parametrize("embedding", TOGETHER)
 def test_a_caption_of_this_clip(embedding: list[float]) -> None:
-    assert not broken("similarity", checks.similarity(embedding, ALONG), SIMILAR)
+    assert not broken("similarity", measures.similarity(embedding, ALONG), SIMILAR)
 
 
 def test_similarity_is_the_cosine_whatever_the_lengths_and_types() -> None:
     random = np.random.default_rng(0)
     a, b = random.normal(size=512), random.normal(size=512)
     expected = sum(x * y for x, y in zip(a, b, strict=True)) / (sum(a * a) * sum(b * b)) ** 0.5
-    assert checks.similarity(a, b) == pytest.approx(expected, abs=1e-12)
-    assert checks.similarity(7 * a, b / 3) == pytest.approx(expected, abs=1e-12)
-    assert checks.similarity(a.astype(np.float16), b) == pytest.approx(expected, abs=1e-3)
-    assert -1 <= checks.similarity(a, -a) <= checks.similarity(a, a) <= 1
+    assert measures.similarity(a, b) == pytest.approx(expected, abs=1e-12)
+    assert measures.similarity(7 * a, b / 3) == pytest.approx(expected, abs=1e-12)
+    assert measures.similarity(a.astype(np.float16), b) == pytest.approx(expected, abs=1e-3)
+    assert -1 <= measures.similarity(a, -a) <= measures.similarity(a, a) <= 1
 
 
 @pytest.mark.parametrize(
@@ -415,7 +415,7 @@ def test_similarity_is_the_cosine_whatever_the_lengths_and_types() -> None:
 )
 def test_embeddings_without_a_direction_are_an_error(a: list[float], b: list[float]) -> None:
     with pytest.raises(ValueError, match="embedding"):
-        checks.similarity(a, b)
+        measures.similarity(a, b)
 
 
 GOOD = (

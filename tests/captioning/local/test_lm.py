@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from captioning.base import CaptionerMissing
-from captioning.lm import TextModel, TextSettings
+from captioning.local.lm import TextModel, TextSettings
 from tests.captioning import tiny_vlm
 
 TEXTS = [

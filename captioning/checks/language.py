@@ -6,7 +6,7 @@ import re
 import unicodedata
 from collections import Counter
 
-from captioning.phrases import QUOTED
+from captioning.checks.phrases import QUOTED
 
 # Names of letters begin with the name of their script.
 _SCRIPTS = {

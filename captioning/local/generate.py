@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from captioning.base import CaptionerMissing
-from captioning.source import Source, first_line
+from captioning.local.source import Source, first_line
 
 log = logging.getLogger(__name__)
 Item = TypeVar("Item")

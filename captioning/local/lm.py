@@ -9,10 +9,10 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 from captioning.base import CaptionerMissing
-from captioning.source import Source, locate
+from captioning.local.source import Source, locate
 
 if TYPE_CHECKING:
-    from captioning.generate import Generator
+    from captioning.local.generate import Generator
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +57,7 @@ class TextModel:
 
         Raises `CaptionerMissing` if the model cannot be loaded.
         """
-        from captioning.generate import Decoding, Unsaid
+        from captioning.local.generate import Decoding, Unsaid
 
         settings = self.settings
         decoding = Decoding(
@@ -81,7 +81,7 @@ class TextModel:
 
     @cached_property
     def _generator(self) -> Generator:
-        from captioning import generate
+        from captioning.local import generate
 
         source, settings = self._source, self.settings
         auto = _auto(source, settings.setting)
@@ -126,7 +126,7 @@ def _harmless(text: str, tokenizer: Any) -> str:
 def _tokenizer(source: Source, setting: str) -> Any:
     from transformers import AutoTokenizer
 
-    from captioning import generate
+    from captioning.local import generate
 
     try:
         return AutoTokenizer.from_pretrained(source.name, revision=source.revision)

@@ -18,9 +18,9 @@ import numpy as np
 import pytest
 
 from captioning.base import Caption, CaptionerMissing, CaptionFailed, CaptionRequest, Pictures
-from captioning.endpoint import Endpoint
 from captioning.prompts import PROMPTS, STRUCTURE
-from tests.captioning.server import Asked, ChatServer, Reply, numbered
+from captioning.server.endpoint import Endpoint
+from tests.captioning.chat_server import Asked, ChatServer, Reply, numbered
 
 FRAMES = 4
 KEY = "sk-test-0123456789abcdefABCDEF"

@@ -23,11 +23,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 
 from captioning.base import Caption, CaptionerMissing, CaptionFailed, CaptionRequest, Pictures
+from captioning.local.source import Source, first_line, identity, locate
 from captioning.prompts import Prompt, prompt_of
-from captioning.source import Source, first_line, identity, locate
 
 if TYPE_CHECKING:
-    from captioning.generate import Generator, Said
+    from captioning.local.generate import Generator, Said
 
 _SETTING = "captions.transformers"
 _TICKS = 1000  # per second: times of pictures are told to processors as numbers of frames of such a video
@@ -106,7 +106,7 @@ class Transformers:
 
     def __call__(self, clips: Sequence[CaptionRequest]) -> list[Caption | CaptionFailed]:
         """Raises `CaptionerMissing` if the model cannot be loaded."""
-        from captioning.generate import Decoding, Unsaid
+        from captioning.local.generate import Decoding, Unsaid
 
         answers: list[Caption | CaptionFailed] = []
         decoding = Decoding(self.max_tokens, self.temperature, self.seed, self.repetition_penalty)
@@ -174,7 +174,7 @@ def _processor(source: Source) -> Any:
     """With a chat template. Raises `CaptionerMissing`."""
     from transformers import AutoProcessor
 
-    from captioning import generate
+    from captioning.local import generate
 
     try:
         made: Any = AutoProcessor.from_pretrained(source.name, revision=source.revision)
@@ -222,7 +222,7 @@ class _Loaded:
     def __init__(self, settings: Transformers, text: str):
         from transformers import AutoModelForImageTextToText
 
-        from captioning import generate
+        from captioning.local import generate
 
         source = locate(settings.model, settings.revision, _SETTING)
         _check_family(source)

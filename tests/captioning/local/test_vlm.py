@@ -18,8 +18,8 @@ import pytest
 import torch
 
 from captioning.base import Caption, CaptionFailed, Pictures
+from captioning.local.vlm import Transformers
 from captioning.prompts import PROMPTS, plain
-from captioning.vlm import Transformers
 from tests.captioning import tiny_vlm
 from tests.captioning.tiny_vlm import ASKED, TOKENS, mixed_clips, texts_of, tiny_captioner
 
@@ -143,7 +143,7 @@ def test_draws_are_the_clips_own(llava: Path) -> None:
 
 
 def test_draws_follow_the_softmax() -> None:
-    from captioning.generate import _Draws
+    from captioning.local.generate import _Draws
 
     scores = torch.tensor([[0.0, 1.0, 2.0, -1.0]]).expand(20000, 4)
     draws = _Draws(0, [str(k) for k in range(20000)], torch.device("cpu"))
@@ -155,7 +155,7 @@ def test_draws_follow_the_softmax() -> None:
 def test_repetition_penalty_does_not_see_padding() -> None:
     from transformers import RepetitionPenaltyLogitsProcessor
 
-    from captioning.generate import _Penalty
+    from captioning.local.generate import _Penalty
 
     scores = torch.randn(2, 9, generator=torch.Generator().manual_seed(0))
     ids = torch.tensor([[0, 0, 3, 4, 5], [1, 2, 0, 4, 5]])  # 0 is padding in one row, and said in the other
@@ -463,7 +463,7 @@ def test_attention_changes_no_text(llava: Path) -> None:
 
 
 def test_auto_precision_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    from captioning.generate import precision
+    from captioning.local.generate import precision
 
     gpu = torch.device("cuda")
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
@@ -476,12 +476,12 @@ def test_auto_precision_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_import_is_quick() -> None:
     """Not by the clock: what takes seconds to import is not imported before it is needed."""
     code = (
-        "import sys, captioning.vlm as v, captioning.lm; v.Transformers().key; "
+        "import sys, captioning.local.vlm as v, captioning.local.lm; v.Transformers().key; "
         "print(sorted({'torch', 'transformers', 'huggingface_hub'} & set(sys.modules)))"
     )
     done = subprocess.run(
         [sys.executable, "-c", code],
-        cwd=Path(__file__).parents[2],
+        cwd=Path(__file__).parents[3],
         capture_output=True,
         text=True,
         check=True,

@@ -14,8 +14,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from captioning.base import Caption, CaptionerMissing, CaptionFailed, CaptionRequest, Pictures
-from captioning.chat import Content, Failed, Server, ask
 from captioning.prompts import Prompt, prompt_of
+from captioning.server.chat import Content, Failed, Server, ask
 
 _QUALITY = 90  # JPEG
 _RETRY_TEMPERATURE = 0.7

@@ -17,11 +17,11 @@ from typing import Any
 import pytest
 
 from captioning.base import Caption, CaptionerMissing
-from captioning.vlm import Transformers
+from captioning.local.vlm import Transformers
 from tests.captioning import tiny_vlm
 from tests.captioning.tiny_vlm import mixed_clips, tiny_captioner
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def _refusal(captioner: Transformers) -> str:
@@ -121,7 +121,7 @@ def test_what_only_loading_shows(llava: Path, tmp_path: Path) -> None:
 
 
 def test_packages_that_are_not_here(llava: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("captioning.vlm.find_spec", lambda name: None)
+    monkeypatch.setattr("captioning.local.vlm.find_spec", lambda name: None)
     with pytest.raises(CaptionerMissing, match=r"captions.transformers.attention: .*pip install flash-attn"):
         tiny_captioner(llava, attention="flash_attention_2").check()
     folder = tiny_vlm.edited(llava, tmp_path / "m", "config.json", model_type="smolvlm")
@@ -149,7 +149,7 @@ def test_settings_that_cannot_be(settings: dict[str, Any], message: str) -> None
 
 _ASK = """
 import json, sys
-from captioning.vlm import Transformers
+from captioning.local.vlm import Transformers
 for name, revision, says in json.loads(sys.argv[1]):
     captioner = Transformers(**({"model": name} if name else {}), revision=revision, max_tokens=16)
     try:
@@ -191,7 +191,7 @@ def test_the_default_model_without_a_hub(tmp_path: Path) -> None:
 
 def test_a_hub_that_cannot_be_reached_is_one_line_and_soon(tmp_path: Path) -> None:
     code = (
-        "from captioning.vlm import Transformers\n"
+        "from captioning.local.vlm import Transformers\n"
         "import time; began = time.monotonic()\n"
         "try: Transformers('org/model').check()\n"
         "except ValueError as error: print(error)\n"

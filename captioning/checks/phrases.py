@@ -1,4 +1,4 @@
-"""How models open, excuse themselves and give their frame away: the patterns behind `captioning.checks`."""
+"""How models open, excuse themselves and give their frame away: patterns of `captioning.checks.measures`."""
 
 from __future__ import annotations
 

@@ -13,8 +13,8 @@ from difflib import SequenceMatcher
 
 import numpy as np
 
-from captioning.language import language
-from captioning.phrases import BOILERPLATE, FRAME, QUOTED, REFUSALS
+from captioning.checks.language import language
+from captioning.checks.phrases import BOILERPLATE, FRAME, QUOTED, REFUSALS
 from captioning.prompts import Prompt
 
 CHECKS = ("refusal", "echo", "boilerplate", "truncated", "repetition", "language", "words")
