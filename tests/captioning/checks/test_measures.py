@@ -1,4 +1,4 @@
-"""Each check on captions that must fail under the default rules, and on captions that must not."""
+"""Each check on captions that must break the default rules, and on captions that must not."""
 
 from __future__ import annotations
 
@@ -301,7 +301,7 @@ TOGETHER = [  # at least 0.2
     [1.0, 2.0, 2.0, 2.0],
     [0.9, 0.0, -0.4, 0.0],
 ]
-SIMILAR = {"caption.similarity": {"min": 0.2}}  # no default: it depends on the model
+SIMILAR = {"caption.similarity": {"min": 0.2}}  # without a default, because the scale depends on the model
 
 
 @pytest.mark.parametrize("text", REFUSED)
@@ -400,7 +400,7 @@ def test_a_caption_of_this_clip(embedding: list[float]) -> None:
     assert not broken("similarity", measures.similarity(embedding, ALONG), SIMILAR)
 
 
-def test_similarity_is_the_cosine_whatever_the_lengths_and_types() -> None:
+def test_similarity_is_the_cosine_for_any_lengths_and_types() -> None:
     random = np.random.default_rng(0)
     a, b = random.normal(size=512), random.normal(size=512)
     expected = sum(x * y for x, y in zip(a, b, strict=True)) / (sum(a * a) * sum(b * b)) ** 0.5
@@ -432,7 +432,7 @@ def test_a_good_caption_breaks_no_default_rule() -> None:
         assert failing(measured, DEFAULT_RULES) is None
 
 
-def test_a_measure_knows_what_the_captioner_says_and_what_is_wanted() -> None:
+def test_measure_uses_the_truncated_flag_and_the_wanted_language() -> None:
     assert measure(GOOD, truncated=True)["truncated"] == 1
     assert failing(measure(GOOD, wanted="de"), DEFAULT_RULES) == "caption.language"
     assert "language" not in measure(GOOD, wanted=None)
@@ -440,7 +440,7 @@ def test_a_measure_knows_what_the_captioner_says_and_what_is_wanted() -> None:
     assert measure(DETAILED)["echo"] == 0
 
 
-def test_people_need_no_full_stop() -> None:
+def test_captions_by_people_need_no_full_stop() -> None:
     assert measure("red car, rain", kind="sidecar")["truncated"] == 0
     assert measure("red car, rain", kind="short")["truncated"] == 1
     assert measure("red car, rain", kind="sidecar", truncated=True)["truncated"] == 1
@@ -463,7 +463,7 @@ def test_the_default_rules_name_every_check(name: str) -> None:
 
 
 @pytest.mark.parametrize("wanted", LANGUAGES)
-def test_every_language_it_knows_is_told_from_english(wanted: str) -> None:
+def test_every_known_language_differs_from_english(wanted: str) -> None:
     if wanted != "en":
         assert language(GOOD, wanted) < 0.5
     assert 0 <= language("", wanted) <= 1
@@ -491,14 +491,14 @@ def test_other_languages_can_be_wanted(wanted: str, text: str) -> None:
     assert language(text, "en") < 0.5
 
 
-def test_an_unknown_language_is_an_error_that_names_the_known_ones() -> None:
+def test_the_error_for_an_unknown_language_names_the_known_languages() -> None:
     with pytest.raises(ValueError, match=r"'tlh'.* en, de"):
         language("nuqneH", "tlh")
 
 
 @settings(max_examples=100, deadline=None)
 @given(st.text(max_size=300), st.text(max_size=100))
-def test_any_text_has_every_check_within_its_range(text: str, prompt: str) -> None:
+def test_every_check_of_any_text_is_within_its_range(text: str, prompt: str) -> None:
     measured = measure(text, prompt=prompt)
     assert measured.pop("words") >= 0
     assert all(0 <= value <= 1 for value in measured.values())
@@ -509,7 +509,7 @@ def test_any_text_has_every_check_within_its_range(text: str, prompt: str) -> No
     "piece", ["a ", "'", "' ", '"', "“", "<|", "The video ", "video image ", "I ", "sorry, but ", "x"]
 )
 def test_no_text_takes_long(piece: str) -> None:
-    """A server may send whatever it likes."""
+    """A server may send any text."""
     text = piece * (20_000 // len(piece))
     start = time.perf_counter()
     measure(text, prompt=DETAILED)
