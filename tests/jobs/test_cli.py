@@ -207,7 +207,7 @@ def test_a_damaged_dataset_does_not_verify(tmp_path: Path) -> None:
     result = reelmill("verify", tmp_path / "d")
     assert result.exit_code == 1
     assert shard.stem in result.stdout
-    assert "sound" not in result.stdout
+    assert "OK" not in result.stdout
 
 
 # --- help -----------------------------------------------------------------------------------------
@@ -225,7 +225,7 @@ def test_every_command_explains_itself(command: str) -> None:
 
 
 def test_select_says_that_it_captions() -> None:
-    assert "captioned where a model captions" in " ".join(reelmill("select", "--help").output.split())
+    assert "and captioned if a model captions" in " ".join(reelmill("select", "--help").output.split())
     assert "runs no model" not in (ROOT / "README.md").read_text()
 
 
@@ -343,8 +343,8 @@ def test_a_session(footage: Path, tmp_path: Path, ray_session: None) -> None:
     assert sums(told.stdout) == counts
     assert told.stdout.rstrip().endswith("\ncomplete")
 
-    sound = reelmill("verify", out, "--decode")
-    assert (sound.exit_code, sound.stdout.strip()) == (0, "sound")
+    verified = reelmill("verify", out, "--decode")
+    assert (verified.exit_code, verified.stdout.strip()) == (0, "OK")
 
     wider = reelmill("select", out, "--set", "rules.resolution.short_side.min=90")
     assert wider.exit_code == 0, (wider.output, wider.exception)
@@ -352,7 +352,7 @@ def test_a_session(footage: Path, tmp_path: Path, ray_session: None) -> None:
     manifest = Dataset(str(out)).manifest()
     assert manifest["rules"] == {"resolution.short_side": {"min": 90.0, "max": None}}
     assert "\ncomplete" in reelmill("status", out).stdout
-    assert reelmill("verify", out, "--decode").stdout.strip() == "sound"
+    assert reelmill("verify", out, "--decode").stdout.strip() == "OK"
 
     narrower = reelmill("select", out, "--set", "rules.resolution.short_side.min=100")
     assert sums(narrower.stdout)["clips"] == [total, accepted, rejected, 0]
@@ -431,7 +431,7 @@ def test_sources_come_and_go(tmp_path: Path, inline: Inline) -> None:
     pruned = reelmill(*build, "--prune")
     assert f"removed with their clips (--prune): 1 ({videos}/b.mp4)" in pruned.stderr
     assert sums(pruned.stdout)["sources"] == [3, 2, 1]
-    assert reelmill("verify", out, "--decode").stdout.strip() == "sound"
+    assert reelmill("verify", out, "--decode").stdout.strip() == "OK"
 
 
 def test_too_many_failures_are_code_3(tmp_path: Path, inline: Inline) -> None:

@@ -113,7 +113,7 @@ def test_a_run_is_not_made_of_what_does_not_fit(files: Path) -> None:
     codec = overrides(codec__model="THUDM/CogVideoX-5b")
     assert "not both" in refused(files / "stage1.pt")
     assert "not both" in refused(files / "stage1.pt", "--run", run, "--out", files / "out")
-    assert "--preset and --set go with --run" in refused(files / "stage1.pt", "--out", files / "out", *codec)
+    assert "--preset and --set need --run" in refused(files / "stage1.pt", "--out", files / "out", *codec)
     assert "convert it with --out FOLDER" in refused(files / "3d-vae.pt", "--run", run)
     assert "transformer.layers: 2, not 42" in refused(files / "stage1.pt", "--run", run)
     assert "--lora-alpha: a number above 0, not nan" in refused(

@@ -74,7 +74,7 @@ def test_training_can_be_continued_by_the_same_command(tmp_path: Path, dataset: 
     reelmill(*command, "--out", whole, "--steps", "4")
     reelmill(*command, "--out", parts, "--steps", "3")
     said = reelmill(*command, "--out", parts, "--steps", "4")
-    assert "going on from step 3" in said
+    assert "resuming from step 3" in said
     assert losses_of(parts / "stage1") == losses_of(whole / "stage1")
     assert len(losses_of(whole / "stage1")) == 4
     name = Path("stage1/weights/transformer/diffusion_pytorch_model.safetensors")
@@ -384,7 +384,7 @@ SAMPLE = ["sample", "x", "--run", "{run}", "--out", "{new}"]
         ([*SAMPLE, "--size", "big"], ["--size big", "480x256"]),
         ([*SAMPLE, "--final-size", "101x64"], ["width 101", "take 100 or 104"]),
         (["sample", "--run", "{run}", "--out", "{new}"], ["PROMPT", "--prompts"]),
-        (["sample", "x", "--run", "{run}", "--out", "{empty}"], ["{empty}", "it is a file"]),
+        (["sample", "x", "--run", "{run}", "--out", "{empty}"], ["{empty}", "this is a file"]),
         ([*SAMPLE, "--guidance", "1", "--negative", "rain"], ["negative prompt", "guidance above 1"]),
         ([*SAMPLE, "--frames", "-3"], ["--frames", "greater than or equal to 1"]),
         ([*TRAIN, "--set", "sampling.guidance_ramp=spiral"], ["guidance_ramp", "spiral"]),

@@ -156,10 +156,10 @@ def test_what_was_stopped_or_lost_a_worker_ends_with_the_same_bits(command: Comm
     code, lines = command.end()
     assert code == 0, lines
     text = "\n".join(lines)
-    assert text.count(f"going on from step {stopped}") == 1
+    assert text.count(f"resuming from step {stopped}") == 1
     assert text.count("a worker was lost (") == 1
-    assert "going on from the newest checkpoint" in text
-    assert text.count("going on from step ") == 2
+    assert "resuming from the newest checkpoint" in text
+    assert text.count("resuming from step ") == 2
     assert f"step {last}/{last}: loss " in text
     assert command.left() == []
 

@@ -480,7 +480,7 @@ def test_what_changed_and_how_to_go_on_are_told(
             recaption(built, other)
     said = CliRunner().invoke(app, ["status", built.address("")])
     assert said.exit_code == 3
-    assert said.output.splitlines()[-1].endswith(f"; to go on: reelmill caption {built.address('')}")
+    assert said.output.splitlines()[-1].endswith(f"; to resume: reelmill caption {built.address('')}")
 
 
 def test_rewritten_captions_stand_beside_their_originals(built: Dataset) -> None:
