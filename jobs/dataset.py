@@ -34,13 +34,13 @@ Overrides = Annotated[
 
 @contextlib.contextmanager
 def working(dataset: Dataset, command: str) -> Iterator[None]:
-    """The context of commands that write: only one runs per dataset, and SIGTERM ends it like Ctrl-C."""
+    """The context of commands that write: one at a time per dataset; SIGTERM ends it like Ctrl-C."""
     with ended_in_order(), Lease(dataset, command) as lease:
         dataset.guard = lease.check
         try:
             yield
         except OSError as error:
-            # Ray and its workers end. Unfinished shards of the workers may fill the disk, so they are removed.
+            # Ray and its workers end. Their unfinished shards may fill the disk, so they are removed.
             if common.no_room(error):
                 with contextlib.suppress(OSError):
                     dataset.clean()

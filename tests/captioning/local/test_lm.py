@@ -107,7 +107,7 @@ def test_check(qwen2: Path, tmp_path: Path) -> None:
     with pytest.raises(CaptionerMissing, match=r"captions\.rewrite\.model: the folder .* does not exist"):
         missing(["x"])
     other = tiny_vlm.edited(qwen2, tmp_path / "m", "config.json", model_type="siglip")
-    with pytest.raises(CaptionerMissing, match="of the type siglip, which transformers does not load"):
+    with pytest.raises(CaptionerMissing, match="has the type siglip, which transformers does not load"):
         _model(other).check()
 
 

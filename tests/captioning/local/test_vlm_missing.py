@@ -47,7 +47,7 @@ def test_missing_files_of_a_folder_are_reported(llava: Path, tmp_path: Path) -> 
     assert _refusal(tiny_captioner(tmp_path / "none")).startswith(
         f"captions.transformers.model: the folder {tmp_path}/none does not exist"
     )
-    assert "holds no config.json; name a folder as `hf download`" in _refusal(
+    assert "has no config.json; name a folder as `hf download`" in _refusal(
         tiny_captioner(tmp_path / "empty")
     )
     bare = tiny_vlm.edited(llava, tmp_path / "bare", "config.json")
@@ -92,7 +92,7 @@ def test_faults_outside_the_weights_are_reported_before_the_work(llava: Path, tm
         cut = tiny_vlm.edited(llava, tmp_path / f"cut-{size}", "config.json")
         (cut / "model.safetensors").write_bytes(whole[:size])
         said = _refusal(tiny_captioner(cut))
-        assert f"lacks a whole model.safetensors: its {size} bytes are not what its header says" in said
+        assert f"lacks a whole model.safetensors: its {size} bytes do not match its header" in said
         assert said.endswith("name a complete folder")
     (cut / "model.safetensors").rename(cut / "model-00001-of-00001.safetensors")
     index = {"metadata": {}, "weight_map": {"a": "model-00001-of-00001.safetensors"}}
@@ -117,7 +117,7 @@ def test_faults_that_appear_only_during_loading(llava: Path, tmp_path: Path) -> 
     assert "lacks 1 of its weights, such as " in said(partial)
     if find_spec("flash_attn") is None:
         found = said(llava, attention="flash_attention_2")
-        assert found.startswith("captions.transformers.attention: flash_attention_2 cannot be had")
+        assert found.startswith("captions.transformers.attention: flash_attention_2 is not available")
 
 
 def test_missing_packages_are_reported(llava: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -289,7 +289,7 @@ def test_hub(hub: str, llava: Path, tmp_path: Path) -> None:
     assert gated.startswith(f"{prefix}model: org/gated is gated; accept its terms on https://huggingface.co/")
     assert "hf auth login" in gated
     assert unknown.startswith(f"{prefix}model: org/unknown exists neither on the hub nor as a folder")
-    assert revision == f"{prefix}revision: org/good has no v9; name a branch, tag or commit"
+    assert revision == f"{prefix}revision: org/good has no revision v9; name a branch, tag or commit"
     assert invalid == f"{prefix}model: a b is neither a folder nor a hub name"
     # A downloaded model needs no connection. An incomplete model is reported before the work.
     again, half = _ask(tmp_path, [("org/good", None, True), ("org/half", None, False)], HF_HUB_OFFLINE="1")

@@ -358,7 +358,7 @@ def test_a_key_that_no_header_can_hold(key: str, monkeypatch: pytest.MonkeyPatch
             Reply(status=429, raw=b'{"error": {"message": "No funds", "code": "insufficient_quota"}}'),
             "OPENAI_API_KEY has no credit left",
         ),
-        (Reply(status=307, headers={"Location": "http://127.0.0.1:1/v1"}), r"in captions\.endpoint\.url"),
+        (Reply(status=307, headers={"Location": "http://127.0.0.1:1/v1"}), r"set captions\.endpoint\.url to"),
     ],
 )
 def test_an_error_that_every_clip_would_meet_ends_the_work(reply: Reply, message: str) -> None:
