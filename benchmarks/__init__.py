@@ -1,1 +1,1 @@
-"""Measurements that the documents quote: ratios taken side by side in one run. They gate nothing."""
+"""Measurements for the documents: ratios of two measurements in the same run. No test depends on them."""

@@ -1,11 +1,12 @@
-"""What the pipeline costs a captioner: captions per second through Ray, from the shards to the driver, and of
-a bare loop of `model.generate` over the same clips in batches of the same size, inputs prepared beforehand.
+"""Captions per second of the pipeline, compared with a bare loop of `model.generate`.
 
-The model is a LLaVA-OneVision of random weights, made large enough that generating dominates, as it does in
-real ones; it says `--tokens` tokens for every clip. Both sides run in a worker of Ray's, on one thread (or on
-a GPU, where there is one), in turns, `--rounds` times, and the best of each counts: what else a machine does
-only slows. The pipeline's rate is from the first batch's answers to the last one's: starting workers and
-loading a model take as long for a million clips, and are printed beside it.
+The pipeline runs through Ray, from the shards to the driver. The bare loop uses the same clips in batches of
+the same size, with prepared inputs. The model is a LLaVA-OneVision with random weights. It is large enough
+that generation takes most of the time, as in real models, and writes `--tokens` tokens for every clip. Both
+ways run in turns, `--rounds` times, in a Ray worker on one thread (or on a GPU if there is one). The best
+round of each counts, because other work of the machine only slows a round down. The pipeline's rate is
+measured between the answers of the first and the last batch. The time for starting workers and loading the
+model does not depend on the number of clips and is printed separately.
 
     OMP_NUM_THREADS=1 python -m benchmarks.captioning [--clips 64] [--batch 8] [--tokens 64] [--rounds 3]
 """
@@ -24,7 +25,7 @@ import ray
 import torch
 
 from captioning.base import CaptionRequest
-from captioning.vlm import Transformers
+from captioning.local.vlm import Transformers
 from curation import pipeline
 from curation.captions import wanted
 from curation.cluster import session
@@ -59,7 +60,7 @@ def write_sources(folder: Path, clips: int) -> None:
 
 
 def write_model(folder: Path) -> Path:
-    """Some ten millions of weights; nothing but the end token ends what it says."""
+    """A model with tens of millions of weights. Only its end token ends an answer."""
     small = tiny_vlm.language
     size = {
         "hidden_size": 384,
@@ -91,7 +92,7 @@ def requests(dataset: Dataset, captioner: Transformers) -> list[CaptionRequest]:
 
 
 class Bare:
-    """`model.generate`, and nothing else."""
+    """A loop of `model.generate` without other work."""
 
     def __init__(self, location: str, captioner: Transformers):
         torch.set_num_threads(1)
@@ -122,7 +123,7 @@ class Bare:
 
 
 def bare(dataset: Dataset, config: Config) -> float:
-    """Captions per second, in a worker of Ray's as the pipeline's are: a busy machine treats both alike."""
+    """Captions per second, measured in a Ray worker, so that a busy machine affects both ways equally."""
     gpus = min(1.0, float(ray.cluster_resources().get("GPU", 0.0)))
     actor = ray.remote(num_cpus=1, num_gpus=gpus)(Bare).remote(dataset.location, config.captions.transformers)
     rate: float = ray.get(actor.rate.remote())
@@ -131,16 +132,16 @@ def bare(dataset: Dataset, config: Config) -> float:
 
 
 def piped(dataset: Dataset, config: Config) -> tuple[float, float, float]:
-    """Captions per second from the first answers on; seconds until those; seconds in all."""
+    """Captions per second after the first answers; seconds until the first answers; seconds until the end."""
     todo = wanted.wanted(dataset, config, "caption")
     tasks = wanted.tasks(todo, config.captions.transformers.batch_clips)
     began = time.perf_counter()
     came: list[float] = []
     for row in pipeline.captioned(tasks, config, dataset.address(""), "caption"):
         (made,) = json.loads(row["data"])["captions"]
-        assert made["caption.truncated"], "it said less than the bare loop's model does"
+        assert made["caption.truncated"], "the answer is shorter than in the bare loop"
         came.append(time.perf_counter() - began)
-    first = sum(at <= came[0] + 0.05 for at in came)  # those of the first batch come together
+    first = sum(at <= came[0] + 0.05 for at in came)  # answers of the first batch come together
     return (len(came) - first) / (came[-1] - came[0]), came[0], came[-1]
 
 
@@ -156,7 +157,7 @@ def main() -> None:
         write_sources(folder / "footage", asked.clips)
         settings = {
             "model": str(write_model(folder / "model")),
-            "prompt": "Say what there is to be seen.",  # a byte is a token here
+            "prompt": "Say what there is to be seen.",  # each byte is a token
             "frames": 4,
             "side": 112,
             "max_tokens": asked.tokens,

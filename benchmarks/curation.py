@@ -1,8 +1,8 @@
-"""What the two first ideas of the design save, in CPU seconds, on real 720p footage.
+"""The savings of the first two ideas of the design, in CPU seconds, on real 720p footage.
 
-1. The measure phase against a bare full decode of the same file, on the same core.
-2. A whole build against the customary way: detect scenes with PySceneDetect, cut and encode every scene,
-   then decode each clip again to score it. Same detector, same clips, same encoder preset, same scorers.
+1. The measure phase is compared with a bare full decode of the same file on the same core.
+2. A complete build is compared with the customary way: detect scenes with PySceneDetect, cut and encode every
+   scene, then decode each clip again to score it. Detector, clips, encoder preset and scorers are the same.
 
     python -m benchmarks.curation --footage ../shared/data/video [--minutes 5] [--profile FILE]
 """
@@ -53,7 +53,7 @@ def config(pairs_per_second: int) -> Config:
 
 
 def bare_decode(path: Path) -> float:
-    """CPU seconds to decode every frame, and nothing else, on one thread."""
+    """CPU seconds for decoding every frame on one thread."""
     began = time.process_time()
     with cast(InputContainer, av.open(str(path))) as container:
         stream = container.streams.video[0]
@@ -65,7 +65,7 @@ def bare_decode(path: Path) -> float:
 
 
 def measured(path: Path, settings: Config) -> tuple[float, list[dict[str, Any]]]:
-    """CPU seconds of the measure phase, run as the decoding child runs it; and the clips."""
+    """CPU seconds of the measure phase as in the decoding child, and the clips."""
     request = {"uri": str(path), "source_id": path.name, "config": settings.model_dump(mode="json")}
     began = time.process_time()
     heads = [m.head for m in measure.run(request)]
@@ -73,7 +73,7 @@ def measured(path: Path, settings: Config) -> tuple[float, list[dict[str, Any]]]
 
 
 def first_ratio(paths: Sequence[Path], rounds: int) -> dict[int, list[float]]:
-    """Rate of measuring over rate of bare decoding, each round side by side, by motion pairs per second."""
+    """Motion pairs per second -> for each round, the rate of measuring over the rate of bare decoding."""
     ratios: dict[int, list[float]] = {2: [], 10: []}
     for _ in range(rounds):
         for pairs, found in ratios.items():
@@ -86,7 +86,8 @@ def first_ratio(paths: Sequence[Path], rounds: int) -> dict[int, list[float]]:
 
 
 def customary(path: Path, clips: list[dict[str, Any]], settings: Config) -> dict[str, float]:
-    """CPU seconds of the customary way, by step. `clips` are ours, so that both ways make the same."""
+    """CPU seconds of each step of the customary way. `clips` come from the build, so both ways make the same
+    clips."""
     seconds = {}
     began = time.process_time()
     manager = SceneManager()
@@ -122,7 +123,7 @@ def customary(path: Path, clips: list[dict[str, Any]], settings: Config) -> dict
 
 
 def _score(path: Path, settings: Config) -> None:
-    """Every scorer on one clip file, from one decode of it (most pipelines take one per scorer)."""
+    """Run every scorer on one clip file with one decode (most pipelines decode once per scorer)."""
     scorers = settings.local_scorers
     with Video(str(path)) as video:
         keeper = Keeper(
@@ -141,7 +142,7 @@ def _score(path: Path, settings: Config) -> None:
 
 
 def rules_for(clips: list[dict[str, Any]], share: float) -> tuple[str, float]:
-    """The rule, as an override, that accepts nearest to `share` of the seconds; and the share it accepts."""
+    """The rule, as an override, whose accepted part of the seconds is nearest to `share`; and this part."""
     long_enough = [c for c in clips if c["end_s"] - c["start_s"] >= 3]
     total = sum(c["end_s"] - c["start_s"] for c in clips)
     best: tuple[float, str, float] | None = None
@@ -155,7 +156,7 @@ def rules_for(clips: list[dict[str, Any]], share: float) -> tuple[str, float]:
 
 
 def build(paths: Sequence[Path], override: str, folder: Path) -> tree.Usage:
-    """A real `reelmill build` with all its processes, Ray's included."""
+    """Run a real `reelmill build` with all its processes, including Ray's."""
     settings = folder / "config.yaml"
     settings.write_text(CONFIG.replace("PAIRS", "2"))
     command = [sys.executable, "-m", "jobs.build", *map(str, paths), "--out", str(folder / "dataset")]
@@ -167,9 +168,11 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--footage", type=Path, required=True)
-    parser.add_argument("--minutes", type=float, default=5.0, help="of each of the two files")
+    parser.add_argument("--minutes", type=float, default=5.0, help="length of each of the two files")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--profile", type=Path, help="a file to add the profile of measuring to; no more")
+    parser.add_argument(
+        "--profile", type=Path, help="only profile the measuring, and append the profile to this file"
+    )
     args = parser.parse_args()
     cv2.setNumThreads(1)
     av.logging.set_libav_level(av.logging.ERROR)
@@ -215,7 +218,7 @@ def main() -> None:
 
 
 def machine() -> str:
-    """What a benchmark ran on, in words."""
+    """A description of this machine."""
     return f"machine: {_processor()}, {os.cpu_count()} CPUs, Python {platform.python_version()}"
 
 

@@ -1,4 +1,4 @@
-"""Footage for benchmarks: real clips, looped without re-encoding."""
+"""Footage for benchmarks: real clips, repeated without encoding."""
 
 from __future__ import annotations
 

@@ -1,11 +1,12 @@
-"""Sampling and training of both stages: seconds, share of the roofline, peak memory; beside diffusers' own.
+"""Sampling and training of both stages: seconds, share of the roofline and peak memory, beside diffusers.
 
-Weights are random and texts are noise, so that anyone can repeat it; Ray is not needed. The roofline is the
-rate of a large matrix product in the network's precision, measured in the same run: 100 % would be a network
-that is nothing but that product. Beside it runs the stock `CogVideoXTransformer3DModel` of the same sizes: in
-`CogVideoXPipeline`, in turns with ours, and in a plain training step. Seconds are the best of `--rounds`;
-"of diffusers'" is ours over theirs in the same round: the median over rounds, its least and most in brackets.
-Training cases run one after the other on a GPU, which has no room for two: there it is the ratio of bests.
+Weights are random and texts are noise, so that anyone can repeat the measurement. Ray is not needed. The
+roofline is the rate of a large matrix product in the network's precision, measured in the same run. A network
+that consists of this product only would reach 100 %. For comparison, the stock `CogVideoXTransformer3DModel`
+of the same sizes runs in `CogVideoXPipeline`, in turns with reelmill's sampler, and in a plain training step.
+Seconds are the best of `--rounds`. The column "of diffusers'" is reelmill's time over diffusers' time in the
+same round: the median over rounds, with minimum and maximum in brackets. A GPU has no memory for two
+trainings, so they run in sequence, and the column is the ratio of the best rounds.
 
     python -m benchmarks.generation                                       # tiny: a minute on an idle core
     python -m benchmarks.generation --compile                             # three: compiling takes longer
@@ -14,8 +15,8 @@ Training cases run one after the other on a GPU, which has no room for two: ther
     python -m benchmarks.generation --preset flashvideo-fast --stage stage2 --size 540p --size 1080p
     python -m benchmarks.generation --preset flashvideo --whole           # both stages with the codec
 
-Peak memory is the network's own weights, the optimiser, and all that is alive beside them; on a CPU it is
-counted, operation by operation. A training step's share is the MFU: computing again is not counted as work.
+Peak memory is the network's weights, the optimiser and all other live tensors. On a CPU it is counted per
+operation. The share of a training step is the MFU: recomputation is not counted as work.
 """
 
 from __future__ import annotations
@@ -56,12 +57,15 @@ SIZES = {
     "1080p": Bucket(frames=49, height=1072, width=1920),
 }
 TEXT_DIM = {"minilm": 384, "t5": 4096}
-PUBLISHED_S = {"stage1": 30.1, "stage2": 72.2}  # evaluations alone; the device is not told (arXiv 2502.05179)
+PUBLISHED_S = {
+    "stage1": 30.1,
+    "stage2": 72.2,
+}  # only evaluations; the paper does not name the device (arXiv 2502.05179)
 
 
 @dataclass
 class Case:
-    """Something to measure. Peak memory is told with `weights`, which are there all the time."""
+    """One measurement. The printed peak memory includes `weights`, which are always in memory."""
 
     name: str
     tokens: int
@@ -78,14 +82,14 @@ class Case:
 
 
 def settings(name: str, stage: str, size: Bucket | None = None) -> Config:
-    """A preset's stage, from random weights, at one size."""
+    """The configuration of a preset's stage with random weights at one size."""
     data = preset(name, stage)
     data["transformer"] = {**data["transformer"], "pretrained": None}
     data.pop("phases", None)
     data["data"] = {**data["data"], "buckets": [size.model_dump() if size else data["data"]["buckets"][0]]}
     adapters = data.pop("lora", None)
     config = Config.model_validate(data)
-    # Adapters on random weights: what a configuration for use would refuse.
+    # Adapters on random weights, which the validation of a configuration would refuse.
     return config.model_copy(update={"lora": Lora.model_validate(adapters)}) if adapters else config
 
 
@@ -94,7 +98,7 @@ def channels(config: Config) -> int:
 
 
 def build(config: Config, dtype: torch.dtype, device: torch.device, stock: bool = False) -> Any:
-    """stock: as diffusers' pipeline has it: any kernel, nothing compiled, and no noise strength."""
+    """The network. `stock`: as in diffusers' pipeline, with any kernel, not compiled, no noise strength."""
     wanted = config.transformer.model_copy(
         update={"attention": "any", "noise_strength": False} if stock else {}
     )
@@ -111,7 +115,7 @@ def text(config: Config, device: torch.device) -> Tensor:
 
 
 def forward_flops(config: Config, shape: Bucket) -> float:
-    """Of one row."""
+    """The operations of a forward pass for one row of a batch."""
     return cogvideox.flops(
         config.transformer,
         channels(config),
@@ -125,7 +129,7 @@ def forward_flops(config: Config, shape: Bucket) -> float:
 
 
 def sampling_cases(config: Config, steps: int, device: torch.device, compiled: bool) -> list[Case]:
-    """Ours with guidance in one batch and apart, and without; and diffusers' pipeline, with guidance."""
+    """Sampling with guidance in one batch, in two and without, and diffusers' pipeline with guidance."""
     shape = config.data.buckets[0]
     dtype = torch.bfloat16 if uses_bf16(config.train.precision, device) else torch.float32
     flops, cases = forward_flops(config, shape), []
@@ -156,7 +160,7 @@ def case(
 def sampler(
     model: nn.Module, config: Config, steps: int, guidance: float, apart: bool, device: torch.device
 ) -> Callable[[], Tensor]:
-    """Latents (1, C, t, h, w) by the stage's own sampler."""
+    """A function that makes latents (1, C, t, h, w) with the sampler of the stage."""
     grid = config.latent_grid(config.data.buckets[0])
     way = Sampling(steps=steps, guidance=guidance, shift=config.sampling.shift)
     words, size = text(config, device), (channels(config), *grid)
@@ -169,8 +173,8 @@ def sampler(
 
 
 def pipeline(model: Any, config: Config, steps: int) -> Callable[[], object]:
-    """The library's, as its users call it: guidance in one batch, its own DPM solver; neither text encoder
-    nor decoding."""
+    """A function that samples with diffusers' pipeline: guidance in one batch, its own DPM solver, without
+    text encoder and decoding."""
     from diffusers import CogVideoXDPMScheduler, CogVideoXPipeline
 
     made: Any = CogVideoXPipeline(None, None, None, model, CogVideoXDPMScheduler())
@@ -181,7 +185,7 @@ def pipeline(model: Any, config: Config, steps: int) -> Callable[[], object]:
         prompt_embeds=words,
         negative_prompt_embeds=torch.zeros_like(words),
         num_frames=(t - 1) * 4 + 1,
-        height=h * 8,  # of latents of its own autoencoder
+        height=h * 8,  # the pipeline's own autoencoder would reduce sides by 8
         width=w * 8,
         num_inference_steps=steps,
         guidance_scale=4.0,
@@ -193,7 +197,7 @@ def pipeline(model: Any, config: Config, steps: int) -> Callable[[], object]:
 
 
 def training_case(name: str, config: Config, device: torch.device) -> Case:
-    """A step with its optimiser: of ours, or of the stock model on the same numbers."""
+    """A training step with its optimiser, for reelmill's network or for the stock model."""
     stock = "diffusers" in name
     frozen = config.lora is not None and uses_bf16(config.train.precision, device)
     model = build(config, torch.bfloat16 if frozen else torch.float32, device, stock).train()
@@ -208,8 +212,8 @@ def training_case(name: str, config: Config, device: torch.device) -> Case:
 
 
 def training(names: Sequence[str], config: Config, device: torch.device, rounds: int) -> list[Case]:
-    """In turns on a CPU, which others may share; one after the other on a GPU, which has no room for two
-    models with their optimisers."""
+    """Measure training cases: in turns on a CPU, which others may share; in sequence on a GPU, which has no
+    memory for two models with their optimisers."""
     if device.type == "cpu":
         cases = [training_case(name, config, device) for name in names]
         measure(cases, device, rounds)
@@ -218,7 +222,7 @@ def training(names: Sequence[str], config: Config, device: torch.device, rounds:
     for name in names:
         measured = training_case(name, config, device)
         measure([measured], device, rounds)
-        done.append(replace(measured, action=lambda: None))  # what held the model
+        done.append(replace(measured, action=lambda: None))  # the action keeps the model in memory
         del measured
         free(device)
     return done
@@ -252,11 +256,11 @@ def step(model: nn.Module, config: Config, device: torch.device, stock: bool) ->
 @dataclass(frozen=True)
 class Part:
     seconds: float
-    peak: int  # bytes; 0: not known
+    peak: int  # bytes; 0: unknown
 
 
 def whole(name: str, device: torch.device) -> None:
-    """From noise to frames at the presets' sizes, steps and guidance, each part timed."""
+    """Time each part from noise to frames, at the preset's sizes, steps and guidance."""
     parts: dict[str, Part] = {}
     with tempfile.TemporaryDirectory() as folder:
         first, second = settings(name, "stage1"), settings(name, "stage2")
@@ -282,9 +286,7 @@ def whole(name: str, device: torch.device) -> None:
     print(f"{'evaluations':<16} {alone:9.2f} s   {'with the codec':<14} {everything:9.2f} s")
     if name.startswith("flashvideo"):
         told = sum(PUBLISHED_S.values())
-        print(
-            f"FlashVideo tells {told:.1f} s for the evaluations ({PUBLISHED_S}), on a device it does not name"
-        )
+        print(f"FlashVideo reports {told:.1f} s for the evaluations ({PUBLISHED_S}), on an unnamed device")
 
 
 def evaluations(config: Config, device: torch.device, parts: dict[str, Part]) -> Tensor:
@@ -342,7 +344,7 @@ def roofline(device: torch.device, dtype: torch.dtype) -> tuple[float, int]:
 
 
 def measure(cases: Sequence[Case], device: torch.device, rounds: int) -> None:
-    """Warm and memory first, then seconds in turns."""
+    """Warm up and measure memory, then measure seconds in turns."""
     for it in cases:
         if device.type == "cuda":
             it.action()
@@ -366,7 +368,7 @@ def measure(cases: Sequence[Case], device: torch.device, rounds: int) -> None:
 
 
 def scale(values: Sequence[float], units: Sequence[tuple[float, str]]) -> tuple[float, str]:
-    """The largest unit of which the smallest value is at least one; else the last."""
+    """The largest unit in which the smallest value is at least one; otherwise the last unit."""
     return next((unit for unit in units if min(values) >= unit[0]), units[-1])
 
 
@@ -375,7 +377,8 @@ BYTES = ((1e9, "GB"), (1e6, "MB"))
 
 
 def of_theirs(it: Case, theirs: Case, in_turns: bool) -> str:
-    """Ours over theirs, an evaluation each: round by round where they took turns, else of the bests."""
+    """Reelmill's time per evaluation over diffusers' time: per round if they ran in turns, otherwise of the
+    best rounds."""
     fair = theirs.evaluations / it.evaluations
     if not in_turns:
         return f"{fair * it.seconds / theirs.seconds:.2f} (bests)"
@@ -421,16 +424,18 @@ def command() -> argparse.ArgumentParser:
     )
     parser.add_argument("--preset", default="tiny")
     parser.add_argument("--stage", choices=("stage1", "stage2"), help="default: both")
-    parser.add_argument("--size", choices=sorted(SIZES), action="append", help="default: the stage's own")
-    parser.add_argument("--steps", type=counted, help="evaluations of a sampling; default: 2")
+    parser.add_argument(
+        "--size", choices=sorted(SIZES), action="append", help="default: the size of the stage"
+    )
+    parser.add_argument("--steps", type=counted, help="evaluations per sampling; default: 2")
     parser.add_argument("--rounds", type=counted, help="default: 5 on a CPU, 3 on a GPU")
     parser.add_argument("--compile", action="store_true", help="also with compiled blocks")
     parser.add_argument("--no-training", action="store_true")
     parser.add_argument(
         "--whole",
         action="store_true",
-        help="both stages with the codec, and nothing else, at the preset's sizes and steps; "
-        "goes with --preset and --device alone",
+        help="only both stages with the codec, at the preset's sizes and steps; "
+        "can be combined with --preset and --device only",
     )
     parser.add_argument("--device", choices=("cpu", "cuda"))
     return parser
@@ -444,14 +449,16 @@ class Asked:
 
 
 def asked() -> Asked:
-    """What was asked for, checked before anything is measured."""
+    """The options of the command, checked before measuring."""
     parser = command()
     args = parser.parse_args()
     if args.whole:
         others = ("stage", "size", "steps", "rounds", "compile", "no_training")
         ignored = [f"--{name.replace('_', '-')}" for name in others if getattr(args, name)]
         if ignored:
-            parser.error(f"--whole goes with --preset and --device alone, not with {', '.join(ignored)}")
+            parser.error(
+                f"--whole can be combined with --preset and --device only, not with {', '.join(ignored)}"
+            )
     try:
         configs = [
             settings(args.preset, stage, SIZES[size] if size else None)
@@ -483,16 +490,16 @@ def main() -> None:
     if args.whole:
         whole(args.preset, device)
         return
-    in_turns = device.type == "cpu"  # of training, see there
-    print(f"of diffusers': ours over theirs in the same round, the median of {args.rounds} (least-most)")
+    in_turns = device.type == "cpu"  # see `training`
+    print(f"of diffusers': reelmill over diffusers, the median of {args.rounds} rounds (minimum-maximum)")
     if not (in_turns or args.no_training):
-        print("training on a GPU is one case after the other: the ratio of the best rounds")
+        print("training on a GPU runs in sequence, so its ratio is that of the best rounds")
     for config in found.configs:
         shape = config.data.buckets[0]
         title = f"{config.stage}, {shape.frames} frames of {shape.width}x{shape.height}"
         cases = sampling_cases(config, args.steps, device, args.compile)
         measure(cases, device, args.rounds)
-        roof = max(roof, roofline(device, dtype)[0])  # others on the machine come and go
+        roof = max(roof, roofline(device, dtype)[0])  # the load of the machine may change
         table(f"{title}: sampling", cases, roof, "s/evaluation")
         del cases
         free(device)

@@ -1,8 +1,8 @@
-"""A build of many tiny sources: does the driver's memory grow, does a source take longer than the one before?
+"""A build of many tiny sources: does the driver's memory grow, and do later sources take longer?
 
-The sources are one rendered video of a second with a number after its end (an MP4 box that readers skip), so
-that all are different files with the same picture. The build runs in this process: what it prints of memory
-is the driver's resident set.
+All sources are the same rendered video of one second, with a number after its end (an MP4 box that readers
+skip). So the files differ, but their pictures are equal. The build runs in this process, and the printed
+memory is the driver's resident set.
 
     python -m benchmarks.many [--sources 10000] [--trace]
 """
@@ -59,7 +59,7 @@ def resident_mb() -> float:
 
 
 class Meter(Progress):
-    """Prints memory and time for each `EVERY` sources, and each as many clips cut."""
+    """Prints memory and time after every `EVERY` measured sources and every `EVERY` cut clips."""
 
     def __init__(self, trace: bool) -> None:
         super().__init__(Console(quiet=True))
@@ -141,7 +141,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--sources", type=int, default=10_000)
-    parser.add_argument("--trace", action="store_true", help="say which lines of Python hold more memory")
+    parser.add_argument("--trace", action="store_true", help="print the lines of Python whose memory grows")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         run(Path(name), args.sources, load_config(CONFIG), trace=args.trace)

@@ -1,7 +1,7 @@
 """Peak memory of a build of one long source: does it grow with the source's length?
 
-The source is one unbroken shot, a pan over a texture that closes on itself, repeated without re-encoding.
-Counted are the driver, Ray's workers and the decoding children (proportional set size); not Ray's services.
+The source is a single shot: a pan over a periodic texture, repeated without encoding. The counted memory is
+the proportional set size of the driver, Ray's workers and the decoding children, without Ray's services.
 
     python -m benchmarks.memory [--hours 0.25 2]
 """
@@ -23,11 +23,11 @@ rules: {duration.seconds: {min: 3, max: 10}, motion.speed: {min: 9}}
 """
 SIZE = (640, 360)
 FPS = 24
-LOOP_SECONDS = 10  # a speed of 0.1 frame widths per second closes the circle
+LOOP_SECONDS = 10  # at a speed of 0.1 frame widths per second the pan ends where it starts
 
 
 def long_source(folder: Path, hours: float) -> Path:
-    """One unbroken shot of `hours`."""
+    """A video file with a single shot of `hours`."""
     round_ = folder / "round.mp4"
     if not round_.exists():
         frames = render.pan(5, SIZE, fps=FPS, seconds=LOOP_SECONDS, speed=1 / LOOP_SECONDS)

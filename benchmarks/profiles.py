@@ -1,4 +1,4 @@
-"""Profiles as text: the functions in which a piece of work spends its time."""
+"""Profiles as text: the functions that take most of the time."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _LINES = 15
 
 
 def profiled(work: Callable[[], T], title: str, file: Path | None) -> T:
-    """What `work` gives; where a file is named, its profile is added to that: own time first."""
+    """Run `work` and return its result. A profile, sorted by own time, is appended to `file` if given."""
     if file is None:
         return work()
     profile = cProfile.Profile()

@@ -1,13 +1,14 @@
-"""What Ray costs and brings, and what many sources cost.
+"""The costs and benefits of Ray, and the costs of many sources.
 
     python -m benchmarks.scale --footage ../shared/data/video         # a plain loop, one worker, two workers
     python -m benchmarks.scale --sources 100 1000 10000 100000        # a stub in the decoder's place
 
-The first compares rates of the measuring phase alone, from each worker's first finished source to the last
-one: without Ray's start. Its ceiling is what the machine itself makes of two processes, measured beside it.
+The first command compares rates of the measure phase between each worker's first finished source and the last
+source, so Ray's start does not count. The upper limit is the gain of two bare decoders in the same run.
 
-In the second all is real (listing, fingerprints, Ray, commits, verdicts, shards, report) but the decoding
-child, which answers at once with one clip per source: what remains is what a source costs besides its video.
+In the second command everything is real (listing, fingerprints, Ray, commits, verdicts, shards, report),
+except the decoding child, which immediately answers with one clip per source. So the command measures the
+cost of a source apart from its video.
 """
 
 from __future__ import annotations
@@ -59,11 +60,11 @@ rules: {duration.seconds: {min: 3}}
 captions: {captioner: none}
 """
 FILE = "testvideo.mp4"
-STUB_MP4 = bytes(4096)  # of a clip: 100,000 of them are two shards
+STUB_MP4 = bytes(4096)  # the video of a clip: 100,000 clips make two shards
 
 
 class Clock(Progress):
-    """When each source was committed."""
+    """Records the time when each source was committed."""
 
     def __init__(self) -> None:
         super().__init__(Console(quiet=True))
@@ -74,7 +75,7 @@ class Clock(Progress):
         self.committed.append(time.monotonic())
 
     def rate(self, workers: int) -> float:
-        """Sources per second after each worker's first one."""
+        """Sources per second after each worker's first source."""
         return (len(self.committed) - workers) / (self.committed[-1] - self.committed[workers - 1])
 
 
@@ -106,9 +107,9 @@ def rate(sources: Path, workers: int, *, plain: bool) -> float:
 
 
 def ceiling(path: Path) -> float:
-    """How much faster two bare decoders at once are than one: 2 on two cores of their own."""
+    """The gain of two bare decoders at the same time over one decoder: 2 on two free cores."""
     with multiprocessing.get_context("spawn").Pool(2) as pool:
-        pool.map(bare_decode, [path] * 2)  # both have started
+        pool.map(bare_decode, [path] * 2)  # starts both processes
         began = time.monotonic()
         pool.apply(bare_decode, (path,))
         one = time.monotonic() - began
@@ -125,7 +126,7 @@ def compare_workers(footage: Path, count: int, seconds: float, rounds: int) -> N
         sources = Path(name)
         loop(footage / FILE, sources / "0.mp4", seconds)
         data = (sources / "0.mp4").read_bytes()
-        for i in range(1, count):  # a box that readers skip: other files with the same pictures
+        for i in range(1, count):  # readers skip this box, so the files differ but their pictures are equal
             (sources / f"{i}.mp4").write_bytes(data + struct.pack(">I4sQ", 16, b"free", i))
         print(f"{count} sources of {seconds:g} s ({FILE} looped), {len(os.sched_getaffinity(0))} CPUs")
         with session.session(load_config(MEASURING)):
@@ -150,7 +151,7 @@ def _rounds(values: Sequence[float], how: str) -> str:
 
 
 class StubChild:
-    """In the place of `curation.sandbox.parent.Child`: answers at once, with one clip of 4 s."""
+    """Replaces `curation.sandbox.parent.Child` and immediately answers with one clip of 4 s."""
 
     def __init__(self, *_: object):
         pass
@@ -178,7 +179,7 @@ def install_stub() -> None:
 
 
 class Memory(Progress):
-    """The driver's resident set, at the end of each tenth of measuring and of cutting, in MiB."""
+    """Records the driver's resident set in MiB after each tenth of measuring and of cutting."""
 
     def __init__(self) -> None:
         super().__init__(Console(quiet=True))
@@ -210,7 +211,7 @@ class Memory(Progress):
 
 
 def many(count: int, profile: Path | None) -> None:
-    """`profile`: a file to which profiles of the driver are added; they make it slower."""
+    """Build `count` stub sources and print times. Profiles, which slow the driver, are added to `profile`."""
     quiet = Progress(Console(quiet=True))
     config = load_config(MANY)
     with tempfile.TemporaryDirectory() as name:
@@ -259,11 +260,13 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--footage", type=Path, help="a folder with testvideo.mp4: compare workers")
-    parser.add_argument("--count", type=int, default=24, help="sources, where workers are compared")
-    parser.add_argument("--seconds", type=float, default=20.0, help="of each of them")
+    parser.add_argument("--count", type=int, default=24, help="number of sources for comparing workers")
+    parser.add_argument("--seconds", type=float, default=20.0, help="length of each of these sources")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--sources", type=int, nargs="*", default=[], help="how many, with the stub")
-    parser.add_argument("--profile", type=Path, help="with --sources: a file to add the driver's profiles to")
+    parser.add_argument("--sources", type=int, nargs="*", default=[], help="numbers of stub sources")
+    parser.add_argument(
+        "--profile", type=Path, help="with --sources: append profiles of the driver to this file"
+    )
     args = parser.parse_args()
     if args.footage:
         compare_workers(args.footage, args.count, args.seconds, args.rounds)

@@ -1,4 +1,4 @@
-"""Recall and precision of the shot detectors on cuts that people labelled.
+"""Recall and precision of the shot detectors on cuts labelled by people.
 
 python -m benchmarks.shots --footage ../shared/data/video
 """

@@ -1,13 +1,13 @@
-"""Sets and checks `filters.text.shrink`: lines of known area are drawn, detected and compared.
+"""Fits and checks `filters.text.shrink`: lines of known area are drawn, detected and compared.
 
     python -m benchmarks.text_calibration [--footage DIR] [--per-split 90] [--verbose]
 
-The factor is fitted on one set of lines and judged on another, which has other texts, sizes, angles,
-colours, backgrounds and, but for one, fonts. The true area of a line is its advance width times the font's
-ascent plus descent. Fonts: the one inside Pillow, and those of the DejaVu family that the system has.
-Backgrounds: plain colours, and frames of the `--footage` files if there. Every colour is legible on its
-background (nine tenths of the pixels behind it differ by 80 of 255 or more in lightness), for this
-measures size, not whether text is found.
+The factor is fitted on one set of lines and checked on another set. The second set has other texts, sizes,
+angles, colours and backgrounds, and shares only one font. The true area of a line is its advance width times
+the sum of the font's ascent and descent. Fonts: the font inside Pillow, and the installed fonts of the DejaVu
+family. Backgrounds: plain colours, and frames of the `--footage` files if they exist. Every colour is legible
+on its background (nine tenths of the background pixels differ by 80 of 255 or more in lightness), because the
+benchmark measures sizes, not recall.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ COLORS = {
 @dataclass(frozen=True)
 class Split:
     texts: tuple[str, ...]
-    fonts: tuple[str, ...]  # "" is Pillow's own
+    fonts: tuple[str, ...]  # "" is the font inside Pillow
     sizes: tuple[int, ...]  # pixels per em, in a frame 640 wide
     angles: tuple[int, ...]  # degrees, counter-clockwise
     colors: tuple[str, ...]
@@ -126,7 +126,7 @@ def draw_line(
     angle: float = 0.0,
     color: str = "white",
 ) -> np.ndarray:
-    """Draws `text` turned by `angle` degrees counter-clockwise; returns the line's (4, 2) corners."""
+    """Draw `text` rotated by `angle` degrees counter-clockwise. Returns the line's (4, 2) corners."""
     w, h = font.getlength(text), sum(font.getmetrics())
     side = math.ceil(math.hypot(w, h)) + 8
     mask = Image.new("L", (side, side))
@@ -138,7 +138,7 @@ def draw_line(
 
 
 def grounds(split: Split, footage: Path | None) -> dict[str, Image.Image]:
-    """A background of 640x360 for each name: a plain colour, or the middle frame of a file of `footage`."""
+    """Name -> a background of 640x360: a plain colour, or the middle frame of a file in `footage`."""
     import av
 
     found = {}
@@ -158,7 +158,7 @@ def grounds(split: Split, footage: Path | None) -> dict[str, Image.Image]:
 def draw_cases(
     split: Split, n: int, seed: int, footage: Path | None
 ) -> Iterator[tuple[Case, np.ndarray, np.ndarray]]:
-    """`n` random lines of a split: the case, the (360, 640, 3) image and the line's (4, 2) quad."""
+    """`n` random lines of a split: the case, the (360, 640, 3) image and the line's (4, 2) corners."""
     rng = random.Random(seed)
     images = grounds(split, footage)
     fonts = []
@@ -167,10 +167,10 @@ def draw_cases(
             load_font(name, 20)
             fonts.append(name)
         except OSError:
-            print(f"font {name} is not on this system: left out")
+            print(f"font {name} is not installed and is skipped")
     made = 0
     while made < n:
-        # Fonts and sizes in turn, so that each is there equally often; the rest at random.
+        # Fonts and sizes come in turn, so that each is used equally often. The rest is random.
         case = Case(
             text=rng.choice(split.texts),
             font=fonts[made % len(fonts)],
@@ -197,7 +197,7 @@ def draw_cases(
 
 
 def layouts() -> Iterator[tuple[str, np.ndarray, list[np.ndarray]]]:
-    """Several lines in one frame, in Pillow's font: a name, the image and the lines' quads."""
+    """Several lines in one frame, in Pillow's font: a name, the image and the lines' corners."""
     three = ("The quick brown fox jumps over", "the lazy dog", "and runs away into the woods")
     two = ("Breaking news today", "Weather forecast")
     for name, texts, size, angle, lead in (
@@ -228,7 +228,7 @@ def layouts() -> Iterator[tuple[str, np.ndarray, list[np.ndarray]]]:
 
 
 def detect(net: torch.nn.Module, image: np.ndarray) -> list[Rect]:
-    """The lines found in an image, before any shrinking."""
+    """The detected lines of an image, before shrinking."""
     ((region, link),) = maps(net, [image], "cpu")
     return lines(words(region, link))
 
@@ -238,9 +238,9 @@ def area(found: list[Rect], shrink: float) -> float:
 
 
 def fit(samples: list[tuple[Case, float, list[Rect]]]) -> float:
-    """The factor, to 0.01, with the least mean squared logarithm of found over true area.
+    """The factor, to 0.01, with the smallest mean squared logarithm of found over true area.
 
-    Pillow's font and the DejaVu faces, which share their proportions, weigh the same.
+    Pillow's font has the same weight as all DejaVu fonts together, which share their proportions.
     """
     bundled = np.array([case.font == "" for case, _, _ in samples])
     weight = np.where(bundled, 1 / max(bundled.sum(), 1), 1 / max((~bundled).sum(), 1))
@@ -265,7 +265,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--footage", type=Path, help="folder of flower.mp4 and the others named above")
+    parser.add_argument(
+        "--footage", type=Path, help="folder with flower.mp4 and the other files of FIT and HELD_OUT"
+    )
     parser.add_argument("--per-split", type=int, default=90)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--verbose", action="store_true", help="print every line")
@@ -283,7 +285,7 @@ def main() -> None:
     print(f"{(time.process_time() - start) / count:.2f} CPU-seconds per {WIDTH}x{HEIGHT} frame")
 
     fitted, used = fit(drawn["fit"]), Text().shrink
-    print(f"fitted factor {fitted}; below, the one in use: {used}\n")
+    print(f"fitted factor {fitted}; the figures below use the current factor {used}\n")
     for name, samples in drawn.items():
         ratios = np.array([area(found, used) / true for _, true, found in samples])
         print(f"{name:10s} {summary(ratios)}")

@@ -1,4 +1,4 @@
-"""CPU seconds and memory of a command and of all processes below it, sampled while it runs."""
+"""CPU seconds and memory of a command and all its child processes, sampled while the command runs."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ _SERVICES = ("raylet", "gcs_server", "dashboard", "runtime_env", "log_monitor", 
 
 @dataclass
 class Usage:
-    """Of the whole tree but Ray's own services, and of those apart."""
+    """CPU seconds and memory of all processes without Ray's services, and CPU seconds of these services."""
 
     cpu_s: float = 0.0
     services_cpu_s: float = 0.0
-    peak_mb: float = 0.0  # sum of proportional set sizes at the worst moment
+    peak_mb: float = 0.0  # largest sum of proportional set sizes at one moment
     peak_by_kind_mb: dict[str, float] = field(default_factory=dict)
     wall_s: float = 0.0
 
@@ -33,7 +33,7 @@ def run(
     cwd: Path | None = None,
     environment: Mapping[str, str] | None = None,
 ) -> Usage:
-    """Run `command` to its end; raises `CalledProcessError` when it fails."""
+    """Run `command` to its end. Raises `CalledProcessError` if it fails."""
     process = subprocess.Popen(
         command,
         stdout=subprocess.DEVNULL,
@@ -85,7 +85,7 @@ class _Sampler:
                     mb = p.memory_full_info().pss / 2**20
                     total += mb
                     by_kind[kind] = by_kind.get(kind, 0.0) + mb
-            except psutil.Error:  # it ended in between
+            except psutil.Error:  # the process has ended
                 continue
         if total > self.usage.peak_mb:
             self.usage.peak_mb, self.usage.peak_by_kind_mb = total, by_kind

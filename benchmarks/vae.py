@@ -1,8 +1,8 @@
-"""Encoding and decoding by Slice VAE beside `AutoencoderKLCogVideoX`, of their published sizes, in one run.
+"""Speed of Slice VAE compared with `AutoencoderKLCogVideoX`, at their published sizes, in the same run.
 
-Both have random weights, so that anyone can repeat it, and are used as the stages use them: as codecs, in
-slices, in bfloat16 on a GPU. Printed are seconds (the best of `--rounds`, in turns), the arithmetic that it
-takes, on a GPU its share of the device's peak and the peak memory, and how they compare.
+Both have random weights, so that anyone can repeat the measurement. Both are used as in the stages: as
+codecs, in slices, in bfloat16 on a GPU. The output has seconds (the best of `--rounds`, measured in turns),
+the number of operations, and the ratio of both; on a GPU also the share of the peak rate, and peak memory.
 
     python -m benchmarks.vae [--frames 17] [--size 128x96] [--rounds 3] [--tile LATENTS]
     python -m benchmarks.vae --frames 49 --size 1920x1072 --slice 2          # on a large GPU
@@ -59,7 +59,7 @@ def published_codec(folder: Path, device: torch.device, **settings: Any) -> Code
 
 
 def timed(action: Callable[[], object], device: torch.device) -> tuple[float, float]:
-    """Seconds, and the peak memory in GB (of a GPU)."""
+    """Seconds, and the peak memory of a GPU in GB (NaN on a CPU)."""
     gpu = device.type == "cuda"
     if gpu:
         torch.cuda.synchronize(device)
@@ -73,7 +73,7 @@ def timed(action: Callable[[], object], device: torch.device) -> tuple[float, fl
 
 
 def flops(codec: Codec, video: Tensor) -> tuple[float, float]:
-    """Of encoding and decoding, counted while doing it."""
+    """The operations of encoding and of decoding, counted during a run."""
     found = []
     latents: list[Tensor] = []
     for action in (
@@ -90,7 +90,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--frames", type=int, default=17, help="8n + 1, which both take")
+    parser.add_argument("--frames", type=int, default=17, help="8n + 1, which both accept")
     parser.add_argument("--size", default="128x96")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--slice", type=int, default=2, help="latent frames at a time")
@@ -107,7 +107,7 @@ def main() -> None:
         }
         assert isinstance(codecs["Slice VAE"], SliceCodec)
         assert isinstance(codecs["CogVideoX"], CogVideoXCodec)
-        work = {name: flops(codec, video) for name, codec in codecs.items()}  # and warm
+        work = {name: flops(codec, video) for name, codec in codecs.items()}  # this also warms up both codecs
         latents = {name: codec.encode(video) for name, codec in codecs.items()}
         times: dict[tuple[str, str], list[tuple[float, float]]] = {}
         for _ in range(asked.rounds):

@@ -1,16 +1,17 @@
-"""One job in three ways, side by side: ours, the customary way, and Data-Juicer's operators in its runner.
+"""One job in three ways in the same run: reelmill, the customary way, and Data-Juicer's operators and runner.
 
-The job: split by scene, keep clips of 3 to 10 s of enough resolution, score their motion, accept a quarter of
-their seconds by it, and have these as mp4. With --text: text area on top, of what motion accepts.
+The job: split by scene, keep clips of 3 to 10 s with sufficient resolution, score their motion, accept a
+quarter of their seconds by this score, and store the accepted clips as mp4. With --text the text area of the
+clips that motion accepts is measured, too.
 
     python -m venv juicer && juicer/bin/pip install PACKAGES
     python -m benchmarks.versus --footage ../shared/data/video --data-juicer juicer [--minutes 10] [--text]
 
 where PACKAGES are py-data-juicer==1.6.1 aiohttp opencv-contrib-python-headless scenedetect av==13.1.0
-imageio-ffmpeg, and for --text easyocr==1.7.1 (versions: those that Data-Juicer asks for).
+imageio-ffmpeg, and for --text easyocr==1.7.1 (the versions that Data-Juicer requires).
 
-All use the content detector at its threshold of 27 with scenes of at least 0.6 s (15 frames), and x264 with
-one preset, quality and distance of key frames. What differs is printed with the table.
+All ways use the content detector at its threshold of 27 with scenes of at least 0.6 s (15 frames), and x264
+with the same preset, quality and distance of key frames. The differences are printed below the table.
 """
 
 from __future__ import annotations
@@ -42,12 +43,12 @@ from curation.config.schema import Config
 from curation.store.dataset import Dataset
 from filters.text import find_weights
 
-# Scenes of 3 to 10 s, so that all ways keep the same ones; 1280x720 and 960x540, H.264 at a constant rate.
+# Scenes have 3 to 10 s, so that all ways keep the same scenes; 1280x720 and 960x540, H.264, constant rate.
 FILES = ("bigbuckbunny.mp4", "testvideo.mp4", "flower.mp4")
-SHARE = 0.25  # of the seconds that are accepted
+SHARE = 0.25  # the accepted part of the seconds
 MIN_SECONDS, MAX_SECONDS, SHORT_SIDE = 3.0, 10.0, 240
-PAIRS_PER_SECOND = 4  # Data-Juicer's are 2
-FLOW_SIDE = 256  # pixels: to which pictures are made smaller for flow, where Data-Juicer is told to
+PAIRS_PER_SECOND = 4  # Data-Juicer uses 2
+FLOW_SIDE = 256  # pixels: the size of pictures for flow in the second run of Data-Juicer
 SETTINGS = f"""
 shots: {{detector: content, threshold: 27, min_scene_seconds: 0.6}}
 spans: {{min_seconds: {MIN_SECONDS}, max_seconds: {MAX_SECONDS}}}
@@ -57,29 +58,29 @@ rules:
   resolution.short_side: {{min: {SHORT_SIDE}}}
 captions: {{captioner: none}}
 """
-TEXT_FRAMES = 3  # of a clip, as Data-Juicer takes by default
+TEXT_FRAMES = 3  # frames per clip, Data-Juicer's default
 ROW_SEPARATOR = "<__dj__video>"
 DIFFERENCES = f"""\
-Not the same:
-- Cuts: ours compares frames sampled from the decoder's planes, `ours, exact` PySceneDetect's own pictures.
-- Motion: ours from {PAIRS_PER_SECOND} pairs a second 0.1 s apart on small grey pictures, Data-Juicer from 2
-  pairs a second 0.5 s apart on whole pictures (its default) or {FLOW_SIDE} pixels a side. Each has a bound
-  of its own, that accepts the share named.
-- Data-Juicer's filters take whole rows, so that it runs twice: to split, and to filter the clips. What its
-  second start takes is left out.
-- Ours also listed, identified, verified and reported; its clips are in shards with all their scores.
-- Text: the same network. Ours on pictures of at most 960 pixels, Data-Juicer on whole ones."""
+Differences:
+- Cuts: `ours` compares frames sampled from the decoder's planes, `ours, exact` PySceneDetect's own pictures.
+- Motion: `ours` uses {PAIRS_PER_SECOND} pairs a second 0.1 s apart on small grey pictures. Data-Juicer uses 2
+  pairs a second 0.5 s apart on full pictures (its default) or on pictures of {FLOW_SIDE} pixels a side. Each
+  way has its own bound, which accepts the printed share.
+- Data-Juicer's filters take complete rows, so it runs twice: to split, and to filter the clips. The time of
+  its second start is not counted.
+- `ours` also lists, identifies, verifies and reports. Its clips are in shards with all their scores.
+- Text: the network is the same. `ours` uses pictures of at most 960 pixels, Data-Juicer full pictures."""
 
 
 @dataclass(frozen=True)
 class Took:
-    """What a way took, and what came of it."""
+    """The costs and results of one way."""
 
     cpu_s: float
     wall_s: float
     clips: int = 0
     accepted: int = 0
-    share: float = 0.0  # of the seconds of footage that are accepted
+    share: float = 0.0  # the accepted part of the footage's seconds
 
     def __add__(self, other: Took) -> Took:
         return Took(
@@ -91,8 +92,9 @@ class Took:
 
 
 def bound_for(clips: Sequence[tuple[float, float]], total_s: float) -> float:
-    """The highest score to accept of clips (seconds, score): `SHARE` of `total_s`, as near as can be. Looped
-    footage has many clips of one score, and a bound accepts all of them or none."""
+    """The highest accepted score of clips (seconds, score) whose seconds are nearest to `SHARE` of `total_s`.
+
+    Looped footage has many clips with the same score, and a bound accepts all of them or none."""
     best = (SHARE, float("-inf"))
     for bound in {score for _, score in clips}:
         accepted_s = sum(seconds for seconds, score in clips if score <= bound)
@@ -101,8 +103,8 @@ def bound_for(clips: Sequence[tuple[float, float]], total_s: float) -> float:
 
 
 def nearest_to(share: float, clips: Mapping[str, tuple[float, float]], total_s: float) -> list[str]:
-    """Names of the clips (seconds, score) of the lowest scores that are together nearest to `share`; of
-    equal scores some may be left out."""
+    """Names of the clips (seconds, score) with the lowest scores whose seconds are nearest to `share` of
+    `total_s`. Some clips of an equal score may be left out."""
     in_order = sorted(clips, key=lambda name: (clips[name][1], name))
     sums = [0.0, *accumulate(clips[name][0] for name in in_order)]
     return in_order[: min(range(len(sums)), key=lambda k: abs(sums[k] / total_s - share))]
@@ -112,7 +114,7 @@ def nearest_to(share: float, clips: Mapping[str, tuple[float, float]], total_s: 
 
 
 def ours(paths: Sequence[Path], folder: Path, total_s: float, *overrides: str) -> Took:
-    """A whole `reelmill build`, Ray's services and all."""
+    """Run a complete `reelmill build`, including Ray's services."""
     folder.mkdir()
     (folder / "c.yaml").write_text(SETTINGS)
     command = [sys.executable, "-m", "jobs.build", *map(str, paths), "--out", str(folder / "dataset")]
@@ -129,7 +131,7 @@ def by_custom(
     config: Config,
     accepted: Took,
 ) -> Took:
-    """Every clip is encoded, and decoded once more for its scores. One process, as most such scripts are."""
+    """Encode every clip, and decode it again for its scores, in one process, as most such scripts do."""
     began = time.monotonic()
     steps = [customary(path, found[path], config) for path in paths]
     cpu_s = sum(sum(seconds.values()) for seconds in steps)
@@ -141,14 +143,12 @@ def by_custom(
 
 
 class Juicer:
-    """Its runner, in an environment of its own."""
+    """Data-Juicer's runner in its own environment."""
 
     def __init__(self, environment: Path, folder: Path):
         self._command = environment / "bin" / "dj-process"
         if not self._command.exists():
-            sys.exit(
-                f"--data-juicer {environment}: no bin/dj-process in it; the docstring says how to make it"
-            )
+            sys.exit(f"--data-juicer {environment}: contains no bin/dj-process; --help says how to make it")
         self._folder = folder
         folder.mkdir()
         path = f"{environment / 'bin'}:{os.environ['PATH']}"
@@ -156,13 +156,13 @@ class Juicer:
         homes = {name: str(folder / name.lower()) for name in ("HF_HOME", "DATA_JUICER_CACHE_HOME")}
         self._environment = {**own, **homes, "PATH": path, "OMP_NUM_THREADS": "1"}
         self._environment["EASYOCR_MODULE_PATH"] = str(folder / "easyocr")
-        command = [str(self._command), "--help"]  # before the work of the others
+        command = [str(self._command), "--help"]  # a test before the other ways do their work
         tried = subprocess.run(command, check=False, env=self._environment, capture_output=True, text=True)
         if tried.returncode:
             sys.exit(f"--data-juicer {environment}: {tried.stderr[-3000:]}")
 
     def use_text_model(self) -> None:
-        """The weights that a package carries, where its EasyOCR looks for them."""
+        """Copy the weights of a package to the folder where Data-Juicer's EasyOCR searches."""
         target = self._folder / "easyocr" / "model"
         target.mkdir(parents=True)
         shutil.copy(find_weights("auto"), target)
@@ -170,7 +170,7 @@ class Juicer:
     def run(
         self, name: str, rows: Iterable[list[str]], process: list[dict[str, Any]]
     ) -> tuple[Took, list[dict[str, Any]]]:
-        """Rows of videos through its operators. Returns what that took, and the rows that are left."""
+        """Process rows of videos with operators. Returns the costs, and the remaining rows."""
         folder = self._folder / name
         folder.mkdir()
         lines = [json.dumps({"text": ROW_SEPARATOR * len(row), "videos": row}) for row in rows]
@@ -182,7 +182,7 @@ class Juicer:
             "np": len(os.sched_getaffinity(0)),
             "keep_stats_in_res_ds": True,
             "open_tracer": False,
-            "skip_op_error": False,  # or what it cannot read is dropped without an error
+            "skip_op_error": False,  # True would drop unreadable videos without an error
             "process": process,
         }
         (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
@@ -210,7 +210,7 @@ def splitting(config: Config, folder: Path) -> dict[str, Any]:
 
 
 def filtering(flow_side: int | None) -> list[dict[str, Any]]:
-    """Motion bounded by nothing yet: what its bound is to be, its scores must first say."""
+    """The filters, with motion unbounded: the bound is computed from the scores afterwards."""
     limits = {"min_duration": MIN_SECONDS, "max_duration": MAX_SECONDS, "video_backend": "av"}
     return [
         {"video_duration_filter": limits},
@@ -222,7 +222,9 @@ def filtering(flow_side: int | None) -> list[dict[str, Any]]:
 def juiced(
     juicer: Juicer, paths: Sequence[Path], config: Config, share: float, total_s: float, *, text: bool
 ) -> dict[str, Took]:
-    """By how flow is computed; and with text on top of the first. `share`: of the seconds, to be accepted."""
+    """Costs by the size of pictures for flow, and for the first size with text.
+
+    `share`: the part of the seconds to accept."""
     folder = juicer._folder / "clips"
     took_split, rows = juicer.run("split", [[str(p)] for p in paths], [splitting(config, folder)])
     clips = [video for row in rows for video in row["videos"]]
@@ -268,9 +270,9 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--footage", type=Path, required=True)
-    parser.add_argument("--data-juicer", type=Path, help="its environment; without it, the two others alone")
-    parser.add_argument("--minutes", type=float, default=10.0, help="of footage in all")
-    parser.add_argument("--text", action="store_true", help="and once more with text area on top")
+    parser.add_argument("--data-juicer", type=Path, help="its environment; default: only the two other ways")
+    parser.add_argument("--minutes", type=float, default=10.0, help="minutes of footage in total")
+    parser.add_argument("--text", action="store_true", help="measure the text area, too")
     args = parser.parse_args()
     cv2.setNumThreads(1)
     av.logging.set_libav_level(av.logging.ERROR)
@@ -295,7 +297,7 @@ def main() -> None:
         override = f"rules.motion.speed.max={bound_for(scores, total_s)!r}"
         decode_s = sum(bare_decode(path) for path in paths)
         print(f"footage: {args.minutes:g} min of {', '.join(FILES)}, looped")
-        print(f"a bare decode of it: {decode_s:.1f} CPU s")
+        print(f"a bare decode of the footage: {decode_s:.1f} CPU s")
 
         found = {"ours": ours(paths, folder / "ours", total_s, override)}
         found["ours, exact"] = ours(paths, folder / "exact", total_s, override, "shots.exact=true")

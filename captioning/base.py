@@ -1,4 +1,4 @@
-"""What a captioner is: accepted clips in, captions out, joined by `clip_id` and never by position."""
+"""The interface of a captioner: accepted clips in, captions out. They are matched by `clip_id` only."""
 
 from __future__ import annotations
 
@@ -13,30 +13,31 @@ Kind = Literal["sidecar", "long", "short", "structured", "rewritten"]
 
 @dataclass(frozen=True)
 class Pictures:
-    """Which pictures of a clip a captioner looks at.
+    """Which pictures of a clip a captioner needs.
 
-    `fps` None: `count` of them, evenly over the clip. Otherwise `fps` of them per second, at most `count`.
+    `fps` None: `count` pictures at equal distances over the clip. Otherwise `fps` pictures per second, at
+    most `count`.
     """
 
     count: int
     fps: float | None
-    side: int  # pixels of the longer side; never enlarged
+    side: int  # pixels of the longer side; pictures are never enlarged
 
 
 @dataclass(frozen=True)
 class CaptionRequest:
-    """One accepted clip, and what is known of its source."""
+    """One accepted clip, with its place in its source."""
 
     clip_id: str
     uri: str
     start_s: float  # presentation time
     end_s: float
     is_image: bool = False
-    extra: dict[str, Any] = field(default_factory=dict)  # the source list's other columns
-    # uint8 (H, W, 3) RGB, in order of time; for captioners that look.
+    extra: dict[str, Any] = field(default_factory=dict)  # the other columns of the source list
+    # uint8 (H, W, 3) RGB, in order of time; empty for captioners that need no pictures.
     pictures: tuple[np.ndarray, ...] = field(default=(), repr=False, compare=False)
-    times_s: tuple[float, ...] = ()  # of the pictures, from the clip's start
-    text: str | None = None  # for rewriters: the caption to rewrite
+    times_s: tuple[float, ...] = ()  # times of the pictures, in seconds from the clip's start
+    text: str | None = None  # the caption to rewrite, for rewriters
 
 
 @dataclass(frozen=True)
@@ -50,14 +51,14 @@ class Caption:
     model: str | None = None
     revision: str | None = None
     prompt_version: str | None = None
-    truncated: bool = False  # the model ran into its limit of tokens
-    # Column without "caption." -> value.
+    truncated: bool = False  # the model reached its limit of tokens
+    # Name of a column without "caption." -> value.
     checks: Mapping[str, float] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True)
 class CaptionFailed:
-    """The captioner tried, and there is no caption. `error` is the name of the error's type."""
+    """The captioner found no caption for a clip. `error` is the name of the error's type."""
 
     clip_id: str
     error: str
@@ -65,40 +66,42 @@ class CaptionFailed:
 
 
 class CaptionerMissing(ValueError):
-    """The captioner cannot work at all: no model, no key, no server. Names the setting and the remedy."""
+    """The captioner cannot work at all: it has no model, key or server. The message names the setting and a
+    remedy."""
 
 
 class Captioner(Protocol):
-    """Turns clips into captions; a clip may get several, of different kinds.
+    """Turns clips into captions. A clip may get several captions of different kinds.
 
-    A clip that has nothing to be captioned from is simply not among the answers.
+    The answers leave out clips that have no material for a caption.
     """
 
     name: ClassVar[str]
 
     @property
     def key(self) -> str:
-        """Changes when the captions would: what was captioned under another key is captioned again."""
+        """A name of the settings that decide the captions. Clips with captions of another key are captioned
+        again."""
 
     @property
     def pictures(self) -> Pictures | None:
-        """What `CaptionRequest.pictures` has to hold; None for a captioner that does not look."""
+        """The required content of `CaptionRequest.pictures`; None if the captioner needs no pictures."""
 
     def check(self) -> None:
-        """Raises `CaptionerMissing` where it can be known before work that no caption would come."""
+        """Raise `CaptionerMissing` if it is clear before the work that no clip would get a caption."""
 
     def __call__(self, clips: Sequence[CaptionRequest]) -> Sequence[Caption | CaptionFailed]: ...
 
 
 class NoCaptions:
-    """Captions are null: the clips train an unconditional model."""
+    """No clip gets a caption: the clips train an unconditional model."""
 
     name: ClassVar[str] = "none"
     key = "none"
     pictures: Pictures | None = None
 
     def check(self) -> None:
-        """Nothing can be missing."""
+        """This captioner needs nothing."""
 
     def __call__(self, clips: Sequence[CaptionRequest]) -> list[Caption]:
         return []

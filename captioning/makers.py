@@ -1,4 +1,4 @@
-"""The captioners by name. The module of a captioner is imported when that captioner is asked for."""
+"""The captioners by name. A captioner's module is imported when the captioner is first used."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from typing import Any, Literal
 
 CaptionerName = Literal["none", "sidecar", "transformers", "endpoint"]
 _PLACES = {
-    "transformers": ("captioning.vlm", "Transformers"),
-    "endpoint": ("captioning.endpoint", "Endpoint"),
+    "transformers": ("captioning.local.vlm", "Transformers"),
+    "endpoint": ("captioning.server.endpoint", "Endpoint"),
     "rewrite": ("captioning.rewrite", "Rewrite"),
 }
 
 
 def captioner_class(name: str) -> type[Any]:
-    """Of the section `captions.NAME`: its fields are the section's keys."""
+    """The class for the section `captions.NAME`. Its fields are the keys of the section."""
     module, attribute = _PLACES[name]
     made: type[Any] = getattr(importlib.import_module(module), attribute)
     return made

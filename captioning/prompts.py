@@ -1,7 +1,7 @@
-"""Prompts as data: what a model is asked, under a version that goes with every caption it gives.
+"""Prompts as data. Each prompt has a version, which is stored with every caption made from it.
 
-A text here is never changed in place: a changed text gets the next version, because captions made under the
-old one are kept and must be told apart.
+The text of a version never changes. A changed text gets the next version, because captions made with the old
+text are kept and must be distinguishable.
 """
 
 from __future__ import annotations
@@ -13,24 +13,24 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-_THOUGHT = re.compile(r"^.*</think>|^\s*<think>.*", re.DOTALL)  # of a model that thinks aloud
+_THOUGHT = re.compile(r"^.*</think>|^\s*<think>.*", re.DOTALL)  # the thoughts of a reasoning model
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ufeff]")
 _OPENING = re.compile(r"\{")
-_MAX_OPENINGS = 64  # where a JSON object may begin in an answer
+_MAX_OPENINGS = 64  # tried starts of a JSON object in an answer
 STRUCTURE = ("subject", "actions", "attributes", "background", "camera", "style")
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """What a model is asked. `kind` is that of the caption it gives."""
+    """A question to a model. `kind` is the kind of the resulting caption."""
 
     name: str
-    version: str  # name and number, such as detailed-1; custom-HASH for a user's own text
+    version: str  # name and number, such as detailed-1; custom-HASH for a user's text
     text: str
     kind: str
 
     def read(self, answer: str) -> str:
-        """The caption in a model's answer, on one line. Raises `ValueError` where there is none."""
+        """The caption in a model's answer, on one line. Raises `ValueError` if the answer has no caption."""
         text = plain(answer)
         if not text:
             raise ValueError("the answer is empty")
@@ -39,7 +39,7 @@ class Prompt:
         found = json_object(answer, STRUCTURE)
         if found is None:
             raise ValueError(
-                f"the answer is no JSON object with the keys {', '.join(STRUCTURE)}: {text[:80]}"
+                f"the answer is not a JSON object with the keys {', '.join(STRUCTURE)}: {text[:80]}"
             )
         kept = {key: _tidy(found[key]) for key in STRUCTURE}
         return json.dumps(kept, ensure_ascii=False)
@@ -102,7 +102,7 @@ PROMPTS = {
     )
 }
 
-# The caption to rewrite follows the text.
+# The caption to rewrite is appended to the text.
 REWRITES = {
     prompt.name: prompt
     for prompt in (
@@ -113,15 +113,16 @@ REWRITES = {
 
 
 def prompt_of(setting: str) -> Prompt:
-    """The prompt of that name, or a user's own text (several words), whose version is its hash and kind long.
+    """The prompt with the name `setting`, or a prompt of kind long from a user's text (several words).
 
-    Raises `ValueError` for a single word that names no prompt.
+    The version of a user's text is a hash of the text. Raises `ValueError` for a single word that is not the
+    name of a prompt.
     """
     return _named(setting, PROMPTS, "long")
 
 
 def rewrite_of(setting: str) -> Prompt:
-    """As `prompt_of`, of the prompts for rewriting; a user's own text must ask for the same JSON keys."""
+    """Like `prompt_of`, for rewriting. A user's text must ask for the same JSON keys."""
     return _named(setting, REWRITES, "rewritten")
 
 
@@ -130,21 +131,20 @@ def _named(setting: str, known: dict[str, Prompt], kind: str) -> Prompt:
         return known[setting]
     text = setting.strip()
     if len(text.split()) < 2:
-        raise ValueError(
-            f"unknown prompt {setting!r}: there are {', '.join(known)}, or write a text of your own"
-        )
+        raise ValueError(f"unknown prompt {setting!r}: use one of {', '.join(known)}, or write your own text")
     return Prompt("custom", f"custom-{hashlib.blake2b(text.encode(), digest_size=4).hexdigest()}", text, kind)
 
 
 def plain(answer: str) -> str:
-    """On one line, without a model's thoughts, control characters and half characters (JSON escapes them)."""
+    """An answer on one line, without thoughts, control characters and lone surrogates (from JSON escapes)."""
     return _tidy(_THOUGHT.sub("", answer))
 
 
 def json_object(answer: str, keys: Iterable[str]) -> dict[str, str] | None:
-    """The first JSON object of an answer that has a text for each of `keys`, fenced or among words or not.
+    """The first JSON object in an answer that has a text for each of `keys`, or None.
 
-    Keys match without regard to case, underscores and hyphens. Raw line breaks in values are tolerated.
+    Other text may surround the object. Keys are compared without case, underscores and hyphens. Values may
+    contain raw line breaks.
     """
     decoder = json.JSONDecoder(strict=False)
     answer = _THOUGHT.sub("", answer)
@@ -165,10 +165,10 @@ def _key(key: str) -> str:
 
 
 def _joined(value: Any) -> str:
-    """A text, or the texts of a list, as models write several actions; nothing for anything else."""
+    """A text, or the joined texts of a list (models list several actions). Empty for other values."""
     if isinstance(value, list) and all(isinstance(v, str) for v in value):
         value = " ".join(value)
-    # A model that repeats the question's example gives its dots as well.
+    # A model that repeats the example of the question also repeats its dots.
     return value.strip() if isinstance(value, str) and value.strip(" .…") else ""
 
 

@@ -1,7 +1,6 @@
-"""Rewriting captions by a language model, on a server or of transformers.
+"""Rewrites captions with a language model, on a server or with transformers on this machine.
 
-What is rewritten stands beside the original and never in its place: where the rewrite fails, the original is
-what there is.
+A rewritten caption is added to the original and never replaces it. If rewriting fails, the original remains.
 """
 
 from __future__ import annotations
@@ -15,14 +14,14 @@ from functools import cached_property, partial
 from typing import Any, ClassVar, Literal
 
 from captioning.base import Caption, CaptionFailed, CaptionRequest, Pictures
-from captioning.chat import Answer, Content, Failed, Server, ask
-from captioning.checks import DEFAULT_RULES, failing, measure, refusal
-from captioning.endpoint import probe
-from captioning.lm import TextModel, TextSettings
+from captioning.checks.measures import DEFAULT_RULES, failing, measure, refusal
+from captioning.local.lm import TextModel, TextSettings
+from captioning.local.source import identity
 from captioning.prompts import Prompt, json_object, plain, rewrite_of
-from captioning.source import identity
+from captioning.server.chat import Answer, Content, Failed, Server, ask
+from captioning.server.endpoint import probe
 
-LONG, SHORT = "rewritten description", "short description"  # keys of the answer
+LONG, SHORT = "rewritten description", "short description"  # keys of the answer's JSON object
 _RETRY_TEMPERATURE = 0.7
 _SETTING = "captions.rewrite"
 _DEFAULTS: Mapping[str, Mapping[str, Any]] = {
@@ -37,35 +36,35 @@ _DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     },
     "transformers": {"revision": None, "batch_clips": 16, "dtype": "auto", "attention": "sdpa"},
 }
-# Those that say what a caption is not; its language is the user's affair.
+# A rewrite must pass the default rules. The language is not checked, because users choose the language.
 _RULES = {column: rule for column, rule in DEFAULT_RULES.items() if column != "caption.language"}
 
-TextToText = Callable[[Sequence[str]], list[str]]  # raw answers in order, empty where there is none
+TextToText = Callable[[Sequence[str]], list[str]]  # raw answers in order; empty if there is no answer
 
 
 @dataclass(frozen=True)
 class Rewrite:
-    """Rewrites `CaptionRequest.text`: a caption of kind rewritten, and with the prompt rewrite_short one of
-    kind short. A text that a default check would turn down is no rewrite.
+    """Rewrites `CaptionRequest.text` to a caption of kind rewritten.
 
-    Null is the default of what goes with the other `by`. Raises `ValueError` for settings that do not fit.
+    The prompt rewrite_short also gives a caption of kind short. A text that breaks a default rule is not a
+    rewrite. Settings for the other value of `by` must be null. Raises `ValueError` for wrong settings.
     """
 
     by: Literal["endpoint", "transformers"]
-    model: str  # as the server names it; on the hub, or a folder
-    prompt: str = "rewrite"  # or rewrite_short, or a text of one's own that asks for the same JSON
+    model: str  # the server's name of the model; or a model on the hub, or a folder
+    prompt: str = "rewrite"  # or rewrite_short, or a text that asks for the same JSON keys
     max_tokens: int = 1024
     temperature: float = 0.0
     seed: int = 0
-    # By an endpoint.
+    # Settings for by: endpoint. Null means the value in the comment.
     url: str | None = None
     concurrency: int | None = None  # 16
-    timeout_s: float | None = None  # 120, of one request
+    timeout_s: float | None = None  # 120, for one request
     retries: int | None = None  # 5
     backoff_s: float | None = None  # 1, before the first retry
     api_key_env: str | None = None  # OPENAI_API_KEY
     extra: dict[str, Any] | None = field(default=None, hash=False)
-    # By transformers.
+    # Settings for by: transformers.
     revision: str | None = None
     batch_clips: int | None = None  # 16
     dtype: Literal["auto", "bfloat16", "float16", "float32"] | None = None  # auto
@@ -78,7 +77,7 @@ class Rewrite:
             for key, value in defaults.items():
                 if by != self.by and getattr(self, key) is not None:
                     raise ValueError(
-                        f"{_SETTING}.{key} goes with by: {by}, not with {self.by}: set it to null"
+                        f"{_SETTING}.{key}: is a setting for by: {by}, not for by: {self.by}; set it to null"
                     )
                 if by == self.by and getattr(self, key) is None:
                     object.__setattr__(self, key, copy.copy(value))
@@ -86,7 +85,7 @@ class Rewrite:
         if self.by == "endpoint":
             self._server()
         elif not self.model.strip():
-            raise ValueError(f"{_SETTING}.model: a folder or the name of a model on the hub, not nothing")
+            raise ValueError(f"{_SETTING}.model: is empty; name a folder or a model on the hub")
 
     @property
     def key(self) -> str:
@@ -97,7 +96,7 @@ class Rewrite:
         return f"rewrite-1-{self.by}-{self.model}-{prompt}-{digest}"
 
     def check(self) -> None:
-        """Raises `CaptionerMissing` where no rewrite would come: by one question, or by config.json alone."""
+        """Ask the server one question, or read the model's config.json. Raises `CaptionerMissing`."""
         if self.by == "endpoint":
             text = rewrite_of(self.prompt).text + "A dog runs across a lawn."
             probe(self._server(), lambda: text)
@@ -105,7 +104,7 @@ class Rewrite:
             self._local.check()
 
     def again(self) -> Rewrite:
-        """For a second try: another seed, and draws where the first try had none. Shares a loaded model."""
+        """A copy for a second try with another seed and a temperature above 0. It shares the loaded model."""
         warm = max(self.temperature, _RETRY_TEMPERATURE)
         other = replace(self, seed=self.seed + 1, temperature=warm)
         if "_local" in self.__dict__:
@@ -115,13 +114,16 @@ class Rewrite:
         return other
 
     def __call__(self, clips: Sequence[CaptionRequest]) -> list[Caption | CaptionFailed]:
-        """Raises `CaptionerMissing` when nothing could be rewritten. Clips without a text are passed over."""
+        """Rewrite the captions of clips; clips without a text are skipped.
+
+        Raises `CaptionerMissing` if no text can be rewritten.
+        """
         prompt = rewrite_of(self.prompt)
         found: list[Caption | CaptionFailed] = []
         asked: dict[str, str] = {}
         for clip in clips:
             if clip.text is not None and refusal(clip.text):
-                # A language model would make a caption of it.
+                # A language model would turn the refusal into a caption.
                 found.append(CaptionFailed(clip.clip_id, "NoOriginal", "the caption to rewrite is a refusal"))
             elif clip.text is not None and clip.text.strip():
                 asked[clip.clip_id] = prompt.text + clip.text
@@ -136,7 +138,7 @@ class Rewrite:
         return found
 
     def _answers(self, texts: Sequence[str], prompt: Prompt) -> list[Answer | Failed]:
-        """With texts from which `rewritten` reads something."""
+        """Answers to `texts`. `rewritten` can read each `Answer`."""
         if not texts:
             return []
         if self.by == "endpoint":
@@ -176,16 +178,18 @@ class Rewrite:
         return TextModel(self._text_settings())
 
     def __getstate__(self) -> dict[str, Any]:
-        # A loaded model stays in its process.
+        # A loaded model is not pickled.
         return {f.name: getattr(self, f.name) for f in fields(self)}
 
 
 def rewritten(answer: str, prompt: Prompt) -> dict[str, str]:
-    """Kind -> text in a model's answer: rewritten, and short where there is one. Raises `ValueError` where it
-    holds no JSON object with the key, or a text that a default check turns down."""
+    """Kind -> text from a model's answer: rewritten, and short if the answer has one.
+
+    Raises `ValueError` if the answer has no JSON object with the right key, or if a text breaks a rule.
+    """
     found = json_object(answer, [LONG])
     if found is None:
-        raise ValueError(f'no JSON object with the key "{LONG}": {plain(answer)[:80]}')
+        raise ValueError(f'the answer has no JSON object with the key "{LONG}": {plain(answer)[:80]}')
     texts = {"rewritten": plain(found[LONG])}
     both = json_object(answer, [LONG, SHORT])
     if both is not None:

@@ -1,8 +1,8 @@
-"""`sidecar`: captions that people already have, beside the source or in a column of the source list.
+"""`sidecar`: existing captions by people, in files beside the source or in a column of the source list.
 
 In order of preference: the list's caption column; `NAME.vtt` or `NAME.srt`, matched by time span;
-`NAME.json`; `NAME.txt`. A JSON file holds a text, an object with `caption` or `text`, or a list of objects
-that also have `start` and `end` in seconds, matched by time span.
+`NAME.json`; `NAME.txt`. A JSON file contains a text, an object with `caption` or `text`, or a list of objects
+that also have `start` and `end` in seconds and are matched by time span.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _TAG = re.compile(
 
 @dataclass(frozen=True)
 class Cue:
-    """A text and when it is shown, in seconds."""
+    """A text, and the times in seconds between which it is shown."""
 
     start_s: float
     end_s: float
@@ -51,7 +51,7 @@ class Sidecar:
     caption_column: str = "caption"
     name: ClassVar[str] = "sidecar"
     pictures: ClassVar[Pictures | None] = None
-    # The clips of one source come one after another: its files are read once.
+    # The clips of a source come in sequence, so each of its files is read once.
     _kept: dict[str, Content | None] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
@@ -59,7 +59,7 @@ class Sidecar:
         return f"sidecar-1-{self.caption_column}"
 
     def check(self) -> None:
-        """Nothing can be missing: a clip without a sidecar has no caption."""
+        """This captioner needs nothing. A clip without a sidecar gets no caption."""
 
     def __call__(self, clips: Sequence[CaptionRequest]) -> list[Caption]:
         found = []
@@ -93,7 +93,9 @@ class Sidecar:
 
 
 def spoken_between(cues: Sequence[Cue], start_s: float, end_s: float) -> str | None:
-    """The texts shown for at least half of their time, or half of the clip's, within the span; no repeats."""
+    """The joined texts of cues that overlap the span by half of the cue's time, or half of the span's.
+
+    Immediate repeats are dropped. None if there is no such cue."""
     texts: list[str] = []
     for cue in cues:
         overlap = min(cue.end_s, end_s) - max(cue.start_s, start_s)
@@ -104,7 +106,7 @@ def spoken_between(cues: Sequence[Cue], start_s: float, end_s: float) -> str | N
 
 
 def parse_subtitles(text: str) -> list[Cue]:
-    """Cues of WebVTT or SubRip text; markup is dropped, blocks that are no cues are passed over."""
+    """The cues of a WebVTT or SubRip text. Markup is removed, and blocks without a cue are skipped."""
     cues = []
     for block in re.split(r"\n\s*\n", text.replace("\r\n", "\n").replace("\r", "\n")):
         lines = block.split("\n")
@@ -125,14 +127,14 @@ def _seconds(hours: str | None, minutes: str, seconds: str, fraction: str) -> fl
 
 
 def _read(path: str) -> Content | None:
-    """None when there is no such file."""
+    """The content of a caption file; None if the file does not exist. Otherwise raises `ValueError`."""
     try:
         if "://" not in path and not stat.S_ISREG(os.stat(path).st_mode):  # reading a pipe would not end
             raise ValueError(f"{path}: not a regular file")
         with fsspec.open(path, "rb") if "://" in path else open(path, "rb") as file:
             data = file.read(_MAX_BYTES)
     except OSError as error:
-        # A name that is too long for one more suffix has no such neighbour.
+        # If the name is too long with this suffix, the file cannot exist.
         if isinstance(error, FileNotFoundError) or error.errno == errno.ENAMETOOLONG:
             return None
         raise ValueError(f"{path}: the caption file cannot be read: {error.strerror or error}") from error
@@ -153,14 +155,14 @@ def _read(path: str) -> Content | None:
 def _decoded(path: str, data: bytes) -> str:
     encoding = "utf-16" if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
     try:
-        # What is read of a file that is too long may end within a character.
+        # A file that is too long may be cut within a character.
         text = codecs.getincrementaldecoder(encoding)().decode(data, final=len(data) < _MAX_BYTES)
-        if "\0" in text:  # UTF-16 without its mark, or no text at all
+        if "\0" in text:  # UTF-16 without a byte order mark, or no text
             raise ValueError("zero bytes")
     except ValueError as error:
         raise ValueError(
-            f"{path}: not a caption file: it is not in UTF-8 (nor in UTF-16 with its mark); save it as UTF-8 "
-            f"({error})"
+            f"{path}: not a caption file: it is not in UTF-8 (or UTF-16 with a byte order mark); save it "
+            f"as UTF-8 ({error})"
         ) from error
     return text
 
@@ -183,7 +185,7 @@ def _caption_of(value: Any) -> str:
 
 
 def _tidy(text: str) -> str:
-    # JSON can escape half a character, which no table can hold.
+    # JSON escapes can give lone surrogates, which no table can store.
     return " ".join(text.encode("utf-8", "replace").decode().split())
 
 

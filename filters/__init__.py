@@ -1,6 +1,12 @@
-"""One file per measure: a scorer, from sampled frames of a clip to named numbers.
+"""The measures of clips. In: sampled frames of a clip. Out: named numbers, and a verdict by rules.
 
-No Ray, no files, no thresholds.
+`base`: what a scorer is (`Sampling`, `Frames`, `Scores`, `Scorer`).
+`duration`, `resolution`: numbers from the clip's header, without pixels.
+`motion`, `quality`, `borders`, `transition`: numbers from pixels, on a CPU.
+`text`, `aesthetics`: numbers from models, on a GPU if there is one.
+`rules`: bounds on numbers, and the verdict on a clip.
+
+A measure imports `base` and libraries. It imports no Ray, reads no video file and knows no threshold.
 """
 
 from typing import Any
@@ -14,7 +20,7 @@ from filters.resolution import Resolution
 from filters.text import Text
 from filters.transition import Transition
 
-# In the order in which they run: the cheap ones, which can spare the dear ones, come first.
+# In the order of running. Cheap scorers come first: a clip that they reject skips the expensive scorers.
 SCORERS: dict[str, type[Any]] = {
     "duration": Duration,
     "resolution": Resolution,
@@ -25,4 +31,4 @@ SCORERS: dict[str, type[Any]] = {
     "text": Text,
     "aesthetics": Aesthetics,
 }
-EMBEDDER = "aesthetics"  # whose by-product is the column `embedding`
+EMBEDDER = "aesthetics"  # the scorer that also fills the column `embedding`

@@ -1,13 +1,13 @@
-"""`aesthetics`: how well liked the frames would be, by a head on CLIP image embeddings.
+"""`aesthetics`: the predicted rating of the frames by people, from a head on CLIP image embeddings.
 
-A frame's score is a published affine head applied to the frame's L2-normalised embedding; the clip has
-the mean and the minimum over its frames. The embedding itself (the mean of the frames' unit vectors, made
-a unit vector again) is kept for duplicates, search and caption checks.
+A published affine head turns a frame's L2-normalised embedding into the frame's score. A clip gets the mean
+and the minimum over its frames. The clip's embedding is the normalised mean of the frames' unit vectors. It
+is stored for finding duplicates, for search and for caption checks.
 
-Heads, by name: LAION's first predictor (a linear map; `laion-linear-*`) and its second ("improved
-aesthetic predictor", `laion-mlp-l14`), both on OpenAI's CLIP weights. The two have different scales: on
-embeddings of the ratings 0 to 9 the first gives -2.5 to 11.3 and the second 1.7 to 5.7, so a threshold
-belongs to a head. A path may name these or the head of Aesthetic Predictor V2.5, which goes with
+Named heads: LAION's first predictor (a linear map; `laion-linear-*`) and second predictor ("improved
+aesthetic predictor", `laion-mlp-l14`), both on OpenAI's CLIP weights. Their scales differ: on embeddings of
+the ratings 0 to 9 the first gives -2.5 to 11.3 and the second 1.7 to 5.7. So each head needs its own
+threshold. A path may name a file of these heads, or the head of Aesthetic Predictor V2.5, which needs
 `model: ViT-SO400M-14-SigLIP-384`, `pretrained: webli`, `short_side: 384`.
 """
 
@@ -49,52 +49,57 @@ HEADS: dict[str, tuple[str, str]] = {  # name: address, SHA-256
         "21dd590f3ccdc646f0d53120778b296013b096a035a2718c9cb0d511bff0f1e0",
     ),
 }
-# The layers of each known head, in order. Matched exactly: between these there are only dropouts, and a
-# head with activations, which numbers its layers otherwise, must not be taken for one of them.
+# The names of the layers of each known head, in order. Names must match exactly: these heads have only
+# dropouts between their layers. A head with activations has other layer numbers and must be refused.
 LAYOUTS: tuple[tuple[str, ...], ...] = (
     ("",),  # LAION's first: Linear(D, 1)
     tuple(f"layers.{i}." for i in (0, 2, 4, 6, 7)),  # LAION's second: 768-1024-128-64-16-1
     tuple(f"scoring_head.{i}." for i in (0, 2, 4, 6, 8)),  # V2.5 on SigLIP: 1152-1024-128-64-16-1
 )
-# The names open_clip gives its weights in a hub repository, safest first.
+# The file names of open_clip's weights in a hub repository, the safest format first.
 HUB_WEIGHTS = (
     "open_clip_model.safetensors",
     "open_clip_pytorch_model.safetensors",
     "open_clip_pytorch_model.bin",
 )
 REMEDY = (
-    "connect to it once, or set HF_HOME to a cache that has the files, or name a local file, "
+    "connect to the network once, or set HF_HOME to a cache that has the files, or name a local file, "
     "or set `filters.aesthetics: null`"
 )
 
 
 class Head(NamedTuple):
-    """score = embedding @ weight + bias."""
+    """An affine map: score = embedding @ weight + bias."""
 
     weight: np.ndarray  # (D,) float64
     bias: float
 
 
 def affine(state: Mapping[str, np.ndarray]) -> Head:
-    """A head's layers, none of which has an activation, multiplied out into one affine map."""
+    """Multiply a head's layers, which have no activations, into one affine map.
+
+    `state` holds the weights by name. Raises `ValueError` for layers of an unknown head.
+    """
     for layout in LAYOUTS:
         if set(state) == {prefix + kind for prefix in layout for kind in ("weight", "bias")}:
             break
     else:
-        raise ValueError(f"filters.aesthetics.head: no known kind of head has the layers {sorted(state)}")
+        raise ValueError(f"filters.aesthetics.head: an unknown kind of head with the layers {sorted(state)}")
     weight = np.eye(state[layout[0] + "weight"].shape[1])  # (D, D)
     bias = np.zeros(len(weight))
     for prefix in layout:
         w, b = state[prefix + "weight"].astype(np.float64), state[prefix + "bias"].astype(np.float64)
         weight, bias = w @ weight, w @ bias + b
     if weight.shape[0] != 1:
-        raise ValueError(f"filters.aesthetics.head: it gives {weight.shape[0]} numbers per image, not one")
+        raise ValueError(
+            f"filters.aesthetics.head: the head gives {weight.shape[0]} numbers per image instead of one"
+        )
     return Head(weight[0], float(bias[0]))
 
 
 @functools.cache
 def load_head(head: str) -> Head:
-    """The head for `filters.aesthetics.head`: a name of `HEADS`, or a .pth or .safetensors file."""
+    """The head that `filters.aesthetics.head` names: a key of `HEADS`, or a .pth or .safetensors file."""
     import torch
     from safetensors.torch import load_file
 
@@ -102,13 +107,13 @@ def load_head(head: str) -> Head:
     if path.suffix == ".safetensors":
         state = load_file(path)
     else:
-        # The published files were saved from a GPU.
+        # The published files contain GPU tensors.
         state = torch.load(path, map_location="cpu", weights_only=True)
     return affine({k: v.float().numpy() for k, v in state.items()})
 
 
 def find_head(head: str) -> Path:
-    """The file of a head, downloaded and verified if it has a name; raises `MissingModel`."""
+    """The file of a head. A named head is downloaded and verified. Raises `MissingModel`."""
     import torch
 
     if head not in HEADS:
@@ -127,42 +132,45 @@ def find_head(head: str) -> Path:
             data = reply.read()
     except OSError as error:
         raise MissingModel(
-            f"filters.aesthetics.head = {head!r}: {url} gave: {error}; put the file at {path}, or {REMEDY}"
+            f"filters.aesthetics.head = {head!r}: {url} failed: {error}; put the file at {path}, or {REMEDY}"
         ) from error
     if hashlib.sha256(data).hexdigest() != sha256:
-        raise MissingModel(f"filters.aesthetics.head = {head!r}: {url} is not the known file")
+        raise MissingModel(f"filters.aesthetics.head = {head!r}: {url} is not the expected file")
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"_{path.name}.{os.getpid()}")  # several workers may fetch it at once
+    part = path.with_name(f"_{path.name}.{os.getpid()}")  # several workers may download at the same time
     part.write_bytes(data)
     part.replace(path)
     return path
 
 
 class Encoder(NamedTuple):
-    """What open_clip needs to build the image encoder from local files."""
+    """The arguments with which open_clip builds the image encoder from local files."""
 
     name: str  # a configuration of open_clip, or local-dir:…
-    weights: str | None  # a file; None for local-dir:, which has its own
+    weights: str | None  # a file; None for local-dir:, which contains its weights
     options: dict[str, Any]
-    width: int  # of the embedding
+    width: int  # numbers per embedding
 
 
 def find_encoder(model: str, pretrained: str) -> Encoder:
-    """Resolves `filters.aesthetics.model` and `.pretrained` to local files, downloading them if need be.
+    """Resolve `filters.aesthetics.model` and `.pretrained` to local files, downloaded if necessary.
 
-    Raises `MissingModel` without long retries when they cannot be had. Builds no model.
+    Builds no model. Raises `MissingModel`, without long retries, if the files are not available, and
+    `ValueError` for an unknown model.
     """
     import open_clip
 
     if model.startswith("hf-hub:"):
         repo = model.removeprefix("hf-hub:")
         config = hub_file("filters.aesthetics.model", repo, ("open_clip_config.json",))
-        hub_file("filters.aesthetics.model", repo, HUB_WEIGHTS)  # lands beside the configuration
+        hub_file("filters.aesthetics.model", repo, HUB_WEIGHTS)  # is stored beside the configuration
         model = f"local-dir:{Path(config).parent}"
     if model.startswith("local-dir:"):
         folder = Path(model.removeprefix("local-dir:")).expanduser()
         if not (folder / "open_clip_config.json").is_file():
-            raise MissingModel(f"filters.aesthetics.model = {model!r}: no open_clip_config.json there")
+            raise MissingModel(
+                f"filters.aesthetics.model = {model!r}: the folder has no open_clip_config.json"
+            )
         name = f"local-dir:{folder}"
         return Encoder(name, None, {}, open_clip.get_model_config(name)["embed_dim"])
 
@@ -170,7 +178,7 @@ def find_encoder(model: str, pretrained: str) -> Encoder:
     if config is None:
         raise ValueError(
             f"filters.aesthetics.model = {model!r} is no model of open_clip; "
-            "`open_clip.list_models()` has them, and hf-hub:… and local-dir:… are taken too"
+            "`open_clip.list_models()` lists the models; hf-hub:… and local-dir:… are accepted, too"
         )
     path = Path(pretrained).expanduser()
     if path.is_file():
@@ -181,12 +189,12 @@ def find_encoder(model: str, pretrained: str) -> Encoder:
             f"filters.aesthetics.pretrained = {pretrained!r} is neither a file nor, for {model}, one of "
             f"{', '.join(open_clip.list_pretrained_tags_by_model(model)) or 'any tags'}"
         )
-    # Every tag of open_clip has a hub repository; some also an older address, which needs no second way.
+    # Every tag of open_clip has a hub repository. Older addresses, which some tags also have, are not needed.
     repo, _, filename = tag["hf_hub"].rpartition("/")
     names = (filename.replace(".bin", ".safetensors"), filename) if filename else HUB_WEIGHTS
     weights = hub_file("filters.aesthetics.pretrained", repo, names)
-    # What open_clip would take from the tag, had it been given the tag and not the file. It would only
-    # warn that OpenAI's weights were trained with QuickGELU, which `ViT-L-14` alone does not use.
+    # open_clip reads these options from the tag, but gets a file here. Without `force_quick_gelu` it would
+    # only warn: OpenAI's weights were trained with QuickGELU, and `ViT-L-14` does not use it by default.
     options = {
         "force_quick_gelu": tag.get("quick_gelu", False),
         "image_mean": tag.get("mean"),
@@ -198,7 +206,10 @@ def find_encoder(model: str, pretrained: str) -> Encoder:
 
 
 def hub_file(key: str, repo: str, names: Sequence[str]) -> str:
-    """The first of `names` that a Hugging Face repository has, from the cache or downloaded."""
+    """The path of the first of `names` that a Hugging Face repository has, cached or downloaded.
+
+    Raises `MissingModel`, whose message starts with the setting `key`.
+    """
     import huggingface_hub as hub
 
     for name in names:
@@ -208,12 +219,12 @@ def hub_file(key: str, repo: str, names: Sequence[str]) -> str:
     problem: Exception | None = None
     for name in names:
         try:
-            # Asked once and with a deadline: a download retries for half a minute where there is no network.
+            # One request with a deadline: without a network, a download would retry for half a minute.
             hub.get_hf_file_metadata(hub.hf_hub_url(repo, name), timeout=10)
             return hub.hf_hub_download(repo, name)
         except hub.errors.RemoteEntryNotFoundError as error:
             problem = error
-        except Exception as error:  # the hub's HTTP library, and so its errors, differ between its versions
+        except Exception as error:  # versions of the hub use different HTTP libraries with different errors
             problem = error
             break
     raise MissingModel(
@@ -225,11 +236,11 @@ def hub_file(key: str, repo: str, names: Sequence[str]) -> str:
 def load_encoder(
     model: str, pretrained: str, precision: str, device: str
 ) -> tuple[Any, Callable[[Any], torch.Tensor]]:
-    """The model and its preprocessing (a PIL image to (3, S, S)), once per process."""
+    """The model and its preprocessing (a PIL image to a tensor (3, S, S)), loaded once per process."""
     import open_clip
 
     encoder = find_encoder(model, pretrained)
-    # `_from_pretrained` fails where `create_model` would go on with random weights.
+    # `create_model_from_pretrained` fails without weights. `create_model` would use random weights instead.
     net, preprocess = open_clip.create_model_from_pretrained(
         encoder.name,
         encoder.weights,
@@ -242,6 +253,7 @@ def load_encoder(
 
 
 def check_widths(width: int, head: Head, model: str, name: str) -> None:
+    """Raises `ValueError` if the head does not take embeddings of `width` numbers."""
     if width != head.weight.size:
         raise ValueError(
             f"filters.aesthetics.model = {model!r} gives embeddings of {width} numbers, but "
@@ -251,13 +263,13 @@ def check_widths(width: int, head: Head, model: str, name: str) -> None:
 
 @dataclass(frozen=True)
 class Aesthetics:
-    """Mean and minimum over the frames of the head's score; the clip's embedding beside it."""
+    """The mean and minimum of the frames' scores, and the clip's embedding (float16)."""
 
     frames: int = 4
-    short_side: int = 224  # pixels: what the encoder takes
-    model: str = "ViT-L-14"  # of open_clip, or hf-hub:…, or local-dir:…
+    short_side: int = 224  # pixels: the input size of the encoder
+    model: str = "ViT-L-14"  # a model of open_clip, or hf-hub:…, or local-dir:…
     pretrained: str = "openai"  # a tag of open_clip, or a file; not used with hf-hub: and local-dir:
-    head: str = "laion-mlp-l14"  # a name of HEADS, or a file
+    head: str = "laion-mlp-l14"  # a key of HEADS, or a file
     precision: str = "fp32"  # fp16 or bf16 on a GPU
     batch_size: int = field(default=64, metadata={"key": False})  # frames
     device: str = field(default="auto", metadata={"key": False})
@@ -269,7 +281,7 @@ class Aesthetics:
         Column(
             "aesthetics.mean", "score", (-np.inf, np.inf), "mean of the frames' scores, on the head's scale"
         ),
-        Column("aesthetics.min", "score", (-np.inf, np.inf), "the least of the frames' scores"),
+        Column("aesthetics.min", "score", (-np.inf, np.inf), "the lowest of the frames' scores"),
     )
     cost: ClassVar[str] = "2.3 CPU-seconds per frame with ViT-L-14"
     uses_model: ClassVar[bool] = True
@@ -294,7 +306,7 @@ class Aesthetics:
         return scores
 
     def embed(self, images: Sequence[np.ndarray]) -> np.ndarray:
-        """(N, D) float32: the L2-normalised embeddings of N (H, W, 3) uint8 RGB images."""
+        """The L2-normalised embeddings, (N, D) float32, of N (H, W, 3) uint8 RGB images."""
         import open_clip
         import torch
         from PIL import Image
@@ -313,7 +325,7 @@ class Aesthetics:
         return np.concatenate(parts)
 
     def _score(self, embeddings: np.ndarray) -> Scores:
-        """A clip's scores from its frames' (N, D) embeddings."""
+        """A clip's scores from the (N, D) embeddings of its frames."""
         head = load_head(self.head)
         check_widths(embeddings.shape[1], head, self.model, self.head)
         scores = embeddings @ head.weight + head.bias  # (N,)

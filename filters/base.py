@@ -1,8 +1,8 @@
-"""What a scorer is: sampled frames of a clip in, named numbers out.
+"""The interface of a scorer: sampled frames of a clip in, named numbers out.
 
-A scorer knows nothing of thresholds, Ray or storage. It says which frames it needs (`Sampling`), gets
-them as `Frames`, and returns `Scores`. Scorers are frozen dataclasses: their fields are their
-parameters, so `measure_key` can tell when a stored number is out of date.
+A scorer knows nothing of thresholds, Ray or storage. A scorer names the frames that it needs (`Sampling`),
+receives them as `Frames`, and returns `Scores`. Scorers are frozen dataclasses. Their fields are their
+parameters, so `measure_key` can detect that a stored number is out of date.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ class Sampling:
     """Which frames of a clip a scorer needs.
 
     `none`: no pixels. `uniform`: `n` frames at the middles of `n` equal parts of the clip.
-    `pairs`: `per_second` pairs of grey frames, each pair `step_s` seconds apart.
-    Frames are as displayed (rotation and pixel aspect applied) and are only ever made smaller.
+    `pairs`: `per_second` pairs of grey frames. The frames of a pair are `step_s` seconds apart.
+    Rotation and pixel aspect are applied. Frames are not enlarged; only pairs always have the same width.
     """
 
     kind: Literal["none", "uniform", "pairs"]
@@ -37,12 +37,12 @@ class Sampling:
     color: Literal["rgb", "gray"] = "rgb"
     per_second: float = 0.0
     step_s: float = 0.0
-    width: int = 0  # pixels, of pairs
+    width: int = 0  # pixels, of the frames of pairs
 
     def size(self, width: int, height: int) -> tuple[int, int]:
-        """The (width, height) in which a `width` x `height` frame is handed to the scorer."""
+        """The (width, height) in pixels at which the scorer receives a `width` x `height` frame."""
         if self.kind == "pairs":
-            # Motion is analysed at one width, whatever the source's; a sliver must not become a mile high.
+            # Motion is analysed at the same width for all sources. The limit is for very narrow frames.
             scale = min(self.width / width, 4 * self.width / height)
         elif self.long_side:
             scale = min(1.0, self.long_side / max(width, height))
@@ -74,7 +74,7 @@ def pairs(per_second: float, step_s: float, width: int) -> Sampling:
 
 @dataclass(frozen=True)
 class ClipInfo:
-    """What is known of a clip without looking at its pixels."""
+    """The properties of a clip that are known without decoding its pixels."""
 
     duration_s: float
     frames: int
@@ -89,7 +89,7 @@ class ClipInfo:
 
 @dataclass(frozen=True)
 class Pair:
-    """Two grey frames, (H, W) uint8, `dt_s` seconds apart (the true difference of their timestamps)."""
+    """Two grey frames, (H, W) uint8. `dt_s` is the true difference of their timestamps, in seconds."""
 
     first: np.ndarray
     second: np.ndarray
@@ -98,10 +98,10 @@ class Pair:
 
 @dataclass(frozen=True)
 class Frames:
-    """One clip as a scorer sees it: what its `sampling` asked for.
+    """The frames of one clip that a scorer's `sampling` asked for.
 
-    `images` are (H, W, 3) RGB or (H, W) grey, uint8, in order of time; `pairs` is filled for pair
-    sampling only. Either may hold fewer than asked for when the clip is short, and may be empty.
+    `images` are (H, W, 3) RGB or (H, W) grey, uint8, in order of time. `pairs` is filled for pair
+    sampling only. Short clips give fewer frames or pairs than asked for, or none.
     """
 
     clip: ClipInfo
@@ -111,7 +111,7 @@ class Frames:
 
 @dataclass(frozen=True)
 class Scores:
-    """A scorer's answer for one clip: column -> number (None = could not be measured)."""
+    """A scorer's answer for one clip: column -> number (None: the number could not be measured)."""
 
     values: dict[str, float | None]
     embedding: np.ndarray | None = field(default=None, compare=False)
@@ -119,7 +119,7 @@ class Scores:
 
 @dataclass(frozen=True)
 class Column:
-    """One stored number: what it means, for the docs and the report."""
+    """One stored number, with its unit and meaning for the documents and the report."""
 
     name: str  # measure.value
     unit: str
@@ -132,30 +132,31 @@ class Scorer(Protocol):
     """Turns sampled frames of clips into named numbers."""
 
     name: ClassVar[str]  # column prefix
-    version: ClassVar[str]  # part of the cache key: bump it when the numbers change
+    version: ClassVar[str]  # part of the cache key: raise it when the numbers change
     applies_to: ClassVar[frozenset[Media]]
     columns: ClassVar[tuple[Column, ...]]
-    cost: ClassVar[str]  # CPU time, as measured
-    uses_model: ClassVar[bool]  # True: runs in Ray actors, in batches, on a GPU where there is one
+    cost: ClassVar[str]  # measured CPU time
+    uses_model: ClassVar[bool]  # True: runs in Ray actors, in batches, on a GPU if there is one
 
     @property
     def sampling(self) -> Sampling: ...
 
     def check(self) -> None:
-        """Raise `MissingModel` when a needed model cannot be had. Called once, before any work."""
+        """Raise `MissingModel` if a needed model is not available. Called once, before any work."""
 
     def __call__(self, clips: Sequence[Frames]) -> list[Scores]: ...
 
 
 class MissingModel(ValueError):
-    """A configured model's weights cannot be had; the message says which key to change or what to install."""
+    """The weights of a configured model are not available. The message names the key to change or the
+    package to install."""
 
 
 def measure_key(scorer: Scorer) -> str:
-    """A short hash of a scorer's name, version and parameters: equal keys mean comparable numbers."""
+    """A short hash of a scorer's name, version and parameters. Equal keys mean comparable numbers."""
     assert dataclasses.is_dataclass(scorer)
     assert not isinstance(scorer, type)
-    # Parameters that change where a model runs but not what it says are marked `key=False`.
+    # Parameters with `key=False` decide where a model runs. They do not change its numbers.
     params = {
         f.name: getattr(scorer, f.name) for f in dataclasses.fields(scorer) if f.metadata.get("key", True)
     }

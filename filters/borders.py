@@ -1,4 +1,5 @@
-"""`borders`: how much of the frame is black bars, above and below (letterbox) or at the sides (pillarbox)."""
+"""`borders`: the part of the frame that is black bars, above and below (letterbox) or left and right
+(pillarbox)."""
 
 from __future__ import annotations
 
@@ -10,21 +11,25 @@ import numpy as np
 
 from filters.base import IMAGE_AND_VIDEO, Column, Frames, Media, Sampling, Scores, uniform
 
-DEPTH = 6  # rows within which a bar's edge lies
+DEPTH = 6  # rows: the edge of a bar is searched within so many
 
 
 @dataclass(frozen=True)
 class Borders:
     """Part of the frame area covered by dark bars, from the brightest value of each pixel over the frames.
 
-    A bar is a run of rows (or columns) that begins at an edge with a dark one (median luma `dark` or
-    less), is even (99 % of the pixels within `even` of that, 95 % within half of it) and ends in a
-    straight edge: within `DEPTH` rows at least `edge` of the columns that show any picture step up by
-    `step` or more. Evenness and the step are what tell a bar from a night sky or a dark floor. A step in
-    any of the frames will do, so one dark frame does not hide a bar. Not found: bars narrower than two
-    rows, white, coloured or blurred bars, bars with subtitles or noise on them, bars around a picture
-    that is itself nearly black at the edge. A clip that is black all over, or but for less than a quarter
-    of its width or height, has no bars: 0, and `quality` tells.
+    A bar is a run of rows (or columns) that starts at an edge of the frame and meets three conditions:
+
+    - Its first row is dark: the row's median luma is `dark` or less.
+    - The bar is even: 99 % of its pixels differ from that median by at most `even`, 95 % by half of `even`.
+    - The bar ends in a straight edge: within `DEPTH` rows, at least `edge` of the columns that show any
+      picture become brighter by `step` or more.
+
+    The second and third conditions separate a bar from a night sky or a dark floor. A step in one frame is
+    enough, so a dark frame does not hide a bar. These bars are not found: bars narrower than two rows; white,
+    coloured or blurred bars; bars with subtitles or noise on them; bars around a picture whose edge is nearly
+    black. A clip has no bars (0) if the whole clip is black, or if its picture fills less than a quarter of
+    the width or height. `quality` measures such clips.
     """
 
     frames: int = 4
@@ -61,7 +66,7 @@ class Borders:
         return 1.0 - (height - top - bottom) * (width - left - right) / (height * width)
 
     def bars(self, brightest: np.ndarray) -> tuple[int, int, int, int]:
-        """Rows at the top and bottom and columns at the left and right of an (H, W) frame that are bars."""
+        """(top, bottom, left, right): the rows and columns of an (H, W) uint8 frame that are bars."""
         if np.percentile(brightest, 99.5) <= self.dark:  # no picture
             return 0, 0, 0, 0
         across = brightest.T
@@ -73,7 +78,7 @@ class Borders:
         return top, bottom, left, right
 
     def _rows(self, image: np.ndarray) -> int:
-        """How many rows from the top of (H, W) uint8 are a bar."""
+        """The number of rows from the top of (H, W) uint8 that are a bar."""
         level = float(np.median(image[0]))
         if level > self.dark:
             return 0
@@ -81,8 +86,8 @@ class Borders:
         rows = int(picture.argmax()) if picture.any() else 0
         if rows < 2 or np.percentile(np.abs(image[: max(2, rows - DEPTH)] - level), 95) > self.even / 2:
             return 0
-        # The codec's ringing can make the last rows of the bar uneven, so the edge is looked for near by.
-        shown = image.max(axis=0) >= level + self.step  # the rest lies under the bars at the other sides
+        # The codec's ringing can make the last rows of the bar uneven, so the edge is searched nearby.
+        shown = image.max(axis=0) >= level + self.step  # the other columns lie under bars at the sides
         near = image[rows - 1 : rows + DEPTH, shown].astype(int)
         stepped = (np.maximum.accumulate(near[1:] - near[0], axis=0) >= self.step).mean(axis=1)
         if stepped[-1] < self.edge:

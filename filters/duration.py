@@ -1,4 +1,4 @@
-"""`duration`: how long a clip lasts."""
+"""`duration`: the length of a clip in seconds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`motion`: how fast the picture moves, in frame widths per second."""
+"""`motion`: the speed of the picture, in frame widths per second."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ from filters.base import VIDEO, Column, Frames, Media, Pair, Sampling, Scores, p
 class Motion:
     """Length of the optical flow over a clip's pairs of frames, divided by frame width and time.
 
-    `motion.speed` = sum over pairs of (mean flow length in pixels / width) / sum over pairs of dt, which
-    is the mean of the pairs' speeds, each weighted by the time it spans. At ten pairs a second with a
-    step of 0.1 s each pair begins where the one before it ends, so that all of the clip's motion is
-    counted once. That is what keeps the number when the frame rate changes: with two pairs a second a
-    clip whose frames were doubled, or thinned out, scores up to 23 % differently, because other moments
-    of it are looked at and because a doubled frame is not where its timestamp says; on a regular grid
-    of two pairs a second an 8 fps clip stored at 24 fps by repetition scores zero.
+    `motion.speed` = sum over pairs of (mean flow length in pixels / width) / sum over pairs of dt. The
+    result is the mean of the pairs' speeds, weighted by the time between the frames of each pair. With ten
+    pairs a second and a step of 0.1 s, each pair starts at the end of the previous pair. So all motion of the
+    clip is counted once, and the number does not depend on the frame rate. With two pairs a second, a clip
+    with doubled or dropped frames scores up to 23 % differently: other moments are sampled, and a doubled
+    frame is not where its timestamp says. On a regular grid of two pairs a second, an 8 fps clip that is
+    stored at 24 fps by repetition scores zero.
 
-    Flow: Farneback's (2003) at 64 and then at `analysis_width` pixels, begun from the shift of the whole
-    picture (phase correlation) where that shift explains the change. From nothing it loses pans
-    beyond 0.5 widths/s. A surface without texture has no flow, whatever the grain on it: DIS flow (Kroeger
-    et al. 2016), though faster, gives 0.25 widths/s for grain on a still wall. Twice the width takes four
-    times as long and lets more of the codec's noise through.
+    Flow: Farneback (2003), first at 64 and then at `analysis_width` pixels. The flow starts from the shift of
+    the whole picture (phase correlation) if this shift explains the change. A start from zero loses pans
+    faster than 0.5 widths/s. A surface without texture has no flow, even with grain. DIS flow (Kroeger et al.
+    2016) is faster but gives 0.25 widths/s for grain on a still wall. Twice the width takes four times as
+    long and lets more of the codec's noise through.
 
-    Below about 0.01 the codec's noise shows: a near-static scene reads up to 0.001 more or less.
+    The codec's noise matters below about 0.01: the score of a nearly static scene varies by up to 0.001.
     """
 
     per_second: float = 10.0
     step_s: float = 0.1
     width: int = 256  # pixels, as sampled
-    analysis_width: int = 128  # pixels; the sampled frames are averaged down to it
+    analysis_width: int = 128  # pixels; the sampled frames are reduced to this width by averaging
 
     name: ClassVar[str] = "motion"
     version: ClassVar[str] = "2"
@@ -65,7 +65,7 @@ class Motion:
 
 
 def mean_shift(first: np.ndarray, second: np.ndarray, analysis_width: int) -> float:
-    """Mean length of the flow between two (H, W) uint8 frames, in frame widths."""
+    """Mean length of the optical flow between two (H, W) uint8 frames, in frame widths."""
     if np.array_equal(first, second):
         return 0.0
     half = analysis_width // 2
@@ -81,20 +81,21 @@ def mean_shift(first: np.ndarray, second: np.ndarray, analysis_width: int) -> fl
 
 
 def _at_width(image: np.ndarray, width: int) -> np.ndarray:
-    """(H, W) uint8 reduced to `width`, 8 pixels high at the least and 4 times its width at the most."""
+    """(H, W) uint8 reduced to `width` pixels. The height is at least 8 pixels, at most 4 times the width."""
     height = min(max(8, round(image.shape[0] * width / image.shape[1])), 4 * width)
     return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
 
 
 def _global_shift(a: np.ndarray, b: np.ndarray) -> tuple[float, float]:
-    """(dx, dy) in pixels that turns `a` into `b` as a whole; zero if that explains less than a tenth."""
+    """(dx, dy) in pixels: the shift of `a` that matches `b` best. Zero if the shift explains less than a
+    tenth of the difference."""
     height, width = a.shape
     fa, fb = a.astype(np.float32), b.astype(np.float32)
     change = float(np.abs(fa - fb).mean())
     if change < 0.5:  # of 255: nothing to explain
         return 0.0, 0.0
     window = cv2.createHanningWindow((width, height), cv2.CV_32F)
-    # Copies: at sizes that suit its transform it multiplies the pictures themselves by the window.
+    # Copies: for some sizes phaseCorrelate multiplies its input arrays by the window in place.
     (dx, dy), _ = cv2.phaseCorrelate(fa.copy(), fb.copy(), window)
     if not np.isfinite([dx, dy]).all():
         return 0.0, 0.0
@@ -104,6 +105,7 @@ def _global_shift(a: np.ndarray, b: np.ndarray) -> tuple[float, float]:
 
 
 def _farneback(a: np.ndarray, b: np.ndarray, start: np.ndarray, *, iterations: int) -> np.ndarray:
-    """Flow (H, W, 2) in pixels at one scale, from `start`: window 15, polynomials over 5, sigma 1.2."""
+    """Flow (H, W, 2) in pixels at one scale, starting from `start`: window 15, polynomials over 5 pixels,
+    sigma 1.2."""
     flags = cv2.OPTFLOW_USE_INITIAL_FLOW
     return cv2.calcOpticalFlowFarneback(a, b, start, 0.5, 0, 15, iterations, 5, 1.2, flags)

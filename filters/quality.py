@@ -1,4 +1,4 @@
-"""`quality`: sharpness, brightness and contrast of the picture, and how much of it is blown out or dark."""
+"""`quality`: sharpness, brightness and contrast of the picture, and its overexposed and dark parts."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ import numpy as np
 
 from filters.base import IMAGE_AND_VIDEO, Column, Frames, Media, Sampling, Scores, uniform
 
-BLOWN = 250  # luma of 255; this and above
-DARK = 20  # luma of 255; this and below
-# Levels squared, of 255: rounding luma to the 219 levels of video, less its own blur by 1 pixel.
+BLOWN = 250  # luma of 255: overexposed pixels have at least this
+DARK = 20  # luma of 255: dark pixels have at most this
+# Squared levels of 255: the mean square error of rounding luma to the 219 levels of video, minus the part
+# that a blur of 1 pixel keeps.
 ROUNDING = (255 / 219) ** 2 / 12 * 0.76
 
 
@@ -21,13 +22,13 @@ ROUNDING = (255 / 219) ** 2 / 12 * 0.76
 class Quality:
     """Means over `frames` grey frames whose long side is at most `long_side` pixels.
 
-    - `quality.sharpness` (0 and up): strength of detail finer than 1 pixel over that of detail from 1 to
-      4 pixels, with G_s a Gaussian blur of s pixels and r the mean square that rounding to levels leaves:
-      sqrt((ms(I - G_1 I) - r) / (ms(G_1 I - G_4 I) + 1)). It does not change with contrast or brightness,
-      as the variance of the Laplacian does, and any further Gaussian blur lowers it. Noise raises it; a
-      blur that vanishes at this size is not seen.
+    - `quality.sharpness` (0 and up): the strength of detail finer than 1 pixel, divided by the strength of
+      detail from 1 to 4 pixels: sqrt((ms(I - G_1 I) - r) / (ms(G_1 I - G_4 I) + 1)). G_s is a Gaussian blur
+      of s pixels, ms a mean square, and r the mean square of the rounding error. Contrast and brightness do
+      not change this number (they change the variance of the Laplacian). Each further Gaussian blur lowers
+      it and noise raises it. A blur that is too small to see at this size is not measured.
     - `quality.brightness` (0 to 1): mean luma over 255.
-    - `quality.contrast` (0 to 0.5): standard deviation of luma over 255; low means flat.
+    - `quality.contrast` (0 to 0.5): standard deviation of luma over 255; a low number means a flat picture.
     - `quality.blown` (0 to 1): part of the pixels with luma 250 or more.
     - `quality.dark` (0 to 1): part of the pixels with luma 20 or less.
     """
@@ -39,7 +40,7 @@ class Quality:
     version: ClassVar[str] = "3"
     applies_to: ClassVar[frozenset[Media]] = IMAGE_AND_VIDEO
     columns: ClassVar[tuple[Column, ...]] = (
-        Column("quality.sharpness", "ratio", (0, float("inf")), "fine detail over middling detail"),
+        Column("quality.sharpness", "ratio", (0, float("inf")), "fine detail over medium detail"),
         Column("quality.brightness", "of full scale", (0, 1), "mean luma"),
         Column("quality.contrast", "of full scale", (0, 0.5), "standard deviation of luma"),
         Column("quality.blown", "part of the pixels", (0, 1), f"luma {BLOWN} or more, of 255"),
@@ -75,10 +76,10 @@ class Quality:
 
 
 def sharpness(image: np.ndarray) -> float:
-    """Fine over middling detail of an (H, W) uint8 frame: see `Quality`."""
+    """Fine detail over medium detail of an (H, W) uint8 frame: see `Quality`."""
     sharp = image.astype(np.float32)
     fine, middling = cv2.GaussianBlur(sharp, (0, 0), 1.0), cv2.GaussianBlur(sharp, (0, 0), 4.0)
-    # Rounding is no detail: it is all that is fine in a pale picture that is blurred. The 1 (of 255 squared)
-    # keeps the rest of a flat frame's noise from reading as detail.
+    # The rounding error is not detail, but it is the only fine structure in a pale, blurred picture. The
+    # added 1 (of 255 squared) keeps the remaining noise of a flat frame from counting as detail.
     detail = max(float(np.square(sharp - fine).mean()) - ROUNDING, 0.0)
     return float(np.sqrt(detail / (np.square(fine - middling).mean() + 1.0)))

@@ -11,7 +11,7 @@ from filters.base import IMAGE_AND_VIDEO, NONE, Column, Frames, Media, Sampling,
 
 @dataclass(frozen=True)
 class Resolution:
-    """Short side in pixels, and width over height, after rotation and pixel aspect."""
+    """Short side in pixels and width over height, after rotation and pixel aspect are applied."""
 
     name: ClassVar[str] = "resolution"
     version: ClassVar[str] = "1"

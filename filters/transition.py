@@ -1,4 +1,4 @@
-"""`transition`: does the clip still hold two scenes, by a cut that was missed or a dissolve?"""
+"""`transition`: does the clip still contain two scenes, with a missed cut or a dissolve between them?"""
 
 from __future__ import annotations
 
@@ -17,21 +17,25 @@ GRID = (8, 6)  # cells across and down of the layout
 
 @dataclass(frozen=True)
 class Transition:
-    """How far apart the two halves of the best split of the clip lie, for how far each is spread out.
+    """The distance between the two sides of the clip's best split, compared with the spread within each side.
 
-    Two frames differ by the geometric mean of the Hellinger distance of their colour histograms (6 x 6 x
-    6 bins of RGB) and of half the mean difference of their grey layouts (8 x 6 cells, brought to mean
-    0 and deviation 1): both must change. `transition.distance` is the largest, over the moments between
-    two sampled frames, of the mean difference across the moment less the mean of the mean differences
-    on its two sides: half the energy distance of the sides (Szekely and Rizzo 2013). Motion and pans
-    spread both sides out and score low; a dissolve counts as well as a cut. A still clip scores 0.
+    The difference of two frames is a geometric mean of two distances, so both must be large: the Hellinger
+    distance of the colour histograms (6 x 6 x 6 bins of RGB), and half the mean difference of the grey
+    layouts (8 x 6 cells, normalised to mean 0 and deviation 1).
 
-    The tests show, at a bound of 0.16: every real single shot of theirs lies below it, every real change
-    above; of splices of two such shots at least 99 % of the cuts, 98 % of dissolves over an eighth and 97 %
-    of dissolves over a quarter of the span lie above. Long moving shots of other kinds may score higher.
+    The clip is split at each moment between two sampled frames. The score of a split is the mean difference
+    between frames of different sides, minus the mean difference between frames of the same side: half the
+    energy distance of the two sides (Szekely and Rizzo 2013). `transition.distance` is the largest score.
+    Motion and pans increase the spread within each side, so they score low. A dissolve counts like a cut. A
+    still clip scores 0.
 
-    A change of scene nearer to an end than 1 / (2 `frames`) of the clip is not seen. A fade to or from
-    black that lasts for several sampled frames is a change.
+    The tests check a bound of 0.16 on real single shots and real changes. All single shots are below the
+    bound and all changes are above. Among splices of two such shots, at least 99 % of the cuts, 98 % of
+    dissolves over an eighth of the clip and 97 % of dissolves over a quarter are above. Long moving shots of
+    other kinds may score higher.
+
+    A change of scene nearer to an end than 1 / (2 `frames`) of the clip is not detected. A fade to or from
+    black that lasts for several sampled frames counts as a change.
     """
 
     frames: int = 16
@@ -63,7 +67,7 @@ class Transition:
 
 
 def differences(images: Sequence[np.ndarray]) -> np.ndarray:
-    """Pairwise differences (n, n), 0 to 1, of n RGB frames (H, W, 3) uint8: see `Transition`."""
+    """Pairwise differences, (n, n) from 0 to 1, of n RGB frames, (H, W, 3) uint8: see `Transition`."""
     colours = np.sqrt(np.stack([_histogram(f) for f in images]))
     layouts = np.stack([_layout(f) for f in images])
     colour = np.sqrt(np.square(colours[:, None] - colours[None]).sum(-1) / 2)
@@ -82,13 +86,13 @@ def _layout(image: np.ndarray) -> np.ndarray:
 
 
 def divide(distances: np.ndarray) -> float:
-    """Half the energy distance between the two sides of the moment where it is largest; (n, n), n > 1."""
+    """Half the energy distance between the two sides of the best split. `distances` is (n, n) with n > 1."""
     n = len(distances)
     best = 0.0
     for k in range(1, n):
         across = float(distances[:k, k:].mean())
         spreads = [_spread(distances[:k, :k]), _spread(distances[k:, k:])]
-        known = [s for s in spreads if s is not None]  # one frame alone has no spread: the other side's
+        known = [s for s in spreads if s is not None]  # a single frame has no spread: use the other side's
         best = max(best, across - (sum(known) / len(known) if known else 0.0))
     return best
 

@@ -1,1 +1,10 @@
-"""Entry points: the `reelmill` command, and modules that `ray job submit … -- python -m jobs.X` runs."""
+"""Entry points: the `reelmill` command, and modules for `ray job submit … -- python -m jobs.X`.
+
+`cli`: registers all commands; `common`: consoles, errors and exit codes that the commands share.
+`dataset`, `corpus`: commands that make, change and check datasets, or render footage.
+`generate`, `configuring`, `training`: commands that train and use models.
+`evaluate`, `recipe`: a run is measured; all steps from footage to samples run in sequence.
+`build`, `caption`, `select`, `train`, `sample`, `enhance`, `convert`: one command each, for `python -m`.
+
+Commands parse options, call `curation` or `generation`, and report. No other package imports this one.
+"""

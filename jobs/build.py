@@ -1,4 +1,4 @@
-"""`python -m jobs.build SOURCES… --out …`: `reelmill build`, for `ray job submit`."""
+"""`python -m jobs.build SOURCES… --out …`: runs `reelmill build`, for `ray job submit`."""
 
 from jobs.common import alone
 from jobs.dataset import build

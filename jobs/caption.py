@@ -1,4 +1,4 @@
-"""`python -m jobs.caption DATASET …`: `reelmill caption`, for `ray job submit`."""
+"""`python -m jobs.caption DATASET …`: runs `reelmill caption`, for `ray job submit`."""
 
 from jobs.common import alone
 from jobs.dataset import caption

@@ -1,4 +1,4 @@
-"""The `reelmill` command: its commands are registered here. `jobs.common` says what its exit codes mean."""
+"""The `reelmill` command. This module registers its commands; `jobs.common` documents the exit codes."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def _version(wanted: bool) -> None:
 @app.callback()
 def _options(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="print it")
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="print the version")
     ] = False,
 ) -> None:
     """Raw videos in, a trained two-stage text-to-video model out."""

@@ -1,7 +1,7 @@
-"""What the commands share: consoles, errors for the user, the lease and interrupts around work.
+"""Shared by the commands: consoles, errors for the user, and interrupts around work.
 
-Exit codes: 0 done, 1 a fault of ours, 2 wrong usage, 3 stopped and resumable (a limit of failures, no room
-left; from `status`: not complete), 130 interrupted and resumable.
+Exit codes: 0 done; 1 a fault of reelmill; 2 wrong usage; 3 stopped and resumable (a limit of failures, a full
+disk; from `status`: not complete); 130 interrupted and resumable.
 """
 
 from __future__ import annotations
@@ -38,12 +38,13 @@ CONFIGS = Path(__file__).parent / "configs"
 
 
 def complain(text: str) -> None:
+    """Print a message for the user on the error console."""
     err.print("reelmill: " + "\n".join(map(printable, text.split("\n"))), markup=False)
 
 
 @contextlib.contextmanager
 def user_errors() -> Iterator[None]:
-    """Errors that the user can mend become one message and exit code 2."""
+    """Turn errors that the user can fix into a message and exit code 2, and stops into exit code 3 or 130."""
     try:
         yield
     except (ConfigError, DatasetError, SourcesError, MissingModel, CaptionerMissing, LeaseHeld) as error:
@@ -57,8 +58,8 @@ def user_errors() -> Iterator[None]:
             raise
         where = f" for {error.filename}" if error.filename else ""
         complain(
-            f"stopped: there is no room left{where} ({error.strerror}); what was finished is kept. Make room "
-            "(the dataset's disk, or the one of temporary files) and run the same command again"
+            f"stopped: the disk is full: no room left{where} ({error.strerror}); finished work is kept. Make "
+            "room (on the dataset's disk or on the disk of temporary files) and run the same command again"
         )
         raise typer.Exit(3) from error
     except KeyboardInterrupt as error:
@@ -68,7 +69,7 @@ def user_errors() -> Iterator[None]:
 
 @contextlib.contextmanager
 def generation_errors() -> Iterator[None]:
-    """As `user_errors`; and what `generation` says of wrong input, with its `ValueError`s."""
+    """Like `user_errors`, and also for the errors of `generation`: `ValueError`s and lack of memory."""
     from generation.train.trainer import NotFinite
 
     with user_errors():
@@ -82,8 +83,8 @@ def generation_errors() -> Iterator[None]:
             if type(error).__name__ != "OutOfMemoryError":  # PyTorch's
                 raise
             raise ConfigError(
-                "out of memory on the GPU; take a smaller train.batch_size (with a larger train.accumulate), "
-                "transformer.gradient_checkpointing=true, a smaller size, or --offload where there is one"
+                "out of memory on the GPU; use a smaller train.batch_size (with a larger train.accumulate), "
+                "transformer.gradient_checkpointing=true, a smaller size, or --offload if the command has it"
             ) from error
         except ValueError as error:
             if not is_for_the_user(error):
@@ -92,7 +93,8 @@ def generation_errors() -> Iterator[None]:
 
 
 def is_for_the_user(error: BaseException) -> bool:
-    """Whether one of our own lines raised it, with a message for the user; a library's is a fault of ours."""
+    """Whether reelmill's own code raised the error with a message for the user. An error that a library
+    raises is a fault of reelmill."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
@@ -103,9 +105,9 @@ def is_for_the_user(error: BaseException) -> bool:
 
 
 def private_ray(config: Config) -> None:
-    """A Ray of our own listens on the network: only who knows a token, drawn for this run, may talk to it.
+    """Protect a local Ray, which listens on the network, with a random token for this run.
 
-    A cluster that is named has its own way. Ray reads this when it is imported.
+    A cluster with an address has its own protection. Ray reads the token when it is imported.
     """
     own = config.run.ray_address is None and not {"RAY_ADDRESS", "RAY_AUTH_MODE"} & os.environ.keys()
     if own and "ray" not in sys.modules:
@@ -113,13 +115,13 @@ def private_ray(config: Config) -> None:
 
 
 def _interrupt(*_: object) -> None:
-    # `docker stop`, a job's time limit and `ray job stop` send SIGTERM: it ends as a Ctrl-C does.
+    # `docker stop`, the time limit of a job and `ray job stop` send SIGTERM.
     raise KeyboardInterrupt
 
 
 @contextlib.contextmanager
 def ended_in_order() -> Iterator[None]:
-    """SIGTERM ends what is within as a Ctrl-C does."""
+    """Within this context SIGTERM has the effect of Ctrl-C."""
     is_main = threading.current_thread() is threading.main_thread()
     before = signal.signal(signal.SIGTERM, _interrupt) if is_main else None
     try:
@@ -130,23 +132,23 @@ def ended_in_order() -> Iterator[None]:
 
 
 def load_named_config(name: str, overrides: list[str] | None) -> Config:
-    """`default`, `demo`, or a file."""
+    """The configuration with the name `default` or `demo`, or from a file, with `overrides` (KEY=VALUE)."""
     path = CONFIGS / f"{name}.yaml"
     return read_config_file(path if path.exists() else name, overrides or [])
 
 
 def leave(command: Callable[[], object]) -> NoReturn:
-    """Run a command and leave the process at once, with its exit code.
+    """Run a command and leave the process immediately, with the command's exit code.
 
-    Ray, the decoders and Arrow each bring native threads; at the end of the interpreter their teardown has
-    aborted now and then, after everything was committed, and turned exit code 0 into 134.
+    Ray, the decoders and Arrow have native threads. Their shutdown at the end of the interpreter sometimes
+    aborted after all work was committed, and turned exit code 0 into 134.
     """
     code = 0
     try:
         command()
     except SystemExit as error:
         code = error.code if isinstance(error.code, int) else int(error.code is not None)
-    except KeyboardInterrupt:  # once more, while the first one was answered
+    except KeyboardInterrupt:  # a second Ctrl-C during the reaction to the first
         code = 130
     except BaseException:
         sys.excepthook(*sys.exc_info())
@@ -157,7 +159,7 @@ def leave(command: Callable[[], object]) -> NoReturn:
 
 
 def alone(command: Callable[..., object]) -> NoReturn:
-    """Run one command as a module of its own: `python -m jobs.NAME`, for `ray job submit`."""
+    """Run one command as a module: `python -m jobs.NAME`, for `ray job submit`."""
     own = typer.Typer(add_completion=False, rich_markup_mode=None)
     own.command()(command)
     leave(own)

@@ -1,4 +1,4 @@
-"""A training stage's configuration from a preset, a YAML file and `--set`."""
+"""The configuration of a training stage, from a preset, a YAML file and `--set`."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from generation.presets import preset
 def stage_config(
     stage: str, name: str, over: str | dict[str, Any] | None, overrides: Sequence[str]
 ) -> Config:
-    """Of a preset with `over`, a YAML file or what it would say, laid over it, and `overrides` over that.
+    """The preset `name` with the values of `over` (a YAML file or its content), then with `overrides`.
 
-    Raises `ConfigError`, which names the key, the value and what would be right.
+    Raises `ConfigError`, whose message names the key, the wrong value and a correct value.
     """
     try:
         data = preset(name, stage)
@@ -31,7 +31,7 @@ def stage_config(
     apply_overrides(data, overrides)
     _locate(data)
     if data["stage"] != stage:
-        raise ConfigError(f"stage: {data['stage']}, but the command says {stage}")
+        raise ConfigError(f"stage: the configuration is for {data['stage']}, but the command is for {stage}")
     try:
         return Config.model_validate(data)
     except ValidationError as error:
@@ -39,7 +39,7 @@ def stage_config(
 
 
 def _locate(data: dict[str, Any]) -> None:
-    """Folders are named in full, so that what was trained can be used from elsewhere."""
+    """Make paths of folders absolute, so that a trained run works from any working directory."""
     for section, key in (("codec", "model"), ("text", "model"), ("transformer", "pretrained")):
         values = data.get(section)
         if not isinstance(values, dict) or not isinstance(values.get(key), str):
@@ -50,7 +50,7 @@ def _locate(data: dict[str, Any]) -> None:
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """A YAML file, or a stage's config.json, which is YAML too."""
+    """The content of a YAML file, or of a stage's config.json (JSON is YAML). Raises `ConfigError`."""
     try:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -58,7 +58,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except (UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"{path}: not valid YAML: {error}") from error
     if not isinstance(data, dict):
-        raise ConfigError(f"{path}: the file must hold a mapping of sections")
+        raise ConfigError(f"{path}: the file must contain a mapping of sections")
     return data
 
 

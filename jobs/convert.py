@@ -1,4 +1,4 @@
-"""`python -m jobs.convert CHECKPOINT --out FOLDER`: `reelmill convert`, for `ray job submit`."""
+"""`python -m jobs.convert CHECKPOINT --out FOLDER`: runs `reelmill convert`, for `ray job submit`."""
 
 from jobs.common import alone
 from jobs.generate import convert

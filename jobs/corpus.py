@@ -1,4 +1,4 @@
-"""`reelmill corpus`, and `python -m jobs.corpus --out DIR`: rendered footage whose truth is known."""
+"""`reelmill corpus`, and `python -m jobs.corpus --out DIR`: rendered footage with known properties."""
 
 from __future__ import annotations
 
@@ -18,28 +18,28 @@ from jobs.common import alone, out, user_errors
 
 def corpus(
     out_: Annotated[str, typer.Option("--out", metavar="DIR", help="folder to make or to continue")],
-    clips: Annotated[int, typer.Option(help="scenes of videos/")] = Settings.clips,
-    held_out: Annotated[int, typer.Option(help="scenes of held-out/")] = Settings.held_out,
+    clips: Annotated[int, typer.Option(help="number of scenes in videos/")] = Settings.clips,
+    held_out: Annotated[int, typer.Option(help="number of scenes in held-out/")] = Settings.held_out,
     defects: Annotated[float, typer.Option(help="part of the clips with a defect")] = Settings.defects,
     dissolves: Annotated[
-        float, typer.Option(help="part of the changes between good scenes that are no cuts")
+        float, typer.Option(help="part of the changes between good scenes that are dissolves")
     ] = Settings.dissolves,
-    size: Annotated[str, typer.Option(metavar="WxH", help="of the videos")] = (
+    size: Annotated[str, typer.Option(metavar="WxH", help="size of the videos")] = (
         f"{Settings.width}x{Settings.height}"
     ),
     fps: Annotated[int, typer.Option(help="frames per second")] = Settings.fps,
     train_side: Annotated[
-        int, typer.Option(help="pixels that training reduces the shorter side to: stripes suit it")
+        int, typer.Option(help="shorter side in training, in pixels; the width of stripes depends on it")
     ] = Settings.train_side,
-    seed: Annotated[int, typer.Option(help="another seed, another corpus")] = Settings.seed,
+    seed: Annotated[int, typer.Option(help="another seed gives another corpus")] = Settings.seed,
 ) -> None:
-    """Render footage whose truth is known: to test a build with, and to learn from."""
+    """Render footage with known properties, for testing a build and for training."""
     from curation.corpus.plan import write
 
     with user_errors():
         match = re.fullmatch(r"(\d+)x(\d+)", size)
         if match is None:
-            raise ConfigError(f"--size {size}: width and height, such as 128x128")
+            raise ConfigError(f"--size {size}: write width and height, such as 128x128")
         width, height = map(int, match.groups())
         settings = Settings(clips, held_out, defects, dissolves, width, height, fps, train_side, seed)
         folder = Path(out_).expanduser().absolute()
@@ -52,7 +52,7 @@ def corpus(
 
 
 def _cores() -> int:
-    """That this process may use."""
+    """The number of CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

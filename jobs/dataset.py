@@ -1,4 +1,4 @@
-"""The commands that make, change and check datasets. Thin: parse, call, report."""
+"""The commands that make, change and check datasets. They parse options, call `curation`, and report."""
 
 from __future__ import annotations
 
@@ -34,14 +34,13 @@ Overrides = Annotated[
 
 @contextlib.contextmanager
 def working(dataset: Dataset, command: str) -> Iterator[None]:
-    """Around whatever writes: the only one to do so, and ended in good order by SIGTERM too."""
+    """The context of commands that write: one at a time per dataset; SIGTERM ends it like Ctrl-C."""
     with ended_in_order(), Lease(dataset, command) as lease:
         dataset.guard = lease.check
         try:
             yield
         except OSError as error:
-            # Ray has ended, or is ending, and workers with it that were in the middle of a shard: their
-            # files take room, which may be what is missing.
+            # Ray and its workers end. Their unfinished shards may fill the disk, so they are removed.
             if common.no_room(error):
                 with contextlib.suppress(OSError):
                     dataset.clean()
@@ -51,13 +50,13 @@ def working(dataset: Dataset, command: str) -> Iterator[None]:
 
 
 def _say_what_nodes_share(dataset: Dataset, listed: Sequence[Source], nodes: int) -> None:
-    """A path may be that of a disk that all nodes share, which nobody here can see."""
+    """Warn about local paths on a cluster. This process cannot see whether all nodes share them."""
     local = [s.uri for s in listed if not is_remote(s.uri)][:1]
     local += [dataset.location] if dataset.is_local else []
     if nodes > 1 and local:
         complain(
             f"all {nodes} nodes of this cluster must see {' and '.join(local)}: on a disk they share, or "
-            "by an address such as s3://bucket/videos"
+            "at an address such as s3://bucket/videos"
         )
 
 
@@ -66,7 +65,7 @@ def _dataset(location: str) -> Dataset:
 
 
 def _stored_config(dataset: Dataset, overrides: list[str] | None) -> Config:
-    """The dataset's own configuration, with `--set` on top."""
+    """The stored configuration of the dataset, changed by `overrides`."""
     from curation.config.load import apply_overrides
 
     data: dict[str, Any] = dataset.manifest()["config"]
@@ -87,21 +86,21 @@ def build(
         bool, typer.Option("--retry-failed", help="try failed sources and clips again")
     ] = False,
     prune: Annotated[
-        bool, typer.Option("--prune", help="remove the sources that are not named, with their clips")
+        bool, typer.Option("--prune", help="remove sources that are not named, and their clips")
     ] = False,
 ) -> None:
     """Make a dataset from raw videos, or continue one."""
     with user_errors():
         settings = load_named_config(config, set_)
         private_ray(settings)
-        # Imported now, not at the top: Ray reads its environment when it is imported.
+        # Imported here, because Ray reads the environment, which `private_ray` sets, when it is imported.
         from curation import pipeline
         from curation.cluster.session import nodes, session
         from curation.driver.prepare import check_models
         from curation.report.page import write_report
 
         if prune and limit is not None:
-            raise ConfigError("--prune with --limit would remove the sources beyond the limit: leave one out")
+            raise ConfigError("--prune with --limit would remove sources beyond the limit: use only one")
         dataset = _dataset(out_)
         dataset.check_writable()
         listed = list_sources(sources, limit)
@@ -125,7 +124,7 @@ def build(
 
 
 def select(dataset: DatasetArg, set_: Overrides = None) -> None:
-    """Apply other rules: no scorer runs; newly accepted clips are cut, captioned where a model captions."""
+    """Apply other rules without scoring. New accepted clips are cut, and captioned if a model captions."""
     with user_errors():
         for override in set_ or []:
             if not override.startswith("rules."):
@@ -147,8 +146,8 @@ def select(dataset: DatasetArg, set_: Overrides = None) -> None:
             missing = not_scored(target, settings)
             if missing:
                 out.print(
-                    f"{missing} clips pass the cheap rules but were spared a dear score, and are rejected as "
-                    f"not scored; reelmill build SOURCES --out {dataset} --config "
+                    f"{missing} clips pass the cheap rules, but an expensive score was skipped, so they are "
+                    f"rejected as not scored; reelmill build SOURCES --out {dataset} --config "
                     f"{target.address('dataset.json')} scores them",
                     markup=False,
                 )
@@ -159,21 +158,21 @@ def select(dataset: DatasetArg, set_: Overrides = None) -> None:
 def caption(
     dataset: DatasetArg,
     captioner: Annotated[
-        str | None, typer.Option(help="none, sidecar, transformers or endpoint; default, the dataset's")
+        str | None, typer.Option(help="none, sidecar, transformers or endpoint; default: the dataset's")
     ] = None,
     set_: Overrides = None,
     retry_failed: Annotated[
-        bool, typer.Option("--retry-failed", help="try clips again whose captioning failed")
+        bool, typer.Option("--retry-failed", help="try clips with failed captioning again")
     ] = False,
 ) -> None:
-    """Caption, or choose other captions for, what is there: nothing is measured or encoded again."""
+    """Caption the existing clips, or choose other captions, without measuring or encoding again."""
     with user_errors():
         overrides = [*([f"captions.captioner={captioner}"] if captioner else []), *(set_ or [])]
         for override in overrides:
             if not override.startswith(("captions.", "rules.caption.", "run.")):
                 raise ConfigError(
-                    f"--set {override}: caption changes captions.* and rules.caption.* only (and run.*); for "
-                    "other rules run reelmill select, for anything else reelmill build"
+                    f"--set {override}: caption changes captions.*, rules.caption.* and run.* only; for "
+                    "other rules run reelmill select, for other settings reelmill build"
                 )
         target = _dataset(dataset)
         settings = _stored_config(target, overrides)
@@ -192,9 +191,9 @@ def caption(
 def remove(
     dataset: DatasetArg,
     sources: Annotated[list[str], typer.Argument(metavar="SOURCES...", help="path, uri or source_id")],
-    undo: Annotated[bool, typer.Option("--undo", help="let builds take them again")] = False,
+    undo: Annotated[bool, typer.Option("--undo", help="let builds use the sources again")] = False,
 ) -> None:
-    """Remove sources for good, and copies of them: clips, captions, shard rows. Builds leave them out."""
+    """Remove sources and their copies permanently, with clips, captions and shard rows. Builds skip them."""
     from curation.commands.remove import remove as remove_sources
     from curation.report.page import write_report
     from curation.sources.removed import Removed
@@ -206,11 +205,11 @@ def remove(
             if undo:
                 if not (count := Removed(target).forget(sources)):
                     raise DatasetError(f"{', '.join(sources)}: not among the removed sources of {dataset}")
-                out.print(f"{count} sources may be taken again by the next build that names them")
+                out.print(f"the next build that names these {count} sources may use them again")
                 return
             count, clips, rows = remove_sources(target, sources, settings)
             what = f"removed {count} sources, {clips} clips, {rows} shard rows" if count else "removed before"
-            out.print(f"{what}; builds leave them out")
+            out.print(f"{what}; builds skip them")
             write_report(target)
             _end(target)
 
@@ -228,13 +227,16 @@ def report(dataset: DatasetArg) -> None:
 def status(
     dataset: DatasetArg,
     sources: Annotated[
-        list[str] | None, typer.Argument(metavar="[SOURCES...]", help="with --explain: default, those it has")
+        list[str] | None,
+        typer.Argument(metavar="[SOURCES...]", help="with --explain; default: the dataset's sources"),
     ] = None,
-    explain: Annotated[bool, typer.Option("--explain", help="what a build would do, and why")] = False,
-    config: Annotated[str | None, typer.Option(help="with --explain: default, the dataset's own")] = None,
+    explain: Annotated[bool, typer.Option("--explain", help="print what a build would do, and why")] = False,
+    config: Annotated[
+        str | None, typer.Option(help="with --explain; default: the dataset's configuration")
+    ] = None,
     set_: Overrides = None,
 ) -> None:
-    """The accounting of a dataset, and whether its build is complete. Exit code 3 when it is not."""
+    """Print the accounting of a dataset, and whether its build is complete. Exit code 3: it is not."""
     from curation.commands.status import captions_wait, waiting
     from curation.store.lease import holder
     from curation.verdicts.explain import explain as lines
@@ -242,7 +244,7 @@ def status(
 
     with user_errors():
         if not explain and (sources or config or set_):
-            raise ConfigError("SOURCES, --config and --set go with --explain")
+            raise ConfigError("SOURCES, --config and --set need --explain")
         target = _dataset(dataset)
         settings = _stored_config(target, None)
         wrong = _print_accounting(target)
@@ -261,7 +263,7 @@ def status(
             again = f"reelmill build SOURCES --out {dataset} --config {target.address('dataset.json')}"
             if not wrong and captions_wait(target, settings):
                 again = f"reelmill caption {dataset}"
-            out.print(f"not complete: {left}; to go on: {again}", markup=False)
+            out.print(f"not complete: {left}; to resume: {again}", markup=False)
             raise typer.Exit(3)
         else:
             out.print("complete", markup=False)
@@ -269,9 +271,9 @@ def status(
 
 def verify(
     dataset: DatasetArg,
-    decode: Annotated[bool, typer.Option("--decode", help="decode every clip with decord, too")] = False,
+    decode: Annotated[bool, typer.Option("--decode", help="also decode every clip with decord")] = False,
 ) -> None:
-    """Check invariants and checksums. Exit code 1: something is wrong; 3: its build has not ended."""
+    """Check invariants and checksums; print OK if all hold. Exit code 1: errors; 3: build not complete."""
     from curation.audit.verify import verify as check
     from curation.commands.status import waiting
 
@@ -283,11 +285,11 @@ def verify(
             out.print(printable(problem), markup=False)
         left = waiting(target, _stored_config(target, None))
         if left:
-            out.print(f"not complete, and so not to be judged: {left}; see reelmill status", markup=False)
+            out.print(f"not complete, so not fully checked: {left}; see reelmill status", markup=False)
             raise typer.Exit(3)
         if problems:
             raise typer.Exit(1)
-        out.print("sound", markup=False)
+        out.print("OK", markup=False)
 
 
 def export(
@@ -309,7 +311,7 @@ def export(
 
 
 def _print_accounting(dataset: Dataset) -> list[str]:
-    """Print the sums; return what is wrong with them."""
+    """Print the sums. Returns the errors of the sums."""
     from curation.audit.accounting import accounting
 
     counts = accounting(dataset)
@@ -319,6 +321,6 @@ def _print_accounting(dataset: Dataset) -> list[str]:
 
 
 def _end(dataset: Dataset) -> None:
-    """Print the accounting of work that has ended. Sums that differ are a fault of ours, never hidden."""
+    """Print the accounting of finished work. Raises `AssertionError` for wrong sums, a fault of reelmill."""
     wrong = _print_accounting(dataset)
     assert not wrong, "; ".join(wrong)

@@ -1,4 +1,4 @@
-"""`python -m jobs.enhance PREVIEW|VIDEO --run RUN`: `reelmill enhance`, for `ray job submit`."""
+"""`python -m jobs.enhance PREVIEW|VIDEO --run RUN`: runs `reelmill enhance`, for `ray job submit`."""
 
 from jobs.common import alone
 from jobs.generate import enhance

@@ -1,4 +1,4 @@
-"""`reelmill evaluate`, and `python -m jobs.evaluate --run RUN --data DATASET`: what a trained run can do."""
+"""`reelmill evaluate`, and `python -m jobs.evaluate --run RUN --data DATASET`: measures a trained run."""
 
 from __future__ import annotations
 
@@ -21,30 +21,34 @@ _SHOWN_DEPTH = 2
 
 def evaluate(
     run: RunOption,
-    data: Annotated[str, typer.Option("--data", metavar="DATASET", help="that it was trained on")],
+    data: Annotated[str, typer.Option("--data", metavar="DATASET", help="the training dataset")],
     held_out: Annotated[
-        str | None, typer.Option("--held-out", metavar="DATASET", help="of other clips; else the run's own")
+        str | None,
+        typer.Option(
+            "--held-out", metavar="DATASET", help="other clips; default: the held-out clips of the run"
+        ),
     ] = None,
     out_: Annotated[str | None, typer.Option("--out", metavar="DIR", help="default: RUN/evaluation")] = None,
     part: Annotated[
         list[str] | None,
         typer.Option(
-            "--part", help="vae, stage1, stage2 or chain; again for several; default: all there are"
+            "--part", help="vae, stage1, stage2 or chain; may be repeated; default: all existing parts"
         ),
     ] = None,
     prompts: Annotated[
-        str | None, typer.Option("--prompts", metavar="FILE", help="one a line; else held-out captions")
+        str | None,
+        typer.Option("--prompts", metavar="FILE", help="one prompt a line; default: held-out captions"),
     ] = None,
-    config: Annotated[str | None, typer.Option(help="a YAML file: attributes, bars, numbers")] = None,
+    config: Annotated[str | None, typer.Option(help="a YAML file with attributes, bars and numbers")] = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="e.g. clips=32")
     ] = None,
     vbench: Annotated[
-        str | None, typer.Option(metavar="DIR", help="gets the videos as VBench's own tool reads them")
+        str | None, typer.Option(metavar="DIR", help="folder for the videos in the form of VBench's tool")
     ] = None,
     device: Device = None,
 ) -> None:
-    """Measure what a run can do: figures, controls beside them, bars. Exit code 1 when a bar is missed."""
+    """Measure a run: figures with controls, checked against bars. Exit code 1 if a bar is missed."""
 
     with generation_errors(), ended_in_order(), places():
         from generation.evaluate.following import JudgeUnfit
@@ -88,7 +92,7 @@ def evaluate(
 
 
 def evaluation_settings(data: dict[str, Any], overrides: list[str]) -> Any:
-    """`generation.evaluate.settings.Settings` of plain data with `--set` on top. Raises `ConfigError`."""
+    """`evaluate.settings.Settings` from plain data, then with `overrides`. Raises `ConfigError`."""
     from generation.evaluate.settings import Settings
 
     apply_overrides(data, overrides)

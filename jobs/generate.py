@@ -1,4 +1,4 @@
-"""The commands of generation: train, sample, enhance, convert. Thin: parse, call, report."""
+"""The commands train, sample, enhance and convert. They parse options, call `generation`, and report."""
 
 from __future__ import annotations
 
@@ -22,20 +22,22 @@ from jobs.common import ended_in_order, err, generation_errors, no_room, out, pr
 Stage = Annotated[
     Literal["vae", "stage1", "stage2"], typer.Argument(metavar="STAGE", help="vae, stage1 or stage2")
 ]
-RunOption = Annotated[str, typer.Option("--run", metavar="RUN", help="the folder that was trained")]
-Device = Annotated[str | None, typer.Option(help="cpu or cuda; default: a GPU where there is one")]
+RunOption = Annotated[str, typer.Option("--run", metavar="RUN", help="the folder of a trained run")]
+Device = Annotated[str | None, typer.Option(help="cpu or cuda; default: a GPU if there is one")]
 Offload = Annotated[
     Literal["none", "model", "block"],
     typer.Option(
-        help="model: network and codec are on the GPU one at a time; block: of the network a block at a time"
+        help="model: only network or codec is on the GPU; block: only one block of the network is on the GPU"
     ),
 ]
 Guidance = Annotated[
     Literal["auto", "together", "apart"],
-    typer.Option("--guidance-batch", help="both predictions in one batch, or apart: half the memory"),
+    typer.Option(
+        "--guidance-batch", help="both predictions in one batch (together), or with half the memory (apart)"
+    ),
 ]
-Compile = Annotated[bool, typer.Option("--compile", help="compile the network's blocks: takes minutes first")]
-Seed = Annotated[int | None, typer.Option(help="default 0, or the preview's")]
+Compile = Annotated[bool, typer.Option("--compile", help="compile the network's blocks, which takes minutes")]
+Seed = Annotated[int | None, typer.Option(help="default: 0, or the seed of the preview")]
 
 
 def train(
@@ -43,20 +45,20 @@ def train(
     data: Annotated[str, typer.Option("--data", metavar="DATASET", help="a dataset with shards")],
     out_: Annotated[str, typer.Option("--out", metavar="RUN", help="folder to make or to continue")],
     preset: Annotated[
-        str, typer.Option(help="tiny, small, flashvideo, flashvideo-released; or with -fast")
+        str, typer.Option(help="tiny, small, flashvideo, flashvideo-released; or one of them with -fast")
     ] = "tiny",
-    config: Annotated[str | None, typer.Option(help="a YAML file, laid over the preset")] = None,
+    config: Annotated[str | None, typer.Option(help="a YAML file with changes to the preset")] = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="e.g. train.learning_rate=1e-4")
     ] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="train up to this step")] = None,
-    workers: Annotated[int, typer.Option(min=1, help="processes, by Ray Train; 1: this one")] = 1,
+    workers: Annotated[int, typer.Option(min=1, help="number of processes; above 1 by Ray Train")] = 1,
     device: Device = None,
     new_data: Annotated[
-        bool, typer.Option("--new-data", help="go on with a changed dataset or number of workers")
+        bool, typer.Option("--new-data", help="resume with a changed dataset or number of workers")
     ] = False,
 ) -> None:
-    """Train a stage on a dataset's shards, or go on with it."""
+    """Train a stage on a dataset's shards, or resume its training."""
 
     with generation_errors():
         overrides = list(set_ or [])
@@ -94,7 +96,7 @@ def _train_on_ray(
         there = int(ray.cluster_resources().get("GPU", 0)) if device != "cpu" else 0
         if there < workers and (there or device == "cuda"):
             raise ConfigError(
-                f"--workers {workers}: there are {there} GPUs, and each worker takes one; take fewer "
+                f"--workers {workers}: there are {there} GPUs, and each worker needs one; use fewer "
                 "workers, or --device cpu"
             )
         gpus = there > 0
@@ -103,24 +105,31 @@ def _train_on_ray(
 
 def sample(
     run: RunOption,
-    out_: Annotated[str, typer.Option("--out", metavar="DIR", help="gets a folder for each prompt")],
+    out_: Annotated[
+        str,
+        typer.Option("--out", metavar="DIR", help="folder for the results, with a subfolder for each prompt"),
+    ],
     prompt: Annotated[str | None, typer.Argument(metavar="[PROMPT]")] = None,
     prompts: Annotated[
         str | None, typer.Option("--prompts", metavar="FILE", help="one prompt a line")
     ] = None,
-    preview_only: Annotated[bool, typer.Option("--preview-only", help="Stage I alone")] = False,
-    frames: Annotated[int | None, typer.Option(min=1, help="4n + 1")] = None,
-    size: Annotated[str | None, typer.Option(metavar="WxH", help="of the preview")] = None,
-    final_size: Annotated[str | None, typer.Option(metavar="WxH", help="of the final video")] = None,
+    preview_only: Annotated[bool, typer.Option("--preview-only", help="only Stage I")] = False,
+    frames: Annotated[int | None, typer.Option(min=1, help="number of frames, 4n + 1")] = None,
+    size: Annotated[str | None, typer.Option(metavar="WxH", help="size of the preview")] = None,
+    final_size: Annotated[str | None, typer.Option(metavar="WxH", help="size of the final video")] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="evaluations of Stage I")] = None,
-    guidance: Annotated[float | None, typer.Option(min=0, help="of Stage I; 1: none")] = None,
+    guidance: Annotated[float | None, typer.Option(min=0, help="guidance of Stage I; 1: none")] = None,
     negative: Annotated[
-        str | None, typer.Option("--negative", metavar="PROMPT", help="what to avoid")
+        str | None, typer.Option("--negative", metavar="PROMPT", help="what the video must not show")
     ] = None,
     seed: Seed = None,
     enhance_steps: Annotated[int | None, typer.Option(min=1, help="evaluations of Stage II")] = None,
-    enhance_guidance: Annotated[float | None, typer.Option(min=0, help="of Stage II; 1: none")] = None,
-    noise_step: Annotated[int | None, typer.Option(min=0, max=999, help="of Stage II's start")] = None,
+    enhance_guidance: Annotated[
+        float | None, typer.Option(min=0, help="guidance of Stage II; 1: none")
+    ] = None,
+    noise_step: Annotated[
+        int | None, typer.Option(min=0, max=999, help="amount of noise at the start of Stage II")
+    ] = None,
     device: Device = None,
     offload: Offload = "none",
     guidance_batch: Guidance = "auto",
@@ -131,7 +140,7 @@ def sample(
     with generation_errors():
         texts = given_prompts(prompt, prompts)
         if Path(out_).is_file():
-            raise ConfigError(f"--out {out_}: it is a file; name a folder")
+            raise ConfigError(f"--out {out_}: this is a file; name a folder")
         from generation.sample.enhance import check_final, enhance_previews
         from generation.sample.execution import Execution
         from generation.sample.options import Options
@@ -153,7 +162,7 @@ def sample(
             steps=enhance_steps,
             guidance=enhance_guidance,
             noise_step=noise_step,
-        )  # the negative prompt comes with the preview
+        )  # the preview contains the negative prompt
         if not preview_only:
             check_final(folder, first, second, where, how)
         with evaluations() as on_step:
@@ -170,15 +179,21 @@ def enhance(
     out_: Annotated[
         str | None, typer.Option("--out", metavar="FILE", help="default: final.mp4 beside a preview")
     ] = None,
-    prompt: Annotated[str | None, typer.Option(help="what it shows; needed for a video file")] = None,
-    size: Annotated[str | None, typer.Option(metavar="WxH", help="of the result")] = None,
-    frames: Annotated[int | None, typer.Option(min=1, help="4n + 1; default: as many as there are")] = None,
-    fps: Annotated[float | None, typer.Option(min=0.1, help="of a video file; default: its own")] = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="evaluations")] = None,
-    guidance: Annotated[float | None, typer.Option(min=0, help="1: none")] = None,
-    noise_step: Annotated[int | None, typer.Option(min=0, max=999, help="how noisy the start is")] = None,
+    prompt: Annotated[str | None, typer.Option(help="what the video shows; needed for a video file")] = None,
+    size: Annotated[str | None, typer.Option(metavar="WxH", help="size of the result")] = None,
+    frames: Annotated[
+        int | None, typer.Option(min=1, help="number of frames, 4n + 1; default: all frames")
+    ] = None,
+    fps: Annotated[
+        float | None, typer.Option(min=0.1, help="frame rate of a video file; default: the file's own rate")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="number of evaluations")] = None,
+    guidance: Annotated[float | None, typer.Option(min=0, help="guidance; 1: none")] = None,
+    noise_step: Annotated[
+        int | None, typer.Option(min=0, max=999, help="amount of noise at the start")
+    ] = None,
     negative: Annotated[
-        str | None, typer.Option("--negative", metavar="PROMPT", help="what to avoid")
+        str | None, typer.Option("--negative", metavar="PROMPT", help="what the video must not show")
     ] = None,
     seed: Seed = None,
     device: Device = None,
@@ -186,7 +201,7 @@ def enhance(
     guidance_batch: Guidance = "auto",
     compile_: Compile = False,
 ) -> None:
-    """Make the final video of a preview, or a larger one of any video file, with Stage II."""
+    """Make the final video from a preview, or a larger video from any video file, with Stage II."""
 
     with generation_errors():
         from generation.sample.enhance import enhance_file
@@ -196,7 +211,7 @@ def enhance(
         how = Execution(offload, guidance_batch, compile_)
         if out_ and Path(out_).is_dir():
             raise ConfigError(
-                f"--out {out_}: it is a folder; name the file to write, such as {out_}/final.mp4"
+                f"--out {out_}: this is a folder; name the file to write, such as {out_}/final.mp4"
             )
         options = Options(
             frames=frames,
@@ -228,35 +243,36 @@ def convert(
         str, typer.Argument(metavar="CHECKPOINT", help="stage1.pt, stage2.pt, 3d-vae.pt, mp_rank_00_….pt")
     ],
     out_: Annotated[
-        str | None, typer.Option("--out", metavar="FOLDER", help="to make; it must not be there")
+        str | None, typer.Option("--out", metavar="FOLDER", help="folder to make; it must not exist")
     ] = None,
     run: Annotated[
-        str | None, typer.Option("--run", metavar="RUN", help="make it a stage of this run, to sample with")
+        str | None, typer.Option("--run", metavar="RUN", help="make a stage of this run, for sampling")
     ] = None,
     preset: Annotated[
-        str | None, typer.Option(help="with --run: its settings; default: flashvideo-released")
+        str | None, typer.Option(help="with --run: the preset of the stage; default: flashvideo-released")
     ] = None,
     set_: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="with --run: e.g. codec.model=FOLDER"),
     ] = None,
     lora_alpha: Annotated[
-        float, typer.Option(help="of a LoRA in the file, which is merged scaled by this over its rank")
+        float, typer.Option(help="a LoRA in the file is merged with the factor ALPHA / RANK")
     ] = 1.0,
     positions: Annotated[
-        Literal["rotary", "absolute"] | None, typer.Option(help="of a transformer whose file does not tell")
+        Literal["rotary", "absolute"] | None,
+        typer.Option(help="positions of a transformer, if its file does not contain them"),
     ] = None,
 ) -> None:
-    """Make a folder that can be trained and loaded from a file that CogVideoX or FlashVideo published."""
+    """Convert a published file of CogVideoX or FlashVideo to a folder that can be trained and loaded."""
 
     with generation_errors(), ended_in_order(), places():
         if (out_ is None) == (run is None):
-            raise ConfigError("give a folder to make with --out, or a run with --run; not both")
+            raise ConfigError("name a new folder with --out, or a run with --run, not both")
         from generation.published import convert as published
 
         if out_ is not None:
             if preset or set_:
-                raise ConfigError("--preset and --set go with --run")
+                raise ConfigError("--preset and --set need --run")
             made = published.convert(
                 Path(checkpoint), Path(os.path.abspath(out_)), lora_alpha, positions, note
             )
@@ -273,24 +289,28 @@ def convert(
 
 @contextlib.contextmanager
 def places() -> Iterator[None]:
-    """A place that cannot be written becomes one line."""
+    """Turn the error for a place that cannot be written into one line."""
     try:
         yield
     except OSError as error:
         if no_room(error) or not error.filename:
             raise
-        raise ConfigError(f"{error.filename}: it cannot be made ({error.strerror}); name another") from error
+        raise ConfigError(
+            f"{error.filename}: cannot be made ({error.strerror}); name another place"
+        ) from error
 
 
 def chosen_device(name: str | None) -> torch.device:
+    """The device `name`, or the default device. Raises `ValueError` if the device does not exist."""
     from generation.train.parallel import join
 
     return join(name).device
 
 
 def given_prompts(prompt: str | None, path: str | None) -> list[str]:
+    """The prompt, or the prompts of a file with one prompt a line. Raises `ConfigError`."""
     if (prompt is None) == (path is None):
-        raise ConfigError("give a PROMPT, or a file of them with --prompts; not both")
+        raise ConfigError("give a PROMPT, or a file of prompts with --prompts, not both")
     if prompt is not None:
         texts = [prompt.strip()]
     else:
@@ -300,10 +320,10 @@ def given_prompts(prompt: str | None, path: str | None) -> list[str]:
         except OSError as error:
             raise ConfigError(f"--prompts {path}: {error.strerror}") from error
         except UnicodeDecodeError as error:
-            raise ConfigError(f"--prompts {path}: it is not text in UTF-8") from error
+            raise ConfigError(f"--prompts {path}: the file is not text in UTF-8") from error
         texts = [text for text in texts if text]
     if not texts or not all(texts):
-        raise ConfigError(f"{path or 'PROMPT'}: there is no prompt in it; write one a line")
+        raise ConfigError(f"{path or 'PROMPT'}: contains no prompt; write one prompt a line")
     return texts
 
 
@@ -317,12 +337,13 @@ def _size(text: str | None, option: str) -> dict[str, Any]:
 
 
 def note(text: str) -> None:
+    """Print a remark on the error console."""
     err.print(text, markup=False)
 
 
 @contextlib.contextmanager
 def evaluations() -> Iterator[Callable[[str, int, int], None]]:
-    """Shows what is being made, and how many of its evaluations are done."""
+    """Yields a function (name, done, steps) that prints the progress of evaluations."""
     status = err.status("") if err.is_terminal else None
 
     def show(what: str, done: int, steps: int) -> None:

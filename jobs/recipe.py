@@ -1,8 +1,8 @@
-"""`reelmill recipe`, and `python -m jobs.recipe --out DIR`: from footage to samples, and their worth.
+"""`reelmill recipe`, and `python -m jobs.recipe --out DIR`: from footage to samples and their evaluation.
 
-It runs the other commands, one after the other, with the settings of a level; each can be run by hand as it
-is printed. A finished step is written down in OUT/recipe.json, and a command that was stopped goes on by
-itself: so a recipe that was killed goes on where it was.
+A recipe runs other commands in sequence, with the settings of a level. Each command is printed and can also
+be run by hand. OUT/recipe.json records finished steps, and each command can resume its own work. So a
+recipe that was killed resumes where it stopped.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ from jobs.dataset import build
 from jobs.evaluate import evaluate, evaluation_settings
 from jobs.generate import Device, chosen_device, places, sample, train
 
-STAGES = ("vae", "stage1", "stage2", "lossless")  # of a recipe
-BUILDING = ("corpus", "build", "build held-out")  # its steps before training
-_MISSED = 1  # exit code of evaluate, when it has missed a bar
-_WRONG = 2  # of all commands: wrong usage
+STAGES = ("vae", "stage1", "stage2", "lossless")  # the trainings of a recipe
+BUILDING = ("corpus", "build", "build held-out")  # the steps before training
+_MISSED = 1  # exit code of evaluate if a bar is missed
+_WRONG = 2  # exit code of all commands for wrong usage
 
 
 class _Section(BaseModel):
@@ -44,7 +44,7 @@ class _Section(BaseModel):
 
 class StageSettings(_Section):
     preset: str = "tiny"
-    config: dict[str, Any] = Field(default_factory=dict)  # laid over the preset
+    config: dict[str, Any] = Field(default_factory=dict)  # changes to the preset
 
 
 class Build(_Section):
@@ -53,24 +53,24 @@ class Build(_Section):
 
 
 class RenderedCorpus(_Section):
-    """What is different where the recipe makes its own footage."""
+    """The settings that apply if the recipe renders its own footage."""
 
-    options: dict[str, int | float | str] = Field(default_factory=dict)  # of `reelmill corpus`
+    options: dict[str, int | float | str] = Field(default_factory=dict)  # options of `reelmill corpus`
     build: Build = Build(config="corpus")
-    evaluate: dict[str, Any] = Field(default_factory=dict)  # laid over the recipe's
+    evaluate: dict[str, Any] = Field(default_factory=dict)  # changes to the recipe's `evaluate`
     lossless: dict[str, Any] = Field(default_factory=dict)
 
 
 class Recipe(_Section):
     """The settings of a level."""
 
-    threads: Annotated[int, Field(ge=1)] | None = None  # of PyTorch; null: its own choice
+    threads: Annotated[int, Field(ge=1)] | None = None  # threads of PyTorch; null: PyTorch's default
     corpus: RenderedCorpus = RenderedCorpus()
     build: Build = Build()
-    vae: StageSettings | None = None  # null: the stages' own codec
+    vae: StageSettings | None = None  # null: no VAE is trained; the stages have their own codec
     stage1: StageSettings = StageSettings()
     stage2: StageSettings = StageSettings()
-    # Stage II once more, in the lossless codec, to be judged without an autoencoder's errors; null: not.
+    # A second Stage II with the lossless codec, whose evaluation has no errors of an autoencoder; null: none.
     lossless: StageSettings | None = None
     evaluate: dict[str, Any] = Field(default_factory=dict)
 
@@ -78,7 +78,7 @@ class Recipe(_Section):
 @dataclass(frozen=True)
 class Step:
     name: str
-    arguments: list[str]  # of `reelmill`
+    arguments: list[str]  # arguments of `reelmill`
 
     @property
     def told(self) -> str:
@@ -87,25 +87,28 @@ class Step:
 
 def recipe(
     sources: Annotated[
-        list[str] | None, typer.Argument(metavar="[SOURCES...]", help="footage; none: it is rendered")
+        list[str] | None, typer.Argument(metavar="[SOURCES...]", help="footage; default: rendered footage")
     ] = None,
     out_: Annotated[str, typer.Option("--out", metavar="DIR", help="folder to make or to continue")] = "",
     data: Annotated[
         str | None,
-        typer.Option("--data", metavar="DATASET", help="one that is there: no build, no Ray"),
+        typer.Option("--data", metavar="DATASET", help="an existing dataset: no build, no Ray"),
     ] = None,
     held_out: Annotated[
-        str | None, typer.Option("--held-out", metavar="DATASET", help="with --data: of clips to evaluate on")
+        str | None,
+        typer.Option(
+            "--held-out", metavar="DATASET", help="with --data: a dataset of clips for the evaluation"
+        ),
     ] = None,
     level: Annotated[str, typer.Option(help="smoke, cpu, gpu, or a YAML file")] = "cpu",
-    seed: Annotated[int, typer.Option(help="another seed: other footage, weights, noise")] = 0,
+    seed: Annotated[int, typer.Option(help="another seed gives other footage, weights and noise")] = 0,
     set_: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="e.g. evaluate.clips=32"),
     ] = None,
     device: Device = None,
 ) -> None:
-    """From footage to samples: build, train, sample, enhance, evaluate; ends with a page."""
+    """From footage to samples: build, train, sample, enhance, evaluate. The result is a page."""
 
     with generation_errors(), ended_in_order():
         settings = recipe_settings(level, set_ or [])
@@ -115,25 +118,25 @@ def recipe(
         if not out_:
             raise ConfigError("--out: name a folder to make or to continue")
         if sources and data:
-            raise ConfigError("give SOURCES, or a dataset with --data; not both")
+            raise ConfigError("give SOURCES, or a dataset with --data, not both")
         if held_out and not data:
-            raise ConfigError("--held-out goes with --data: otherwise the recipe holds clips out itself")
+            raise ConfigError("--held-out needs --data; without --data the recipe holds clips out itself")
         recipe_run = RecipeRun(Path(os.path.abspath(out_)), settings, seed, device)
         dataset, others = _place(data), _place(held_out)
         recipe_run.check({"sources": sources or [], "data": dataset, "held_out": others, "level": level})
         missed = recipe_run.run(sources or [], dataset, others)
         out.print(f"page     {recipe_run.out / 'recipe.html'}", markup=False)
         if missed:
-            out.print(f"missed bars in {', '.join(missed)}: the page tells which", markup=False)
+            out.print(f"missed bars in {', '.join(missed)}: the page shows the bars", markup=False)
             raise typer.Exit(_MISSED)
 
 
 def recipe_settings(level: str, overrides: list[str]) -> Recipe:
-    """Of a level, checked throughout. Raises `ConfigError`: the key, the value, and what would be right."""
+    """The checked settings of a level. Raises `ConfigError`, which names the key, the value and a remedy."""
 
     path = CONFIGS / f"recipe-{level}.yaml"
     if not path.exists() and not Path(level).is_file():
-        raise ConfigError(f"--level {level}: smoke, cpu, gpu, or a YAML file")
+        raise ConfigError(f"--level {level}: write smoke, cpu, gpu, or the name of a YAML file")
     values = read_yaml(path if path.exists() else Path(level))
     apply_overrides(values, overrides)
     try:
@@ -142,14 +145,14 @@ def recipe_settings(level: str, overrides: list[str]) -> Recipe:
         raise ConfigError("\n".join(explain(dict(e), Recipe) for e in error.errors())) from error
     for section in (recipe.evaluate, recipe.corpus.evaluate, recipe.corpus.lossless):
         if "seed" in section:
-            raise ConfigError("evaluate.seed: a recipe has one seed for all; give it as --seed")
+            raise ConfigError("evaluate.seed: a recipe has one seed for all steps; set --seed")
     for name in STAGES:
         if (wanted := getattr(recipe, name)) is not None:
             with _within(f"{name}.config"):
                 stage_config(_stage(name), wanted.preset, stage_values(wanted, "run/vae"), [])
                 codec = wanted.config.get("codec", {})
                 if codec.get("kind") == "slice" and not codec.get("model") and recipe.vae is None:
-                    raise ConfigError("codec.kind: slice, but no vae is trained; name one in codec.model")
+                    raise ConfigError("codec.kind: slice, but no VAE is trained; name a VAE in codec.model")
     for over in (recipe.corpus.evaluate, recipe.corpus.lossless):
         with _within("evaluate"):
             evaluation_settings({**recipe.evaluate, **over}, [])
@@ -157,8 +160,8 @@ def recipe_settings(level: str, overrides: list[str]) -> Recipe:
 
 
 def _check_not_overlaid(overrides: Sequence[str], corpus: RenderedCorpus) -> None:
-    """Of rendered footage some settings have others laid over them. Raises `ConfigError` for an override of
-    one of these, which would be without effect."""
+    """Raise `ConfigError` for an override without effect: with rendered footage, some settings of `corpus`
+    replace the overridden setting."""
     for override in overrides:
         section, _, key = override.partition("=")[0].strip().partition(".")
         above = [
@@ -168,7 +171,7 @@ def _check_not_overlaid(overrides: Sequence[str], corpus: RenderedCorpus) -> Non
         ]
         if above:
             raise ConfigError(
-                f"evaluate.{key}: of rendered footage, what counts is {' and '.join(above)}; set that"
+                f"evaluate.{key}: has no effect with rendered footage; set {' and '.join(above)}"
             )
 
 
@@ -185,7 +188,7 @@ def _stage(name: str) -> str:
 
 
 def stage_values(wanted: StageSettings, vae: str) -> dict[str, Any]:
-    """What is laid over the preset: a codec that is trained here is that of the recipe's own run."""
+    """Changes to the preset of a stage. A slice codec without a model gets the recipe's own VAE `vae`."""
     codec = wanted.config.get("codec", {})
     if codec.get("kind") != "slice":
         return wanted.config
@@ -193,7 +196,7 @@ def stage_values(wanted: StageSettings, vae: str) -> dict[str, Any]:
 
 
 def _sampled_of(made_of: dict[str, Any]) -> list[Any]:
-    """What its videos depend on, besides the weights."""
+    """The settings that decide the videos, apart from the weights."""
     settings = made_of["settings"]
     stages = [settings[name]["config"].get("sampling") for name in ("stage1", "stage2")]
     prompts = [of.get("prompts") for of in (settings["evaluate"], settings["corpus"]["evaluate"])]
@@ -201,7 +204,7 @@ def _sampled_of(made_of: dict[str, Any]) -> list[Any]:
 
 
 def _trained_of(made_of: dict[str, Any]) -> dict[str, Any]:
-    """What a recipe is made of, without what is used after training alone."""
+    """The settings of a recipe, without settings that are only used after training."""
     settings = {key: value for key, value in made_of["settings"].items() if key != "evaluate"}
     for name in STAGES:
         if settings[name]:
@@ -220,8 +223,7 @@ class RecipeRun:
         self._state: dict[str, Any] = {}
 
     def check(self, asked: dict[str, Any]) -> None:
-        """Read what was done. Raises `ConfigError` when it was done with other settings, but for those that
-        do not change what is trained."""
+        """Read the record of an earlier start. Raises `ConfigError` if settings of the training changed."""
         made_of = {**asked, "seed": self.seed, "settings": self.settings.model_dump(mode="json")}
         if self._record.is_file():
             self._state = json.loads(self._record.read_text(encoding="utf-8"))
@@ -229,13 +231,13 @@ class RecipeRun:
                 s["done"] for s in self._state["steps"].values()
             ):
                 (self.out / "prompts.txt").unlink(missing_ok=True)
-                self._state = {"made_of": made_of, "steps": {}}  # nothing is lost
+                self._state = {"made_of": made_of, "steps": {}}  # no step was finished
                 self._save()
             other = changed(_trained_of(self._state["made_of"]), _trained_of(made_of))
             if other:
                 raise ConfigError(
-                    f"{self.out} was begun with other settings: {'; '.join(other)}. Give the same, or "
-                    "another --out (evaluate, each stage's config.sampling, and --held-out may change)"
+                    f"{self.out} was started with other settings: {'; '.join(other)}. Use the same settings "
+                    "or another --out (evaluate, each stage's config.sampling, and --held-out may change)"
                 )
             if self._state["made_of"] != made_of:
                 self._do_again(made_of)
@@ -243,17 +245,19 @@ class RecipeRun:
         with places():
             self.out.mkdir(parents=True, exist_ok=True)
         if any(self.out.iterdir()):
-            raise ConfigError(f"--out {self.out}: it is no recipe's folder, and not empty; name another")
+            raise ConfigError(
+                f"--out {self.out}: this folder is not empty and has no recipe; name another folder"
+            )
         self._state = {"made_of": made_of, "steps": {}}
         self._save()
 
     def _do_again(self, made_of: dict[str, Any]) -> None:
-        """Whatever follows the builds. Trainings are over at once, having noted the new sampling; evaluations
-        keep the parts that do not depend on what has changed."""
+        """Repeat all steps after the builds. Finished trainings end immediately and record the new sampling
+        settings. Evaluations keep the parts that do not depend on the changes."""
         if _sampled_of(self._state["made_of"]) != _sampled_of(made_of):
             shutil.rmtree(self.out / "evaluation" / "videos", ignore_errors=True)
             (self.out / "prompts.txt").unlink(missing_ok=True)
-        (self.out / "recipe.html").unlink(missing_ok=True)  # it tells of the others
+        (self.out / "recipe.html").unlink(missing_ok=True)  # it shows results of the old settings
         for name, done in self._state["steps"].items():
             if name not in BUILDING:
                 done["done"] = False
@@ -261,7 +265,7 @@ class RecipeRun:
         self._save()
 
     def run(self, sources: Sequence[str], data: str | None, held_out: str | None) -> list[str]:
-        """All steps, and the page. Returns the evaluations that missed a bar."""
+        """Run all steps and write the page. Returns the evaluations that missed a bar."""
         import torch
 
         from generation.report.page import write_recipe_page
@@ -278,7 +282,7 @@ class RecipeRun:
         for step in before:
             self._run(step, total)
         prompts = self._prompts(data, held_out)  # before hours of training
-        if not before and held_out:  # with --data; those of the recipe's own corpus are apart
+        if not before and held_out:  # with --data; the recipe's own corpus needs no check
             self._check_apart(data, held_out)
         for step in training:
             self._run(step, total)
@@ -302,7 +306,7 @@ class RecipeRun:
     # ---- the steps
 
     def _curation(self, sources: Sequence[str]) -> tuple[list[Step], str, str | None]:
-        """Steps, the dataset, and that of held-out clips where the footage is rendered."""
+        """Steps, the dataset, and the dataset of held-out clips (None if the footage is not rendered)."""
         dataset, corpus = str(self.out / "dataset"), self.settings.corpus
         if sources:
             return [self._build("build", sources, dataset, self.settings.build)], dataset, None
@@ -381,7 +385,7 @@ class RecipeRun:
         return ["--device", self.device] if self.device else []
 
     def _run(self, step: Step, total: int) -> int:
-        """Run a step unless it was done. Returns its exit code. Raises `typer.Exit` when it has failed."""
+        """Run a step unless it is done. Returns its exit code. Raises `typer.Exit` if the step fails."""
         done = self._state["steps"].setdefault(step.name, {"seconds": 0.0, "done": False, "code": 0})
         done["command"] = step.told
         place = list(self._state["steps"]).index(step.name) + 1
@@ -401,7 +405,7 @@ class RecipeRun:
             if code == _WRONG and step.name in BUILDING:
                 section = "build.set" if "corpus" not in self._state["steps"] else "corpus.build.set"
                 err.print(
-                    f"In a recipe, settings of the build are --set '{section}=[KEY=VALUE, …]'", markup=False
+                    f"A recipe sets options of the build with --set '{section}=[KEY=VALUE, …]'", markup=False
                 )
             raise typer.Exit(code)
         done |= {"done": True, "code": code}
@@ -425,7 +429,7 @@ class RecipeRun:
             _write(self._config(name), yaml.safe_dump(values, sort_keys=False))
 
     def _prompts(self, data: str, held_out: str | None) -> Path:
-        """OUT/prompts.txt: captions of held-out clips. Raises `ConfigError` where they have none."""
+        """OUT/prompts.txt with captions of held-out clips. Raises `ConfigError` if no clip has a caption."""
         from generation.evaluate.real_clips import captions
 
         path = self.out / "prompts.txt"
@@ -436,16 +440,16 @@ class RecipeRun:
             found = captions(held_out or data, settings, "all" if held_out else "held out", wanted)
             if not found:
                 raise ConfigError(
-                    f"{held_out or data}: no held-out clip has a caption, so there is nothing to prompt a "
-                    "model with; put NAME.txt or NAME.vtt beside the videos and run "
-                    f"reelmill caption {data}, or have a model write them with --captioner transformers "
+                    f"{held_out or data}: no held-out clip has a caption, so there are no prompts for the "
+                    "model; put NAME.txt or NAME.vtt beside the videos and run "
+                    f"reelmill caption {data}, or let a model write captions with --captioner transformers "
                     "(docs/captions.md); then run the same command again"
                 )
             _write(path, "".join(f"{' '.join(text.split())}\n" for text in found))
         return path
 
     def _check_apart(self, data: str, held_out: str) -> None:
-        """Raises `ValueError` for held-out clips that are trained on."""
+        """Raise `ValueError` if held-out clips are among the training clips."""
         from generation.evaluate.real_clips import check_apart, ids
 
         stages = [name for name in STAGES if getattr(self.settings, name) is not None]
@@ -472,7 +476,7 @@ def _write(path: Path, text: str) -> None:
 
 
 def _command(arguments: Sequence[str]) -> int:
-    """A command of `reelmill`, in this process. Returns its exit code."""
+    """Run a command of `reelmill` in this process. Returns its exit code."""
 
     steps = typer.Typer()
     for step in (build, corpus, evaluate, sample, train):

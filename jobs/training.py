@@ -1,4 +1,4 @@
-"""Training of a stage: in this process, or in N workers of Ray Train."""
+"""Trains a stage in this process, or in N workers of Ray Train."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _PLAIN_SECONDS = 10.0
 
 
 class TrainProgress:
-    """Steps, loss, rates and time left: a live line on a terminal, plain lines elsewhere."""
+    """Prints steps, loss, rates and remaining time: one live line on a terminal, otherwise plain lines."""
 
     def __init__(self) -> None:
         self._console = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -66,7 +66,11 @@ class TrainProgress:
 
 @contextlib.contextmanager
 def _asked_to_stop() -> Iterator[Callable[[], bool]]:
-    """The first Ctrl-C or SIGTERM lets the step end and be checkpointed; the second one ends at once."""
+    """Yields a function that tells whether to stop.
+
+    After the first Ctrl-C or SIGTERM the current step ends and is checkpointed. The second one raises
+    `KeyboardInterrupt` immediately.
+    """
     asked = False
 
     def stop(*_: object) -> None:
@@ -93,10 +97,10 @@ def train(
     new_data: bool = False,
     check_memory: bool = True,
 ) -> None:
-    """Train in this process (one of several, if it was started so), up to `stop_at` or the end.
+    """Train in this process (one of several under torchrun), up to the step `stop_at` or the last step.
 
-    Raises `ValueError` for what the user can mend; `KeyboardInterrupt` when it was stopped by a signal, after
-    the step's checkpoint was written.
+    Raises `ValueError` for errors that the user can fix. Raises `KeyboardInterrupt` after a signal, when the
+    checkpoint of the step is written.
     """
     world = join(device)
     progress = TrainProgress()
@@ -132,22 +136,22 @@ def _train(
     say: Callable[[str], None],
     asked: Callable[[], bool],
 ) -> bool:
-    """Whether it came to its last step."""
+    """Train. Returns whether the training reached its last step."""
     trainer = _open(task, world, say)
     at = trainer.resume(task.new_data)
     if at:
-        say(f"going on from step {at}")
+        say(f"resuming from step {at}")
     if at >= task.last:
         parallel.together(lambda: start.take_sampling(task.run, task.config) if world.first else None, world)
         say(f"{trainer.folder} is trained: {at} steps")
         return True
-    # Not before: what could not be started leaves nothing behind.
+    # The run folder is made only now, so that a training that cannot start leaves no files.
     parallel.together(lambda: start.begin(task.run, task.config) if world.first else None, world)
     if task.stop_at and task.stop_at > task.last:
-        say(f"its phases end at step {task.last}, and so does the training")
+        say(f"the training ends at step {task.last}, where its phases end")
     trainer.fit(task.stop_at, on_step, asked, say)
     if trainer.step < task.last:
-        say(f"stopped after step {trainer.step} of {task.last}, which is kept")
+        say(f"stopped after step {trainer.step} of {task.last}; its checkpoint is kept")
     say(f"weights  {trainer.folder / 'weights'}")
     return trainer.step >= task.last
 
@@ -175,17 +179,17 @@ def _open(task: _Task, world: World, say: Callable[[str], None]) -> Trainer:
 # ---- on Ray
 
 _RETRIES = 3
-_SECONDS = 0.3  # between two looks of the driver
+_SECONDS = 0.3  # the driver asks the foreman at this interval
 
 
 def train_on_ray(
     config: Config, dataset: str, run: Path, workers: int, *, stop_at: int | None, new_data: bool, gpus: bool
 ) -> None:
-    """Train with N workers of Ray Train, sharded (FSDP2). When a worker dies, all go on from the newest
-    checkpoint, three times.
+    """Train with N workers of Ray Train, sharded (FSDP2).
 
-    `dataset` and `run` must be seen by all workers: on a cluster, in a folder that they share. Raises as
-    `train` does, `Stopped` instead of `NotFinite`; `RuntimeError` when workers die again and again.
+    If a worker dies, all workers resume from the newest checkpoint, up to three times. All workers must see
+    `dataset` and `run`: on a cluster, in a shared folder. Raises the errors of `train`, but `Stopped` instead
+    of `NotFinite`, and `RuntimeError` if workers die too often.
     """
     import ray
 
@@ -198,7 +202,7 @@ def train_on_ray(
             for _ in range(_RETRIES + 1):
                 attempt = foreman.fit.remote(foreman)
                 heard = _Heard()
-                # Not until Ray has ended the attempt: that takes it many seconds more.
+                # The loop does not wait until Ray has ended the attempt, which takes many more seconds.
                 while heard.complete is None and heard.wrong is None:
                     over, _ = ray.wait([attempt], timeout=_SECONDS)
                     heard = ray.get(foreman.listen.remote(asked()))
@@ -213,8 +217,8 @@ def train_on_ray(
                 if heard.complete is False or asked():
                     raise KeyboardInterrupt
                 reason = ray.get(attempt)
-                progress.say(f"a worker was lost ({reason}); going on from the newest checkpoint")
-            raise RuntimeError(f"workers were lost {_RETRIES + 1} times, at last: {reason}")
+                progress.say(f"a worker was lost ({reason}); resuming from the newest checkpoint")
+            raise RuntimeError(f"workers were lost {_RETRIES + 1} times; the last reason: {reason}")
     finally:
         progress.close()
         shutil.rmtree(_storage(run), ignore_errors=True)
@@ -229,39 +233,41 @@ def _show(told: list[Metrics | str], progress: TrainProgress) -> None:
 
 
 def _storage(run: Path) -> Path:
-    """Ray Train wants a folder that all nodes see."""
+    """A folder for Ray Train, which all nodes must see."""
     return run / "_ray"
 
 
 @dataclass
 class _Heard:
-    """What the workers told since the last time."""
+    """Messages of the workers since the last call."""
 
     told: list[Metrics | str] = field(default_factory=list)
-    complete: bool | None = None  # whether they came to the last step; None: they are at work
-    wrong: tuple[str, str] | None = None  # kind and text of what the user can mend: no retry would help
+    complete: bool | None = None  # whether the workers reached the last step; None: they still work
+    wrong: tuple[str, str] | None = None  # type and text of an error that the user can fix and a retry cannot
 
 
 class _Foreman:
-    """An actor between the workers and the driver, who has the terminal and gets the signals.
+    """An actor between the workers and the driver. The driver has the terminal and gets the signals.
 
-    Ray Train is run by it, too: in the driver Ray would answer a Ctrl-C itself, and the last steps be lost.
+    The actor also runs Ray Train. In the driver Ray would react to a Ctrl-C and lose the last steps.
     """
 
     def __init__(self, task: _Task, workers: int, gpus: bool, folder: str) -> None:
         self._task, self._workers, self._gpus, self._folder = task, workers, gpus, folder
-        self._lock = threading.Lock()  # calls come in threads of their own
+        self._lock = threading.Lock()  # each call runs in its own thread
         self._heard = _Heard()
         self._stop = False
 
     def fit(self, me: Any) -> str:
-        """One attempt. Why it failed, or nothing."""
+        """Run one attempt. Returns the reason of a failure, or an empty text."""
         import ray
         import ray.train
         from ray.train.torch import TorchConfig, TorchTrainer
 
         cpus = ray.cluster_resources().get("CPU", 1.0)
-        share = min(1.0, int(1000 * cpus / self._workers) / 1000)  # also more workers than CPUs are started
+        share = min(
+            1.0, int(1000 * cpus / self._workers) / 1000
+        )  # more workers than CPUs can be started, too
         trainer = TorchTrainer(
             _worker,
             train_loop_config={
@@ -276,7 +282,7 @@ class _Foreman:
                 use_gpu=self._gpus,
                 resources_per_worker={"CPU": share, **({"GPU": 1.0} if self._gpus else {})},
             ),
-            # Attempts are ours to make: Ray would repeat one that failed for wrong input, too.
+            # `train_on_ray` makes further attempts. Ray would also repeat attempts with wrong input.
             run_config=ray.train.RunConfig(
                 name=f"{self._task.config.stage}-{uuid.uuid4().hex[:8]}",
                 storage_path=str(_storage(self._task.run)),
@@ -291,7 +297,7 @@ class _Foreman:
         return ""
 
     def listen(self, stop: bool) -> _Heard:
-        """For the driver, who tells whether all is to stop."""
+        """Called by the driver, which passes on whether the workers have to stop. Returns the messages."""
         with self._lock:
             self._stop = stop
             heard = self._heard
@@ -315,7 +321,7 @@ class _Foreman:
 
 
 def _worker(given: dict[str, Any]) -> None:
-    """What runs in each worker, in a thread of it."""
+    """The function that runs in a thread of each worker."""
     import ray
 
     if given["device"] == "cpu":

@@ -278,7 +278,9 @@ def _state(target: Dataset) -> Any:
     return _forked(lambda: (rows_of(target), verify(target), accounting(target).check(), target.unfinished()))
 
 
-def run_scenario(scenario: Scenario, place: Path, footage: Path, every: int = 1, first: int = 1) -> dict[str, Any]:
+def run_scenario(
+    scenario: Scenario, place: Path, footage: Path, every: int = 1, first: int = 1
+) -> dict[str, Any]:
     """Kill the command at its change number `first` and at every `every`-th one after that, run it again, and
     compare."""
     base = place / "base"

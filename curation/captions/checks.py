@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from captioning.base import Caption, Captioner
-from captioning.checks import measure, similarity
+from captioning.checks.measures import measure, similarity
 from captioning.prompts import Prompt, prompt_of, rewrite_of
 from curation.config.schema import Config
 from curation.store.schema import CAPTION_COLUMNS

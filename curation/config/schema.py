@@ -24,7 +24,7 @@ from pydantic import (
 )
 
 from captioning.base import Kind
-from captioning.language import LANGUAGES
+from captioning.checks.language import LANGUAGES
 from captioning.makers import CaptionerName, captioner_class
 from captioning.prompts import PROMPTS, prompt_of
 from curation.store.schema import CAPTION_COLUMNS, SCORE_COLUMNS

@@ -15,7 +15,7 @@ SCORE_COLUMNS: tuple[str, ...] = tuple(
 )
 _SCORES = [pa.field(name, pa.float64()) for name in SCORE_COLUMNS]
 
-# What is checked of a caption that a model wrote (`captioning.checks`); null where it was not.
+# What is checked of a caption that a model wrote (`captioning.checks.measures`); null where it was not.
 CAPTION_COLUMNS: tuple[str, ...] = (
     "caption.refusal",
     "caption.echo",

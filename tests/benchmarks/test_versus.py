@@ -1,4 +1,4 @@
-"""The comparison with other ways: the share that is accepted, and a run of our two ways on short footage."""
+"""The comparison with other ways: the accepted share, and a run of two ways on short footage."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_a_bound_accepts_all_clips_of_its_score() -> None:
     assert bound_for(same, 40.0) == float("-inf")
 
 
-def test_of_one_score_as_many_are_taken_as_come_nearest() -> None:
+def test_the_number_of_clips_with_equal_scores_is_nearest_to_the_share() -> None:
     same = dict.fromkeys("dbcaefgh", (5.0, 0.3))
     assert nearest_to(0.25, same, 40.0) == ["a", "b"]
     assert nearest_to(0.3, {**same, "z": (4.0, 0.1)}, 44.0) == ["z", "a", "b"]
@@ -35,17 +35,17 @@ def test_of_one_score_as_many_are_taken_as_come_nearest() -> None:
     assert nearest_to(0.25, {}, 40.0) == []
 
 
-def test_what_steps_took_adds_up() -> None:
+def test_costs_of_steps_are_summed() -> None:
     split, scored, start = Took(10, 5), Took(4, 3), Took(1, 2)
     assert split + (scored - start) == Took(13, 6)
 
 
-def test_without_its_runner_the_way_to_it_is_told(tmp_path: Path) -> None:
-    with pytest.raises(SystemExit, match="no bin/dj-process in it"):
+def test_a_missing_runner_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match="contains no bin/dj-process"):
         versus.Juicer(tmp_path, tmp_path / "work")
 
 
-def test_a_runner_that_does_not_start_is_told_before_the_work(tmp_path: Path) -> None:
+def test_a_runner_that_does_not_start_is_an_error_before_the_work(tmp_path: Path) -> None:
     runner = tmp_path / "bin" / "dj-process"
     runner.parent.mkdir()
     runner.write_text("#!/bin/sh\necho no module named aiohttp >&2\nexit 1\n")
@@ -55,7 +55,7 @@ def test_a_runner_that_does_not_start_is_told_before_the_work(tmp_path: Path) ->
 
 
 @pytest.mark.slow
-def test_our_two_ways_side_by_side(footage: Path) -> None:
+def test_two_ways_in_one_run(footage: Path) -> None:
     command = [sys.executable, "-m", "benchmarks.versus", "--footage", str(footage), "--minutes", "1.5"]
     printed = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
     rows = {line[:32].strip(): line[32:].split() for line in printed.splitlines() if line.endswith("x")}

@@ -1,4 +1,4 @@
-"""Tiny checkpoints, made once for all tests here."""
+"""Tiny checkpoints, made once for all tests of this folder."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from captioning.vlm import Transformers
+from captioning.local.vlm import Transformers
 from tests.captioning import tiny_vlm
 from tests.captioning.tiny_vlm import tiny_captioner
 
@@ -22,7 +22,7 @@ def _one_thread() -> None:
 
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """The folder of a tiny model of that family, made at the first call."""
+    """The folder of a tiny model of a family. The first call makes the folder."""
 
     @cache
     def made(family: str) -> Path:
@@ -39,7 +39,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path
 
 @pytest.fixture(scope="session")
 def loaded(checkpoint: Callable[[str], Path]) -> Callable[[str], Transformers]:
-    """A captioner that all tests of a family share: they leave it as it was."""
+    """A captioner that all tests of a family share. Tests must not change it."""
 
     @cache
     def made(family: str) -> Transformers:

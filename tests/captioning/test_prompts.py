@@ -1,4 +1,4 @@
-"""Prompts are versioned data, and what models answer is read with tolerance, but never made up."""
+"""Prompts are versioned data. Answers of models are read with tolerance, but no text is invented."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from captioning.checks import DEFAULT_RULES, failing, measure
+from captioning.checks.measures import DEFAULT_RULES, failing, measure
 from captioning.prompts import (
     PROMPTS,
     REWRITES,
@@ -37,7 +37,7 @@ WHOLE = {key: f"The {key} is plain." for key in STRUCTURE}
     ],
 )
 def test_a_version_is_a_text(version: str, digest: str) -> None:
-    """Who changes a text changes its number: captions under the old one are kept and must be told apart."""
+    """A changed text needs a new number, because captions with the old text are kept."""
     (found,) = [prompt for prompt in ALL if prompt.version == version]
     assert hashlib.sha256(found.text.encode()).hexdigest()[:16] == digest
 
@@ -56,12 +56,12 @@ def test_names_versions_and_kinds() -> None:
 @pytest.mark.parametrize(
     "wanted", ["subject", "attributes", "background", "camera", "style", "opinions", "never what is missing"]
 )
-def test_the_detailed_prompt_asks_for_what_a_caption_is_to_hold(wanted: str) -> None:
+def test_the_detailed_prompt_asks_for_every_part_of_a_caption(wanted: str) -> None:
     assert wanted in PROMPTS["detailed"].text
 
 
 @pytest.mark.parametrize("prompt", ALL)
-def test_a_prompt_that_is_given_back_breaks_a_rule(prompt: Prompt) -> None:
+def test_an_answer_that_repeats_the_prompt_breaks_a_rule(prompt: Prompt) -> None:
     assert failing(measure(prompt.text, prompt=prompt), DEFAULT_RULES) is not None
 
 
@@ -70,7 +70,7 @@ def test_a_prompt_by_name() -> None:
     assert rewrite_of("rewrite") is REWRITES["rewrite"]
 
 
-def test_a_text_of_ones_own_has_its_hash_as_version() -> None:
+def test_the_version_of_a_users_text_is_a_hash() -> None:
     one, same, other = (
         prompt_of(t) for t in ("Say what you see.", " Say what you see.\n", "Say what is seen.")
     )
@@ -83,7 +83,7 @@ def test_a_text_of_ones_own_has_its_hash_as_version() -> None:
 
 
 @pytest.mark.parametrize("setting", ["", "  ", "detialed", "rewrite"])
-def test_a_word_that_is_no_prompt_is_an_error_that_names_them(setting: str) -> None:
+def test_the_error_for_an_unknown_prompt_names_the_prompts(setting: str) -> None:
     with pytest.raises(ValueError, match="detailed, short, structured"):
         prompt_of(setting)
 
@@ -102,12 +102,12 @@ def test_an_answer_is_one_clean_line() -> None:
         "thoughts whose beginning the template wrote</think> A dog runs.",
     ],
 )
-def test_thoughts_are_no_caption(answer: str) -> None:
+def test_thoughts_are_not_part_of_a_caption(answer: str) -> None:
     assert PROMPTS["detailed"].read(answer) == "A dog runs."
 
 
 @pytest.mark.parametrize("answer", ["", " \n", "<think>I never came to an end", "<think>a</think>", "\x00"])
-def test_nothing_said_is_an_error(answer: str) -> None:
+def test_an_empty_answer_is_an_error(answer: str) -> None:
     with pytest.raises(ValueError, match="empty"):
         PROMPTS["detailed"].read(answer)
 
@@ -124,13 +124,13 @@ def test_nothing_said_is_an_error(answer: str) -> None:
         "<think>{{}}</think>{}",
     ],
 )
-def test_json_is_found_in_fences_and_among_words(wrap: str) -> None:
+def test_json_is_found_within_other_text(wrap: str) -> None:
     answer = wrap.format(json.dumps(WHOLE, indent=1))
     assert json_object(answer, STRUCTURE) == WHOLE
     assert json.loads(PROMPTS["structured"].read(answer)) == WHOLE
 
 
-def test_keys_and_values_may_be_spelled_otherwise() -> None:
+def test_keys_and_values_may_have_other_forms() -> None:
     said = '{"Rewritten_Description": "A dog\nruns.", "more": 3}'
     assert json_object(said, ["rewritten description"]) == {"rewritten description": "A dog\nruns."}
     assert json_object('{"REWRITTEN-description": ["A dog.", "A cat."]}', ["rewritten description"]) == {
@@ -156,14 +156,14 @@ def test_keys_and_values_may_be_spelled_otherwise() -> None:
         "{" * 100_000,
     ],
 )
-def test_what_holds_no_whole_object_is_an_error(answer: str) -> None:
+def test_an_answer_without_a_complete_object_is_an_error(answer: str) -> None:
     assert json_object(answer, STRUCTURE) is None
-    with pytest.raises(ValueError, match=r"no JSON object|empty"):
+    with pytest.raises(ValueError, match=r"not a JSON object|empty"):
         PROMPTS["structured"].read(answer)
 
 
 @given(st.text())
-def test_reading_any_text_gives_one_that_a_table_can_hold(answer: str) -> None:
+def test_any_answer_becomes_a_text_that_a_table_can_store(answer: str) -> None:
     try:
         text = PROMPTS["detailed"].read(answer)
     except ValueError:

@@ -1,4 +1,4 @@
-"""Rewrites stand beside their originals, and a rewrite that fails leaves the original as it was."""
+"""Rewrites are added to the original captions. A failed rewrite does not change the original."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 from captioning.base import Caption, CaptionerMissing, CaptionFailed, CaptionRequest
-from captioning.lm import TextModel
+from captioning.local.lm import TextModel
 from captioning.prompts import REWRITES
 from captioning.rewrite import LONG, SHORT, Rewrite, rewritten
 from tests.captioning import tiny_vlm
-from tests.captioning.server import Asked, ChatServer, Reply
+from tests.captioning.chat_server import Asked, ChatServer, Reply
 
 REWRITE = REWRITES["rewrite"]
 GOOD = "A brown dog runs across a lawn and catches a red ball in the air."
@@ -31,7 +31,7 @@ def requests(count: int) -> list[CaptionRequest]:
 
 
 def number(text: str) -> int:
-    """Of the dog in the caption that a question asks to rewrite."""
+    """The number of the dog in the caption that a question asks to rewrite."""
     return int(text.rpartition("dog number ")[2].partition(",")[0])
 
 
@@ -70,7 +70,7 @@ def test_an_answer_over_several_lines_becomes_one() -> None:
     }
 
 
-def test_a_short_one_comes_beside_it() -> None:
+def test_an_answer_may_have_a_short_text_too() -> None:
     assert rewritten(said(short=BRIEF), REWRITE) == {"rewritten": GOOD, "short": BRIEF}
     assert rewritten(said(short=""), REWRITE) == {"rewritten": GOOD}
 
@@ -96,7 +96,7 @@ NO_REWRITES = [
 
 
 @pytest.mark.parametrize("answer", NO_REWRITES)
-def test_what_is_no_rewrite(answer: str) -> None:
+def test_answers_that_are_no_rewrite(answer: str) -> None:
     with pytest.raises(ValueError, match=r"no JSON object|fails the check caption\."):
         rewritten(answer, REWRITE)
 
@@ -118,7 +118,7 @@ def test_each_clip_gets_the_rewrite_of_its_own_caption() -> None:
     assert {asked.content for asked in server.asked} == {REWRITE.text + original(k) for k in range(8)}
 
 
-def test_a_rewrite_says_where_it_is_from() -> None:
+def test_a_rewrite_names_its_model_and_prompt() -> None:
     with ChatServer(lambda asked: Reply(said())) as server:
         (answer,) = by_server(server, seed=3, max_tokens=99)(requests(1))
     assert answer == Caption(
@@ -128,7 +128,7 @@ def test_a_rewrite_says_where_it_is_from() -> None:
     assert (body["max_tokens"], body["seed"], body["temperature"]) == (99, 3, 0.0)
 
 
-def test_long_and_short_stand_side_by_side() -> None:
+def test_a_clip_gets_a_long_and_a_short_rewrite() -> None:
     with ChatServer(lambda asked: Reply(said(short=BRIEF))) as server:
         answers = by_server(server, prompt="rewrite_short")(requests(2))
     assert texts(answers) == {
@@ -138,7 +138,7 @@ def test_long_and_short_stand_side_by_side() -> None:
 
 
 @pytest.mark.parametrize("answer", [a for a in NO_REWRITES if a])
-def test_a_rewrite_that_fails_is_no_caption_and_the_original_stays(answer: str) -> None:
+def test_a_failed_rewrite_is_no_caption(answer: str) -> None:
     asked = requests(3)
     with ChatServer(lambda a: Reply(answer if number(a.text) == 1 else said())) as server:
         answers = by_server(server)(asked)
@@ -150,7 +150,7 @@ def test_a_rewrite_that_fails_is_no_caption_and_the_original_stays(answer: str) 
 
 
 @pytest.mark.parametrize("reply", [Reply(status=500), Reply(fate="drop"), Reply(text=""), Reply(status=400)])
-def test_a_server_that_fails_leaves_the_originals(reply: Reply) -> None:
+def test_a_failing_server_gives_failures(reply: Reply) -> None:
     with ChatServer(lambda asked: reply) as server:
         answers = by_server(server, retries=1)(requests(2))
     assert [type(a) for a in answers] == [CaptionFailed] * 2
@@ -158,7 +158,7 @@ def test_a_server_that_fails_leaves_the_originals(reply: Reply) -> None:
 
 
 def test_a_second_try_may_do_better() -> None:
-    """Warmer, with another seed: what the first try could not be asked for."""
+    """A second try has a higher temperature and another seed."""
     with ChatServer(lambda asked: Reply(said() if asked.body["temperature"] else "A dog.")) as server:
         first = by_server(server)
         assert isinstance(first(requests(1))[0], CaptionFailed)
@@ -166,7 +166,7 @@ def test_a_second_try_may_do_better() -> None:
     assert [asked.body["seed"] for asked in server.asked] == [0, 1]
 
 
-def test_a_refusal_is_not_made_into_a_caption() -> None:
+def test_a_refusal_is_not_rewritten() -> None:
     refused = CaptionRequest("r", "a.mp4", 0, 1, text="I'm sorry, but I cannot see the video.")
     with ChatServer(lambda asked: Reply(said())) as server:
         answers = by_server(server)([refused, *requests(1)])
@@ -175,13 +175,13 @@ def test_a_refusal_is_not_made_into_a_caption() -> None:
 
 
 @pytest.mark.parametrize("text", [None, "", "  "])
-def test_a_clip_without_a_text_is_passed_over(text: str | None) -> None:
+def test_a_clip_without_a_text_is_skipped(text: str | None) -> None:
     with ChatServer() as server:
         assert by_server(server)([CaptionRequest("a", "a.mp4", 0, 1, text=text)]) == []
     assert not server.asked
 
 
-def test_a_wrong_key_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_for_a_wrong_key_names_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LM_KEY", "sk-secret")
     with ChatServer(lambda asked: Reply(status=401, text="bad key sk-secret")) as server:
         made = by_server(server, api_key_env="LM_KEY")
@@ -205,8 +205,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_vlm.qwen2(tmp_path_factory.mktemp("lm") / "qwen2")
 
 
-def test_a_model_that_writes_no_json_leaves_the_originals(model: Path) -> None:
-    """The real way through a language model, whose weights were drawn: it says nothing of use."""
+def test_answers_without_json_are_failures(model: Path) -> None:
+    """A real language model with random weights gives useless answers."""
     made = Rewrite("transformers", str(model), max_tokens=8)
     made.check()
     answers = made(requests(3))
@@ -214,7 +214,7 @@ def test_a_model_that_writes_no_json_leaves_the_originals(model: Path) -> None:
     assert {a.error for a in answers if isinstance(a, CaptionFailed)} <= {"BadAnswer", "EmptyAnswer"}
 
 
-def test_a_second_try_shares_the_loaded_model_and_nothing_loaded_travels(model: Path) -> None:
+def test_a_second_try_shares_the_loaded_model_and_a_pickle_has_none(model: Path) -> None:
     made = Rewrite("transformers", str(model), max_tokens=4)
     made(requests(1))
     again = made.again()
@@ -225,8 +225,8 @@ def test_a_second_try_shares_the_loaded_model_and_nothing_loaded_travels(model: 
     assert pickle.loads(pickle.dumps(made)) == made
 
 
-def test_answers_of_a_model_are_taken_in_the_order_of_the_texts(model: Path) -> None:
-    """A trained model would answer so."""
+def test_answers_of_a_model_match_the_order_of_the_texts(model: Path) -> None:
+    """The answers have the form of a trained model's answers."""
 
     class Told(TextModel):
         def __call__(self, texts: Sequence[str]) -> list[str]:
@@ -243,7 +243,7 @@ def test_answers_of_a_model_are_taken_in_the_order_of_the_texts(model: Path) -> 
     ]
 
 
-def test_a_missing_model_is_found_out_before_the_work(tmp_path: Path) -> None:
+def test_a_missing_model_is_detected_before_the_work(tmp_path: Path) -> None:
     with pytest.raises(CaptionerMissing, match=r"captions\.rewrite\.model"):
         Rewrite("transformers", str(tmp_path / "nowhere")).check()
 
@@ -256,27 +256,30 @@ def test_a_missing_model_is_found_out_before_the_work(tmp_path: Path) -> None:
     [
         ({"by": "endpoint"}, r"captions\.rewrite\.url"),
         ({"by": "endpoint", "url": "http://h/v1", "model": ""}, r"captions\.rewrite\.model"),
-        ({"by": "endpoint", "url": "http://h/v1", "dtype": "float32"}, r"dtype goes with by: transformers"),
-        ({"by": "transformers", "url": "http://h/v1"}, r"url goes with by: endpoint"),
-        ({"by": "transformers", "concurrency": 4}, r"concurrency goes with by: endpoint"),
+        (
+            {"by": "endpoint", "url": "http://h/v1", "dtype": "float32"},
+            r"dtype: is a setting for by: transformers",
+        ),
+        ({"by": "transformers", "url": "http://h/v1"}, r"url: is a setting for by: endpoint"),
+        ({"by": "transformers", "concurrency": 4}, r"concurrency: is a setting for by: endpoint"),
         ({"by": "transformers", "model": " "}, r"captions\.rewrite\.model"),
-        ({"by": "transformers", "prompt": "rewriet"}, "there are rewrite, rewrite_short"),
+        ({"by": "transformers", "prompt": "rewriet"}, "use one of rewrite, rewrite_short"),
         ({"by": "endpoint", "url": "http://h/v1", "retries": -1}, r"captions\.rewrite\.retries"),
     ],
 )
-def test_settings_that_do_not_fit(settings: dict[str, Any], message: str) -> None:
+def test_wrong_settings_are_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Rewrite(**{"model": "m", **settings})
 
 
-def test_defaults_are_filled_in_for_the_way_that_is_taken() -> None:
+def test_defaults_are_set_for_the_chosen_kind_of_model() -> None:
     server = Rewrite("endpoint", "m", url="http://h/v1")
     assert (server.concurrency, server.retries, server.batch_clips) == (16, 5, None)
     local = Rewrite("transformers", "m")
     assert (local.concurrency, local.batch_clips, local.dtype) == (None, 16, "auto")
 
 
-def test_the_key_changes_with_what_decides_the_text() -> None:
+def test_the_key_changes_with_settings_that_decide_the_text() -> None:
     given: dict[str, Any] = {"by": "endpoint", "model": "m", "url": "http://h/v1"}
     other = [
         {"model": "n"},

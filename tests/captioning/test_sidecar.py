@@ -1,4 +1,4 @@
-"""Sidecar captions: every form that people have is read, and a clip gets the words said during it."""
+"""Sidecar captions: all usual forms are read, and a clip gets the words that are spoken during the clip."""
 
 from __future__ import annotations
 
@@ -81,12 +81,12 @@ OF_SRT = [Cue(1.0, 2.5, "One two"), Cue(3.5, 4.25, "three"), Cue(5.0, 6.0, "four
 
 @pytest.mark.parametrize(("text", "cues"), [(VTT, OF_VTT), (SRT, OF_SRT)], ids=["vtt", "srt"])
 @pytest.mark.parametrize("newline", ["\n", "\r\n", "\r"], ids=["LF", "CRLF", "CR"])
-def test_cues_are_read_whatever_the_line_ends(text: str, cues: list[Cue], newline: str) -> None:
+def test_cues_are_read_with_any_line_ends(text: str, cues: list[Cue], newline: str) -> None:
     assert parse_subtitles(text.replace("\n", newline)) == cues
 
 
 @pytest.mark.parametrize("text", ["", "WEBVTT", "\n\n\n", "no --> times\nat all", "1\n\n2\n\n3"])
-def test_what_holds_no_cue_gives_none(text: str) -> None:
+def test_a_text_without_cues_gives_none(text: str) -> None:
     assert parse_subtitles(text) == []
 
 
@@ -102,7 +102,7 @@ def test_what_holds_no_cue_gives_none(text: str) -> None:
     ),
     st.booleans(),
 )
-def test_what_a_program_wrote_is_what_we_read(rows: list[tuple[int, int, str]], as_srt: bool) -> None:
+def test_written_cues_are_read_back(rows: list[tuple[int, int, str]], as_srt: bool) -> None:
     def stamp(ms: int) -> str:
         text = f"{ms // 3_600_000:02d}:{ms // 60_000 % 60:02d}:{ms // 1000 % 60:02d}.{ms % 1000:03d}"
         return text.replace(".", ",") if as_srt else text.removeprefix("00:")
@@ -127,7 +127,7 @@ spans = st.tuples(times, st.integers(1, 160).map(lambda n: n / 8)).map(lambda p:
 
 @settings(deadline=None, max_examples=300)
 @given(st.lists(spans, max_size=6), spans)
-def test_a_cue_inside_the_clip_is_said_and_one_outside_never_is(
+def test_cues_inside_the_clip_are_used_and_cues_outside_are_not(
     cue_spans: list[tuple[float, float]], clip: tuple[float, float]
 ) -> None:
     cues = [Cue(start, end, f"cue{k}") for k, (start, end) in enumerate(sorted(cue_spans))]
@@ -138,21 +138,21 @@ def test_a_cue_inside_the_clip_is_said_and_one_outside_never_is(
         if clip[0] <= cue.start_s and cue.end_s <= clip[1]:
             assert cue.text in said
         elif cue.start_s <= clip[0] and clip[1] <= cue.end_s:
-            assert cue.text in said  # said all the time
+            assert cue.text in said  # shown during the whole clip
         elif overlap <= 0 or overlap < 0.5 * min(cue.end_s - cue.start_s, clip[1] - clip[0]):
             assert cue.text not in said
         else:
             assert cue.text in said
 
 
-def test_no_clip_s_words_are_said_by_both_of_two_neighbours_unless_half_and_half() -> None:
+def test_two_neighbouring_clips_share_a_cue_only_if_each_has_half_of_it() -> None:
     cues = [Cue(0.0, 4.0, "one"), Cue(4.0, 6.4, "two"), Cue(6.4, 9.0, "three")]
     assert spoken_between(cues, 0.0, 5.0) == "one"
     assert spoken_between(cues, 5.0, 10.0) == "two three"
     assert spoken_between(cues, 20.0, 25.0) is None
 
 
-def test_a_line_that_is_shown_twice_is_said_once() -> None:
+def test_a_line_that_is_shown_twice_is_used_once() -> None:
     cues = [Cue(0, 1, "a"), Cue(1, 2, "a"), Cue(2, 3, "b"), Cue(3, 4, "a")]
     assert spoken_between(cues, 0, 4) == "a b a"
 
@@ -162,7 +162,7 @@ def test_a_line_that_is_shown_twice_is_said_once() -> None:
 
 @pytest.fixture
 def video(tmp_path: Path) -> Path:
-    return tmp_path / "my.holiday.mp4"  # it need not be there
+    return tmp_path / "my.holiday.mp4"  # the file does not need to exist
 
 
 def beside(video: Path, suffix: str, content: str | bytes) -> None:
@@ -224,7 +224,7 @@ def test_a_json_list_is_matched_by_time(video: Path) -> None:
         '[{"start": 1, "end": 2}]',
     ],
 )
-def test_a_json_file_that_is_no_caption_is_an_error_that_names_it(video: Path, content: str) -> None:
+def test_the_error_for_json_without_a_caption_names_the_file(video: Path, content: str) -> None:
     beside(video, ".json", content)
     with pytest.raises(ValueError, match="not a caption file") as error:
         caption(video)
@@ -234,9 +234,7 @@ def test_a_json_file_that_is_no_caption_is_an_error_that_names_it(video: Path, c
 
 @pytest.mark.parametrize("suffix", [".txt", ".vtt", ".srt", ".json"])
 @pytest.mark.parametrize("encoding", ["latin-1", "utf-16-le", "utf-32"])
-def test_a_sidecar_in_another_encoding_is_an_error_that_names_it(
-    video: Path, suffix: str, encoding: str
-) -> None:
+def test_the_error_for_another_encoding_names_the_file(video: Path, suffix: str, encoding: str) -> None:
     text = {".txt": "ein Kätzchen", ".json": '{"text": "ein Kätzchen"}'}
     cue = "1\n00:00:01,000 --> 00:00:02,000\nein Kätzchen\n"
     beside(video, suffix, text.get(suffix, cue).encode(encoding))
@@ -245,7 +243,9 @@ def test_a_sidecar_in_another_encoding_is_an_error_that_names_it(
     assert str(video.with_name(f"my.holiday{suffix}")) in str(error.value)
 
 
-def test_a_long_sidecar_is_read_up_to_a_whole_character(video: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_long_sidecar_is_read_up_to_a_complete_character(
+    video: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(sidecar, "_MAX_BYTES", 6)
     beside(video, ".txt", "Kätzchä".encode())
     assert caption(video) == "Kätzc"
@@ -254,19 +254,17 @@ def test_a_long_sidecar_is_read_up_to_a_whole_character(video: Path, monkeypatch
 
 
 @pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo])
-def test_a_sidecar_that_cannot_be_read_is_an_error_and_neither_silence_nor_a_hang(
-    video: Path, make: Callable[[Path], None]
-) -> None:
+def test_a_sidecar_that_cannot_be_read_is_an_error(video: Path, make: Callable[[Path], None]) -> None:
     make(video.with_name("my.holiday.txt"))
     with pytest.raises(ValueError, match=r"my\.holiday\.txt: not a regular file"):
         caption(video)
 
 
-def test_a_name_that_leaves_no_room_for_a_suffix_has_no_sidecar(video: Path) -> None:
+def test_a_name_that_is_too_long_for_a_suffix_has_no_sidecar(video: Path) -> None:
     assert caption(video.with_name("n" * 251 + ".mp4")) is None
 
 
-def test_json_that_is_too_deep_or_holds_half_characters(video: Path) -> None:
+def test_json_that_is_too_deep_or_has_lone_surrogates(video: Path) -> None:
     beside(video, ".json", "[" * 100_000)
     with pytest.raises(ValueError, match="not a caption file"):
         caption(video)
@@ -290,7 +288,7 @@ def test_the_order_of_preference(video: Path) -> None:
     assert caption(video, caption="of the list") == "of the list"
 
 
-def test_what_says_nothing_gives_way_to_the_next(video: Path) -> None:
+def test_an_empty_sidecar_is_skipped_for_the_next(video: Path) -> None:
     beside(video, ".vtt", "WEBVTT\n\n00:41.000 --> 00:42.000\nlater\n")
     beside(video, ".txt", "of txt")
     assert caption(video) == "of txt"
@@ -308,7 +306,7 @@ def test_the_column_is_configurable_and_part_of_the_key(video: Path) -> None:
     assert captioner([request(video, caption="not this")]) == []
 
 
-def test_captions_are_joined_by_clip_id(video: Path, tmp_path: Path) -> None:
+def test_captions_are_matched_by_clip_id(video: Path, tmp_path: Path) -> None:
     beside(video, ".srt", "1\n00:00:01,000 --> 00:00:02,000\none\n\n2\n00:00:11,000 --> 00:00:12,000\ntwo\n")
     clips = [
         request(video, 10, 20, "second"),
@@ -322,7 +320,7 @@ def test_captions_are_joined_by_clip_id(video: Path, tmp_path: Path) -> None:
     assert NoCaptions()(clips) == []
 
 
-def test_the_files_of_a_source_are_read_once_for_all_its_clips(
+def test_the_files_of_a_source_are_read_once_for_all_clips(
     video: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     beside(video, ".txt", "words")
@@ -346,7 +344,7 @@ def test_the_files_of_a_source_are_read_once_for_all_its_clips(
 @pytest.mark.parametrize(
     "name", ["no_suffix", "über uns.mkv", "-x.mp4", "a.b/c.mp4", "a.b/plain", "it's [1]%.mov"]
 )
-def test_the_sidecar_of_any_name_is_found(tmp_path: Path, name: str) -> None:
+def test_sidecars_of_unusual_names_are_found(tmp_path: Path, name: str) -> None:
     folder = tmp_path / name
     folder.parent.mkdir(exist_ok=True)
     folder.with_suffix(".txt").write_text("words")
@@ -359,7 +357,7 @@ def test_a_remote_source_has_remote_sidecars(video: Path) -> None:
     assert caption("memory://nowhere/v.mp4") is None
 
 
-def test_a_still_image_takes_a_text_and_no_words_of_a_moment(video: Path) -> None:
+def test_a_still_image_takes_a_text_and_no_cues(video: Path) -> None:
     beside(video, ".vtt", "WEBVTT\n\n00:00.000 --> 00:02.000\nwords\n")
     assert caption(video, 0, 0) is None
     beside(video, ".txt", "a picture")

@@ -1,7 +1,7 @@
-"""Tiny checkpoints with random weights, as `save_pretrained` writes them, of families that the docs name.
+"""Tiny checkpoints of the model families in the documents, with random weights, saved by `save_pretrained`.
 
-Weights are drawn wide: a narrow draw leaves the last token's embedding to decide alone, and texts would be
-the same whatever the pictures. Tokenizers are made here, but for Qwen's real one where it is at hand.
+The random weights are large. With small weights only the embedding of the last token would decide, and all
+pictures would give the same text. Tokenizers are made here, except Qwen's tokenizer if its file exists.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ import numpy as np
 import torch
 
 from captioning.base import Caption, CaptionFailed, CaptionRequest
-from captioning.vlm import Transformers
+from captioning.local.vlm import Transformers
 
 QWEN_PROCESSOR = Path(__file__).parents[3] / "shared" / "data" / "qwen2_5_vl_processor"
-PATCH, SIDE = 14, 28  # of the vision towers made here
+PATCH, SIDE = 14, 28  # pixels, of the vision towers in this module
 END_EVERY = 24
-SIZES = [(112, 168), (168, 112), (112, 112), (84, 196), (60, 240)]  # of clips, height and width
+SIZES = [(112, 168), (168, 112), (112, 112), (84, 196), (60, 240)]  # height and width of the clips
 TOKENS = 16
-ASKED = "Say what is seen."  # few tokens: pictures count for more of what follows
+ASKED = "Say what is seen."  # with few tokens the pictures influence the text more
 # fmt: off
 _WORDS = [
     "a", "the", "red", "blue", "green", "old", "young", "big", "small", "fox", "dog", "bird", "boat", "car",
@@ -49,8 +49,8 @@ def template(image: str = "<image>", video: str = "<video>") -> str:
 
 
 def tokenizer(pieces: Sequence[str] = (), **extra: str) -> Any:
-    """Of bytes, so that every text has tokens, and of words, so that what is said can be read; and of
-    `pieces`, which are said whole."""
+    """A tokenizer with bytes, so that every text has tokens; words, so that answers can be read; and
+    `pieces`, each a single token."""
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
@@ -88,9 +88,9 @@ def language(vocabulary: int, **other: Any) -> dict[str, Any]:
 
 
 def save(kind: Any, config: Any, processor: Any, folder: Path, eos: int, pad: int, seed: int = 0) -> Path:
-    """A checkpoint of the model class `kind` with weights drawn by `seed`.
+    """A checkpoint of the model class `kind` with random weights from `seed`.
 
-    One token in `END_EVERY` ends the answer, so that the rows of a batch end at different steps.
+    One token in `END_EVERY` ends an answer, so that the rows of a batch end at different steps.
     """
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -104,10 +104,10 @@ def save(kind: Any, config: Any, processor: Any, folder: Path, eos: int, pad: in
 
 
 def qwen2_5_vl(folder: Path) -> Path:
-    """With the real tokenizer, picture settings and chat template.
+    """A checkpoint with the real tokenizer, picture settings and chat template.
 
-    Those name the processor of Qwen2-VL, which leaves out the seconds between pictures; the hub's checkpoints
-    name that of Qwen2.5-VL.
+    The real files name the processor of Qwen2-VL, which ignores the seconds between pictures. The hub's
+    checkpoints name the processor of Qwen2.5-VL.
     """
     from transformers import (
         AutoProcessor,
@@ -302,7 +302,7 @@ def internvl(folder: Path) -> Path:
 
 
 def smolvlm(folder: Path) -> Path:
-    """Needs the package num2words."""
+    """A checkpoint whose processor needs the package num2words."""
     from transformers import (
         SmolVLMConfig,
         SmolVLMForConditionalGeneration,
@@ -344,7 +344,7 @@ def smolvlm(folder: Path) -> Path:
 
 
 def qwen2(folder: Path) -> Path:
-    """A language model without eyes, and a chat template."""
+    """A language model with a chat template and without vision."""
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
     words = tokenizer()
@@ -354,8 +354,9 @@ def qwen2(folder: Path) -> Path:
 
 
 def rewriter(folder: Path) -> Path:
-    """As `qwen2`, but answers are what rewriting asks for: words of its own in a JSON object. Some are no
-    sound text or have no end."""
+    """Like `qwen2`, but answers are JSON objects of the form that rewriting asks for, with random words.
+
+    Some texts break a rule or do not end."""
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
     opening, closing = '{"rewritten description": "', '."}'
@@ -370,7 +371,7 @@ def rewriter(folder: Path) -> Path:
     follows = [([newline], opened), (ends[1:], closed), ([closed], ends[0])]
     with torch.no_grad():
         for direction, (tokens, following) in enumerate(follows):
-            # So long that nothing that the layers add turns it, and what it points at is said.
+            # The embedding is so long that the layers cannot turn it, so the wanted token follows.
             model.model.embed_tokens.weight[tokens] = 0.0
             model.model.embed_tokens.weight[tokens, direction] = 500.0
             model.lm_head.weight[following] = 0.0
@@ -391,7 +392,7 @@ FAMILIES = {
 
 
 def pictures(seed: int, count: int, height: int, width: int) -> tuple[np.ndarray, ...]:
-    """Blocks of colour, other ones in each picture: what is left of them when they are made small differs."""
+    """Blocks of colour that differ between pictures, so that reduced pictures differ, too."""
     draw = np.random.default_rng(seed)
     made = []
     for _ in range(count):
@@ -404,7 +405,7 @@ def pictures(seed: int, count: int, height: int, width: int) -> tuple[np.ndarray
 def clip(
     clip_id: str, seed: int, size: tuple[int, int], count: int = 8, seconds: float = 4.0
 ) -> CaptionRequest:
-    """`size` is height and width; `seconds` 0 makes an image."""
+    """A clip of `count` pictures. `size` is height and width in pixels; `seconds` 0 makes an image."""
     still = seconds == 0
     count = 1 if still else count
     return CaptionRequest(
@@ -423,7 +424,7 @@ def tiny_captioner(folder: Path, **settings: Any) -> Transformers:
 
 
 def mixed_clips(count: int = 32) -> list[CaptionRequest]:
-    """Videos of five shapes, two lengths and two numbers of pictures, and an image in every four."""
+    """Videos of five shapes, two lengths and two numbers of pictures; every fourth clip is an image."""
     return [
         clip(
             f"clip-{k:02}",
@@ -437,14 +438,14 @@ def mixed_clips(count: int = 32) -> list[CaptionRequest]:
 
 
 def texts_of(answers: Sequence[Caption | CaptionFailed]) -> dict[str, str]:
-    """Of each clip; random weights end some answers with their first token."""
+    """The text of each clip. With random weights some answers end at their first token."""
     failed = [a for a in answers if isinstance(a, CaptionFailed)]
     assert {a.error for a in failed} <= {"EmptyAnswer"}
     return {a.clip_id: a.text if isinstance(a, Caption) else "" for a in answers}
 
 
 def edited(folder: Path, to: Path, name: str, **changes: Any) -> Path:
-    """A copy of a checkpoint with other values in one of its JSON files; None takes a key out."""
+    """A copy of a checkpoint with other values in one of its JSON files. None removes a key."""
     shutil.copytree(folder, to)
     file = to / name
     values = {**json.loads(file.read_text()), **changes}

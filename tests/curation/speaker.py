@@ -23,7 +23,7 @@ _WORDS = [
 
 @dataclass(frozen=True)
 class Speaker:
-    """Put in the place of `captioning.vlm.Transformers`, with the settings that tests change."""
+    """Put in the place of `captioning.local.vlm.Transformers`, with the settings that tests change."""
 
     model: str = "speaker"
     prompt: str = "detailed"

@@ -1,4 +1,4 @@
-"""`aesthetics`: published heads on published embeddings, and the whole path with a tiny local encoder."""
+"""`aesthetics`: published heads on published embeddings, and the whole computation with a tiny encoder."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ def one_thread():
 
 
 def shared(path: str) -> Path:
-    """A file of the data that is shared beside the repository; skips where it is absent."""
+    """A file of the shared data beside the repository. Skips the test if the file is absent."""
     found = Path(__file__).parents[2].parent / "shared" / "data" / path
     if not found.exists():
         pytest.skip(f"no shared data: {path}")
     return found
 
 
-# Scores of the ratings 0..9, as published beside the embeddings.
+# Published scores of the ratings 0..9, from the same source as the embeddings.
 LINEAR_L14 = [-2.4579, -0.1379, 1.8951, 3.5849, 5.0997, 6.4701, 7.7870, 9.0480, 10.2264, 11.3044]
 LINEAR_B32 = [-1.4700, 0.2728, 1.9900, 3.6114, 5.0874, 6.3926, 7.6682, 8.9155, 9.9166, 11.0056]
 MLP_L14 = [1.6555, 2.3593, 3.0698, 3.6725, 4.2380, 4.7010, 5.0731, 5.3654, 5.5767, 5.7468]
@@ -70,7 +70,7 @@ def mlp_state(prefix: str, indices: tuple[int, ...], sizes: tuple[int, ...]) -> 
     ("prefix", "indices", "width"),
     [("layers", (0, 2, 4, 6, 7), 768), ("scoring_head", (0, 2, 4, 6, 8), 1152)],
 )
-def test_multiplied_out_head_equals_its_layers_one_after_another(prefix, indices, width):
+def test_the_affine_map_of_a_head_equals_its_layers_in_sequence(prefix, indices, width):
     state = mlp_state(prefix, indices, (width, 1024, 128, 64, 16, 1))
     x = np.random.default_rng(1).standard_normal((5, width))
     y = x
@@ -81,12 +81,12 @@ def test_multiplied_out_head_equals_its_layers_one_after_another(prefix, indices
 
 
 def test_head_with_layers_in_other_places_is_refused():
-    # Activations between the layers would move their numbers; leaving them out would change the scores.
+    # A head with activations has other layer numbers. Its scores would be wrong without the activations.
     with pytest.raises(ValueError, match=r"filters\.aesthetics\.head"):
         affine(mlp_state("layers", (0, 3, 6, 9, 11), (768, 1024, 128, 64, 16, 1)))
 
 
-# The path from frames to scores, with a small encoder of random weights.
+# From frames to scores with a small encoder of random weights.
 
 
 @pytest.fixture(scope="module")
@@ -101,14 +101,14 @@ def clip(images: list[np.ndarray]) -> Frames:
 
 
 def pictures(n: int, size: tuple[int, int], seed: int = 0) -> list[np.ndarray]:
-    """`n` smooth random (H, W, 3) pictures: they survive resizing."""
+    """`n` smooth random (H, W, 3) pictures, which resizing changes little."""
     rng = np.random.default_rng(seed)
     coarse = [Image.fromarray(rng.integers(0, 256, (5, 7, 3), dtype=np.uint8)) for _ in range(n)]
     return [np.asarray(c.resize(size, Image.Resampling.BICUBIC)) for c in coarse]
 
 
 def by_hand(tiny: dict[str, str], images: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Scores (N,) and unit embeddings (N, D), with preprocessing written out: resize, crop, normalise."""
+    """Scores (N,) and unit embeddings (N, D) by explicit preprocessing: resize, crop, normalise."""
     net = open_clip.create_model(tiny["model"])
     net.load_state_dict(torch.load(tiny["pretrained"], weights_only=True))
     mean, std = np.array(open_clip.OPENAI_DATASET_MEAN), np.array(open_clip.OPENAI_DATASET_STD)
@@ -128,24 +128,24 @@ def by_hand(tiny: dict[str, str], images: list[np.ndarray]) -> tuple[np.ndarray,
     return e @ head["weight"].numpy()[0] + head["bias"].numpy()[0], e
 
 
-def test_scores_are_those_of_the_written_out_computation(tiny):
+def test_scores_equal_the_explicit_computation(tiny):
     images = pictures(4, (96, 54))
     scores, e = by_hand(tiny, images)
     (got,) = Aesthetics(**tiny)([clip(images)])
     assert got.values["aesthetics.mean"] == pytest.approx(scores.mean(), abs=1e-4)
     assert got.values["aesthetics.min"] == pytest.approx(scores.min(), abs=1e-4)
     assert got.values["aesthetics.min"] <= got.values["aesthetics.mean"]
-    assert scores.min() < scores.mean() - 1e-3  # else the line above says nothing
+    assert scores.min() < scores.mean() - 1e-3  # otherwise the previous line proves nothing
     assert got.embedding.dtype == np.float16
     mean = e.mean(axis=0)
     np.testing.assert_allclose(got.embedding, mean / np.linalg.norm(mean), atol=1e-3)
     assert np.linalg.norm(got.embedding.astype(np.float64)) == pytest.approx(1, abs=1e-3)
 
 
-def test_a_batch_of_clips_equals_one_by_one(tiny):
+def test_a_batch_of_clips_scores_as_single_clips_do(tiny):
     clips = [clip(pictures(n, size, seed=n)) for n, size in [(4, (96, 54)), (1, (40, 80)), (2, (64, 64))]]
     clips.insert(1, clip([]))
-    scorer = Aesthetics(**tiny, batch_size=3)  # cuts across clips
+    scorer = Aesthetics(**tiny, batch_size=3)  # batches do not end where clips end
     together, alone = scorer(clips), [scorer([c])[0] for c in clips]
     for a, b in zip(together, alone, strict=True):
         assert a.values == pytest.approx(b.values, abs=1e-5)
@@ -163,7 +163,7 @@ def test_local_folder_gives_the_same_scores(tiny):
     assert scorer([clip(images)])[0].values == pytest.approx(Aesthetics(**tiny)([clip(images)])[0].values)
 
 
-def test_check_accepts_what_is_there_and_builds_no_model(tiny, monkeypatch):
+def test_check_accepts_existing_files_and_builds_no_model(tiny, monkeypatch):
     monkeypatch.setattr(aesthetics, "load_encoder", None)
     Aesthetics(**tiny).check()
 
@@ -185,7 +185,7 @@ def test_check_names_both_keys_when_the_widths_differ(tiny, tmp_path):
         ({"model": "local-dir:/nowhere"}, "filters.aesthetics.model"),
     ],
 )
-def test_missing_files_are_named_by_their_key(tiny, change, key):
+def test_errors_for_missing_files_name_the_setting(tiny, change, key):
     with pytest.raises(MissingModel, match=key.replace(".", r"\.")):
         Aesthetics(**{**tiny, **change}).check()
 
@@ -203,7 +203,7 @@ def test_unknown_model_is_a_wrong_value(tiny):
         ({"head": "laion-linear-l14"}, "filters.aesthetics.head"),
     ],
 )
-def test_without_a_network_check_fails_soon_and_says_what_to_do(tiny, change, key, tmp_path, monkeypatch):
+def test_without_a_network_check_fails_quickly_and_names_a_remedy(tiny, change, key, tmp_path, monkeypatch):
     monkeypatch.setattr("torch.hub.get_dir", lambda: str(tmp_path))
     monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *a, **k: None)
 
@@ -220,7 +220,7 @@ def test_without_a_network_check_fails_soon_and_says_what_to_do(tiny, change, ke
     assert time.monotonic() - start < 10
 
 
-def test_named_head_is_fetched_once_and_verified(tmp_path, monkeypatch):
+def test_a_named_head_is_downloaded_once_and_verified(tmp_path, monkeypatch):
     source = shared("aesthetic/sa_0_4_vit_b_32_linear.pth")
     name = "laion-linear-b32"
     monkeypatch.setattr("torch.hub.get_dir", lambda: str(tmp_path / "hub"))
@@ -233,7 +233,7 @@ def test_named_head_is_fetched_once_and_verified(tmp_path, monkeypatch):
     assert aesthetics.find_head(name) == path
     path.write_bytes(b"something else")
     copy.write_bytes(b"something else")
-    with pytest.raises(MissingModel, match="not the known file"):
+    with pytest.raises(MissingModel, match="not the expected file"):
         aesthetics.find_head(name)
 
 
@@ -245,7 +245,7 @@ def test_openai_weights_are_used_with_quickgelu(monkeypatch):
     assert aesthetics.find_encoder("ViT-L-14", "laion2b_s32b_b82k").options["force_quick_gelu"] is False
 
 
-def test_key_depends_on_what_changes_the_numbers_alone():
+def test_the_key_depends_only_on_settings_that_change_the_numbers():
     key = measure_key(Aesthetics())
     assert measure_key(Aesthetics(device="cuda", batch_size=1)) == key
     assert measure_key(Aesthetics(head="laion-linear-l14")) != key

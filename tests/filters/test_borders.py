@@ -1,4 +1,4 @@
-"""Borders: bars of known size are found, dark pictures without bars are left alone."""
+"""Borders: bars of known size are found, and dark pictures without bars score 0."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.render import letterbox, read_frames, scene, texture, write_video
 SHARED = Path(__file__).parents[2].parent / "shared" / "data" / "video"
 INFO = ClipInfo(duration_s=1, frames=2, fps=24, width=320, height=180)
 PILLARBOXED = {"chaplin.mp4": 0.22}  # 71 of 640 columns on either side
-# Left out: testvideo and nasa_13013 hold several scenes, the synthetic ones are pictures on plain black.
+# Not used: testvideo and nasa_13013 have several scenes; the synthetic files are pictures on plain black.
 UNBARRED = [
     "bigbuckbunny.mp4",
     "bikes.mp4",
@@ -34,7 +34,7 @@ UNBARRED = [
 
 
 def fit(image: np.ndarray) -> np.ndarray:
-    """Grey, as the scorer gets it."""
+    """A grey frame at the scorer's size."""
     if image.ndim == 3:
         image = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
     size = Borders().sampling.size(image.shape[1], image.shape[0])
@@ -75,7 +75,7 @@ def test_bars_are_measured_after_coding(tmp_path: Path, size: tuple[int, int], p
 
 
 @pytest.mark.parametrize("level", [0, 8, 16, 22])
-def test_bars_need_not_be_quite_black(level: int) -> None:
+def test_bars_may_be_dark_grey(level: int) -> None:
     frames = [letterbox(f, 0.12, 0.12, level=level) for f in scene(2, (640, 360), frames=4, speed=0.5)]
     assert fraction(frames) == pytest.approx(0.24, abs=0.01)
 
@@ -105,13 +105,13 @@ def test_real_clips_without_bars(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["flower.mp4", "cup.mp4", "bikes.mp4", "hiker.mp4", "train_running.mp4"])
 @pytest.mark.parametrize("bars", [(0.12, 0.12, 0, 0), (0, 0, 0.12, 0.12), (0.05, 0.25, 0.1, 0)])
-def test_bars_put_on_real_clips(name: str, bars: tuple[float, float, float, float]) -> None:
+def test_bars_that_are_added_to_real_clips(name: str, bars: tuple[float, float, float, float]) -> None:
     truth = 1 - (1 - bars[0] - bars[1]) * (1 - bars[2] - bars[3])
     assert fraction([letterbox(f, *bars) for f in real_frames(name)]) == pytest.approx(truth, abs=0.01)
 
 
 def night(rng: np.random.Generator, noise: float) -> np.ndarray:
-    """A dark sky over a ragged skyline with lit windows: (360, 640) grey."""
+    """A dark sky over an uneven skyline with lit windows: (360, 640) grey."""
     image = np.full((360, 640), 6.0)
     skyline = 200 + 60 * np.sin(np.arange(640) / 25) + np.repeat(np.arange(32) * 37 % 41, 20)
     lit = np.arange(360)[:, None] > skyline[None]
@@ -145,13 +145,13 @@ def test_a_white_top_is_not_a_bar() -> None:
     assert fraction([sky] * 4) == 0.0
 
 
-def test_words_on_black_are_not_a_letterboxed_picture() -> None:
+def test_words_on_black_are_no_letterboxed_picture() -> None:
     words = np.zeros((360, 640), np.uint8)
     cv2.putText(words, "copyright by nobody at all", (60, 330), cv2.FONT_HERSHEY_SIMPLEX, 1.2, 255, 2)
     assert fraction([words] * 4) == 0.0
 
 
-def test_black_all_over_has_no_bars() -> None:
+def test_a_black_frame_has_no_bars() -> None:
     assert fraction([np.zeros((360, 640), np.uint8)] * 4) == 0.0
 
 
@@ -160,5 +160,5 @@ def test_tiny_frames(shape: tuple[int, int]) -> None:
     assert fraction([np.full(shape, 200, np.uint8)]) == 0.0
 
 
-def test_no_frames_no_number() -> None:
+def test_a_clip_without_frames_has_no_number() -> None:
     assert Borders()([Frames(INFO)])[0].values == {"borders.fraction": None}

@@ -1,4 +1,4 @@
-"""Motion: the speed it should read, and the same number at every size, frame rate and codec."""
+"""Motion: known speeds are measured, and the number is the same at every size, frame rate and codec."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ def _one_thread() -> Iterator[None]:
 
 
 def sampled_pairs(path: Path, sampling: Sampling) -> list[Pair]:
-    """The pairs `sampling` asks for: on the grid t = k / per_second, the frames nearest to t and t + step_s.
+    """The pairs that `sampling` asks for: the frames nearest to t and t + step_s, for t = k / per_second.
 
-    A moment whose two nearest frames are the same one gives no pair.
+    A moment gives no pair if the same frame is nearest to both times.
     """
     times, grey = [], []
     with av.open(str(path)) as container:
@@ -67,7 +67,7 @@ def spread(values: list[float]) -> float:
 
 
 @pytest.mark.parametrize("slope", [1.1, 1.6], ids=["crisp", "soft"])
-def test_pans_read_their_speed_and_rise_strictly(tmp_path: Path, slope: float) -> None:
+def test_pans_score_their_speed_and_faster_pans_score_higher(tmp_path: Path, slope: float) -> None:
     truth = [0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.85, 1.0]
     read = []
     for v in truth:
@@ -78,8 +78,8 @@ def test_pans_read_their_speed_and_rise_strictly(tmp_path: Path, slope: float) -
 
 
 @pytest.mark.parametrize("contrast", [0.3, 0.5])
-def test_a_fast_pan_of_a_soft_ground_with_a_flat_thing_on_it_is_fast(contrast: float) -> None:
-    """The shift of the whole picture is judged on the pictures, not on what the search left of them."""
+def test_a_fast_pan_over_a_soft_background_with_a_flat_object_is_fast(contrast: float) -> None:
+    """The shift of the whole picture is compared on the original pictures. The search changes its inputs."""
     soft = texture(5, 144, 256, slope=1.3).mean(2)
     picture = 128 + contrast * (soft - soft.mean())
     cv2.circle(picture, (90, 70), 34, 105, -1)
@@ -157,7 +157,7 @@ def test_a_real_clip_scores_the_same_at_any_size_rate_and_codec(
 
 
 def test_frames_repeated_to_a_higher_rate_change_nothing(tmp_path: Path) -> None:
-    """A generated clip of 8 fps stored at 24 and at 60: most neighbouring frames are the same."""
+    """A generated 8 fps clip is stored at 24 and 60 fps, so most neighbouring frames are equal."""
     if not (SHARED / "kitten.mp4").exists():
         pytest.skip("no shared footage here")
     with av.open(str(SHARED / "kitten.mp4")) as container:
@@ -171,14 +171,14 @@ def test_frames_repeated_to_a_higher_rate_change_nothing(tmp_path: Path) -> None
 
 def test_variable_frame_rate_uses_the_true_times(tmp_path: Path) -> None:
     rng = np.random.default_rng(1)
-    kept = np.sort(rng.choice(48, 30, replace=False))  # of two seconds at 24 fps
+    kept = np.sort(rng.choice(48, 30, replace=False))  # frames of two seconds at 24 fps
     frames = list(pan(5, (640, 360), fps=24, seconds=2.0, speed=0.2))
     times = [1.075 + float(k) / 24 for k in kept]
     path = write_video(tmp_path / "v.mp4", (frames[k] for k in kept), pts=times)
     assert speed(path) == pytest.approx(0.2, rel=0.05)
 
 
-def test_no_pairs_no_number() -> None:
+def test_a_clip_without_pairs_has_no_number() -> None:
     assert Motion()([clip([])])[0].values == {"motion.speed": None}
 
 

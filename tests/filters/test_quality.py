@@ -1,4 +1,4 @@
-"""Quality: blur lowers sharpness whatever the contrast, and the plain luma statistics."""
+"""Quality: blur lowers sharpness at any contrast; luma statistics are correct."""
 
 from __future__ import annotations
 
@@ -60,28 +60,28 @@ def test_each_further_blur_lowers_sharpness(slope: float) -> None:
 def test_each_further_blur_lowers_sharpness_of_real_frames(name: str) -> None:
     values = blurs(middle_frame(name))
     assert_falls(values)
-    assert values[0] > 0.25  # as filmed
-    assert values[-2] < 0.2  # 2 pixels of blur
+    assert values[0] > 0.25  # without blur
+    assert values[-2] < 0.2  # with 2 pixels of blur
 
 
-def test_contrast_and_brightness_leave_sharpness_alone() -> None:
+def test_contrast_and_brightness_do_not_change_sharpness() -> None:
     image = grey(texture(2, 180, 320))
     faint = (40 + 0.5 * image.astype(float)).round().astype(np.uint8)
     assert sharpness(faint) == pytest.approx(sharpness(image), rel=0.02)
 
 
-def test_a_pale_picture_that_is_blurred_is_not_sharp() -> None:
-    """Rounding is all that is fine in it."""
+def test_a_pale_blurred_picture_is_not_sharp() -> None:
+    """The rounding error is the only fine structure of such a picture."""
     x, y = np.meshgrid(np.arange(128), np.arange(128))
     image = (60 + 0.13 * x + 0.17 * y).astype(np.float32)
     cv2.circle(image, (64, 64), 30, 116, -1)
     for contrast in (1, 0.7, 0.5):
         blurred = 110 + contrast * (cv2.GaussianBlur(image, (0, 0), 4.5) - 60)
-        limited = (blurred * 219 / 255).round() * 255 / 219  # as video stores it
+        limited = (blurred * 219 / 255).round() * 255 / 219  # rounded to video levels
         assert sharpness(limited.round().astype(np.uint8)) < 0.1
 
 
-def test_size_leaves_sharpness_nearly_alone() -> None:
+def test_size_hardly_changes_sharpness() -> None:
     values = [sharpness(fit(grey(texture(2, h, w)))) for w, h in [(640, 360), (960, 540), (1920, 1080)]]
     assert max(values) / min(values) < 1.15, values
 
@@ -109,5 +109,5 @@ def test_values_are_means_over_frames_and_cover_the_columns() -> None:
     assert list(values) == [c.name for c in Quality.columns]
 
 
-def test_no_frames_no_numbers() -> None:
+def test_a_clip_without_frames_has_no_numbers() -> None:
     assert score([]) == {c.name: None for c in Quality.columns}

@@ -1,4 +1,4 @@
-"""Rules: what rejects, in which order, and that loosening a bound never rejects more."""
+"""Rules: which clips are rejected, the order of rules, and that looser bounds never reject more clips."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_accepted_exactly_when_every_rule_is_met(values: dict, bounds: dict) -> 
     judged = verdict(values, bounds)
     failed = [column for column in bounds if not met(column)]
     assert judged.status == ("rejected" if failed else "accepted")
-    assert judged.reason == (failed[0] if failed else None)  # the first in order
+    assert judged.reason == (failed[0] if failed else None)  # the first broken rule
 
 
 @given(rule(), st.sampled_from([None, math.nan, "missing"]))
@@ -64,7 +64,7 @@ def test_just_outside_a_bound_rejects(bound: float) -> None:
 
 
 @given(scores, rules, st.randoms(use_true_random=False))
-def test_order_decides_the_reason_and_nothing_else(values: dict, bounds: dict, random: object) -> None:
+def test_the_order_of_rules_changes_only_the_reason(values: dict, bounds: dict, random: object) -> None:
     order = list(bounds)
     random.shuffle(order)  # type: ignore[attr-defined]
     shuffled = verdict(values, {column: bounds[column] for column in order})
@@ -79,14 +79,14 @@ def test_loosening_a_bound_never_rejects_more(values: dict, bounds: dict, data: 
     def looser(old: Rule) -> Rule:
         low = None if old.min is None else data.draw(st.floats(max_value=old.min, allow_nan=False))
         high = None if old.max is None else data.draw(st.floats(min_value=old.max, allow_nan=False))
-        if low is not None and high is not None and data.draw(st.booleans()):  # one side dropped
+        if low is not None and high is not None and data.draw(st.booleans()):  # remove one bound
             return Rule(max=high) if data.draw(st.booleans()) else Rule(min=low)
         return Rule(low, high)
 
     loosened = {column: looser(old) for column, old in bounds.items()}
     if verdict(values, bounds) == ACCEPTED:
         assert verdict(values, loosened) == ACCEPTED
-    for column, old in bounds.items():  # and so for each rule alone
+    for column, old in bounds.items():  # the same holds for each rule
         if verdict(values, {column: old}) == ACCEPTED:
             assert verdict(values, {column: loosened[column]}) == ACCEPTED
 
@@ -120,6 +120,6 @@ def test_the_verdict_names_column_and_value() -> None:
 
 
 @pytest.mark.parametrize(("low", "high"), [(None, None), (2.0, 1.0), (math.nan, None), (None, math.nan)])
-def test_senseless_rules_are_refused(low: float | None, high: float | None) -> None:
+def test_impossible_rules_are_refused(low: float | None, high: float | None) -> None:
     with pytest.raises(ValueError):
         Rule(low, high)

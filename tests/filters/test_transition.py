@@ -1,4 +1,4 @@
-"""Transition: single shots lie below 0.16, spans with a cut or a dissolve above."""
+"""Transition: single shots score below 0.16, and spans with a cut or a dissolve score above."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ DOUBLE = [
 
 @lru_cache(maxsize=1)
 def footage(name: str) -> list[np.ndarray]:
-    """Every frame of a shared file, 96 pixels wide."""
+    """All frames of a shared file, 96 pixels wide."""
     if not (SHARED / name).exists():
         pytest.skip("no shared footage here")
     with av.open(str(SHARED / name)) as container:
@@ -75,7 +75,7 @@ def footage(name: str) -> list[np.ndarray]:
 
 @lru_cache(maxsize=64)
 def shot(name: str, first: int, end: int, n: int = 96) -> list[np.ndarray]:
-    """`n` frames of one size from frames `first` to `end` of a file: its time as 0 to 1."""
+    """`n` frames of size SIZE, at equal distances between the frames `first` and `end` of a file."""
     frames = footage(name)[first:end]
     return [cv2.resize(frames[int((i + 0.5) / n * len(frames))], SIZE) for i in range(n)]
 
@@ -91,18 +91,18 @@ def distance(frames: Iterable[np.ndarray]) -> float:
 
 
 @pytest.mark.parametrize(("name", "first", "end"), SINGLE)
-def test_single_shots_lie_below_the_bound(name: str, first: int, end: int) -> None:
+def test_single_shots_score_below_the_bound(name: str, first: int, end: int) -> None:
     assert distance(shot(name, first, end)) < BOUND
 
 
 @pytest.mark.parametrize(("name", "first", "end"), DOUBLE)
-def test_real_changes_lie_above_the_bound(name: str, first: int, end: int) -> None:
+def test_real_changes_score_above_the_bound(name: str, first: int, end: int) -> None:
     assert distance(shot(name, first, end)) > BOUND
 
 
 @pytest.mark.parametrize(("frames", "recall"), [(0, 0.99), (12, 0.98), (24, 0.97)])
-def test_spliced_shots_lie_above_the_bound(frames: int, recall: float) -> None:
-    """Every ordered pair of shots, by a cut or a dissolve over an eighth or a quarter of the span."""
+def test_spliced_shots_score_above_the_bound(frames: int, recall: float) -> None:
+    """Every ordered pair of shots is joined by a cut, or by a dissolve over an eighth or a quarter."""
     places = np.random.default_rng(0)
     values = []
     for a, b in permutations(SINGLE, 2):
@@ -139,7 +139,7 @@ def test_a_change_of_light_alone_scores_low() -> None:
 
 
 @pytest.mark.parametrize("images", [[], [np.zeros((54, 96, 3), np.uint8)]])
-def test_too_few_frames_no_number(images: Sequence[np.ndarray]) -> None:
+def test_a_clip_with_too_few_frames_has_no_number(images: Sequence[np.ndarray]) -> None:
     assert Transition()([Frames(INFO, images=images)])[0].values == {"transition.distance": None}
 
 

@@ -1,4 +1,4 @@
-"""A small encoder of random weights for `aesthetics`: its whole path without the hub."""
+"""A small encoder of random weights, so that tests of `aesthetics` do not need the hub."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import open_clip
 import torch
 
-WIDTH = 24  # of the embedding
+WIDTH = 24  # numbers per embedding
 CONFIG = {
     "embed_dim": WIDTH,
     "vision_cfg": {"image_size": 32, "layers": 2, "width": 32, "head_width": 16, "patch_size": 8},
@@ -17,8 +17,9 @@ CONFIG = {
 
 
 def write_encoder(folder: Path, name: str = "reelmill-test-tiny") -> dict[str, str]:
-    """A configuration, a checkpoint and a head on disk, and a folder that holds an encoder whole (`local`).
-    Returns the arguments of `Aesthetics` that name them."""
+    """Write a configuration, a checkpoint, a head, and a folder with a complete encoder (`local`).
+
+    Returns the arguments of `Aesthetics` that name these files."""
     (folder / "configs").mkdir(parents=True)
     (folder / "configs" / f"{name}.json").write_text(json.dumps(CONFIG))
     open_clip.add_model_config(folder / "configs")

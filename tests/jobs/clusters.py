@@ -1,4 +1,4 @@
-"""Ray clusters and an S3 server on this machine, for tests: each node with folders of its own."""
+"""Ray clusters and an S3 server on this machine, for tests. Each node has its own folders."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def free_port() -> int:
 
 
 class Node:
-    """`ray start`, with a temporary and a working folder that no other node knows."""
+    """A node by `ray start`, with its own temporary folder and working folder."""
 
     def __init__(self, folder: Path, cpus: int, *how: str):
         self.folder = folder
@@ -42,7 +42,7 @@ class Node:
             [*command, "--disable-usage-stats"],
             check=True,
             cwd=folder / "work",
-            # Ray's own choice where nobody has made one: `ray start` switches tokens on.
+            # Without a setting, `ray start` switches tokens on.
             env=left_behind.environment(self.mark, RAY_AUTH_MODE="token", TMPDIR=str(folder / "tmp")),
             capture_output=True,
             timeout=120,
@@ -50,7 +50,7 @@ class Node:
 
     @property
     def decodes(self) -> bool:
-        """Is a worker of ours at work here?"""
+        """Whether a worker of reelmill works on this node."""
         lines = []
         for process in left_behind.processes(self.mark):
             with contextlib.suppress(psutil.Error):
@@ -58,22 +58,22 @@ class Node:
         return any("curation.decode" in line for line in lines)
 
     def working_dir(self) -> set[str]:
-        """What lies at the top of the working directory that a job has sent here."""
+        """The names at the top of the working directory that a job sent to this node."""
         found = self.folder.glob("ray/session_latest/runtime_resources/working_dir_files/_ray_pkg_*/*")
         return {path.name for path in found}
 
     def kill(self) -> None:
-        """All of its processes at once, as when a machine is gone."""
+        """Kill all processes of the node at once, like the failure of a machine."""
         for process in left_behind.processes(self.mark):
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
 
 
 class Cluster:
-    """A head, where drivers run, and other nodes. Use as a context manager."""
+    """A context manager for a cluster with a head, where drivers run, and other nodes."""
 
     def __init__(self, nodes: int, cpus: int = 1):
-        # Ray puts sockets below it, whose names must be short.
+        # Ray puts sockets into this folder, and their paths must be short.
         self.folder = Path("/tmp") / f"rm{uuid.uuid4().hex[:6]}"
         port, dashboard, client = free_port(), free_port(), free_port()
         self._cpus = cpus
@@ -97,7 +97,7 @@ class Cluster:
     def submit(
         self, module: str, *arguments: str, working_dir: Path, env: Mapping[str, str] | None = None
     ) -> subprocess.Popen[str]:
-        """`ray job submit … -- python -m jobs.MODULE`, once the cluster takes jobs."""
+        """Run `ray job submit … -- python -m jobs.MODULE` when the cluster takes jobs."""
         command = [RAY, "job", "submit", "--working-dir", "."]
         command += ["--runtime-env-json", json.dumps({"env_vars": dict(env)})] if env else []
         command += ["--", sys.executable, "-m", f"jobs.{module}", *arguments]
@@ -112,7 +112,7 @@ class Cluster:
         )
 
     def _takes_jobs(self) -> bool:
-        """A new cluster needs some seconds until its head has an agent."""
+        """Wait for the agent of the head, which a new cluster starts after some seconds."""
         done = subprocess.run(
             [RAY, "job", "submit", "--", "true"],
             env=self.environment,
@@ -133,14 +133,14 @@ class Cluster:
 
 
 def checkout(folder: Path) -> Path:
-    """A copy of this one: what a user's working directory holds, without environments and data."""
+    """A copy of the repository like a user's working directory, without environments and data."""
     left_out = shutil.ignore_patterns(".git", ".venv", "runs", "__pycache__", ".*_cache", ".hypothesis")
     return Path(shutil.copytree(ROOT, folder, ignore=left_out))
 
 
 @contextlib.contextmanager
 def s3_server(folder: Path) -> Iterator[dict[str, str]]:
-    """An S3 server with an empty bucket `reelmill`. Yields the environment in which `s3://` means it."""
+    """An S3 server with an empty bucket `reelmill`. Yields the environment that makes `s3://` use it."""
     port = free_port()
     keys = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1"}
     environment = {**keys, "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}"}
@@ -152,7 +152,7 @@ def s3_server(folder: Path) -> Iterator[dict[str, str]]:
         )
     try:
         left_behind.until(lambda: _answers(port), 60)
-        S3FileSystem.clear_instance_cache()  # fsspec hands out the one that knows an earlier server
+        S3FileSystem.clear_instance_cache()  # otherwise fsspec returns an instance for an earlier server
         yield environment
     finally:
         S3FileSystem.clear_instance_cache()
@@ -166,7 +166,7 @@ def _answers(port: int) -> bool:
 
 
 def wait(process: subprocess.Popen[str], seconds: float = 300) -> str:
-    """What it printed. Raises `AssertionError` with it where it has failed."""
+    """The output of a job. Raises `AssertionError` with the output if the job failed."""
     printed, _ = process.communicate(timeout=seconds)
     assert process.returncode == 0, printed[-5000:]
     return printed

@@ -1,4 +1,4 @@
-"""How well a build of the rendered corpus agrees with its truth:
+"""Compares a build of the rendered corpus with the corpus's truth:
 
 python -m tests.jobs.corpus_figures CORPUS DATASET
 """
@@ -16,7 +16,7 @@ from typing import Any
 from curation.corpus.draw import DEFECTS
 from curation.store.dataset import Dataset
 
-# The rules that a defect may break first. Light that clips breaks either of two.
+# The rules that a defect may break first. Overexposed light breaks one of two rules.
 RULES = {
     "static": {"motion.speed"},
     "fast": {"motion.speed"},
@@ -59,12 +59,10 @@ class Counts:
 @dataclass
 class Figures:
     cuts: Counts = field(default_factory=Counts)
-    dissolves: Counts = field(default_factory=Counts)  # `found` is no part of it: of recall alone
-    by_shots: int = 0  # dissolves found as cuts, of those found
+    dissolves: Counts = field(default_factory=Counts)  # only recall; `found` is not used
+    by_shots: int = 0  # found dissolves that the shot detector found
     defects: dict[str, Counts] = field(default_factory=dict)
-    transition: Counts = field(
-        default_factory=Counts
-    )  # clips that it rejects; right: beside or over a change
+    transition: Counts = field(default_factory=Counts)  # rejected clips; right: beside or over a change
     captions: Counts = field(default_factory=Counts)  # planted: accepted clips of one scene
     wrong: list[str] = field(default_factory=list)  # a line for each disagreement
     reasons: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))  # by kind
@@ -122,8 +120,8 @@ def _count_source(found: Figures, file: Row, source: Row, sources: dict[str, Row
 
 
 def _count_changes(found: Figures, file: Row, spans: list[Row], verdicts: dict[str, Row]) -> None:
-    """Cuts lie between the clips of two shots, where both were trimmed. A dissolve is found by a cut in it,
-    or when the clip that holds it was rejected by `transition.distance`."""
+    """Compare changes of scene. Cuts lie between two clips, which are both trimmed. A dissolve is found if a
+    cut lies in it, or if `transition.distance` rejects the clip with the dissolve."""
     fps = file["fps"]
     between = [(round(a["end_s"] * fps), round(b["start_s"] * fps)) for a, b in itertools.pairwise(spans)]
     between = [(a, b) for a, b in between if b > a]  # parts of one long scene touch
@@ -154,9 +152,9 @@ def _count_changes(found: Figures, file: Row, spans: list[Row], verdicts: dict[s
 
 
 def _is_at(last: int, first: int, start: int, end: int) -> bool:
-    """Does the gap between two clips, frames `last` to `first`, hold a change from `start` to `end`?
+    """Whether the gap between two clips, frames `last` to `first`, contains a change from `start` to `end`.
 
-    The gap is the cut and what is trimmed off both its sides; a hard cut is in its middle, to the frame.
+    The gap consists of the cut and the trimmed frames on both sides. A hard cut is exactly in its middle.
     """
     if start == end:
         return abs((last + first) / 2 - start) <= 0.5

@@ -1,4 +1,4 @@
-"""The command line: wrong usage is told before any work and changes nothing; a whole session works."""
+"""The command line: wrong usage is reported before any work and changes nothing; a complete session works."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def tree(folder: Path) -> dict[str, tuple[int, bytes]]:
 
 @pytest.fixture
 def no_work(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever starts to work fails the test: no Ray, no build."""
+    """A start of Ray or of a build fails the test."""
     from curation import pipeline
     from curation.cluster import session
     from curation.driver import prepare
@@ -59,7 +59,7 @@ def no_work(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def place(tmp_path: Path) -> Path:
-    """A folder with sources, a cheap configuration, and things that are no datasets."""
+    """A folder with sources, a cheap configuration, and files and folders that are no datasets."""
     (tmp_path / "videos").mkdir()
     (tmp_path / "videos" / "a.mp4").write_bytes(b"video")
     (tmp_path / "nothing").mkdir()
@@ -128,7 +128,7 @@ BUILD = ["build", "{videos}", "--out", "{new}", "--config", "{cheap.yaml}"]
         (["export", "{nothing}", "--to", "zip", "--out", "{new}"], ["zip", "webdataset"]),
     ],
 )
-def test_wrong_usage_is_code_2_a_message_and_nothing_written(
+def test_wrong_usage_gives_code_2_and_a_message_and_writes_nothing(
     place: Path, arguments: list[str], says: list[str]
 ) -> None:
     def full(text: str) -> str:
@@ -144,7 +144,7 @@ def test_wrong_usage_is_code_2_a_message_and_nothing_written(
 
 
 @pytest.mark.usefixtures("no_work")
-def test_a_model_that_cannot_be_had_is_told_before_work(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_model_is_reported_before_the_work(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from filters.base import MissingModel
     from filters.text import Text
 
@@ -166,7 +166,7 @@ def test_a_model_that_cannot_be_had_is_told_before_work(place: Path, monkeypatch
     assert "reelmill[offline]" in result.stderr
 
 
-def test_an_export_into_a_folder_of_others_is_refused(tmp_path: Path) -> None:
+def test_an_export_into_a_folder_with_other_files_is_refused(tmp_path: Path) -> None:
     dataset_fixture.build(str(tmp_path / "d"))
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "a.txt").write_text("mine")
@@ -188,7 +188,9 @@ def test_select_refuses_a_rule_before_it_changes_a_verdict(tmp_path: Path, no_wo
         assert tree(tmp_path) == before
 
 
-def test_interrupting_is_code_130_and_says_how_to_go_on(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupt_gives_code_130_and_says_how_to_resume(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from curation.cluster import session
 
     def interrupted(_: Config) -> None:
@@ -207,7 +209,7 @@ def test_a_damaged_dataset_does_not_verify(tmp_path: Path) -> None:
     result = reelmill("verify", tmp_path / "d")
     assert result.exit_code == 1
     assert shard.stem in result.stdout
-    assert "sound" not in result.stdout
+    assert "OK" not in result.stdout
 
 
 # --- help -----------------------------------------------------------------------------------------
@@ -221,11 +223,11 @@ def test_every_command_explains_itself(command: str) -> None:
     for option in options:
         assert (option.metavar or option.opts[0]) in result.output, option.name
         assert option.help is None or option.help[:30] in result.output
-    assert len(result.output.split("\n")[2].strip()) > 20  # what it is for
+    assert len(result.output.split("\n")[2].strip()) > 20  # the purpose of the command
 
 
 def test_select_says_that_it_captions() -> None:
-    assert "captioned where a model captions" in " ".join(reelmill("select", "--help").output.split())
+    assert "and captioned if a model captions" in " ".join(reelmill("select", "--help").output.split())
     assert "runs no model" not in (ROOT / "README.md").read_text()
 
 
@@ -233,11 +235,11 @@ def test_the_commands_are_those_that_are_tested() -> None:
     help_text = reelmill("--help").output
     listed = re.findall(r"^  ([a-z]+) ", help_text.split("Commands:")[1], re.MULTILINE)
     assert sorted(listed) == sorted(COMMANDS)
-    assert reelmill().exit_code == 2  # and its help
+    assert reelmill().exit_code == 2  # and the help is printed
 
 
 def test_a_real_process_has_the_same_help_and_exit_codes(tmp_path: Path) -> None:
-    """`ray job submit … -- python -m jobs.build` is how a cluster runs it."""
+    """A cluster runs a command by `ray job submit … -- python -m jobs.build`."""
 
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", *arguments]
@@ -273,7 +275,7 @@ MODULES = [
 
 @pytest.mark.parametrize("name", MODULES)
 def test_a_module_is_the_command_of_its_name(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`python -m jobs.NAME`, in this process: to start ten takes half a minute."""
+    """`python -m jobs.NAME` runs in this process, because starting ten processes takes half a minute."""
     ran: list[typer.Typer] = []
     monkeypatch.setattr("jobs.cli.leave", ran.append)
     runpy.run_module(f"jobs.{name}", run_name="__main__", alter_sys=True)
@@ -283,7 +285,7 @@ def test_a_module_is_the_command_of_its_name(name: str, monkeypatch: pytest.Monk
     assert CliRunner().invoke(alone, ["--help"]).exit_code == 0
 
 
-# --- a whole session ------------------------------------------------------------------------------
+# --- a complete session ------------------------------------------------------------------------------
 
 
 def sums(output: str) -> dict[str, list[int]]:
@@ -343,8 +345,8 @@ def test_a_session(footage: Path, tmp_path: Path, ray_session: None) -> None:
     assert sums(told.stdout) == counts
     assert told.stdout.rstrip().endswith("\ncomplete")
 
-    sound = reelmill("verify", out, "--decode")
-    assert (sound.exit_code, sound.stdout.strip()) == (0, "sound")
+    verified = reelmill("verify", out, "--decode")
+    assert (verified.exit_code, verified.stdout.strip()) == (0, "OK")
 
     wider = reelmill("select", out, "--set", "rules.resolution.short_side.min=90")
     assert wider.exit_code == 0, (wider.output, wider.exception)
@@ -352,7 +354,7 @@ def test_a_session(footage: Path, tmp_path: Path, ray_session: None) -> None:
     manifest = Dataset(str(out)).manifest()
     assert manifest["rules"] == {"resolution.short_side": {"min": 90.0, "max": None}}
     assert "\ncomplete" in reelmill("status", out).stdout
-    assert reelmill("verify", out, "--decode").stdout.strip() == "sound"
+    assert reelmill("verify", out, "--decode").stdout.strip() == "OK"
 
     narrower = reelmill("select", out, "--set", "rules.resolution.short_side.min=100")
     assert sums(narrower.stdout)["clips"] == [total, accepted, rejected, 0]
@@ -385,7 +387,7 @@ def inline(monkeypatch: pytest.MonkeyPatch) -> Iterator[Inline]:
         yield did
 
 
-def test_sources_come_and_go(tmp_path: Path, inline: Inline) -> None:
+def test_sources_are_added_and_removed(tmp_path: Path, inline: Inline) -> None:
     videos, out, settings = tmp_path / "videos", tmp_path / "d", tmp_path / "mine.yaml"
     videos.mkdir()
     for k, name in enumerate(("a.mp4", "b.mp4", "c \x1b[31m.mp4")):
@@ -431,10 +433,10 @@ def test_sources_come_and_go(tmp_path: Path, inline: Inline) -> None:
     pruned = reelmill(*build, "--prune")
     assert f"removed with their clips (--prune): 1 ({videos}/b.mp4)" in pruned.stderr
     assert sums(pruned.stdout)["sources"] == [3, 2, 1]
-    assert reelmill("verify", out, "--decode").stdout.strip() == "sound"
+    assert reelmill("verify", out, "--decode").stdout.strip() == "OK"
 
 
-def test_too_many_failures_are_code_3(tmp_path: Path, inline: Inline) -> None:
+def test_too_many_failures_give_code_3(tmp_path: Path, inline: Inline) -> None:
     (tmp_path / "videos").mkdir()
     (tmp_path / "videos" / "torn.mp4").write_bytes(b"torn")
     (tmp_path / "mine.yaml").write_text(SETTINGS)
@@ -449,7 +451,7 @@ def test_too_many_failures_are_code_3(tmp_path: Path, inline: Inline) -> None:
     assert reelmill("status", tmp_path / "d").exit_code == 0
 
 
-def test_while_one_works_on_a_dataset_others_are_refused(tmp_path: Path, inline: Inline) -> None:
+def test_only_one_command_at_a_time_works_on_a_dataset(tmp_path: Path, inline: Inline) -> None:
     (tmp_path / "videos").mkdir()
     render.write_video(tmp_path / "videos" / "a.mp4", render.scenes([30], (128, 96), fps=20), fps=20)
     (tmp_path / "mine.yaml").write_text(SETTINGS)
@@ -493,10 +495,10 @@ def test_select_takes_rules_only(tmp_path: Path, no_work: None) -> None:
     assert tree(tmp_path) == before
 
 
-def test_paths_on_a_cluster_are_pointed_at(
+def test_local_paths_on_a_cluster_give_a_warning(
     footage: Path, tmp_path: Path, inline: Inline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And a shard that a node wrote on a disk of its own is missed at once, with a remedy."""
+    """A shard that a node wrote to its own disk is reported immediately with a remedy, too."""
     from curation import pipeline
     from curation.cluster import session
 

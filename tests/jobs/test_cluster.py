@@ -1,4 +1,4 @@
-"""`ray job submit … -- python -m jobs.build …` on a cluster of nodes that share no disk, from S3 to S3."""
+"""`ray job submit … -- python -m jobs.build …` from S3 to S3 on a cluster whose nodes share no disk."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ FOOTAGE = "s3://reelmill/footage"
 
 @dataclass
 class Place:
-    environment: dict[str, str]  # in which s3:// is the server here
+    environment: dict[str, str]  # makes s3:// use the server on this machine
     working_dir: Path
     expected: dict[str, Any]  # rows of a build on this machine
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
-    """Footage on S3, and what a build on this machine makes of it."""
+    """Footage on S3, and the rows of a build on this machine."""
     folder = tmp_path_factory.mktemp("cluster")
     with s3_server(folder) as environment, pytest.MonkeyPatch.context() as patch:
         for name, value in environment.items():
@@ -83,7 +83,7 @@ def submit(cluster: Cluster, place: Place, out: str) -> subprocess.Popen[str]:
 
 
 def check(place: Place, out: str) -> None:
-    """Nothing lost, nothing twice, and no row otherwise than on one machine."""
+    """All rows exist once and equal the rows of a build on one machine."""
     dataset = Dataset(out)
     assert accounting(dataset).check() == []
     assert accounting(dataset).accepted >= 10 * SOURCES
@@ -92,14 +92,14 @@ def check(place: Place, out: str) -> None:
     assert dataset.unfinished() == []
 
 
-def test_rows_are_those_of_a_build_on_one_machine(place: Place, cluster: Cluster) -> None:
+def test_rows_equal_the_rows_of_a_build_on_one_machine(place: Place, cluster: Cluster) -> None:
     out = "s3://reelmill/whole"
     printed = wait(submit(cluster, place, out))
     assert f"sources {SOURCES} = measured {SOURCES} + failed 0" in printed
     check(place, out)
 
 
-def test_what_is_sent_to_the_cluster_is_what_is_needed(cluster: Cluster) -> None:
+def test_only_needed_files_are_sent_to_the_cluster(cluster: Cluster) -> None:
     packages = {"curation", "filters", "captioning", "generation", "jobs"}
     for node in cluster.nodes:
         assert packages <= node.working_dir()
@@ -124,7 +124,7 @@ def until_measured(out: str, parts: int, job: subprocess.Popen[str]) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_a_node_joins_and_takes_over_from_one_that_dies(place: Place, tmp_path: Path) -> None:
-    """With longer sources: to join takes a while. Nothing is accepted: there is nothing to cut."""
+    """Sources are longer here, because a join takes time. The rules reject all clips, so no clip is cut."""
     fs = fsspec.filesystem("s3")
     for i in range(SOURCES):
         fs.get(f"{FOOTAGE}/{i}.mp4", str(tmp_path / "once.mp4"))
@@ -153,7 +153,7 @@ def test_a_node_joins_and_takes_over_from_one_that_dies(place: Place, tmp_path: 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_other_commands_are_jobs_as_well(place: Place, cluster: Cluster, tmp_path: Path) -> None:
-    """What writes elsewhere than into a dataset writes to the head's disk, where drivers run."""
+    """Commands that write outside a dataset write to the disk of the head, where drivers run."""
 
     def job(module: str, *arguments: object) -> str:
         given = list(map(str, arguments))
@@ -161,7 +161,7 @@ def test_other_commands_are_jobs_as_well(place: Place, cluster: Cluster, tmp_pat
         return wait(process, 900)
 
     out, run = "s3://reelmill/whole", tmp_path / "run"
-    wait(submit(cluster, place, out))  # done before, where all tests of this file run
+    wait(submit(cluster, place, out))  # already done if all tests of this file run
     before = accounting(Dataset(out)).accepted
     job("select", out, "--set", "rules.duration.seconds.min=1.5")
     assert 0 < accounting(Dataset(out)).accepted < before

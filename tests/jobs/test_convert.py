@@ -1,4 +1,4 @@
-"""`reelmill convert`: a published file becomes a folder, or one line says why not."""
+"""`reelmill convert`: a published file becomes a folder, or one line reports the error."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def reelmill(*arguments: str | Path) -> Result:
     return CliRunner().invoke(app, [str(a) for a in arguments])
 
 
-def test_a_file_becomes_a_folder_and_what_it_is_is_told(tmp_path: Path) -> None:
+def test_a_file_becomes_a_folder_and_its_kind_is_printed(tmp_path: Path) -> None:
     torch.save({"module": sat.transformer(stage2=True)}, tmp_path / "stage2.pt")
     result = reelmill("convert", tmp_path / "stage2.pt", "--out", tmp_path / "new" / "stage2")
     assert result.exit_code == 0, result.output
@@ -75,14 +75,14 @@ def overrides(**more: str | Path) -> list[str]:
 @pytest.fixture
 def files(tmp_path: Path) -> Path:
     """stage1.pt, stage2.pt and 3d-vae.pt, very small."""
-    size = sat.Shape(text=384)  # MiniLM's
+    size = sat.Shape(text=384)  # the width of MiniLM
     torch.save({"module": sat.transformer(size, rank=2)}, tmp_path / "stage1.pt")
     torch.save({"module": sat.transformer(size, stage2=True)}, tmp_path / "stage2.pt")
     torch.save({"state_dict": sat_vae.autoencoder()}, tmp_path / "3d-vae.pt")
     return tmp_path
 
 
-def test_published_files_make_a_run_that_videos_are_sampled_with(files: Path) -> None:
+def test_published_files_make_a_run_that_can_sample_videos(files: Path) -> None:
     vae, run = files / "vae", files / "run"
     assert reelmill("convert", files / "3d-vae.pt", "--out", vae).exit_code == 0
     for stage in ("stage1", "stage2"):
@@ -102,7 +102,7 @@ def test_published_files_make_a_run_that_videos_are_sampled_with(files: Path) ->
     assert (len(frames), *frames[0].shape[:2]) == (9, 64, 96)
 
 
-def test_a_run_is_not_made_of_what_does_not_fit(files: Path) -> None:
+def test_files_that_do_not_match_make_no_run(files: Path) -> None:
     run = files / "run"
 
     def refused(*arguments: str | Path) -> str:
@@ -113,7 +113,7 @@ def test_a_run_is_not_made_of_what_does_not_fit(files: Path) -> None:
     codec = overrides(codec__model="THUDM/CogVideoX-5b")
     assert "not both" in refused(files / "stage1.pt")
     assert "not both" in refused(files / "stage1.pt", "--run", run, "--out", files / "out")
-    assert "--preset and --set go with --run" in refused(files / "stage1.pt", "--out", files / "out", *codec)
+    assert "--preset and --set need --run" in refused(files / "stage1.pt", "--out", files / "out", *codec)
     assert "convert it with --out FOLDER" in refused(files / "3d-vae.pt", "--run", run)
     assert "transformer.layers: 2, not 42" in refused(files / "stage1.pt", "--run", run)
     assert "--lora-alpha: a number above 0, not nan" in refused(
@@ -145,7 +145,7 @@ def test_it_runs_as_a_module_and_refuses_in_one_line(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_lies_beside_is_left_alone_and_a_killed_one_is_swept(files: Path) -> None:
+def test_other_files_are_kept_and_leftovers_of_a_kill_are_removed(files: Path) -> None:
     (files / "_vae").mkdir()
     (files / "_vae-notes").mkdir()
     (files / "_vae-0123456789abcdef.part").mkdir()
@@ -154,7 +154,7 @@ def test_what_lies_beside_is_left_alone_and_a_killed_one_is_swept(files: Path) -
     assert there == {"_vae", "_vae-notes", "vae"}
 
 
-def test_folders_and_damaged_files_say_what_they_are(files: Path) -> None:
+def test_folders_and_damaged_files_are_reported(files: Path) -> None:
     assert reelmill("convert", files / "3d-vae.pt", "--out", files / "vae").exit_code == 0
     for source in (files / "vae", files / "vae" / FILE):
         again = reelmill("convert", source, "--out", files / "again")

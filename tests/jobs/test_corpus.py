@@ -1,4 +1,4 @@
-"""The rendered corpus: its files are what its truth says, and a real build finds what was planted."""
+"""The rendered corpus: its files agree with its truth, and a real build finds the planted defects."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from jobs.cli import app
 from jobs.common import load_named_config
 from tests.jobs.corpus_figures import figures
 
-# Small: every defect, every way of being broken and a dissolve in a few seconds.
+# A small corpus with every defect, every kind of broken file and a dissolve, made in a few seconds.
 SMALL = Settings(clips=30, held_out=16, defects=0.4, width=80, height=64, fps=8, seed=3)
 
 
@@ -55,7 +55,7 @@ def files(corpus: Path) -> list[dict[str, Any]]:
 
 
 def decoded(path: Path) -> np.ndarray:
-    """(T, H, W, 3) uint8."""
+    """The decoded frames, (T, H, W, 3) uint8."""
     with av.open(str(path)) as container:
         frames = list(container.decode(video=0))
     rate = [f.time for f in frames]
@@ -66,9 +66,7 @@ def decoded(path: Path) -> np.ndarray:
 # --- the files and their truth ------------------------------------------------------------------------
 
 
-def test_every_file_is_in_the_truth_and_every_kind_is_there(
-    corpus: Path, files: list[dict[str, Any]]
-) -> None:
+def test_every_file_is_in_the_truth_and_every_kind_exists(corpus: Path, files: list[dict[str, Any]]) -> None:
     videos = {str(p.relative_to(corpus)) for p in corpus.rglob("*.mp4")}
     assert videos == {f["file"] for f in files}
     shown = [f for f in files if f["file"].startswith("videos/") and not f["copy_of"]]
@@ -81,7 +79,7 @@ def test_every_file_is_in_the_truth_and_every_kind_is_there(
 
 
 def test_decoded_frames_are_the_planned_ones(corpus: Path, files: list[dict[str, Any]]) -> None:
-    """Cuts lie at the frames that the truth says; dissolves begin and end there."""
+    """Cuts are at the frames in the truth. Dissolves begin and end at the frames in the truth."""
     planned = {file.name: file for file in plan(SMALL)}
     for file in files:
         if file["broken"] or file["copy_of"]:
@@ -89,7 +87,7 @@ def test_decoded_frames_are_the_planned_ones(corpus: Path, files: list[dict[str,
         frames = decoded(corpus / file["file"])
         assert frames.shape == (file["frames"], file["height"], file["width"], 3)
         drawn = np.stack(list(pictures(planned[file["file"]], SMALL.fps)))
-        assert np.abs(frames.astype(int) - drawn).mean() < 3  # levels: what the codec loses
+        assert np.abs(frames.astype(int) - drawn).mean() < 3  # levels: the error of the codec
         steps = np.abs(np.diff(frames.astype(int), axis=0)).mean((1, 2, 3))  # [k]: from frame k to k + 1
         quiet = np.ones(len(steps), bool)
         for change in file["transitions"]:
@@ -141,8 +139,10 @@ def test_held_out_combinations_are_in_no_caption_of_the_videos(corpus: Path) -> 
     assert len(unseen) == 8
     assert not said("videos") & unseen
     assert unseen <= said("held-out")
-    assert len(said("held-out") - unseen) == SMALL.held_out // 2  # of the others as many, to compare with
-    # Words are all seen in training, only not together.
+    assert (
+        len(said("held-out") - unseen) == SMALL.held_out // 2
+    )  # the same number of other captions, for comparison
+    # All words occur in training, but not in these combinations.
     words = {w for c in SEEN for w in dataclasses.astuple(c)}
     assert words == {w for c in ALL for w in dataclasses.astuple(c)}
 
@@ -156,7 +156,7 @@ def test_copies_equal_their_originals_and_come_after_them(corpus: Path, files: l
             one, other = (corpus / copy[key] for key in ("file", "copy_of"))
             assert one.with_suffix(suffix).read_bytes() == other.with_suffix(suffix).read_bytes()
     contents = [p.read_bytes() for p in corpus.rglob("*.mp4")]
-    assert len(contents) - len(set(contents)) == len(copies)  # nothing else is the same twice
+    assert len(contents) - len(set(contents)) == len(copies)  # no other files are equal
 
 
 def test_broken_files_do_not_open(corpus: Path, files: list[dict[str, Any]]) -> None:
@@ -183,17 +183,17 @@ def test_stripes_keep_the_mean_and_are_gone_at_half_the_side(side: int, train_si
         pair = [np.stack([scene.picture(k) for k in (5, 32, 50)]) for scene in (striped, plain)]
 
         def difference(to: int, pair: list[np.ndarray] = pair) -> np.ndarray:
-            """At the size that the loader reduces to."""
+            """The difference at the size to which the loader reduces clips."""
             one, other = (fit(p, (0, 0, side, side), to, to).astype(float) for p in pair)
             return one - other
 
         assert abs(difference(side).mean()) < 0.6  # levels of 255
         energy = {to: np.square(difference(to)).mean() for to in (train_side, train_side // 2)}
-        assert energy[train_side] > 60  # levels squared, over the whole picture: much to restore
+        assert energy[train_side] > 60  # squared levels, over the whole picture: enough detail to restore
         assert energy[train_side // 2] < 0.15 * energy[train_side]
 
 
-def test_the_object_moves_as_its_caption_says_at_its_speed() -> None:
+def test_the_object_moves_in_the_direction_and_at_the_speed_of_its_caption() -> None:
     look = Look(128, 96, 16, 32)
     for number, content in enumerate(SEEN[::7]):
         scene = Scene(content, GOOD, 64, look, (2, "x", number), 0)
@@ -211,7 +211,7 @@ def test_the_object_moves_as_its_caption_says_at_its_speed() -> None:
 # --- runs ----------------------------------------------------------------------------------------------
 
 
-def test_the_same_settings_give_the_same_bytes_also_after_an_interruption(
+def test_the_same_settings_give_the_same_bytes_even_after_an_interruption(
     corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real, written = pictures, 0
@@ -231,7 +231,7 @@ def test_the_same_settings_give_the_same_bytes_also_after_an_interruption(
     there = tree(tmp_path / "c")
     assert "truth.json" not in there
     assert len([name for name in there if name.endswith(".mp4")]) == 4
-    assert all(tree(corpus)[name] == data for name, data in there.items())  # nothing is half written
+    assert all(tree(corpus)[name] == data for name, data in there.items())  # no file is incomplete
     (tmp_path / "c" / "videos" / "_00004.mp4").write_bytes(b"left by a kill")
     videos = [tmp_path / "c" / name for name in there if name.endswith(".mp4")]
     kept = [path.stat().st_mtime_ns for path in videos]
@@ -279,16 +279,14 @@ def reelmill(*arguments: str | Path) -> Result:
         (["--held-out", "-1"], "--held-out -1"),
     ],
 )
-def test_wrong_options_are_code_2_and_nothing_is_written(
-    tmp_path: Path, options: list[str], says: str
-) -> None:
+def test_wrong_options_give_code_2_and_write_nothing(tmp_path: Path, options: list[str], says: str) -> None:
     result = reelmill("corpus", "--out", tmp_path / "c", *options)
     assert result.exit_code == 2, result.output
     assert says in result.stderr
     assert not (tmp_path / "c").exists()
 
 
-def test_a_folder_with_something_else_is_refused(corpus: Path, tmp_path: Path) -> None:
+def test_a_folder_with_other_files_is_refused(corpus: Path, tmp_path: Path) -> None:
     before = tree(corpus)
     with pytest.raises(ConfigError, match=r"seed 3 -> 4"):
         make(corpus, dataclasses.replace(SMALL, seed=4))
@@ -301,7 +299,7 @@ def test_a_folder_with_something_else_is_refused(corpus: Path, tmp_path: Path) -
     assert tree(tmp_path) == {"mine.mp4": b"mine"}
 
 
-def test_the_command_renders_and_says_where(tmp_path: Path) -> None:
+def test_the_command_renders_and_prints_the_folders(tmp_path: Path) -> None:
     small = ["--clips", "4", "--held-out", "1", "--defects", "0", "--size", "64x64", "--fps", "8"]
     result = reelmill("corpus", "--out", tmp_path / "c", *small)
     assert result.exit_code == 0, result.output
@@ -310,13 +308,13 @@ def test_the_command_renders_and_says_where(tmp_path: Path) -> None:
     assert {p.name for p in (tmp_path / "c").iterdir()} == {"corpus.json", "truth.json", "videos", "held-out"}
 
 
-# --- what curation makes of it -------------------------------------------------------------------------
+# --- a build of the corpus -------------------------------------------------------------------------
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(2400)
 def test_a_build_finds_what_was_planted(tmp_path: Path, ray_session: None) -> None:
-    """The whole corpus of the command's own settings, by the configuration that belongs to it."""
+    """The complete corpus of the command's default settings, built with the configuration `corpus`."""
     pytest.importorskip("easyocr_en_models")
     folder = make(tmp_path / "corpus", Settings())
     dataset = Dataset(str(tmp_path / "dataset"))
@@ -327,7 +325,7 @@ def test_a_build_finds_what_was_planted(tmp_path: Path, ray_session: None) -> No
     told = "\n".join(found.lines())
     print(told)
     assert len(list(dataset.rows("clips"))) >= 300
-    assert len(found.defects) + 1 >= 12  # and the good ones
+    assert len(found.defects) + 1 >= 12  # and the good scenes
     assert found.cuts.planted >= 200
     assert found.cuts.f1 >= 0.98, told
     assert found.dissolves.planted >= 20

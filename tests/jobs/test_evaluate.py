@@ -114,15 +114,15 @@ def test_a_run_is_evaluated(first: Result, trained: Path, dataset: Path) -> None
     assert "reading held-out clips" in first.stderr
 
 
-def test_the_same_again_computes_nothing(run: Path, dataset: Path, settings: Path) -> None:
+def test_a_repeated_evaluation_computes_nothing(run: Path, dataset: Path, settings: Path) -> None:
     again = evaluate(run, dataset, settings)
     assert again.exit_code == 0
     assert "evaluating" not in again.stderr
     assert "training the judge" not in again.stderr
 
 
-def test_a_missed_bar_is_told_and_is_code_1(run: Path, dataset: Path, settings: Path) -> None:
-    """It needs no part anew; and what an unfit autoencoder claims passes no bar."""
+def test_a_missed_bar_is_printed_and_gives_code_1(run: Path, dataset: Path, settings: Path) -> None:
+    """No part is computed again. The figures of an unfit autoencoder pass no bar."""
     bars = [
         {"figure": "vae.psnr_db", "min": 99},
         {"figure": "stage2.usual.psnr_db", "min": 1},
@@ -155,7 +155,7 @@ def test_parts_prompts_settings_and_the_layout_of_vbench(
     figures = content(out)["figures"]
     assert list(figures) == ["judge", "stage1"]
     assert figures["stage1"]["videos"] == 3
-    assert figures["stage1"]["spread"] > 0  # a prompt comes twice
+    assert figures["stage1"]["spread"] > 0  # one prompt occurs twice
     assert "untrained" not in figures["stage1"]
     names = [f"a {what}.mp4" for what in ("blue square-0", "red circle-0", "red circle-1")]
     assert sorted(path.name for path in videos.iterdir()) == names
@@ -163,7 +163,7 @@ def test_parts_prompts_settings_and_the_layout_of_vbench(
     first = next(out.glob("videos/0000-*/preview.mp4"))
     assert (videos / names[1]).read_bytes() == first.read_bytes()
     assert not list(out.glob("videos/*/final.mp4"))
-    assert content(run / "evaluation")["settings"]["untrained"] == 2  # the other one is left alone
+    assert content(run / "evaluation")["settings"]["untrained"] == 2  # the other evaluation does not change
 
 
 def test_clips_of_another_dataset(run: Path, dataset: Path, settings: Path, tmp_path: Path) -> None:
@@ -177,7 +177,7 @@ def test_clips_of_another_dataset(run: Path, dataset: Path, settings: Path, tmp_
     assert "--part: no verdicts on chain, stage1, stage2, which were not wanted" in result.stdout
 
 
-def test_an_unfit_judge_is_code_1(run: Path, dataset: Path, settings: Path) -> None:
+def test_an_unfit_judge_gives_code_1(run: Path, dataset: Path, settings: Path) -> None:
     result = evaluate(run, dataset, settings, "--set", "judge_steps=1")
     assert result.exit_code == 1
     assert "reelmill: judge unfit: on " in result.stderr
@@ -197,10 +197,10 @@ def test_an_unfit_judge_is_code_1(run: Path, dataset: Path, settings: Path) -> N
         (["--held-out", "{data}"], ["--held-out {data}: ", "clips are also in {data}"]),
         (["--part", "stage3"], ["--part stage3: there are vae, stage1, stage2, chain"]),
         (["--prompts", "{missing}"], ["--prompts {missing}: No such file"]),
-        (["--prompts", "{blank}"], ["{blank}: there is no prompt in it"]),
+        (["--prompts", "{blank}"], ["{blank}: contains no prompt"]),
         (["--config", "{missing}"], ["{missing}", "No such file"]),
         (["--config", "{broken}"], ["{broken}: not valid YAML"]),
-        (["--config", "{list}"], ["{list}: the file must hold a mapping"]),
+        (["--config", "{list}"], ["{list}: the file must contain a mapping"]),
         (["--config", "{wrong}"], ["unknown key clipz: there are attributes, bars, ", "(not clipz)"]),
         (["--set", "clipz=3"], ["unknown key clipz", "clips"]),
         (["--set", "clips=few"], ["clips: ", "(got 'few')"]),
@@ -214,11 +214,11 @@ def test_an_unfit_judge_is_code_1(run: Path, dataset: Path, settings: Path) -> N
         (["--set", "attributes={seen: [red, blue]}"], ["attributes.seen: "]),
         (["--set", "lpips=vgg"], ["lpips: the weights of vgg cannot be had", "or write lpips=null"]),
         (["--set", "lpips=alex"], ["lpips: alex takes pictures of at least 31 pixels a side"]),
-        (["--out", "{blank}"], ["{blank}", "it cannot be made", "name another"]),
+        (["--out", "{blank}"], ["{blank}", "cannot be made", "name another"]),
         (["--device", "tpu"], ["device tpu: cpu or cuda"]),
     ],
 )
-def test_wrong_use_says_what_would_be_right(
+def test_wrong_usage_names_a_remedy(
     run: Path, dataset: Path, settings: Path, tmp_path: Path, arguments: list[str], says: list[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
@@ -246,7 +246,7 @@ def _unreachable(*_: object, **__: object) -> None:
     raise OSError("no connection")
 
 
-def test_videos_of_other_weights_are_not_taken_for_these(run: Path, dataset: Path, settings: Path) -> None:
+def test_videos_from_other_weights_are_not_used(run: Path, dataset: Path, settings: Path) -> None:
     about = run / "stage1" / "weights" / "weights.json"
     about.write_text(json.dumps({**json.loads(about.read_text()), "hash": "another"}))
     result = evaluate(run, dataset, settings)
@@ -259,7 +259,7 @@ def test_videos_of_other_weights_are_not_taken_for_these(run: Path, dataset: Pat
     assert "evaluating vae" not in result.stderr
 
 
-def test_it_is_a_module_of_its_own() -> None:
+def test_it_runs_as_a_module() -> None:
     command = [sys.executable, "-m", "jobs.evaluate", "--help"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr

@@ -79,7 +79,7 @@ def test_training_can_be_continued_by_the_same_command(tmp_path: Path, dataset: 
     reelmill(*command, "--out", whole, "--steps", "4")
     reelmill(*command, "--out", parts, "--steps", "3")
     said = reelmill(*command, "--out", parts, "--steps", "4")
-    assert "going on from step 3" in said
+    assert "resuming from step 3" in said
     assert losses_of(parts / "stage1") == losses_of(whole / "stage1")
     assert len(losses_of(whole / "stage1")) == 4
     name = Path("stage1/weights/transformer/diffusion_pytorch_model.safetensors")
@@ -87,15 +87,15 @@ def test_training_can_be_continued_by_the_same_command(tmp_path: Path, dataset: 
     config = (parts / "stage1" / "config.json").read_text()
     said = reelmill(*command, "--out", parts, "--steps", "4", "--set", "train.log_every=3")
     assert "is trained: 4 steps" in said
-    assert (parts / "stage1" / "config.json").read_text() == config  # it tells how the weights came to be
+    assert (parts / "stage1" / "config.json").read_text() == config  # it records the training of the weights
     said = reelmill(*command, "--out", parts, "--steps", "4", "--set", "sampling.guidance=2.5")
     assert "changed since the last start: sampling.guidance: 3.0 -> 2.5" in said
-    after = json.loads((parts / "stage1" / "config.json").read_text())  # and how they are used
+    after = json.loads((parts / "stage1" / "config.json").read_text())  # and the use of the weights
     assert after.pop("sampling")["guidance"] == 2.5
     assert after == {k: v for k, v in json.loads(config).items() if k != "sampling"}
 
 
-def test_another_learning_rate_is_taken_up_and_told_both_ways(tmp_path: Path, dataset: Path) -> None:
+def test_another_learning_rate_is_used_and_printed_in_both_directions(tmp_path: Path, dataset: Path) -> None:
     command = [
         "train",
         "stage1",
@@ -126,12 +126,12 @@ def test_a_prompt_becomes_a_preview_and_a_final_video(tmp_path: Path, run: Path)
     assert (about["prompt"], about["seed"], about["sampling"]["steps"]) == ("a red circle", 5, 3)
 
 
-def test_the_way_of_computing_changes_no_video(tmp_path: Path, run: Path) -> None:
-    """On the CPU a part that waits elsewhere has the same bits; and what it will take is told before."""
+def test_options_of_execution_change_no_video(tmp_path: Path, run: Path) -> None:
+    """On the CPU offloading gives the same bits. The memory estimate is printed first."""
     plain, other = tmp_path / "plain", tmp_path / "other"
     command = ["sample", "a red circle", "--run", run, "--steps", "2", "--guidance", "1"]
     said = reelmill(*command, "--out", plain)
-    assert said.count("memory: about ") == 2  # of each stage
+    assert said.count("memory: about ") == 2  # for each stage
     for offload in ("model", "block"):
         said = reelmill(*command, "--out", other / offload, "--offload", offload)
         for name in ("latents.safetensors", "preview.mp4", "final.mp4"):
@@ -142,7 +142,7 @@ def test_the_way_of_computing_changes_no_video(tmp_path: Path, run: Path) -> Non
     assert "--compile" in refused(*command, "--out", other / "c", "--compile", "--offload", "block")
 
 
-def test_the_asked_for_size_and_length_are_made(tmp_path: Path, run: Path) -> None:
+def test_size_and_length_can_be_chosen(tmp_path: Path, run: Path) -> None:
     made = reelmill(
         "sample", "x", "--run", run, "--out", tmp_path, "--steps", "2", "--frames", "5", "--size", "64x48",
         "--final-size", "112x80", "--enhance-steps", "2",
@@ -172,7 +172,7 @@ def test_prompts_of_a_file_each_get_a_folder_and_a_second_run_makes_only_what_is
     assert finals[0].stat().st_mtime_ns == before
     again = load_file(finals[1].parent / "latents.safetensors")["latents"]
     assert torch.equal(again, second)
-    alone = tmp_path / "alone"  # a prompt of a list can be made again by itself, with its own seed
+    alone = tmp_path / "alone"  # a single prompt of a list can be repeated with its own seed
     reelmill("sample", "ein grüner Kreis", "--run", run, "--out", alone, "--steps", "2", "--seed", "1",
              "--preview-only")  # fmt: skip
     assert torch.equal(load_file(next(alone.glob("*/latents.safetensors")))["latents"], second)
@@ -197,7 +197,7 @@ save_file({"latents": enhance(trained, trained.model(), source, plan)}, out)
 
 
 def test_a_preview_enhanced_in_another_process_gives_the_same_bits(tmp_path: Path, run: Path) -> None:
-    """One process goes from prompt to final video; in the other way, two do, each with one stage."""
+    """One process makes the final video from a prompt. In the other way each stage has its own process."""
     torch.set_num_threads(1)
     reelmill("sample", "a red circle", "--run", run, "--out", tmp_path / "one", "--steps", "3")
     reelmill(
@@ -226,7 +226,7 @@ def test_a_preview_enhanced_in_another_process_gives_the_same_bits(tmp_path: Pat
 def test_an_own_autoencoder_serves_both_stages(
     tmp_path: Path, dataset: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """From its training to final videos, by the commands; named from one folder, used from another."""
+    """The commands train the autoencoder and make final videos. Working directories differ."""
     monkeypatch.chdir(tmp_path)
     said = reelmill("train", "vae", "--data", dataset, "--out", "run", "--steps", "3")
     assert "memory: about" in said
@@ -260,7 +260,7 @@ def test_any_video_can_be_enhanced(tmp_path: Path, run: Path) -> None:
     )
 
 
-def test_a_final_video_is_made_anew_when_it_is_wanted_otherwise(tmp_path: Path, run: Path) -> None:
+def test_a_final_video_is_made_again_with_other_settings(tmp_path: Path, run: Path) -> None:
     reelmill("sample", "x", "--run", run, "--out", tmp_path, "--steps", "2")
     final = tmp_path / "0000-x" / "final.mp4"
     first = final.read_bytes()
@@ -307,14 +307,14 @@ def test_previews_share_a_codec_and_are_decoded_when_they_are_enhanced(
         return list(opened), len(decoded)
 
     assert made() == ([0.4], 4)
-    assert made() == ([], 0)  # all are there
+    assert made() == ([], 0)  # all videos exist
     record = folders[0] / "final.json"
     about = json.loads(record.read_text())
     assert about["precision"] == "fp32"
     record.write_text(json.dumps({**about, "precision": "bf16"}))
     assert made() == ([], 1)
     assert json.loads(record.read_text()) == about
-    # Another codec than the latents were made with: said before anything is removed.
+    # The latents come from another codec. The error is reported before a file is removed.
     preview = folders[2] / "preview.json"
     known = json.loads(preview.read_text())
     preview.write_text(json.dumps({**known, "codec": {**known["codec"], "std": 0.3}}))
@@ -387,7 +387,7 @@ SAMPLE = ["sample", "x", "--run", "{run}", "--out", "{new}"]
         ([*SAMPLE, "--size", "big"], ["--size big", "480x256"]),
         ([*SAMPLE, "--final-size", "101x64"], ["width 101", "take 100 or 104"]),
         (["sample", "--run", "{run}", "--out", "{new}"], ["PROMPT", "--prompts"]),
-        (["sample", "x", "--run", "{run}", "--out", "{empty}"], ["{empty}", "it is a file"]),
+        (["sample", "x", "--run", "{run}", "--out", "{empty}"], ["{empty}", "this is a file"]),
         ([*SAMPLE, "--guidance", "1", "--negative", "rain"], ["negative prompt", "guidance above 1"]),
         ([*SAMPLE, "--frames", "-3"], ["--frames", "greater than or equal to 1"]),
         ([*TRAIN, "--set", "sampling.guidance_ramp=spiral"], ["guidance_ramp", "spiral"]),
@@ -402,7 +402,7 @@ SAMPLE = ["sample", "x", "--run", "{run}", "--out", "{new}"]
         (["enhance", "{empty}", "--run", "{run}", "--prompt", "x", "--out", "{new}"], ["{empty}"]),
     ],
 )
-def test_wrong_use_says_what_would_be_right(
+def test_wrong_usage_names_a_remedy(
     tmp_path: Path, dataset: Path, run: Path, arguments: list[str], says: list[str]
 ) -> None:
     (tmp_path / "empty.txt").write_text("\n  \n")
@@ -425,7 +425,7 @@ def test_wrong_use_says_what_would_be_right(
     assert not places["new"].exists()
 
 
-def test_a_run_without_the_stage_says_so_before_the_other_one_works(tmp_path: Path, dataset: Path) -> None:
+def test_a_missing_stage_is_reported_before_the_other_stage_works(tmp_path: Path, dataset: Path) -> None:
     run = tmp_path / "run"
     reelmill("train", "stage1", "--data", dataset, "--out", run, "--steps", "1", *SMALL)
     out = tmp_path / "out"
@@ -452,7 +452,7 @@ def test_weights_of_another_preset_are_refused_with_the_numbers_that_differ(
     assert "transformer.layers: 2 -> 4" in said
 
 
-def test_previews_that_were_damaged_or_taken_are_refused(tmp_path: Path, run: Path) -> None:
+def test_damaged_missing_and_other_previews_are_refused(tmp_path: Path, run: Path) -> None:
     reelmill("sample", "x", "--run", run, "--out", tmp_path, "--steps", "1", "--preview-only")
     folder = tmp_path / "0000-x"
     said = refused("sample", "x", "--run", run, "--out", tmp_path, "--steps", "2", "--preview-only")
@@ -466,7 +466,7 @@ def test_previews_that_were_damaged_or_taken_are_refused(tmp_path: Path, run: Pa
 
 @pytest.mark.timeout(900)
 def test_shards_of_the_demo_train_both_stages(tmp_path: Path, footage: Path) -> None:
-    """As the README says it: build with the demo configuration, 20 steps of each stage, sample, enhance."""
+    """The commands of the README: build with the demo configuration, 20 steps per stage, sample, enhance."""
 
     def process(*arguments: str | Path) -> str:
         command = [sys.executable, "-m", "jobs.cli", *map(str, arguments)]

@@ -1,5 +1,5 @@
-"""Invariant I2 with the real engine: drivers, workers and decoders are killed at random moments (seeded), the
-same command is run again until it ends, and the rows are those of an uninterrupted run."""
+"""Invariant I2 with real processes: drivers, workers and decoders are killed at random moments (seeded). The
+same command runs again until it ends. The rows equal the rows of an uninterrupted run."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ cut: {preset: ultrafast}
 shards: {target_mb: 0.05}
 run: {object_store_mb: 128, retry_seconds: 0.1, measure_cpus: 0.5, cut_cpus: 0.5}
 """
-# Python runs it at every start, in Ray's workers too: a line for every request to a decoding child.
+# Python runs this code at every start, also in Ray's workers. It logs every request to a decoding child.
 TRACE = """
 import importlib.abc, importlib.util, json, os, sys
 
@@ -62,22 +62,22 @@ class Finder(importlib.abc.MetaPathFinder):
 sys.meta_path.insert(0, Finder())
 """
 SOURCES = 14
-# Parts in hand at a kill: one with each of the four workers, and as many whose rows are on their way.
+# Unfinished parts at a kill: one in each of the four workers, and as many parts whose rows are in transit.
 IN_FLIGHT = 8
 
 
 @dataclass
 class Killed:
-    """What happened over all rounds."""
+    """Counts over all rounds."""
 
     kills: Counter[str] = field(default_factory=Counter)
     runs: int = 0
     datasets: int = 0
-    repeated: list[int] = field(default_factory=list)  # sources measured once more, by dataset
+    repeated: list[int] = field(default_factory=list)  # repeated sources per dataset
 
 
 class Place:
-    """Footage, a configuration, the dataset of an uninterrupted run, and a log of what workers decode."""
+    """Footage, a configuration, the dataset of an uninterrupted run, and a log of decoding requests."""
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -113,7 +113,7 @@ class Place:
         )
 
     def victims(self, driver: subprocess.Popen[bytes], what: str) -> list[psutil.Process]:
-        """Processes of this run: the driver, Ray's workers, or the decoding children."""
+        """The processes of this run: the driver, Ray's workers, or the decoding children."""
         if what == "driver":
             return [psutil.Process(driver.pid)]
         found = []
@@ -134,7 +134,7 @@ class Place:
 
 
 def wait_for_it(place: Place, driver: subprocess.Popen[bytes], name: str, draw: random.Random) -> None:
-    """Until the moment of the kill: three times in four while there is work going on, else at any time."""
+    """Wait for the moment of a kill: during work in three of four cases, otherwise at any time."""
     log = place.folder / f"{name}.log"
     lines = log.stat().st_size if log.exists() else 0
     at_work, wait_s = draw.random() < 0.75, draw.uniform(0.0, 3.0)
@@ -146,7 +146,7 @@ def wait_for_it(place: Place, driver: subprocess.Popen[bytes], name: str, draw: 
 
 
 def kill_until_done(place: Place, draw: random.Random, total: Killed, rounds: int) -> None:
-    """One dataset: kill at random moments, and run again, until a run comes to its end."""
+    """Make one dataset: kill at random moments and run again, until a run ends."""
     name = f"d{total.datasets}"
     total.datasets += 1
     drivers_killed = 0

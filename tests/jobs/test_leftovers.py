@@ -1,4 +1,4 @@
-"""However a build ends, it leaves no process, no shared memory and no temporary file behind."""
+"""A build leaves no process, shared memory or temporary file behind, whatever ends it."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ filters: {duration: {}, resolution: {}, motion: {}}
 rules: {duration.seconds: {min: 1}}
 run: {object_store_mb: 128}
 """
-# Generous where the machine may be busy; what was measured on two idle cores is in brackets.
+# Long limits for busy machines. The times in brackets were measured on two idle cores.
 ENDS_SECONDS = 15.0  # after Ctrl-C or SIGTERM (2)
 GONE_SECONDS = 15.0  # the processes of a driver that was killed (2.5)
-GIVES_UP_SECONDS = 60.0  # a worker that was only being started: it looks for its Ray, five times for 5 s
+GIVES_UP_SECONDS = 60.0  # a worker that was just starting: it searches for its Ray, five times for 5 s
 
 
 @pytest.fixture(scope="module")
 def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Some seconds of work for each: a build can be stopped in the middle."""
+    """Sources with some seconds of work each, so that a build can be stopped in the middle."""
     folder = tmp_path_factory.mktemp("videos")
     frames = [render.texture(k, 120, 208) for k in range(4)]
     for i in range(4):
@@ -47,7 +47,7 @@ def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Build:
-    """`python -m jobs.build` in a process group and a temporary folder of its own."""
+    """`python -m jobs.build` in its own process group and temporary folder."""
 
     def __init__(self, videos: Path, place: Path, temp: Path):
         self.place = place
@@ -59,7 +59,7 @@ class Build:
         self.start(videos)
 
     def start(self, videos: Path) -> None:
-        """As it was, or once more into the same dataset."""
+        """Start the build, or start it again with the same dataset."""
         command = [sys.executable, "-m", "jobs.build", str(videos), "--out", self.dataset.location]
         self.process = subprocess.Popen(
             [*command, "--config", str(self.place / "config.yaml")],
@@ -75,17 +75,17 @@ class Build:
         return left_behind.processes(self.mark)
 
     def wait_until_measuring(self) -> None:
-        """Until the first part is committed: workers and decoding children are at work on the next ones."""
+        """Wait until the first part is committed. Workers and decoding children work on the next parts."""
         until(lambda: len(self.dataset.parts("sources")) >= 1 or self.process.poll() is not None, 120)
         assert self.process.poll() is None, self.process.communicate()[1]
 
     def wait_until_gone(self) -> None:
-        """Until all of its processes have ended by themselves."""
+        """Wait until all processes of the build have ended by themselves."""
         until(lambda: all("default_worker.py" in command for command in self.commands()), GONE_SECONDS)
         until(lambda: self.processes() == [], GIVES_UP_SECONDS)
 
     def commands(self) -> list[str]:
-        """Of its processes. A worker is called `ray::…` once it has started."""
+        """Command lines of the build's processes. A started worker's command line is `ray::…`."""
         found = []
         for process in self.processes():
             with contextlib.suppress(psutil.Error):
@@ -110,7 +110,7 @@ class Build:
 
 @pytest.fixture
 def build(videos: Path, tmp_path: Path) -> Iterator[Build]:
-    temp = Path("/tmp") / f"rm-{uuid.uuid4().hex[:6]}"  # short: Ray's sockets are in it
+    temp = Path("/tmp") / f"rm-{uuid.uuid4().hex[:6]}"  # short, because it contains Ray's sockets
     temp.mkdir()
     started = Build(videos, tmp_path, temp)
     yield started
@@ -130,12 +130,12 @@ def test_a_build_that_ends_leaves_nothing(build: Build) -> None:
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupt_ends_within_seconds_and_leaves_a_dataset_to_go_on_with(
+def test_an_interrupt_ends_within_seconds_and_leaves_a_resumable_dataset(
     build: Build, videos: Path, how: signal.Signals
 ) -> None:
     build.wait_until_measuring()
     if how == signal.SIGINT:
-        os.killpg(build.process.pid, how)  # as a terminal does: everything in the foreground gets it
+        os.killpg(build.process.pid, how)  # like a terminal: all foreground processes get the signal
     else:
         build.process.send_signal(how)
     began = time.monotonic()
@@ -161,12 +161,12 @@ def test_a_second_interrupt_leaves_at_once(build: Build) -> None:
     time.sleep(0.3)
     build.process.send_signal(signal.SIGINT)
     began = time.monotonic()
-    assert build.end()[0] != 0  # 130, if it did not come between two lines of the ending
+    assert build.end()[0] != 0  # 130, unless the signal came during the shutdown
     assert time.monotonic() - began < ENDS_SECONDS
     build.wait_until_gone()
 
 
-def test_what_a_killed_driver_leaves_ends_by_itself_and_the_next_one_sweeps_up(
+def test_leftovers_of_a_killed_driver_end_and_the_next_build_removes_files(
     build: Build, videos: Path
 ) -> None:
     build.wait_until_measuring()
@@ -201,7 +201,7 @@ def test_killed_workers_are_replaced_and_their_work_is_repeated(build: Build) ->
                     break
             except psutil.NoSuchProcess:
                 continue
-        time.sleep(0.1)  # what is left is measured in a second or two
+        time.sleep(0.1)  # the remaining sources take a second or two
     assert killed >= 2
     assert build.end()[0] == 0
     assert build.left() == []

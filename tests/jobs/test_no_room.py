@@ -1,4 +1,4 @@
-"""A disk without room: a clear stop, nothing corrupt, and the same command goes on when there is room."""
+"""A full disk: a clear stop without corrupt files; the same command resumes when there is room."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ run: {object_store_mb: 128}
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of its own, without much room until it is given some."""
+    """A small file system, which can be enlarged."""
     place = tmp_path / "disk"
     place.mkdir()
     command = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(place)]
@@ -54,7 +54,7 @@ def files(dataset: Dataset, table: str) -> dict[str, bytes]:
     return {p: dataset.read(f"{table}/{p}.parquet") for p in dataset.parts(table)}
 
 
-def test_no_room_stops_clearly_and_what_was_finished_stays(disk: Path, tmp_path: Path) -> None:
+def test_a_full_disk_stops_clearly_and_finished_work_stays(disk: Path, tmp_path: Path) -> None:
     folder = tmp_path / "footage"
     folder.mkdir()
     for k in range(8):
@@ -67,7 +67,7 @@ def test_no_room_stops_clearly_and_what_was_finished_stays(disk: Path, tmp_path:
     sizes = {p: -(-p.stat().st_size // 4096) * 4096 for p in Path(reference.location).rglob("*.parquet")}
     shards = sum(size for p, size in sizes.items() if p.parent.name == "shards")
     assert len(reference.parts("shards")) >= 4
-    # Room for everything but half of the shards (and for the folders, the lease and the plan).
+    # Room for everything except half of the shards (folders, lease and plan included).
     give_room(disk, sum(sizes.values()) - shards // 2 + 64_000)
 
     done = build(folder, disk / "d", tmp_path / "c.yaml")
@@ -78,8 +78,8 @@ def test_no_room_stops_clearly_and_what_was_finished_stays(disk: Path, tmp_path:
     stopped = Dataset(str(disk / "d"))
     assert not stopped.exists("_lease.json")
     assert stopped.unfinished() == []
-    assert stopped.parts("shards")  # it came as far as that
-    # What is there is whole: it reads, and is what an unlimited build has.
+    assert stopped.parts("shards")  # the build reached the shards
+    # Existing files are complete: they can be read and equal the files of an unlimited build.
     for table in ("sources", "clips", "shards"):
         key = "source_id" if table == "sources" else "clip_id"
         expected = {r[key]: {k: v for k, v in r.items() if k != "seconds"} for r in reference.rows(table)}
@@ -92,7 +92,7 @@ def test_no_room_stops_clearly_and_what_was_finished_stays(disk: Path, tmp_path:
     give_room(disk, 50 << 20)
     done = build(folder, disk / "d", tmp_path / "c.yaml")
     assert done.returncode == 0, done.stderr
-    assert "measure: 0 sources" in done.stderr  # nothing that was committed is measured again
+    assert "measure: 0 sources" in done.stderr  # committed sources are not measured again
     assert files(stopped, "clips").items() >= before[0].items()
     assert files(stopped, "shards").items() >= before[1].items()
     assert verify(stopped) == []
@@ -101,8 +101,8 @@ def test_no_room_stops_clearly_and_what_was_finished_stays(disk: Path, tmp_path:
     assert os.listdir(disk) == []
 
 
-def test_what_workers_were_in_the_middle_of_takes_no_room(tmp_path: Path) -> None:
-    """One worker finds no room while another one writes, which is ended."""
+def test_unfinished_files_of_workers_take_no_room(tmp_path: Path) -> None:
+    """If one worker finds no room, the unfinished file of another worker is removed."""
     dataset = Dataset(str(tmp_path / "d"))
 
     def work() -> None:

@@ -38,7 +38,7 @@ WEIGHTS = ("run/vae", "run/stage1", "run/stage2", "lossless/stage2")
 
 
 def start(out: Path, *arguments: str | Path, mark: str = "", **environment: str) -> subprocess.Popen[bytes]:
-    """A recipe in a process of its own; what it says goes to OUT.log beside OUT."""
+    """A recipe in its own process. Its output goes to OUT.log beside OUT."""
     return subprocess.Popen(
         [sys.executable, "-m", "jobs.recipe", "--out", str(out), *map(str, arguments)],
         cwd=ROOT,
@@ -62,7 +62,7 @@ def refused(*arguments: str | Path) -> str:
 
 
 def figures(out: Path) -> dict[str, Any]:
-    """Of both evaluations."""
+    """The figures of both evaluations."""
     return {
         name: json.loads((out / name / "evaluation.json").read_text())["figures"]
         for name in ("evaluation", "evaluation-lossless")
@@ -83,13 +83,13 @@ def has_begun(out: Path, step: str) -> bool:
 
 @dataclass(frozen=True)
 class Place:
-    out: Path  # where recipes are cooked: clips are known by their address, so all are in one place
-    whole: Path  # the uninterrupted one, moved here
+    out: Path  # the folder of all recipes: ids of clips depend on their address
+    whole: Path  # the uninterrupted recipe, moved to this folder
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
-    """The smallest level, from nothing, without a stop."""
+    """The smallest level, from the start, without a stop."""
     folder = tmp_path_factory.mktemp("recipe")
     out = folder / "cooked"
     began = time.monotonic()
@@ -119,7 +119,7 @@ def test_one_command_goes_from_nothing_to_figures(place: Place) -> None:
 
 
 @pytest.mark.timeout(600)
-def test_its_page_shows_what_was_made_and_what_it_cost(place: Place) -> None:
+def test_its_page_shows_results_and_costs(place: Place) -> None:
     page = (place.whole / "recipe.html").read_text()
     for prompt in (place.whole / "prompts.txt").read_text().splitlines():
         assert prompt in page
@@ -134,7 +134,7 @@ def test_its_page_shows_what_was_made_and_what_it_cost(place: Place) -> None:
 
 @pytest.mark.timeout(600)
 def test_each_step_can_be_run_by_hand(place: Place, tmp_path: Path) -> None:
-    """What is printed is a command of its own, and finds its work done."""
+    """Each printed command can be run and finds its work done."""
     steps = json.loads((place.whole / "recipe.json").read_text())["steps"]
     shutil.copytree(place.whole, place.out)
     try:
@@ -181,11 +181,11 @@ def test_other_sampling_and_evaluation_need_no_training(place: Place) -> None:
 
 @pytest.mark.timeout(900)
 def test_killed_three_times_and_resumed_it_gives_the_same(place: Place) -> None:
-    """In three steps drawn at random, at a random moment; by SIGKILL of the recipe and what it started."""
+    """Kills the recipe and its child processes with SIGKILL, in three random steps at random moments."""
     rng = random.Random(20261122)
     out = place.out
     shutil.rmtree(out, ignore_errors=True)
-    victims = sorted(rng.sample(STEPS, KILLS), key=STEPS.index)  # each comes after the one before
+    victims = sorted(rng.sample(STEPS, KILLS), key=STEPS.index)  # in the order of the steps
     try:
         for step in victims:
             mark = uuid.uuid4().hex
@@ -215,7 +215,7 @@ def test_killed_three_times_and_resumed_it_gives_the_same(place: Place) -> None:
 
 
 @pytest.mark.timeout(600)
-def test_a_dataset_that_is_there_needs_no_build_and_no_ray(place: Place, tmp_path: Path) -> None:
+def test_an_existing_dataset_needs_no_build_and_no_ray(place: Place, tmp_path: Path) -> None:
     (tmp_path / "no" / "ray").mkdir(parents=True)
     (tmp_path / "no" / "ray" / "__init__.py").write_text("raise AssertionError('Ray was imported')\n")
     out = tmp_path / "own"
@@ -226,15 +226,15 @@ def test_a_dataset_that_is_there_needs_no_build_and_no_ray(place: Place, tmp_pat
     finished(process, out)
     assert list(json.loads((out / "recipe.json").read_text())["steps"]) == STEPS[3:]
     assert not (out / "dataset").exists()
-    # Own footage has no words that are known beforehand: nothing is in focus, and no bar is set.
+    # The words of a user's footage are unknown, so there is no focus and no bar.
     assert json.loads((out / "evaluation" / "evaluation.json").read_text())["settings"]["focus"] is None
 
 
-def test_what_cannot_be_cooked_is_refused_before_the_work(tmp_path: Path) -> None:
+def test_impossible_recipes_are_refused_before_the_work(tmp_path: Path) -> None:
     assert "--out" in refused("--level", "smoke")
     assert "smoke, cpu, gpu" in refused("--out", tmp_path / "a", "--level", "huge")
     assert "not both" in refused("film.mp4", "--data", "d", "--out", tmp_path / "a", "--level", "smoke")
-    assert "--held-out goes with --data" in refused("--held-out", "d", "--out", tmp_path / "a")
+    assert "--held-out needs --data" in refused("--held-out", "d", "--out", tmp_path / "a")
     assert "threads" in refused("--out", tmp_path / "a", "--set", "thread=1")
     wrong = refused("--out", tmp_path / "a", "--level", "smoke", "--set", "stage1.config.train.batch_size=0")
     assert "train.batch_size" in wrong
@@ -242,17 +242,17 @@ def test_what_cannot_be_cooked_is_refused_before_the_work(tmp_path: Path) -> Non
     assert "clip" in wrong
     assert "--seed" in refused("--out", tmp_path / "a", "--level", "smoke", "--set", "evaluate.seed=5")
     wrong = refused("--out", tmp_path / "a", "--level", "cpu", "--set", "evaluate.focus=plain")
-    assert "what counts is corpus.evaluate.focus and corpus.lossless.focus" in wrong
+    assert "set corpus.evaluate.focus and corpus.lossless.focus" in wrong
     assert "gpu" in refused("--out", tmp_path / "a", "--level", "smoke", "--device", "gpu")
     assert not (tmp_path / "a").exists()
     (tmp_path / "file").write_text("")
-    assert "it cannot be made" in refused("--out", tmp_path / "file", "--level", "smoke")
+    assert "cannot be made" in refused("--out", tmp_path / "file", "--level", "smoke")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.txt").write_text("mine")
     assert "not empty" in refused("--out", tmp_path / "full", "--level", "smoke")
 
 
-def test_clips_without_captions_are_told_before_the_training(tmp_path: Path) -> None:
+def test_clips_without_captions_are_reported_before_the_training(tmp_path: Path) -> None:
     data = synthetic.write_dataset(
         tmp_path / "data", 12, frames=24, change=lambda k, row: {**row, "caption": None}
     )
@@ -262,7 +262,7 @@ def test_clips_without_captions_are_told_before_the_training(tmp_path: Path) -> 
     assert not (tmp_path / "out" / "run").exists()
 
 
-def test_other_settings_than_it_was_begun_with_are_refused(tmp_path: Path) -> None:
+def test_changed_settings_are_refused(tmp_path: Path) -> None:
     made_of = {"sources": [], "data": None, "held_out": None, "level": "smoke", "seed": 0}
     made_of["settings"] = recipe_settings("smoke", []).model_dump(mode="json")
     steps = {"corpus": {"seconds": 1.0, "done": True, "code": 0, "command": ""}}
@@ -274,7 +274,7 @@ def test_other_settings_than_it_was_begun_with_are_refused(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(("sources", "section"), [(["film.mp4"], "build"), ([], "corpus.build")])
-def test_a_wrong_setting_of_the_build_is_told_with_its_place_in_a_recipe(
+def test_the_error_for_a_setting_of_the_build_names_its_place_in_a_recipe(
     tmp_path: Path, sources: list[str], section: str
 ) -> None:
     (tmp_path / "film.mp4").write_bytes(b"film")
@@ -291,7 +291,7 @@ def test_a_wrong_setting_of_the_build_is_told_with_its_place_in_a_recipe(
     assert f"--set '{section}.set=[KEY=VALUE, …]'" in told
 
 
-def test_a_folder_in_which_nothing_is_done_takes_other_settings(tmp_path: Path) -> None:
+def test_a_folder_without_finished_steps_takes_other_settings(tmp_path: Path) -> None:
     out = tmp_path / "out"
     assert "no shards" in refused("--data", tmp_path / "datasett", "--out", out, "--level", "smoke")
     data = synthetic.write_dataset(
@@ -311,7 +311,7 @@ def test_held_out_clips_that_are_trained_on_are_refused_before_the_training(tmp_
 
 @pytest.mark.parametrize("level", LEVELS)
 def test_every_level_is_valid_throughout(level: str) -> None:
-    recipe: Recipe = recipe_settings(level, [])  # which takes each section as the command does
+    recipe: Recipe = recipe_settings(level, [])  # the command reads each section in the same way
     assert recipe.threads == 1 or level == "gpu"
     settings = Settings.model_validate({**recipe.evaluate, **recipe.corpus.evaluate})
     Settings.model_validate({**recipe.evaluate, **recipe.corpus.lossless})
@@ -323,7 +323,7 @@ def test_every_level_is_valid_throughout(level: str) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(5400)
 def test_the_level_for_two_cores_passes_its_bars(tmp_path: Path) -> None:
-    """Prints what each step took, and the bars."""
+    """Prints the time of each step, and the bars."""
     out = tmp_path / "recipe"
     began = time.monotonic()
     process = start(out, "--level", "cpu")

@@ -1,4 +1,4 @@
-"""`reelmill train … --workers 2` on a local Ray: it trains, stops, goes on, and leaves nothing behind."""
+"""`reelmill train … --workers 2` on a local Ray: it trains, stops, resumes, and leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.jobs import left_behind
 from tests.jobs.left_behind import until
 
 ENDLESS = 100_000  # steps
-# Generous where the machine may be busy; what was measured on two cores, with others at work, is in brackets.
+# Long limits for busy machines. The times in brackets were measured on two busy cores.
 STARTS_SECONDS = 180.0  # until the first steps are logged (30)
 ENDS_SECONDS = 30.0  # after Ctrl-C or SIGTERM (3)
 
@@ -37,19 +37,19 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Command:
-    """`reelmill train` with two workers, in a process group and a temporary folder of its own."""
+    """`reelmill train` with two workers, in its own process group and temporary folder."""
 
     def __init__(self, data: Path, place: Path):
         self.data, self.place = data, place
         self.run = place / "run"
-        self.temp = Path("/tmp") / f"rm-{uuid.uuid4().hex[:6]}"  # short: Ray's sockets are in it
+        self.temp = Path("/tmp") / f"rm-{uuid.uuid4().hex[:6]}"  # short, because it contains Ray's sockets
         self.temp.mkdir()
         self.mark = uuid.uuid4().hex
         self.shared_memory = left_behind.shared_memory()
         self.process: subprocess.Popen[str] | None = None
 
     def start(self, config: Config, steps: int, data: Path | None = None) -> None:
-        """As it was, or once more into the same run."""
+        """Start the training, or start it again with the same run."""
         path = self.place / "config.json"
         path.write_text(config.model_dump_json())
         self.folder = self.run / config.stage
@@ -79,13 +79,13 @@ class Command:
         return left_behind.processes(self.mark)
 
     def end(self) -> tuple[int, list[str]]:
-        """Exit code, and lines of standard error."""
+        """The exit code, and the lines of standard error."""
         assert self.process
         _, err = self.process.communicate(timeout=STARTS_SECONDS)
         return self.process.returncode, err.strip().splitlines()
 
     def left(self) -> list[str]:
-        """With what Ray Train stores in the run while it works."""
+        """Leftovers, including the files that Ray Train stores in the run during work."""
         storage = [str(self.run / "_ray")] if (self.run / "_ray").exists() else []
         return [*left_behind.left(self.mark, self.temp, self.shared_memory), *storage]
 
@@ -111,7 +111,7 @@ def _upto(config: Config, steps: int) -> Config:
 
 
 def straight_on_two(config: str, data: str, run: str) -> None:
-    """What two processes do without Ray, and without a stop."""
+    """The result of two processes without Ray and without a stop."""
     torch.set_num_threads(1)
     train(Config.model_validate_json(config), Path(data), Path(run), world=join("cpu"))
 
@@ -122,14 +122,14 @@ def test_workers_train_and_an_interrupt_leaves_a_checkpoint_and_nothing_else(com
     names = [" ".join(p.cmdline()) for p in command.processes()]
     assert sum("RayTrainWorker" in name for name in names) == 2
     assert command.process
-    os.killpg(command.process.pid, signal.SIGINT)  # as a terminal does: everything in the foreground gets it
+    os.killpg(command.process.pid, signal.SIGINT)  # like a terminal: all foreground processes get it
     began = time.monotonic()
     code, lines = command.end()
     assert time.monotonic() - began < ENDS_SECONDS
     assert (code, lines[-1]) == (130, "reelmill: interrupted; run the same command again to continue")
     text = "\n".join(lines)
     assert "Traceback" not in text
-    assert "frames  height x width   clips  held out" in text  # the first worker's words
+    assert "frames  height x width   clips  held out" in text  # printed by the first worker
     assert text.count("memory: about ") == 1
     assert command.left() == []
     last = command.logged()
@@ -139,7 +139,9 @@ def test_workers_train_and_an_interrupt_leaves_a_checkpoint_and_nothing_else(com
 
 
 @pytest.mark.slow
-def test_what_was_stopped_or_lost_a_worker_ends_with_the_same_bits(command: Command, tmp_path: Path) -> None:
+def test_a_training_with_a_stop_or_a_lost_worker_ends_with_the_same_bits(
+    command: Command, tmp_path: Path
+) -> None:
     config = tiny(train={"accumulate": 2, "checkpoint_every": 2, "keep_last": 100})
     command.start(config, ENDLESS)
     command.wait_for_step(3)
@@ -156,10 +158,10 @@ def test_what_was_stopped_or_lost_a_worker_ends_with_the_same_bits(command: Comm
     code, lines = command.end()
     assert code == 0, lines
     text = "\n".join(lines)
-    assert text.count(f"going on from step {stopped}") == 1
+    assert text.count(f"resuming from step {stopped}") == 1
     assert text.count("a worker was lost (") == 1
-    assert "going on from the newest checkpoint" in text
-    assert text.count("going on from step ") == 2
+    assert "resuming from the newest checkpoint" in text
+    assert text.count("resuming from step ") == 2
     assert f"step {last}/{last}: loss " in text
     assert command.left() == []
 
@@ -170,7 +172,7 @@ def test_what_was_stopped_or_lost_a_worker_ends_with_the_same_bits(command: Comm
 
 @pytest.mark.slow
 @pytest.mark.parametrize("what", ["no dataset", "no clip", "another configuration", "no number"])
-def test_what_is_wrong_comes_out_of_the_workers_as_one_message(what: str, command: Command) -> None:
+def test_an_error_of_the_workers_becomes_one_message(what: str, command: Command) -> None:
     config, data, expected = tiny(), command.data, 2
     if what == "no dataset":
         data = command.place / "nowhere"
@@ -201,7 +203,7 @@ def test_what_is_wrong_comes_out_of_the_workers_as_one_message(what: str, comman
 
 @pytest.mark.slow
 def test_more_workers_than_processors_are_started(command: Command) -> None:
-    """And the configuration says where a model lies by a path that is relative to where the command runs."""
+    """The configuration names a model by a path relative to the working directory of the command."""
     base = train(tiny(train={"steps": 2}), command.data, command.place / "base").folder
     related: dict[str, Any] = {
         "transformer": {"pretrained": os.path.relpath(base, ROOT)},

@@ -1,4 +1,4 @@
-"""`reelmill train` in one process: however it ends, the next start goes on with the same bits."""
+"""`reelmill train` in one process: after any kind of end, the next start resumes with the same bits."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Command:
-    """`reelmill train` in a process group of its own."""
+    """`reelmill train` in its own process group."""
 
     def __init__(self, config: Config, data: Path, run: Path, steps: int):
         self.folder = run / config.stage
@@ -58,7 +58,7 @@ class Command:
         return psutil.Process(self.process.pid).children(recursive=True)
 
     def end(self) -> tuple[int, list[str]]:
-        """Exit code, and lines of standard error."""
+        """The exit code, and the lines of standard error."""
         _, err = self.process.communicate(timeout=120)
         return self.process.returncode, err.strip().splitlines()
 
@@ -84,7 +84,7 @@ def _gone(processes: list[psutil.Process]) -> bool:
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_a_training_that_was_stopped_goes_on_as_if_it_had_not_been(
+def test_a_stopped_training_resumes_with_the_same_result(
     how: signal.Signals, data: Path, tmp_path: Path, started: list[Command]
 ) -> None:
     kept_every = 3 if how == signal.SIGKILL else 1000
@@ -95,7 +95,7 @@ def test_a_training_that_was_stopped_goes_on_as_if_it_had_not_been(
     children = command.children()
     assert children
     if how == signal.SIGINT:
-        os.killpg(command.process.pid, how)  # as a terminal does: everything in the foreground gets it
+        os.killpg(command.process.pid, how)  # like a terminal: all foreground processes get it
     else:
         command.process.send_signal(how)
     code, lines = command.end()
@@ -107,7 +107,7 @@ def test_a_training_that_was_stopped_goes_on_as_if_it_had_not_been(
     else:
         assert (code, lines[-1]) == (130, "reelmill: interrupted; run the same command again to continue")
         assert not [line for line in lines if "Traceback" in line]
-        assert steps == [command.logged()]  # the step had ended, and was kept
+        assert steps == [command.logged()]  # the step ended and its checkpoint is kept
     last = command.logged() + 3
     whole = Config.model_validate(
         {**config.model_dump(), "train": {**config.train.model_dump(), "steps": last}}
@@ -117,7 +117,7 @@ def test_a_training_that_was_stopped_goes_on_as_if_it_had_not_been(
 
 
 def test_a_second_interrupt_ends_at_once(data: Path, tmp_path: Path, started: list[Command]) -> None:
-    """Here the first one cannot be answered: a step takes minutes."""
+    """The first interrupt has no effect yet, because a step takes minutes."""
     config = tiny(train={"accumulate": 20_000})
     command = Command(config, data, tmp_path / "run", ENDLESS)
     started.append(command)
@@ -134,7 +134,7 @@ def test_a_second_interrupt_ends_at_once(data: Path, tmp_path: Path, started: li
     assert checkpoint.steps(command.folder / "checkpoints") == []
 
 
-def test_a_complete_training_is_not_touched_again(data: Path, tmp_path: Path, started: list[Command]) -> None:
+def test_a_complete_training_is_not_changed_again(data: Path, tmp_path: Path, started: list[Command]) -> None:
     config = tiny(train={"steps": 3})
     folder = train(config, data, tmp_path / "run").folder
     shutil.copytree(folder, tmp_path / "before" / "stage1", symlinks=True)

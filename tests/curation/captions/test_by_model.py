@@ -16,7 +16,7 @@ from PIL import Image
 
 from captioning import makers
 from captioning.base import CaptionerMissing, CaptionFailed, CaptionRequest, Pictures
-from captioning.checks import CHECKS
+from captioning.checks.measures import CHECKS
 from curation import pipeline
 from curation.audit.accounting import accounting
 from curation.audit.verify import verify
@@ -32,7 +32,7 @@ from curation.sources.listing import list_sources
 from curation.store.dataset import Dataset
 from curation.store.schema import CAPTION_COLUMNS, CAPTIONS, FAILURES, SCHEMA_VERSION
 from tests import render as drawn
-from tests.captioning.server import Asked, ChatServer, Reply
+from tests.captioning.chat_server import Asked, ChatServer, Reply
 from tests.conftest import CHEAP
 from tests.curation.helpers import decode
 from tests.curation.inline import Inline
@@ -480,7 +480,7 @@ def test_what_changed_and_how_to_go_on_are_told(
             recaption(built, other)
     said = CliRunner().invoke(app, ["status", built.address("")])
     assert said.exit_code == 3
-    assert said.output.splitlines()[-1].endswith(f"; to go on: reelmill caption {built.address('')}")
+    assert said.output.splitlines()[-1].endswith(f"; to resume: reelmill caption {built.address('')}")
 
 
 def test_rewritten_captions_stand_beside_their_originals(built: Dataset) -> None:

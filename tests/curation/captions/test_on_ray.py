@@ -15,8 +15,8 @@ import psutil
 import pytest
 
 from captioning.base import Caption, CaptionRequest
+from captioning.local.vlm import Transformers
 from captioning.rewrite import Rewrite
-from captioning.vlm import Transformers
 from curation import pipeline
 from curation.audit.accounting import accounting
 from curation.audit.verify import verify

@@ -1,7 +1,8 @@
-"""Questions to an OpenAI-compatible server: many at once within a bound, each of them answered or failed.
+"""Sends questions to an OpenAI-compatible server, a limited number at the same time.
 
-What may pass (429, 5xx, a dropped connection, a time-out, broken JSON, an empty choice) is asked again after
-a while; what concerns every question (no server, no model, a key that is refused) ends all of them at once.
+Each question gets an answer or a failure. Temporary errors (429, 5xx, a dropped connection, a time-out,
+broken JSON, an empty choice) are retried after a wait. Errors that concern every question (no server, no
+model, a refused key) end all questions immediately.
 """
 
 from __future__ import annotations
@@ -25,48 +26,50 @@ from captioning.base import CaptionerMissing
 if TYPE_CHECKING:
     import aiohttp
 
-_MAX_BYTES = 8 << 20  # of an answer
+_MAX_BYTES = 8 << 20  # per answer
 _MAX_BACKOFF_S = 60.0
-_MAX_ASKED_WAIT_S = 600.0  # a server that wants more in Retry-After gets no more questions about this clip
+_MAX_ASKED_WAIT_S = 600.0  # if Retry-After asks for a longer wait, the question fails
 
-Content = str | list[dict[str, Any]]  # of the user's message
+Content = str | list[dict[str, Any]]  # content of the user's message
 
 
 @dataclass(frozen=True)
 class Server:
-    """Where to ask, and how. Raises `ValueError` for what no server could be asked with."""
+    """A server, and how to ask it. Raises `ValueError` for settings that cannot make a request."""
 
     url: str  # …/v1
     model: str
     max_tokens: int = 512
     temperature: float = 0.0
     seed: int | None = 0  # None: not sent
-    extra: Mapping[str, Any] = field(default_factory=dict)  # more of the request's fields; null takes one out
+    extra: Mapping[str, Any] = field(default_factory=dict)  # further fields of the request; null removes one
     concurrency: int = 16
-    timeout_s: float = 120.0  # of one request, from its start to the answer's last byte
+    timeout_s: float = 120.0  # for one request, from its start to the last byte of the answer
     retries: int = 5
-    backoff_s: float = 1.0  # before the first retry; each later one waits twice as long
-    api_key_env: str = "OPENAI_API_KEY"  # the variable's name; one that is not set is fine for a local server
-    setting: str = "captions.endpoint"  # for messages
+    backoff_s: float = 1.0  # wait before the first retry; the wait doubles before each further retry
+    api_key_env: str = "OPENAI_API_KEY"  # the name of a variable, which may be unset for a local server
+    setting: str = "captions.endpoint"  # the section that messages name
 
     def __post_init__(self) -> None:
         parts = urlsplit(self.url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise self._wrong("url", f"{_bare(self.url)!r} is no http(s)://HOST:PORT/v1")
+            raise self._wrong("url", f"{_bare(self.url)!r} does not have the form http(s)://HOST:PORT/v1")
         if parts.username or parts.password or parts.query or parts.fragment:
             raise self._wrong(
-                "url", "no user, key or query in it; keys come from the environment (api_key_env)"
+                "url", "must have no user, key or query; keys come from the environment (api_key_env)"
             )
         if not self.model.strip():
-            raise self._wrong("model", "name one that the server serves")
+            raise self._wrong("model", "is empty; name a model that the server serves")
         if not re.fullmatch(r"[A-Z_][A-Z0-9_]{0,63}", self.api_key_env):
-            # It may be a key in the wrong place: it is not repeated here.
-            raise self._wrong("api_key_env", "the name of an environment variable in capitals, not a key")
+            # The value may be a key in the wrong place, so the message does not repeat it.
+            raise self._wrong(
+                "api_key_env", "must be the name of an environment variable in capitals, not a key"
+            )
         for name, least in (("max_tokens", 1), ("concurrency", 1), ("retries", 0), ("temperature", 0)):
             if not getattr(self, name) >= least:
-                raise self._wrong(name, f"at least {least}, not {getattr(self, name)}")
+                raise self._wrong(name, f"must be at least {least}, not {getattr(self, name)}")
         if not self.timeout_s > 0 or not self.backoff_s >= 0:
-            raise self._wrong("timeout_s", "above 0, and backoff_s not below 0")
+            raise self._wrong("timeout_s", "must be above 0, and backoff_s at least 0")
 
     def _wrong(self, name: str, what: str) -> ValueError:
         return ValueError(f"{self.setting}.{name}: {what}")
@@ -79,9 +82,9 @@ class Server:
 @dataclass(frozen=True)
 class Answer:
     text: str
-    cut: bool  # ran into max_tokens
-    model: str  # as the server names it
-    fingerprint: str | None  # of the server's build and weights, where it gives one
+    cut: bool  # the answer reached max_tokens
+    model: str  # the server's name of the model
+    fingerprint: str | None  # the server's name of its build and weights, if it gives one
 
 
 @dataclass(frozen=True)
@@ -91,7 +94,7 @@ class Failed:
 
 
 class _Trouble(Exception):
-    """One request failed. `again`: another may do; `wait_s`: but not before."""
+    """One request failed. `again`: a further request may succeed, after at least `wait_s` seconds."""
 
     def __init__(self, error: str, message: str, again: bool = True, wait_s: float = 0.0) -> None:
         super().__init__(message)
@@ -99,17 +102,17 @@ class _Trouble(Exception):
 
 
 class _BadAnswer(_Trouble):
-    """Something was said, and it is of no use: another seed may do."""
+    """An answer came but is useless. Another seed may give a better answer."""
 
 
 def ask(
     server: Server, questions: Sequence[Callable[[], Content]], read: Callable[[str], str] = str
 ) -> list[Answer | Failed]:
-    """An answer or a failure for each question, in their order whatever the order they come in.
+    """An answer or a failure for each question, in the order of `questions`.
 
-    At most `server.concurrency` questions are built and under way at a time. `read` takes the text out of an
-    answer; a `ValueError` from it is the failure BadAnswer. Raises `CaptionerMissing` when
-    every other question would fail as well.
+    At most `server.concurrency` questions are built and open at the same time. `read` extracts the text from
+    an answer; its `ValueError` becomes the failure BadAnswer. Raises `CaptionerMissing` if every question
+    would fail.
     """
     return _run(_ask_all(server, questions, read))
 
@@ -132,7 +135,7 @@ async def _ask_all(
     async with aiohttp.ClientSession(
         headers=_headers(server),
         timeout=aiohttp.ClientTimeout(total=server.timeout_s),
-        connector=aiohttp.TCPConnector(limit=0),  # places are the bound
+        connector=aiohttp.TCPConnector(limit=0),  # `places` is the limit
     ) as session:
 
         async def one(question: Callable[[], Content]) -> Answer | Failed:
@@ -140,7 +143,7 @@ async def _ask_all(
                 try:
                     content = await asyncio.to_thread(question)
                 except (ValueError, TypeError, OSError) as error:
-                    return Failed(type(error).__name__, f"no question could be made of it: {error}")
+                    return Failed(type(error).__name__, f"no question could be made from the clip: {error}")
                 return await _ask_until(server, session, content, read)
 
         tasks = [asyncio.create_task(one(question)) for question in questions]
@@ -165,7 +168,7 @@ async def _ask_until(
                 return Failed(trouble.error, f"{trouble}{tries}")
             bad += isinstance(trouble, _BadAnswer)
             backoff = min(server.backoff_s * 2**attempt, _MAX_BACKOFF_S)
-            # The place among `concurrency` is kept meanwhile: a server that is too busy gets less to do.
+            # The place among `concurrency` is kept during the wait, so a busy server gets fewer requests.
             await asyncio.sleep(trouble.wait_s + backoff * random.uniform(0.5, 1.0))
     raise AssertionError("unreachable")
 
@@ -192,7 +195,7 @@ async def _ask_once(
             server.address,
             data=body,
             headers={"Content-Type": "application/json"},
-            allow_redirects=False,  # the key is for this server alone
+            allow_redirects=False,  # the key is only for this server
             proxy=_proxy(server.url),
         ) as response:
             said = await _bytes(response)
@@ -220,28 +223,28 @@ def _refused(server: Server, status: int, reason: str, retry_after: str | None) 
     where = f"{server.setting}: {server.address} answers {status} ({reason})"
     if status in (401, 403):
         given = os.environ.get(server.api_key_env, "").strip()
-        state = "is refused: set the right one" if given else "is not set: put the server's key there"
+        state = "is refused: set the right key" if given else "is not set: set it to the server's key"
         return CaptionerMissing(f"{where}; the key in the environment variable {server.api_key_env} {state}")
     if status == 402 or (status == 429 and "insufficient_quota" in reason):
-        return CaptionerMissing(f"{where}; the account of the key in {server.api_key_env} can pay no more")
+        return CaptionerMissing(f"{where}; the account of the key in {server.api_key_env} has no credit left")
     if status in (404, 405):
         base = server.address.removesuffix("/chat/completions")
-        # Of a server's own paths, such as /openai, this says nothing.
+        # The hint would be wrong for servers with their own paths, such as /openai.
         hint = f" (most servers answer under {base}/v1)" if not urlsplit(base).path else ""
         return CaptionerMissing(
             f"{where}; is {server.setting}.url right{hint}, and does it serve {server.model!r}?"
         )
     if 300 <= status < 400:
-        return CaptionerMissing(f"{where}; write the address that it leads to in {server.setting}.url")
+        return CaptionerMissing(f"{where}; set {server.setting}.url to the address of the redirect")
     wait_s = _seconds(retry_after)
     passing = status in (408, 409, 425, 429) or status >= 500
     if passing and wait_s > _MAX_ASKED_WAIT_S:
-        return _Trouble(f"HTTP{status}", f"{reason}; it asks to wait for {wait_s:.0f} s", again=False)
+        return _Trouble(f"HTTP{status}", f"{reason}; the server asks to wait for {wait_s:.0f} s", again=False)
     return _Trouble(f"HTTP{status}", reason, passing, wait_s)
 
 
 def _seconds(retry_after: str | None) -> float:
-    """Of the header Retry-After: seconds, or a date. What is neither is 0."""
+    """The seconds of the header Retry-After, which is a number or a date. Other values give 0."""
     text = (retry_after or "").strip()
     if re.fullmatch(r"\d{1,9}(\.\d{1,9})?", text):
         return float(text)
@@ -271,7 +274,7 @@ def _parse(server: Server, said: bytes, read: Callable[[str], str]) -> Answer:
         raise _BadAnswer("EmptyAnswer", f"the answer is empty (finish_reason: {str(finish)[:40]})")
     try:
         text = read(content)
-    except ValueError as error:  # the model's doing: to ask the same again would bring the same
+    except ValueError as error:  # the same question would get the same answer again
         raise _Trouble("BadAnswer", _without_key(str(error), server), again=False) from None
     model, fingerprint = value.get("model"), value.get("system_fingerprint")
     return Answer(
@@ -283,7 +286,7 @@ def _parse(server: Server, said: bytes, read: Callable[[str], str]) -> Answer:
 
 
 def _reason(said: bytes, server: Server) -> str:
-    """What the server says in an error, in short."""
+    """The short text of a server's error, without the key."""
     text = said[:4000].decode("utf-8", "replace")
     try:
         value = json.loads(said)
@@ -299,30 +302,30 @@ def _reason(said: bytes, server: Server) -> str:
 
 
 def _headers(server: Server) -> dict[str, str]:
-    """Raises `CaptionerMissing` for a key that no header can hold."""
+    """The header with the key, if there is a key. Raises `CaptionerMissing` for an invalid key."""
     key = os.environ.get(server.api_key_env, "").strip()
     if not key:
         return {}
     if not key.isascii() or not key.isprintable() or " " in key:
         raise CaptionerMissing(
-            f"{server.setting}: the environment variable {server.api_key_env} holds no key: it has spaces, "
-            "line breaks or letters that a key does not have"
+            f"{server.setting}: the environment variable {server.api_key_env} has no valid key: it contains "
+            "spaces, line breaks or letters that a key cannot have"
         )
     return {"Authorization": f"Bearer {key}"}
 
 
 def _without_key(text: str, server: Server) -> str:
-    """Servers repeat a wrong key in their errors."""
+    """A text without the key, because servers repeat a wrong key in their errors."""
     key = os.environ.get(server.api_key_env, "").strip()
     return text.replace(key, "***") if key else text
 
 
 def _proxy(url: str) -> str | None:
-    """As the environment says (http_proxy, no_proxy …), and nothing else of it: no .netrc."""
+    """The proxy from the environment (http_proxy, no_proxy …), without .netrc."""
     parts = urlsplit(url)
     return None if proxy_bypass(parts.hostname or "") else getproxies().get(parts.scheme)
 
 
 def _bare(url: str) -> str:
-    """Without what may be a key."""
+    """A URL without the parts that may contain a key."""
     return re.sub(r"//[^/@]*@", "//", url).split("?")[0]

@@ -1,9 +1,9 @@
-"""Batched text generation by a model of transformers, where no item's text depends on its neighbours.
+"""Batched text generation with a model of transformers. The text of an item does not depend on its batch.
 
-Prompts are padded on the left and masked; a penalty on repetition does not see the padding; draws, where
-there are any, come from a generator of the item's own. So an item's text is what the model says for it alone,
-up to the rounding of matrix products of another shape: float32 turns no token in the tests, while bfloat16,
-with its 8 bits, turns a near tie now and then.
+Prompts are padded on the left and masked. The repetition penalty ignores the padding. Each item has its own
+generator for random draws. So an item gets the same text alone and in a batch, except for the rounding of
+matrix products of another shape. In the tests float32 never changes a token. bfloat16 has only 8 bits and
+sometimes changes a token when two scores are nearly equal.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ import torch
 from torch import Tensor
 
 from captioning.base import CaptionerMissing
-from captioning.source import Source, first_line
+from captioning.local.source import Source, first_line
 
 log = logging.getLogger(__name__)
 Item = TypeVar("Item")
 
-_GROW_AFTER = 32  # batches without a failure, until a batch that memory had halved is doubled again
+_GROW_AFTER = 32  # batches without a failure before a halved batch is doubled again
 _SAMPLING = ("temperature", "top_k", "top_p", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff")
 
 
 @dataclass(frozen=True)
 class Said:
-    """What the model said, and whether it ran into its limit of tokens before it had finished."""
+    """The model's text. `truncated`: the text reached the limit of tokens before its end."""
 
     text: str
     truncated: bool
@@ -40,7 +40,7 @@ class Said:
 
 @dataclass(frozen=True)
 class Unsaid:
-    """Why the model said nothing: the name of the error's type, and its message."""
+    """The reason why the model gave no text: the name of the error's type, and its message."""
 
     error: str
     message: str
@@ -48,22 +48,22 @@ class Unsaid:
 
 @dataclass(frozen=True)
 class Decoding:
-    """How tokens are chosen. `temperature` 0 takes the likeliest; otherwise draws are keyed by `seed`."""
+    """How tokens are chosen. `temperature` 0 takes the most likely token; otherwise `seed` keys the draws."""
 
     max_tokens: int
     temperature: float = 0.0
     seed: int = 0
-    repetition_penalty: float | None = None  # None: what the model's authors recommend
+    repetition_penalty: float | None = None  # None: the recommendation of the model's authors
 
 
 class Generator:
-    """A loaded model, its tokenizer, and how many items its memory was found to take at once."""
+    """A loaded model, its tokenizer, and the number of items per batch that fits into memory."""
 
     def __init__(self, model: Any, tokenizer: Any, batch: int):
         self.model, self.tokenizer = model, tokenizer
         self.device: torch.device = model.device
         self.batch, self._limit, self._calm = batch, batch, 0
-        if tokenizer.pad_token_id is None:  # it is masked, so any will do
+        if tokenizer.pad_token_id is None:  # any token works, because padding is masked
             tokenizer.pad_token = tokenizer.eos_token
         self._recommended = copy.deepcopy(model.generation_config)
         if self._recommended.pad_token_id is None:
@@ -80,11 +80,11 @@ class Generator:
         prepare: Callable[[Sequence[Item]], Mapping[str, Any]],
         decoding: Decoding,
     ) -> list[Said | Unsaid]:
-        """What the model says for each item, in their order.
+        """The model's text for each item, in the order of `items`.
 
-        `prepare` makes the model's inputs of some items: `input_ids` and `attention_mask` (B, L) padded on
-        the left, and what else the model takes. `names` key the draws. Where memory does not suffice the
-        batch is halved and tried again; an item that fails alone is `Unsaid`.
+        `prepare` makes the model's inputs for some items: `input_ids` and `attention_mask`, (B, L) padded on
+        the left, and further inputs of the model. `names` key the random draws. If memory is not sufficient,
+        the batch is halved and tried again. An item that fails alone is `Unsaid`.
         """
         answers: list[Said | Unsaid] = []
         while len(answers) < len(items):
@@ -98,8 +98,8 @@ class Generator:
                 answers.append(answer)
             elif answer.error == "OutOfMemoryError":
                 self.batch, self._calm = count // 2, 0
-                log.warning("Memory does not suffice for %d at once: trying %d", count, self.batch)
-            else:  # one of them is to blame, and only that one fails
+                log.warning("Memory is not sufficient for a batch of %d: trying %d", count, self.batch)
+            else:  # one item causes the error: try each item alone
                 for item, name in zip(items[here], names[here], strict=True):
                     answers += self._alone(item, name, prepare, decoding)
         return answers
@@ -115,7 +115,7 @@ class Generator:
         return [answer] if isinstance(answer, Unsaid) else answer
 
     def _grow(self) -> None:
-        """What did not fit may have been one long item."""
+        """Double a halved batch after some time, because a single long item may have filled the memory."""
         self._calm += 1
         if self.batch < self._limit and self._calm >= _GROW_AFTER:
             self.batch, self._calm = min(2 * self.batch, self._limit), 0
@@ -133,8 +133,8 @@ class Generator:
             failure = Unsaid(*_described(error))
             lost = getattr(torch, "AcceleratorError", ())
             if isinstance(error, lost) and failure.error != "OutOfMemoryError":
-                raise  # the device is lost to this process
-        # The error is gone by now, and with its frames the tensors that filled the memory.
+                raise  # this process can no longer use the device
+        # Outside the except block, the error no longer keeps the tensors that filled the memory.
         if failure.error == "OutOfMemoryError":
             gc.collect()
             if self.device.type == "cuda":
@@ -162,7 +162,7 @@ class Generator:
     def _moved(self, name: str, value: Any) -> Any:
         if not isinstance(value, Tensor):
             return value
-        # Of numbers that are no pixels, such as seconds, half precision would make others.
+        # Half precision would change numbers that are no pixels, such as seconds.
         dtype = self.model.dtype if name.startswith("pixel_values") and value.is_floating_point() else None
         return value.to(self.device, dtype)
 
@@ -172,7 +172,7 @@ class Generator:
             setattr(config, name, None)
         config.do_sample, config.num_beams, config.repetition_penalty = False, 1, 1.0
         config.max_length, config.max_new_tokens = None, decoding.max_tokens
-        # `generate` fills what is None here from the model's own.
+        # `generate` replaces None in the config by values of the model's own config.
         self.model.generation_config = config
         return config
 
@@ -196,7 +196,7 @@ class Generator:
 
 
 class _Penalty:
-    """The usual penalty on tokens that occurred (Keskar et al. 2019), blind to padding."""
+    """The usual penalty on repeated tokens (Keskar et al. 2019), but padding does not count."""
 
     def __init__(self, penalty: float, mask: Tensor):
         self._penalty, self._mask = penalty, mask.bool()  # (B, L)
@@ -204,7 +204,7 @@ class _Penalty:
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         new = input_ids.shape[1] - self._mask.shape[1]
         real = torch.nn.functional.pad(self._mask, (0, new), value=True)
-        # The last token of the prompt is never padding; it stands in, for it is penalised anyhow.
+        # Padding is replaced by the last token of the prompt, which is never padding and is penalised anyway.
         last = input_ids[:, self._mask.shape[1] - 1 : self._mask.shape[1]]
         seen = torch.where(real, input_ids, last)
         found = scores.gather(1, seen)
@@ -221,9 +221,9 @@ class _Warmth:
 
 
 class _Draws:
-    """Gumbel noise: the largest sum is a draw from the softmax of the scores.
+    """Adds Gumbel noise: the token with the largest sum is a draw from the softmax of the scores.
 
-    Each row has a generator of its own, so that it draws the same in any company, on the same kind of device.
+    Each row has its own generator, so its draws are the same in any batch on the same kind of device.
     """
 
     def __init__(self, seed: int, names: Sequence[str], device: torch.device):
@@ -251,9 +251,9 @@ def _described(error: Exception) -> tuple[str, str]:
 
 
 def load(auto: Any, source: Source, setting: str, dtype: str, attention: str, device: torch.device) -> Any:
-    """The model of `source` by the Auto class `auto`, on the device and ready to generate.
+    """Load the model of `source` with the Auto class `auto`, on `device` and ready to generate.
 
-    Raises `CaptionerMissing` that names `setting` and a remedy.
+    Raises `CaptionerMissing` whose message names `setting` and a remedy.
     """
     from safetensors import SafetensorError
 
@@ -270,24 +270,24 @@ def load(auto: Any, source: Source, setting: str, dtype: str, attention: str, de
     except torch.OutOfMemoryError as error:
         raise CaptionerMissing(
             f"{setting}.model: {source.name} does not fit into the memory of this device; name a smaller "
-            f"one, or give each worker more of the GPU ({first_line(error)})"
+            f"model, or give each worker a larger part of the GPU ({first_line(error)})"
         ) from error
     except (OSError, ValueError, RuntimeError, KeyError, ImportError, SafetensorError) as error:
         raise unloadable(error, source, setting, attention) from error
     missing = sorted(report["missing_keys"])
-    if missing:  # transformers makes them up, saying so at the most
+    if missing:  # transformers fills missing weights with random numbers and only warns
         raise CaptionerMissing(
-            f"{setting}.model: {source.name} lacks {len(missing)} of the weights, such as {missing[0]}"
+            f"{setting}.model: {source.name} lacks {len(missing)} of its weights, such as {missing[0]}"
         )
     return model
 
 
 def unloadable(error: Exception, source: Source, setting: str, attention: str) -> CaptionerMissing:
-    """What a failure of `from_pretrained` means to a user."""
+    """The error for a user when `from_pretrained` fails."""
     line = first_line(error)
     if "attention" in line.lower() and attention != "eager":
         return CaptionerMissing(
-            f"{setting}.attention: {attention} cannot be had ({line}); write sdpa or eager"
+            f"{setting}.attention: {attention} is not available ({line}); set sdpa or eager"
         )
     remedy = (
         "name a complete folder, as `hf download` or `save_pretrained` writes it"
@@ -295,12 +295,12 @@ def unloadable(error: Exception, source: Source, setting: str, attention: str) -
         else f"run `hf download {source.name}` with a connection, or name a folder"
     )
     if isinstance(error, ImportError):
-        remedy = "install what is named"
+        remedy = "install the missing package"
     return CaptionerMissing(f"{setting}.model: {source.name} cannot be loaded ({line}); {remedy}")
 
 
 def precision(dtype: str, device: torch.device) -> torch.dtype:
-    """`auto`: half precision on a GPU, bfloat16 where it has it; float32 on a CPU."""
+    """The type for `dtype`. `auto` is float32 on a CPU, and bfloat16 or else float16 on a GPU."""
     if dtype != "auto":
         made: torch.dtype = getattr(torch, dtype)
         return made
@@ -310,13 +310,13 @@ def precision(dtype: str, device: torch.device) -> torch.dtype:
 
 
 def best_device() -> torch.device:
-    """The GPU that this process sees first (Ray shows each worker its own), else the CPU."""
+    """The first GPU that this process sees (Ray shows each worker its own GPU), otherwise the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 @contextmanager
 def quietly() -> Iterator[None]:
-    """Without the progress bars of transformers, which workers would draw over one another."""
+    """Switch off the progress bars of transformers: those of several workers would overwrite each other."""
     from transformers.utils import logging as progress
 
     shown = progress.is_progress_bar_enabled()

@@ -1,4 +1,4 @@
-"""How models open, excuse themselves and give their frame away: the patterns behind `captioning.checks`."""
+"""Patterns of phrases that models write instead of a caption: refusals, introductions, chat templates."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ def _any(*patterns: str) -> re.Pattern[str]:
 
 
 def _one_of(phrases: str) -> str:
-    """Of phrases parted by bars; a space stands for any."""
+    """A pattern from phrases that bars separate. A space in a phrase matches any white space."""
     return "(?:" + "|".join(p.strip().replace(" ", r"\s+") for p in phrases.split("|")) + ")"
 
 
-# What signs say and people speak; an apostrophe within a word ends nothing.
+# Quoted text: texts of signs and speech. An apostrophe within a word does not end a quotation.
 QUOTED = re.compile(
     r"\"[^\"]{0,400}\"|“[^”]{0,400}”|«[^»]{0,400}»|「[^」]{0,400}」|"
     r"(?<!\w)['‘](?:[^'’]|(?<=\w)['’](?=\w)){0,400}['’](?!\w)"
 )
 
-# Marks of chat templates, and the names of who speaks at the beginning.
+# Marks of chat templates, and names of speakers at the start.
 FRAME = _any(
     r"<\|?/?(?:im_start|im_end|endoftext|eot_id|start_header_id|end_of_utterance|vision_start|vision_end)\|?>",
     r"<\|?/?(?:image_pad|video_pad|image|video|s)\|?>",
@@ -31,7 +31,7 @@ FRAME = _any(
 
 # --- refusals ---
 
-# Where a sentence of the model's own can begin.
+# Where a sentence by the model can start.
 _AT = r"(?:^|[.!?]\s*|\b(?:sorry|apologi[sz]e|apologies|unfortunately|however|but|so)\b[,;:.]?\s+(?:but\s+)?)"
 _CANNOT = _one_of(
     "cannot | can not | can['’]t | could not | couldn['’]t | am unable to | am not able to |"
@@ -70,7 +70,7 @@ REFUSALS = _any(
     r"作为(?:一个|一名)?(?:AI|人工智能)",
 )
 
-# --- openings ---
+# --- introductions ---
 
 _ADJECTIVE = _one_of(
     "short | brief | first | second | third | last | final | opening | initial | given | provided | entire |"

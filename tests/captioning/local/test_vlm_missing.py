@@ -1,4 +1,4 @@
-"""What a captioner by transformers says where something is missing: before the work, and with the remedy."""
+"""Missing models, files and packages: `transformers` reports them before the work and names a remedy."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from typing import Any
 import pytest
 
 from captioning.base import Caption, CaptionerMissing
-from captioning.vlm import Transformers
+from captioning.local.vlm import Transformers
 from tests.captioning import tiny_vlm
 from tests.captioning.tiny_vlm import mixed_clips, tiny_captioner
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def _refusal(captioner: Transformers) -> str:
@@ -32,7 +32,7 @@ def _refusal(captioner: Transformers) -> str:
     return str(caught.value)
 
 
-def test_check_looks_at_little(llava: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_check_reads_few_files(llava: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import transformers
 
     def never(*args: Any, **kwargs: Any) -> None:
@@ -42,12 +42,12 @@ def test_check_looks_at_little(llava: Path, monkeypatch: pytest.MonkeyPatch) -> 
     tiny_captioner(llava).check()
 
 
-def test_what_a_folder_lacks(llava: Path, tmp_path: Path) -> None:
+def test_missing_files_of_a_folder_are_reported(llava: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     assert _refusal(tiny_captioner(tmp_path / "none")).startswith(
-        f"captions.transformers.model: there is no folder {tmp_path}/none; name one that exists"
+        f"captions.transformers.model: the folder {tmp_path}/none does not exist"
     )
-    assert "holds no config.json; name a folder as `hf download`" in _refusal(
+    assert "has no config.json; name a folder as `hf download`" in _refusal(
         tiny_captioner(tmp_path / "empty")
     )
     bare = tiny_vlm.edited(llava, tmp_path / "bare", "config.json")
@@ -66,15 +66,15 @@ def test_what_a_folder_lacks(llava: Path, tmp_path: Path) -> None:
     assert "config.json is no model's configuration" in _refusal(tiny_captioner(broken))
 
 
-def test_another_kind_of_model(llava: Path, tmp_path: Path) -> None:
+def test_other_kinds_of_models_are_refused(llava: Path, tmp_path: Path) -> None:
     said = _refusal(
         tiny_captioner(tiny_vlm.edited(llava, tmp_path / "m", "config.json", model_type="internvl_chat"))
     )
-    assert "is of the type internvl_chat, which transformers does not load" in said
+    assert "has the type internvl_chat, which transformers does not load" in said
     assert "ends in -hf" in said
 
 
-def test_what_is_wrong_beside_the_weights_shows_before_the_work(llava: Path, tmp_path: Path) -> None:
+def test_faults_outside_the_weights_are_reported_before_the_work(llava: Path, tmp_path: Path) -> None:
     blind = tiny_vlm.edited(llava, tmp_path / "blind", "config.json")
     (blind / "processor_config.json").unlink()
     assert _refusal(tiny_captioner(blind)) == (
@@ -86,13 +86,13 @@ def test_what_is_wrong_beside_the_weights_shows_before_the_work(llava: Path, tmp
     (base / "chat_template.jinja").unlink()
     said = _refusal(tiny_captioner(base))
     assert "has no chat template (chat_template.jinja, " in said
-    assert "name a checkpoint that is tuned to instructions" in said
+    assert "name an instruction-tuned checkpoint" in said
     whole = (llava / "model.safetensors").read_bytes()
     for size in (0, 5, 200, len(whole) - 1000):
         cut = tiny_vlm.edited(llava, tmp_path / f"cut-{size}", "config.json")
         (cut / "model.safetensors").write_bytes(whole[:size])
         said = _refusal(tiny_captioner(cut))
-        assert f"lacks a whole model.safetensors: its {size} bytes are not what its header says" in said
+        assert f"lacks a whole model.safetensors: its {size} bytes do not match its header" in said
         assert said.endswith("name a complete folder")
     (cut / "model.safetensors").rename(cut / "model-00001-of-00001.safetensors")
     index = {"metadata": {}, "weight_map": {"a": "model-00001-of-00001.safetensors"}}
@@ -100,7 +100,7 @@ def test_what_is_wrong_beside_the_weights_shows_before_the_work(llava: Path, tmp
     assert "lacks a whole model-00001-of-00001.safetensors" in _refusal(tiny_captioner(cut))
 
 
-def test_what_only_loading_shows(llava: Path, tmp_path: Path) -> None:
+def test_faults_that_appear_only_during_loading(llava: Path, tmp_path: Path) -> None:
     from safetensors.torch import load_file, save_file
 
     def said(folder: Path, **settings: Any) -> str:
@@ -114,14 +114,14 @@ def test_what_only_loading_shows(llava: Path, tmp_path: Path) -> None:
     save_file(
         {k: v for k, v in weights.items() if k != dropped}, partial / "model.safetensors", {"format": "pt"}
     )
-    assert "lacks 1 of the weights, such as " in said(partial)
+    assert "lacks 1 of its weights, such as " in said(partial)
     if find_spec("flash_attn") is None:
         found = said(llava, attention="flash_attention_2")
-        assert found.startswith("captions.transformers.attention: flash_attention_2 cannot be had")
+        assert found.startswith("captions.transformers.attention: flash_attention_2 is not available")
 
 
-def test_packages_that_are_not_here(llava: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("captioning.vlm.find_spec", lambda name: None)
+def test_missing_packages_are_reported(llava: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("captioning.local.vlm.find_spec", lambda name: None)
     with pytest.raises(CaptionerMissing, match=r"captions.transformers.attention: .*pip install flash-attn"):
         tiny_captioner(llava, attention="flash_attention_2").check()
     folder = tiny_vlm.edited(llava, tmp_path / "m", "config.json", model_type="smolvlm")
@@ -132,24 +132,24 @@ def test_packages_that_are_not_here(llava: Path, tmp_path: Path, monkeypatch: py
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"frames": 0}, "captions.transformers.frames: at least 1, not 0"),
-        ({"side": 0}, "captions.transformers.side: at least 1, not 0"),
-        ({"max_tokens": 0}, "captions.transformers.max_tokens: at least 1, not 0"),
-        ({"batch_clips": -1}, "captions.transformers.batch_clips: at least 1, not -1"),
-        ({"temperature": float("nan")}, "captions.transformers.temperature: at least 0, not nan"),
-        ({"repetition_penalty": 0.0}, "captions.transformers.repetition_penalty: above 0"),
-        ({"model": " "}, "captions.transformers.model: a folder or the name of a model"),
+        ({"frames": 0}, "captions.transformers.frames: must be at least 1, not 0"),
+        ({"side": 0}, "captions.transformers.side: must be at least 1, not 0"),
+        ({"max_tokens": 0}, "captions.transformers.max_tokens: must be at least 1, not 0"),
+        ({"batch_clips": -1}, "captions.transformers.batch_clips: must be at least 1, not -1"),
+        ({"temperature": float("nan")}, "captions.transformers.temperature: must be at least 0, not nan"),
+        ({"repetition_penalty": 0.0}, "captions.transformers.repetition_penalty: must be above 0"),
+        ({"model": " "}, "captions.transformers.model: is empty"),
         ({"prompt": "detaild"}, "unknown prompt 'detaild'"),
     ],
 )
-def test_settings_that_cannot_be(settings: dict[str, Any], message: str) -> None:
+def test_impossible_settings_are_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Transformers(**settings)
 
 
 _ASK = """
 import json, sys
-from captioning.vlm import Transformers
+from captioning.local.vlm import Transformers
 for name, revision, says in json.loads(sys.argv[1]):
     captioner = Transformers(**({"model": name} if name else {}), revision=revision, max_tokens=16)
     try:
@@ -162,11 +162,11 @@ for name, revision, says in json.loads(sys.argv[1]):
     except ValueError as error:
         print(json.dumps(type(error).__name__ + " " + str(error)))
 """
-Question = tuple[str | None, str | None, bool]  # model, revision, does it say something
+Question = tuple[str | None, str | None, bool]  # model, revision, whether to caption clips
 
 
 def _ask(cache: Path, questions: list[Question], **environment: str) -> list[Any]:
-    """What `check` and a caption say, in a process of its own: the hub's address is read at import."""
+    """Results of `check` and captioning in another process, because import reads the address of the hub."""
     done = subprocess.run(
         [sys.executable, "-c", _ASK, json.dumps(questions)],
         env={**os.environ, "HF_HOME": str(cache), "HF_HUB_OFFLINE": "0", **environment},
@@ -182,16 +182,16 @@ def _ask(cache: Path, questions: list[Question], **environment: str) -> list[Any
 def test_the_default_model_without_a_hub(tmp_path: Path) -> None:
     (said,) = _ask(tmp_path, [(None, None, False)], HF_HUB_OFFLINE="1")
     assert said.startswith(
-        "CaptionerMissing captions.transformers.model: there is no folder Qwen/Qwen2.5-VL-7B-Instruct"
+        "CaptionerMissing captions.transformers.model: Qwen/Qwen2.5-VL-7B-Instruct is neither a folder nor in"
     )
     assert "unset HF_HUB_OFFLINE" in said
     assert "hf download Qwen/Qwen2.5-VL-7B-Instruct --local-dir FOLDER" in said
     assert "captions.transformers.model=FOLDER" in said
 
 
-def test_a_hub_that_cannot_be_reached_is_one_line_and_soon(tmp_path: Path) -> None:
+def test_an_unreachable_hub_is_reported_quickly_in_one_line(tmp_path: Path) -> None:
     code = (
-        "from captioning.vlm import Transformers\n"
+        "from captioning.local.vlm import Transformers\n"
         "import time; began = time.monotonic()\n"
         "try: Transformers('org/model').check()\n"
         "except ValueError as error: print(error)\n"
@@ -210,9 +210,7 @@ def test_a_hub_that_cannot_be_reached_is_one_line_and_soon(tmp_path: Path) -> No
     )
     assert done.stderr == ""
     said, seconds = done.stdout.splitlines()
-    assert said.startswith(
-        "captions.transformers.model: there is no folder org/model, it is not in the cache"
-    )
+    assert said.startswith("captions.transformers.model: org/model is neither a folder nor in the cache")
     assert "Connection refused" in said
     assert float(seconds) < 10
 
@@ -222,7 +220,7 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 @pytest.fixture
 def hub(llava: Path) -> Iterator[str]:
-    """A server that answers as the hub does: org/good and org/half are LLaVA."""
+    """A server that answers like the hub. org/good and org/half are LLaVA models."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_HEAD(self) -> None:
@@ -286,14 +284,14 @@ def test_hub(hub: str, llava: Path, tmp_path: Path) -> None:
     assert isinstance(local, Caption)
     assert (text, commit) == (local.text, COMMIT)
     assert key == Transformers(model="org/good", max_tokens=16).key
-    assert isinstance(half, list)  # the check fetched all but the weights, and was content
+    assert isinstance(half, list)  # the check downloaded everything except the weights and passed
     prefix = "CaptionerMissing captions.transformers."
     assert gated.startswith(f"{prefix}model: org/gated is gated; accept its terms on https://huggingface.co/")
     assert "hf auth login" in gated
-    assert unknown.startswith(f"{prefix}model: the hub has no org/unknown, and there is no such folder")
-    assert revision == f"{prefix}revision: org/good has no v9; name a branch, tag or commit"
+    assert unknown.startswith(f"{prefix}model: org/unknown exists neither on the hub nor as a folder")
+    assert revision == f"{prefix}revision: org/good has no revision v9; name a branch, tag or commit"
     assert invalid == f"{prefix}model: a b is neither a folder nor a hub name"
-    # Once fetched it needs no connection. Half of it would not do, which shows before the work.
+    # A downloaded model needs no connection. An incomplete model is reported before the work.
     again, half = _ask(tmp_path, [("org/good", None, True), ("org/half", None, False)], HF_HUB_OFFLINE="1")
     assert again == good
     assert half.startswith(f"{prefix}model: of org/half the cache lacks weights")

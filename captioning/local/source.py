@@ -1,4 +1,4 @@
-"""Where a model of transformers lies, in a folder or on the hub, found out from its config.json alone."""
+"""Finds a model of transformers in a folder or on the hub. Only config.json is read or downloaded."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from captioning.base import CaptionerMissing
 
 _WEIGHTS = (".safetensors", ".bin")
 _DECIDING = (*_WEIGHTS, ".json", ".jinja", ".txt", ".model")
-_SAMPLES, _SAMPLE_BYTES = 16, 1 << 16  # of each large file, to tell weights apart
+_SAMPLES, _SAMPLE_BYTES = 16, 1 << 16  # samples of each large file, for distinguishing weights
 
 
 @dataclass(frozen=True)
 class Source:
-    """What `from_pretrained` is told, and what config.json says."""
+    """The arguments of `from_pretrained`, and the content of config.json."""
 
     name: str  # folder or hub name
     revision: str | None  # commit on the hub; None for a folder
@@ -26,23 +26,22 @@ class Source:
 
 
 def locate(model: str, revision: str | None, setting: str) -> Source:
-    """Find config.json of a folder or of a hub model; weights are not fetched.
+    """Find config.json of a folder or of a hub model. Weights are not downloaded.
 
-    `setting` is where the model is named, such as captions.transformers: errors name it. Raises
-    `CaptionerMissing` when there is no such model, no way to it, or files that it cannot do without are
-    absent where that shows.
+    `setting` is the section that names the model, such as captions.transformers; errors repeat it. Raises
+    `CaptionerMissing` if the model does not exist, cannot be reached, or visibly lacks necessary files.
     """
     if Path(model).is_dir():
         return _local(Path(model), setting)
     if model.startswith((".", "/", "~")) or model.count("/") > 1:
         raise CaptionerMissing(
-            f"{setting}.model: there is no folder {model}; name one that exists, or a hub model"
+            f"{setting}.model: the folder {model} does not exist; name an existing folder, or a hub model"
         )
     return _on_hub(model, revision, setting)
 
 
 def identity(model: str, revision: str | None) -> str:
-    """Stands for the weights, without a look at the hub: a folder's contents wherever it lies, or a name."""
+    """A text that identifies the weights without the hub: a hash of a folder's contents, or NAME@REVISION."""
     folder = Path(model)
     return _fingerprint(folder) if folder.is_dir() else f"{model}@{revision or 'main'}"
 
@@ -55,7 +54,7 @@ def _local(folder: Path, setting: str) -> Source:
     config_file = folder / "config.json"
     if not config_file.is_file():
         raise CaptionerMissing(
-            f"{setting}.model: {folder} holds no config.json; name a folder as `hf download` or "
+            f"{setting}.model: {folder} has no config.json; name a folder as `hf download` or "
             "`save_pretrained` writes it, with config.json, weights, tokenizer and processor"
         )
     lacking = lacks(folder)
@@ -65,7 +64,7 @@ def _local(folder: Path, setting: str) -> Source:
 
 
 def lacks(folder: Path) -> str | None:
-    """What a folder with a config.json would need and has not, in words. Of weights headers are read."""
+    """What a folder with a config.json lacks, in words, or None. Of weight files only headers are read."""
     names = {path.name for path in folder.iterdir()}
     loaded = {"model.safetensors"}
     for index in sorted(
@@ -86,24 +85,24 @@ def lacks(folder: Path) -> str | None:
 
 
 def _damage(file: Path) -> str | None:
-    """What is wrong with the header of a file of weights, or with the file's size by it."""
+    """What is wrong with the header of a weight file, or with the file's size; None if both are correct."""
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(file, framework="numpy"):
             return None
     except (SafetensorError, OSError) as error:
-        return f"its {file.stat().st_size} bytes are not what its header says ({first_line(error)})"
+        return f"its {file.stat().st_size} bytes do not match its header ({first_line(error)})"
 
 
 def _parse(config_file: Path, setting: str) -> dict[str, Any]:
     try:
         config = json.loads(config_file.read_text("utf-8"))
         if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
-            raise ValueError("it names no model_type")
+            raise ValueError("model_type is missing")
     except ValueError as error:
         raise CaptionerMissing(
-            f"{setting}.model: {config_file} is no model's configuration: {first_line(error)}"
+            f"{setting}.model: {config_file} is not the configuration of a model: {first_line(error)}"
         ) from error
     return config
 
@@ -121,12 +120,12 @@ def _on_hub(name: str, revision: str | None, setting: str) -> Source:
         ) from error
     except errors.RepositoryNotFoundError as error:
         raise CaptionerMissing(
-            f"{setting}.model: the hub has no {name}, and there is no such folder; if it is private, run "
+            f"{setting}.model: {name} exists neither on the hub nor as a folder; if it is private, run "
             "`hf auth login`"
         ) from error
     except errors.RevisionNotFoundError as error:
         raise CaptionerMissing(
-            f"{setting}.revision: {name} has no {revision}; name a branch, tag or commit"
+            f"{setting}.revision: {name} has no revision {revision}; name a branch, tag or commit"
         ) from error
     except errors.RemoteEntryNotFoundError as error:
         raise CaptionerMissing(
@@ -137,28 +136,28 @@ def _on_hub(name: str, revision: str | None, setting: str) -> Source:
     except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, errors.HfHubHTTPError) as error:
         switch = "unset HF_HUB_OFFLINE" if constants.HF_HUB_OFFLINE else "try again with a connection"
         raise CaptionerMissing(
-            f"{setting}.model: there is no folder {name}, it is not in the cache, and the hub cannot be "
+            f"{setting}.model: {name} is neither a folder nor in the cache, and the hub cannot be "
             f"reached; {switch}, {by_hand} ({first_line(error.__cause__ or error)})"
         ) from error
-    # .../snapshots/COMMIT/config.json: the commit stands for all of its files.
+    # The path is .../snapshots/COMMIT/config.json. The commit identifies all files.
     lacking = lacks(found.parent) if constants.HF_HUB_OFFLINE else None
     if lacking:
         raise CaptionerMissing(
-            f"{setting}.model: of {name} the cache lacks {lacking}, and HF_HUB_OFFLINE is set; run "
+            f"{setting}.model: for {name} the cache lacks {lacking}, and HF_HUB_OFFLINE is set; run "
             f"`hf download {name}` with a connection"
         )
     return Source(name, found.parent.name, _parse(found, setting))
 
 
 def _config_file(name: str, revision: str | None) -> Path:
-    """Fetched, or out of the cache. Raises errors of huggingface_hub."""
+    """config.json of a hub model, downloaded or from the cache. Raises errors of huggingface_hub."""
     from huggingface_hub import errors, get_hf_file_metadata, hf_hub_download, hf_hub_url
 
     try:
-        # Asked once: of a hub that cannot be reached hf_hub_download asks for half a minute, and says so at
-        # every try.
+        # One request is enough. If the hub cannot be reached, hf_hub_download would retry for half a minute
+        # and print each attempt.
         get_hf_file_metadata(hf_hub_url(name, "config.json", revision=revision))
-    except Exception as error:  # those of the HTTP library beneath are not ours to name
+    except Exception as error:  # the errors of the hub's HTTP library have no common class
         try:
             return Path(hf_hub_download(name, "config.json", revision=revision, local_files_only=True))
         except errors.LocalEntryNotFoundError as absent:
@@ -169,7 +168,7 @@ def _config_file(name: str, revision: str | None) -> Path:
 
 
 def _fingerprint(folder: Path) -> str:
-    """Names and contents of a model's files; large ones by their length and evenly spread samples."""
+    """A hash of the names and contents of a model's files. Large files are hashed by size and samples."""
     digest = hashlib.blake2b(digest_size=16)
     for path in sorted(_deciding(folder)):
         size = path.stat().st_size

@@ -1,4 +1,4 @@
-"""Is a text in the wanted language? By script, and for languages of Latin script by their commonest words."""
+"""Checks that a text is in the wanted language, by its script and, for Latin script, by common words."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import re
 import unicodedata
 from collections import Counter
 
-from captioning.phrases import QUOTED
+from captioning.checks.phrases import QUOTED
 
-# Names of letters begin with the name of their script.
+# The Unicode name of a letter starts with the name of its script.
 _SCRIPTS = {
     "zh": ("CJK",),
     "ja": ("CJK", "HIRAGANA", "KATAKANA"),
@@ -22,7 +22,7 @@ _SCRIPTS = {
     "hi": ("DEVANAGARI",),
     "th": ("THAI",),
 }
-_OWN = {"ja": ("HIRAGANA", "KATAKANA"), "ko": ("HANGUL",)}  # a text without them is another language's
+_OWN = {"ja": ("HIRAGANA", "KATAKANA"), "ko": ("HANGUL",)}  # scripts that a text in the language must have
 
 _COMMON = {
     "en": "the a an and of in on with is are to at his her it its their as by from while that this for into "
@@ -49,19 +49,21 @@ _COMMON = {
 _WORDS = {language: frozenset(words.split()) for language, words in _COMMON.items()}
 LANGUAGES = (*_WORDS, *_SCRIPTS)
 
-_JUDGED = 12  # words from which on the wanted language's common words have to be there
-_LEAST = 0.15  # of the words of a usual text are among them
+_JUDGED = 12  # words: a text of this length must contain common words of the wanted language
+_LEAST = 0.15  # the share of common words among the words of a usual text
 
 
 def language(text: str, wanted: str = "en") -> float:
-    """0 to 1: how far a text is in the wanted language. Raises `ValueError` for a language it does not know.
+    """0 to 1: the degree to which a text is in the wanted language. Raises `ValueError` for other languages
+    than `LANGUAGES`.
 
-    The part of the letters that are of its script; times, for Latin script, what its common words are to
-    those of the language with the most, and, from a dozen words on, to the share that they have in usual
-    texts. Texts without letters are in no language: 0. Text in quotation marks is passed over.
+    The number is the share of letters in the language's script. For Latin script the share is multiplied by
+    the count of the language's common words over the largest such count of any language. For texts of 12 or
+    more words it is also multiplied by the share of common words over their share in usual texts, at most 1.
+    A text without letters scores 0. Text in quotation marks is ignored.
     """
     if wanted not in LANGUAGES:
-        raise ValueError(f"unknown language {wanted!r}: there are {', '.join(LANGUAGES)}")
+        raise ValueError(f"unknown language {wanted!r}: use one of {', '.join(LANGUAGES)}")
     spoken = _unquoted(text)
     scripts = Counter(unicodedata.name(c, "?").split()[0] for c in spoken if c.isalpha())
     letters = scripts.total()
@@ -72,7 +74,7 @@ def language(text: str, wanted: str = "en") -> float:
     if wanted in _OWN:
         own = sum(scripts[script] for script in _OWN[wanted]) / letters
         return share * min(1.0, own / 0.1)
-    if wanted == "zh":  # Japanese has characters of its own among the Chinese ones
+    if wanted == "zh":  # Japanese texts mix kana with Chinese characters
         return share * (0.0 if scripts["HIRAGANA"] + scripts["KATAKANA"] > 0.1 * letters else 1.0)
     if wanted in _SCRIPTS:
         return share
@@ -91,6 +93,6 @@ def _by_words(words: list[str], wanted: str) -> float:
 
 
 def _unquoted(text: str) -> str:
-    """Without the texts of signs and the like, unless that leaves next to nothing."""
+    """The text without quotations, such as the texts of signs, if at least 10 letters remain."""
     rest = QUOTED.sub(" ", text)
     return rest if sum(c.isalpha() for c in rest) >= 10 else text

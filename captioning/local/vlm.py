@@ -1,7 +1,7 @@
-"""`transformers`: captions by any checkpoint of transformers that takes pictures or videos and says text.
+"""`transformers`: captions by any checkpoint of transformers that turns pictures or videos into text.
 
-It is loaded by the Auto classes with its own processor and chat template. Clips go as videos, with their
-times, to models that take videos; as so many pictures to others; images go as pictures.
+The Auto classes load the checkpoint with its own processor and chat template. Models that take videos get a
+clip as a video with the times of its frames. Other models get a clip as several pictures.
 
 Tested with the architectures of Qwen2.5-VL and Qwen3-VL, SmolVLM2, LLaVA-OneVision, LLaVA-NeXT-Video and
 InternVL (the checkpoints whose names end in -hf).
@@ -23,14 +23,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 
 from captioning.base import Caption, CaptionerMissing, CaptionFailed, CaptionRequest, Pictures
+from captioning.local.source import Source, first_line, identity, locate
 from captioning.prompts import Prompt, prompt_of
-from captioning.source import Source, first_line, identity, locate
 
 if TYPE_CHECKING:
-    from captioning.generate import Generator, Said
+    from captioning.local.generate import Generator, Said
 
 _SETTING = "captions.transformers"
-_TICKS = 1000  # per second: times of pictures are told to processors as numbers of frames of such a video
+_TICKS = 1000  # frames per second of a nominal video: processors take the times of pictures as frame numbers
 _RETRY_TEMPERATURE = 0.7
 
 
@@ -38,38 +38,38 @@ _RETRY_TEMPERATURE = 0.7
 class Transformers:
     """Captions by a model of transformers, one for each clip that has pictures.
 
-    Greedy at `temperature` 0: the same clip gives the same text, in any batch. The model is loaded when the
-    first clips come, and stays with the process: it does not travel with a pickled captioner.
+    At `temperature` 0 decoding is greedy: a clip gets the same text in any batch. The first call loads the
+    model. A pickled captioner does not contain the model. Raises `ValueError` for wrong settings.
     """
 
-    model: str = "Qwen/Qwen2.5-VL-7B-Instruct"  # on the hub, or a folder
+    model: str = "Qwen/Qwen2.5-VL-7B-Instruct"  # a model on the hub, or a folder
     revision: str | None = None  # branch, tag or commit on the hub
-    prompt: str = "detailed"  # the name of one of ours, or a text
-    frames: int = 8  # pictures of a clip, evenly over its time
-    side: int = 448  # pixels of their longer side
-    max_tokens: int = 512  # of a caption
-    batch_clips: int = 8  # at once; halved for as long as memory does not suffice
+    prompt: str = "detailed"  # the name of a prompt, or the text of one
+    frames: int = 8  # pictures per clip, at equal distances in time
+    side: int = 448  # pixels of the longer side of a picture
+    max_tokens: int = 512  # per caption
+    batch_clips: int = 8  # clips per batch; halved while memory is not sufficient
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"  # auto: half on a GPU, float32 on a CPU
     attention: Literal["sdpa", "flash_attention_2", "eager"] = "sdpa"
-    temperature: float = 0.0  # above 0 draws, keyed by seed and clip
+    temperature: float = 0.0  # above 0: tokens are drawn; the draws depend on seed and clip
     seed: int = 0
-    repetition_penalty: float | None = None  # null: what the model's authors recommend
+    repetition_penalty: float | None = None  # null: the recommendation of the model's authors
 
     name: ClassVar[str] = "transformers"
 
     def __post_init__(self) -> None:
         for key in ("frames", "side", "max_tokens", "batch_clips"):
             if getattr(self, key) < 1:
-                raise ValueError(f"{_SETTING}.{key}: at least 1, not {getattr(self, key)}")
+                raise ValueError(f"{_SETTING}.{key}: must be at least 1, not {getattr(self, key)}")
         if not self.temperature >= 0:
-            raise ValueError(f"{_SETTING}.temperature: at least 0, not {self.temperature}")
+            raise ValueError(f"{_SETTING}.temperature: must be at least 0, not {self.temperature}")
         if self.repetition_penalty is not None and not self.repetition_penalty > 0:
             raise ValueError(
-                f"{_SETTING}.repetition_penalty: above 0, or null, not {self.repetition_penalty}"
+                f"{_SETTING}.repetition_penalty: must be above 0, or null, not {self.repetition_penalty}"
             )
         if not self.model.strip():
-            raise ValueError(f"{_SETTING}.model: a folder or the name of a model on the hub, not nothing")
-        self._prompt  # noqa: B018  # an unknown one is refused here
+            raise ValueError(f"{_SETTING}.model: is empty; name a folder or a model on the hub")
+        self._prompt  # noqa: B018  # raises for an unknown prompt
 
     @property
     def pictures(self) -> Pictures:
@@ -77,7 +77,8 @@ class Transformers:
 
     @cached_property
     def key(self) -> str:
-        """Of what decides the text. Batch, precision and attention only round: they are not among it."""
+        """A hash of the settings that decide the text. Batch, precision and attention are no part of the key,
+        because they only change rounding."""
         deciding = [
             identity(self.model, self.revision),
             self._prompt.text,
@@ -88,25 +89,25 @@ class Transformers:
         return f"transformers-1-{self._prompt.version}-{digest}"
 
     def check(self) -> None:
-        """By what there is beside the weights, and by their headers. Raises `CaptionerMissing`."""
+        """Check the model's files and the headers of its weights. Raises `CaptionerMissing`."""
         source = locate(self.model, self.revision, _SETTING)
         _check_family(source)
         if self.attention == "flash_attention_2" and not (find_spec("flash_attn") or find_spec("kernels")):
             raise CaptionerMissing(
-                f"{_SETTING}.attention: flash_attention_2 needs `pip install flash-attn`; or write sdpa"
+                f"{_SETTING}.attention: flash_attention_2 needs `pip install flash-attn`; or set sdpa"
             )
         _processor(source)
 
     def again(self) -> Transformers:
-        """For a second try: another seed, and draws where the first try had none. Shares the model."""
+        """A copy for a second try with another seed and a temperature above 0. It shares the loaded model."""
         warm = max(self.temperature, _RETRY_TEMPERATURE)
         other = dataclasses.replace(self, seed=self.seed + 1, temperature=warm)
         other.__dict__["_held"] = self._held
         return other
 
     def __call__(self, clips: Sequence[CaptionRequest]) -> list[Caption | CaptionFailed]:
-        """Raises `CaptionerMissing` if the model cannot be loaded."""
-        from captioning.generate import Decoding, Unsaid
+        """A caption or a failure for each clip. Raises `CaptionerMissing` if the model cannot be loaded."""
+        from captioning.local.generate import Decoding, Unsaid
 
         answers: list[Caption | CaptionFailed] = []
         decoding = Decoding(self.max_tokens, self.temperature, self.seed, self.repetition_penalty)
@@ -130,7 +131,7 @@ class Transformers:
         try:
             text = asked.read(said.text)
         except ValueError as error:
-            limit = f"; it ran into max_tokens={self.max_tokens}" if said.truncated else ""
+            limit = f"; the answer reached max_tokens={self.max_tokens}" if said.truncated else ""
             return CaptionFailed(clip_id, "BrokenAnswer" if said.text else "EmptyAnswer", f"{error}{limit}")
         return Caption(
             clip_id, self.name, asked.kind, text, self.model, revision, asked.version, said.truncated
@@ -145,7 +146,7 @@ class Transformers:
 
     @cached_property
     def _held(self) -> list[_Loaded]:
-        """The loaded model, if it is; shared with second tries."""
+        """The loaded model, or an empty list. Copies for second tries share the list."""
         return []
 
     def _load(self) -> _Loaded:
@@ -158,28 +159,28 @@ def _check_family(source: Source) -> None:
     kind = source.config["model_type"]
     if kind == "smolvlm" and find_spec("num2words") is None:
         raise CaptionerMissing(
-            f"{_SETTING}.model: {source.name} is a SmolVLM, whose processor needs `pip install num2words`"
+            f"{_SETTING}.model: the processor of {source.name} (a SmolVLM) needs `pip install num2words`"
         )
     from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES as FAMILIES
 
     if kind not in FAMILIES:
         raise CaptionerMissing(
-            f"{_SETTING}.model: {source.name} is of the type {kind}, which transformers does not load as a "
-            "model that looks and speaks; name one such as Qwen/Qwen2.5-VL-7B-Instruct, or an InternVL whose "
+            f"{_SETTING}.model: {source.name} has the type {kind}, which transformers does not load as a "
+            "vision-language model; name a model such as Qwen/Qwen2.5-VL-7B-Instruct, or an InternVL whose "
             "name ends in -hf"
         )
 
 
 def _processor(source: Source) -> Any:
-    """With a chat template. Raises `CaptionerMissing`."""
+    """The model's processor, which has a chat template. Raises `CaptionerMissing`."""
     from transformers import AutoProcessor
 
-    from captioning import generate
+    from captioning.local import generate
 
     try:
         made: Any = AutoProcessor.from_pretrained(source.name, revision=source.revision)
     except (OSError, ValueError, KeyError, ImportError, TypeError) as error:
-        # Transformers speaks of the hub here, and of folders that only look like a model's name.
+        # The message of transformers would mislead: it speaks of the hub and of folders with a model's name.
         lacking = re.search(r"Can't load .* containing an? (\w+\.json)", first_line(error))
         if lacking is None:
             raise generate.unloadable(error, source, _SETTING, "eager") from error
@@ -193,15 +194,16 @@ def _processor(source: Source) -> Any:
     if not hasattr(made, "tokenizer") or not template:
         raise CaptionerMissing(
             f"{_SETTING}.model: {source.name} has no chat template (chat_template.jinja, or chat_template in "
-            "its tokenizer_config.json); name a checkpoint that is tuned to instructions"
+            "its tokenizer_config.json); name an instruction-tuned checkpoint"
         )
     return made
 
 
 def _alike(clips: Sequence[CaptionRequest], videos: bool) -> list[list[CaptionRequest]]:
-    """Clips that go together: of one kind and number of pictures, those of one shape side by side.
+    """Groups of clips that may share a batch, sorted by the shape of their pictures.
 
-    Processors stack what they are given, and templates of some families are others where a video is about.
+    The clips of a group have the same kind and number of pictures, because processors stack their inputs and
+    some chat templates differ for videos.
     """
     groups: dict[tuple[bool, int], list[CaptionRequest]] = defaultdict(list)
     for clip in clips:
@@ -212,17 +214,17 @@ def _alike(clips: Sequence[CaptionRequest], videos: bool) -> list[list[CaptionRe
 
 
 def _as_video(clip: CaptionRequest, videos: bool) -> bool:
-    # A video of one picture is none to some processors.
+    # Some processors refuse a video of one picture.
     return videos and not clip.is_image and len(clip.pictures) > 1
 
 
 class _Loaded:
-    """A checkpoint in memory, and one prompt put to it."""
+    """A loaded checkpoint with one prompt."""
 
     def __init__(self, settings: Transformers, text: str):
         from transformers import AutoModelForImageTextToText
 
-        from captioning import generate
+        from captioning.local import generate
 
         source = locate(settings.model, settings.revision, _SETTING)
         _check_family(source)
@@ -238,7 +240,7 @@ class _Loaded:
         self.revision = source.revision
         self.generator: Generator = generate.Generator(model, self._processor.tokenizer, settings.batch_clips)
         self._text = text
-        # A processor may take videos and its template not.
+        # A processor may take videos although its chat template ignores them.
         self.videos = getattr(self._processor, "video_processor", None) is not None and (
             self._asked("video", 1) != self._asked("video", 0)
         )
@@ -251,7 +253,7 @@ class _Loaded:
         return asked
 
     def inputs(self, clips: Sequence[CaptionRequest]) -> Mapping[str, Any]:
-        """The model's inputs of clips that are alike, padded on the left."""
+        """The model's inputs for the clips of one group (see `_alike`), padded on the left."""
         video = _as_video(clips[0], self.videos)
         text = self._asked("video", 1) if video else self._asked("image", len(clips[0].pictures))
         start = self._processor.tokenizer.bos_token
@@ -261,7 +263,7 @@ class _Loaded:
             "padding_side": "left",
             "add_special_tokens": not (start and text.startswith(start)),
         }
-        seen = [np.stack(clip.pictures) for clip in clips]  # copies: torch takes no read-only arrays
+        seen = [np.stack(clip.pictures) for clip in clips]  # copies, because torch takes no read-only arrays
         if video:
             looked |= {"do_sample_frames": False, "video_metadata": [_times(clip) for clip in clips]}
             given = {"videos": seen, "videos_kwargs": looked}
@@ -274,7 +276,7 @@ class _Loaded:
 
 
 def _times(clip: CaptionRequest) -> dict[str, Any]:
-    """When the pictures are, as processors want it: in frames of a video of so many ticks per second."""
+    """The times of the pictures for a processor: frame numbers of a video with `_TICKS` frames per second."""
     count = len(clip.pictures)
     duration = clip.end_s - clip.start_s
     if not duration > 0:

@@ -1,7 +1,7 @@
-"""Checks of captions: numbers about a text, which rules judge as they judge those of any filter.
+"""Checks of captions: numbers about a text, which rules judge like the numbers of a filter.
 
-Each is a pure function. The default rules are for captions that models write; people's own captions can be
-measured in the same way, and are judged only where a user asks for it.
+Each check is a pure function. The default rules apply to captions by models. Captions by people can be
+measured, too, but rules judge them only if a user asks for it.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from difflib import SequenceMatcher
 
 import numpy as np
 
-from captioning.language import language
-from captioning.phrases import BOILERPLATE, FRAME, QUOTED, REFUSALS
+from captioning.checks.language import language
+from captioning.checks.phrases import BOILERPLATE, FRAME, QUOTED, REFUSALS
 from captioning.prompts import Prompt
 
 CHECKS = ("refusal", "echo", "boilerplate", "truncated", "repetition", "language", "words")
@@ -28,13 +28,13 @@ DEFAULT_RULES: Mapping[str, Mapping[str, float]] = {
     "caption.words": {"min": 3.0, "max": 400.0},
 }
 
-_RUN = 20  # words of a loop or an echo that are as bad as it gets
+_RUN = 20  # words: a loop or an echo of this length gets the worst number, 1
 _GRAM = 4  # words
-_LONG_UNIT = 8  # words: of a sentence that comes twice, one after the other
-_MAX_PERIOD = 60  # words of a loop's unit
-_MAX_WORD = 40  # letters; a longer one is a loop of letters
-_SAME = 12  # signs in a row that are one too many
-_MAX_TEXT = 40_000  # letters that are looked at: one that is longer is too long in any case
+_LONG_UNIT = 8  # words: a unit of this length is a loop if it is repeated once
+_MAX_PERIOD = 60  # words: the longest unit of a loop
+_MAX_WORD = 40  # letters: a longer word is treated as a loop of letters
+_SAME = 12  # equal characters in a row that count as a repetition
+_MAX_TEXT = 40_000  # letters: the rest is not measured, because longer texts are too long for any rule
 
 
 def measure(
@@ -45,10 +45,11 @@ def measure(
     truncated: bool = False,
     wanted: str | None = "en",
 ) -> dict[str, float]:
-    """All checks of a caption: `CHECKS` to numbers; without `language` where `wanted` is None.
+    """All checks of a caption: names of `CHECKS` -> numbers, without `language` if `wanted` is None.
 
-    `truncated` is what the captioner says of its limit of tokens. A structured caption is judged by its
-    values, and truncated where it is no JSON object; people's own captions (sidecar) need no full stop.
+    `truncated`: the captioner reached its limit of tokens. The checks of a structured caption look at its
+    values; a structured caption that is not a JSON object is truncated. Captions by people (sidecar) need no
+    full stop.
     """
     asked = prompt.text if isinstance(prompt, Prompt) else prompt
     cut = float(truncated)
@@ -73,7 +74,7 @@ def measure(
 
 
 def failing(measured: Mapping[str, float], rules: Mapping[str, Mapping[str, float]]) -> str | None:
-    """The first column whose rule is broken, or None."""
+    """The first column that breaks its rule, or None."""
     for column, rule in rules.items():
         value = measured.get(column.removeprefix("caption."))
         if value is not None and not rule.get("min", -np.inf) <= value <= rule.get("max", np.inf):
@@ -82,26 +83,28 @@ def failing(measured: Mapping[str, float], rules: Mapping[str, Mapping[str, floa
 
 
 def words(text: str) -> int:
-    """Words; in scripts that put no spaces between them, characters."""
+    """The number of words, or of characters in scripts without spaces between words."""
     return len(_words(text))
 
 
 def is_truncated(text: str, hit_limit: bool = False) -> float:
-    """1 if the model ran into its limit of tokens, or the text does not end as a sentence does.
+    """1 if the model reached its limit of tokens, or if the text does not end like a sentence. Otherwise 0.
 
-    Three dots are no end, unless within closing quotation marks, where they may stand on a sign.
+    Three dots do not end a sentence, except before closing quotation marks: they may be part of a sign.
     """
     ended = re.search(r"(?:(?<!\.\.)[.!?。！？।؟][\"'”’»」)\]*]*|[.…][\"'”’»」][)\]*.]*)\s*$", text)
     return float(hit_limit or not ended)
 
 
 def repetition(text: str) -> float:
-    """0 to 1: the largest of three parts.
+    """0 to 1: the largest of three numbers, each at most 1.
 
-    The share of the text's runs of 4 words that have come before; the words of its longest loop (a unit of
-    one or more words, three or more times in a row, or a unit of 8 or more twice) after the unit's first
-    time, over 20; the longest run of one sign, from 12 on, over 20. Numbers are left out, so that a numbered
-    list is a loop, too.
+    - The share of runs of 4 words that occurred earlier in the text.
+    - The words of the longest loop, without its first unit, divided by 20. A loop is a unit of words that
+      occurs three or more times in a row, or twice if the unit has 8 or more words.
+    - The longest run of one character, divided by 20, if the run has 12 or more characters.
+
+    Numbers are ignored, so a numbered list counts as a loop, too.
     """
     said = [word for word in _words(text) if not word.isdigit()]
     said = [piece for word in said for piece in (word if len(word) > _MAX_WORD else [word])]
@@ -112,10 +115,10 @@ def repetition(text: str) -> float:
 
 
 def echo(text: str, prompt: str) -> float:
-    """0 to 1: how much of the prompt is in the text, 1 for marks of a chat's frame.
+    """0 to 1: how much of the prompt occurs in the text. 1 if the text contains marks of a chat template.
 
-    The largest of: the share of the text's runs of 4 words that stand in the prompt, the share of the
-    prompt's that stand in the text, and the words of the longest piece that they have in common, over 20.
+    The largest of three numbers: the share of the text's runs of 4 words that occur in the prompt, the share
+    of the prompt's runs that occur in the text, and the words of their longest common piece, divided by 20.
     """
     if FRAME.search(text):
         return 1.0
@@ -132,25 +135,25 @@ def echo(text: str, prompt: str) -> float:
 
 
 def refusal(text: str) -> float:
-    """1 if the model speaks of itself and of what it cannot do; what is in quotation marks, others say."""
+    """1 if the model says that it cannot do the task. Text in quotation marks is ignored."""
     return float(bool(REFUSALS.search(QUOTED.sub(" ", text))))
 
 
 def boilerplate(text: str) -> float:
-    """1 if the text opens with words about itself, the video or the question, instead of what is seen."""
+    """1 if the text starts with words about itself, the video or the question instead of the content."""
     return float(bool(BOILERPLATE.match(re.sub(r"^[\s*#>_\"'“‘`-]+", "", text))))
 
 
 def similarity(
     text_embedding: Sequence[float] | np.ndarray, clip_embedding: Sequence[float] | np.ndarray
 ) -> float:
-    """Cosine of the angle between a caption's and a clip's embedding by one model, -1 to 1.
+    """Cosine of the angle between a caption's and a clip's embedding by the same model, -1 to 1.
 
-    Raises `ValueError` for embeddings of different lengths, of length 0, or not finite.
+    Raises `ValueError` for embeddings of different lengths, zero embeddings, and numbers that are not finite.
     """
     a, b = np.asarray(text_embedding, np.float64).ravel(), np.asarray(clip_embedding, np.float64).ravel()
     if a.shape != b.shape:
-        raise ValueError(f"embeddings of {a.size} and {b.size} numbers are not of one model")
+        raise ValueError(f"embeddings of {a.size} and {b.size} numbers are not from the same model")
     norm = np.linalg.norm(a) * np.linalg.norm(b)
     if not (np.isfinite(norm) and norm > 0):
         raise ValueError("an embedding that is zero or not finite has no direction")
@@ -170,7 +173,7 @@ def _grams(said: Sequence[str]) -> list[tuple[str, ...]]:
 
 
 def _loop(said: Sequence[str]) -> int:
-    """Words of the longest loop, less its unit's first time."""
+    """The words of the longest loop, without its first unit."""
     longest = 0
     for period in range(1, min(_MAX_PERIOD, len(said) // 2) + 1):
         run = 0

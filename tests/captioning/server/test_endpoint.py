@@ -1,5 +1,5 @@
-"""The endpoint captioner against a real HTTP server that misbehaves: every clip ends with its own caption or
-a recorded failure."""
+"""The captioner `endpoint` with a real HTTP server and many faults: each clip gets its own caption or a
+recorded failure."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ import numpy as np
 import pytest
 
 from captioning.base import Caption, CaptionerMissing, CaptionFailed, CaptionRequest, Pictures
-from captioning.endpoint import Endpoint
 from captioning.prompts import PROMPTS, STRUCTURE
-from tests.captioning.server import Asked, ChatServer, Reply, numbered
+from captioning.server.endpoint import Endpoint
+from tests.captioning.chat_server import Asked, ChatServer, Reply, numbered
 
 FRAMES = 4
 KEY = "sk-test-0123456789abcdefABCDEF"
@@ -39,7 +39,7 @@ def endpoint(server: ChatServer, **settings: Any) -> Endpoint:
 
 
 def clips(count: int) -> list[CaptionRequest]:
-    """Clips whose pictures say which clip they are of, and which picture they are."""
+    """Clips whose pictures encode the number of the clip and of the picture."""
     return [
         CaptionRequest(
             f"clip-{k}", "a.mp4", 0.0, 2.0, pictures=tuple(numbered(k * FRAMES + j) for j in range(FRAMES))
@@ -53,7 +53,7 @@ def clip_of(asked: Asked) -> int:
 
 
 def own(asked: Asked, **reply: Any) -> Reply:
-    """What only this clip is told."""
+    """The answer that belongs to one clip only."""
     return Reply(text=f"Clip {clip_of(asked)} is described here.", **reply)
 
 
@@ -76,7 +76,7 @@ def test_frames_arrive_in_order_before_the_prompt() -> None:
         assert [part["type"] for part in by_clip[k].content] == ["image_url"] * FRAMES + ["text"]
 
 
-def test_pictures_arrive_as_they_were() -> None:
+def test_pictures_arrive_unchanged() -> None:
     ramp = np.linspace(0, 255, 96).astype(np.uint8)
     picture = np.stack(
         [np.tile(ramp, (40, 1)), np.full((40, 96), 200, np.uint8), np.tile(ramp[::-1], (40, 1))], -1
@@ -85,10 +85,12 @@ def test_pictures_arrive_as_they_were() -> None:
         endpoint(server)([CaptionRequest("a", "a.png", 0, 0, is_image=True, pictures=(picture,))])
     (seen,) = server.asked[0].pictures
     assert seen.shape == picture.shape
-    assert np.abs(seen.astype(int) - picture.astype(int)).mean() < 3  # channels in place, JPEG's loss aside
+    assert (
+        np.abs(seen.astype(int) - picture.astype(int)).mean() < 3
+    )  # the channels are in order; JPEG changes values a little
 
 
-def test_a_request_says_what_the_settings_say() -> None:
+def test_a_request_contains_the_settings() -> None:
     with ChatServer() as server:
         made = endpoint(
             server, max_tokens=77, temperature=0.25, seed=5, extra={"top_p": 0.5, "repetition_penalty": 1.1}
@@ -108,7 +110,7 @@ def test_a_request_says_what_the_settings_say() -> None:
     assert "Authorization" not in server.asked[0].headers
 
 
-def test_a_caption_says_where_it_is_from() -> None:
+def test_a_caption_names_its_model_and_prompt() -> None:
     with ChatServer(lambda asked: Reply(text=" A dog\nruns. ", finish="length")) as server:
         (caption,) = endpoint(server)(clips(1))
     assert caption == Caption(
@@ -125,7 +127,7 @@ def test_a_caption_says_where_it_is_from() -> None:
 
 @pytest.mark.parametrize("bound", [1, 3, 8])
 def test_the_bound_on_concurrency_is_reached_and_never_exceeded(bound: int) -> None:
-    """Counted by the server, among answers that come out of order."""
+    """The server counts, and its answers come in another order."""
     dice = random.Random(0)
     with ChatServer(lambda asked: own(asked, delay_s=dice.uniform(0, 0.02)), hold=bound) as server:
         assert_own(endpoint(server, concurrency=bound)(clips(40)), 40)
@@ -133,8 +135,8 @@ def test_the_bound_on_concurrency_is_reached_and_never_exceeded(bound: int) -> N
     assert len(server.asked) == 40
 
 
-def test_answers_out_of_order_are_joined_by_clip() -> None:
-    """The first one asked is the last one answered."""
+def test_answers_in_any_order_are_matched_by_clip() -> None:
+    """The first question is answered last."""
     with ChatServer(lambda asked: own(asked, delay_s=0.3 - 0.035 * clip_of(asked)), hold=8) as server:
         assert_own(endpoint(server)(clips(8)), 8)
 
@@ -167,14 +169,14 @@ def patience(name: str) -> float:
 
 
 @pytest.mark.parametrize("name", FIRST_TRIES)
-def test_what_may_pass_is_asked_again(name: str) -> None:
+def test_temporary_errors_are_retried(name: str) -> None:
     with ChatServer(lambda asked: own(asked) if asked.attempt else FIRST_TRIES[name]) as server:
         assert_own(endpoint(server, timeout_s=patience(name))(clips(5)), 5)
     assert len(server.asked) == 10
 
 
 @pytest.mark.parametrize("name", FIRST_TRIES)
-def test_what_does_not_pass_is_recorded(name: str) -> None:
+def test_lasting_errors_are_recorded(name: str) -> None:
     with ChatServer(lambda asked: FIRST_TRIES[name] if clip_of(asked) == 1 else own(asked)) as server:
         answers = endpoint(server, timeout_s=patience(name), retries=2)(clips(3))
     (failed,) = [answer for answer in answers if isinstance(answer, CaptionFailed)]
@@ -187,8 +189,8 @@ def test_what_does_not_pass_is_recorded(name: str) -> None:
     }
 
 
-def test_everything_at_once() -> None:
-    """Each clip meets its own troubles in its own order; some get no answer. The bound holds throughout."""
+def test_all_faults_at_the_same_time() -> None:
+    """Each clip meets faults in its own order, and some get no answer. The limit is never exceeded."""
     dice = random.Random(7)
     lost = {3, 17, 29}
     fates = {k: dice.sample(sorted(set(FIRST_TRIES) - {"late"}), dice.randint(0, 3)) for k in range(40)}
@@ -221,7 +223,7 @@ def test_retry_after_is_honoured(wait: str | Callable[[], str]) -> None:
 
     def script(asked: Asked) -> Reply:
         came.append(time.monotonic())
-        after = wait if isinstance(wait, str) else wait()  # a date has whole seconds: 1 to 2 s from now
+        after = wait if isinstance(wait, str) else wait()  # a date has full seconds: 1 to 2 s from now
         return own(asked) if asked.attempt else Reply(status=429, headers={"Retry-After": after})
 
     with ChatServer(script) as server:
@@ -253,7 +255,7 @@ def test_waits_grow() -> None:
 
 
 @pytest.mark.parametrize("status", [400, 413, 422])
-def test_what_is_wrong_with_a_clip_alone_fails_that_clip_at_once(status: int) -> None:
+def test_an_error_of_one_clip_fails_this_clip_without_retries(status: int) -> None:
     with ChatServer(lambda asked: Reply(status=status, text="too many pixels")) as server:
         answers = endpoint(server)(clips(3))
     assert [(a.error, a.message) for a in answers if isinstance(a, CaptionFailed)] == [
@@ -262,7 +264,7 @@ def test_what_is_wrong_with_a_clip_alone_fails_that_clip_at_once(status: int) ->
     assert len(server.asked) == 3
 
 
-def test_an_answer_that_holds_no_caption_is_a_bad_answer() -> None:
+def test_an_answer_without_a_caption_is_a_bad_answer() -> None:
     with ChatServer(lambda asked: Reply(text="It is a dog.")) as server:
         (failed,) = endpoint(server, prompt="structured")(clips(1))
     assert isinstance(failed, CaptionFailed)
@@ -278,7 +280,7 @@ def test_content_in_parts_is_joined() -> None:
     assert (caption.text, caption.model, caption.revision) == ("A dog runs.", "tiny-vl", None)
 
 
-def test_a_flood_is_cut_off() -> None:
+def test_an_endless_answer_is_stopped() -> None:
     with ChatServer(lambda asked: Reply(raw=b" " * (9 << 20))) as server:
         (failed,) = endpoint(server, retries=0)(clips(1))
     assert isinstance(failed, CaptionFailed)
@@ -294,18 +296,20 @@ def test_a_clip_without_pictures_is_a_failure_of_that_clip() -> None:
     assert len(server.asked) == 1
 
 
-# --- what concerns every clip ---
+# --- errors that concern every clip ---
 
 
 @pytest.mark.parametrize("status", [401, 403])
-def test_a_missing_key_is_one_error_for_all_at_once(status: int) -> None:
+def test_a_missing_key_is_one_error_for_all_clips(status: int) -> None:
     with ChatServer(lambda asked: Reply(status=status, text="who are you?"), hold=4) as server:
         with pytest.raises(CaptionerMissing, match=r"captions\.endpoint: .*OPENAI_API_KEY is not set"):
             endpoint(server, concurrency=4)(clips(64))
         assert len(server.asked) <= 2 * 4
 
 
-def test_a_wrong_key_is_named_by_its_variable_and_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_for_a_wrong_key_names_the_variable_and_hides_the_key(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setenv("MY_KEY", KEY)
     with ChatServer(lambda asked: Reply(status=401, text=f"Incorrect API key provided: {KEY}.")) as server:
         made = endpoint(server, api_key_env="MY_KEY")
@@ -335,7 +339,7 @@ def test_a_key_that_no_header_can_hold(key: str, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("OPENAI_API_KEY", key)
     with (
         ChatServer() as server,
-        pytest.raises(CaptionerMissing, match="OPENAI_API_KEY holds no key") as raised,
+        pytest.raises(CaptionerMissing, match="OPENAI_API_KEY has no valid key") as raised,
     ):
         endpoint(server)(clips(1))
     assert key not in str(raised.value)
@@ -349,15 +353,15 @@ def test_a_key_that_no_header_can_hold(key: str, monkeypatch: pytest.MonkeyPatch
             Reply(status=404, text="The model `tiny-vl` does not exist."),
             r"captions\.endpoint\.url .*'tiny-vl'",
         ),
-        (Reply(status=402, text="pay"), "OPENAI_API_KEY can pay no more"),
+        (Reply(status=402, text="pay"), "OPENAI_API_KEY has no credit left"),
         (
             Reply(status=429, raw=b'{"error": {"message": "No funds", "code": "insufficient_quota"}}'),
-            "OPENAI_API_KEY can pay no more",
+            "OPENAI_API_KEY has no credit left",
         ),
-        (Reply(status=307, headers={"Location": "http://127.0.0.1:1/v1"}), r"in captions\.endpoint\.url"),
+        (Reply(status=307, headers={"Location": "http://127.0.0.1:1/v1"}), r"set captions\.endpoint\.url to"),
     ],
 )
-def test_what_every_clip_would_meet_ends_the_work(reply: Reply, message: str) -> None:
+def test_an_error_that_every_clip_would_meet_ends_the_work(reply: Reply, message: str) -> None:
     with ChatServer(lambda asked: reply) as server:
         for work in (endpoint(server).check, lambda: endpoint(server)(clips(3))):
             with pytest.raises(CaptionerMissing, match=message):
@@ -365,7 +369,7 @@ def test_what_every_clip_would_meet_ends_the_work(reply: Reply, message: str) ->
 
 
 @pytest.mark.parametrize("status", [404, 405])
-def test_a_url_without_v1_is_told_so(status: int) -> None:
+def test_the_error_for_a_url_without_v1_suggests_v1(status: int) -> None:
     with ChatServer(lambda asked: Reply(status=status)) as server:
         bare = server.url.removesuffix("/v1")
         assert bare != server.url
@@ -375,7 +379,7 @@ def test_a_url_without_v1_is_told_so(status: int) -> None:
             assert (f"(most servers answer under {bare}/v1)" in str(error.value)) == hinted
 
 
-def test_no_server_is_found_out_before_the_work() -> None:
+def test_a_missing_server_is_detected_before_the_work() -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{free.getsockname()[1]}/v1"
@@ -396,15 +400,15 @@ def test_no_server_is_found_out_before_the_work() -> None:
         Reply(status=500),
     ],
 )
-def test_a_server_that_does_not_do_is_found_out_before_the_work(reply: Reply) -> None:
+def test_an_unsuitable_server_is_detected_before_the_work(reply: Reply) -> None:
     with (
         ChatServer(lambda asked: reply) as server,
-        pytest.raises(CaptionerMissing, match="does not answer as it should"),
+        pytest.raises(CaptionerMissing, match="does not answer correctly"),
     ):
         endpoint(server, timeout_s=0.3).check()
 
 
-def test_the_question_before_the_work_is_as_large_as_those_that_follow() -> None:
+def test_the_question_before_the_work_has_the_size_of_later_questions() -> None:
     with ChatServer() as server:
         endpoint(server, side=320, frames=6).check()
     assert [p.shape for p in server.asked[0].pictures] == [(180, 320, 3)] * 6
@@ -428,13 +432,13 @@ def test_a_server_that_works_passes(reply: Reply) -> None:
         ({"url": "localhost:8000/v1"}, r"captions\.endpoint\.url: 'localhost:8000/v1'"),
         ({"url": "ftp://host/v1"}, r"\.url"),
         ({"url": ""}, r"\.url"),
-        ({"url": f"http://me:{KEY}@host/v1"}, r"\.url: no user, key"),
-        ({"url": f"http://host/v1?key={KEY}"}, r"\.url: no user, key"),
+        ({"url": f"http://me:{KEY}@host/v1"}, r"\.url: must have no user, key"),
+        ({"url": f"http://host/v1?key={KEY}"}, r"\.url: must have no user, key"),
         ({"url": f"host/v1?key={KEY}"}, r"\.url"),
         ({"model": " "}, r"\.model"),
         ({"api_key_env": KEY}, r"\.api_key_env"),
         ({"api_key_env": ""}, r"\.api_key_env"),
-        ({"concurrency": 0}, r"\.concurrency: at least 1, not 0"),
+        ({"concurrency": 0}, r"\.concurrency: must be at least 1, not 0"),
         ({"retries": -1}, r"\.retries"),
         ({"max_tokens": 0}, r"\.max_tokens"),
         ({"temperature": -0.1}, r"\.temperature"),
@@ -443,10 +447,10 @@ def test_a_server_that_works_passes(reply: Reply) -> None:
         ({"backoff_s": -1}, "backoff_s"),
         ({"frames": 0}, r"\.frames"),
         ({"side": 8}, r"\.side"),
-        ({"prompt": "detialed"}, "there are detailed, short"),
+        ({"prompt": "detialed"}, "use one of detailed, short"),
     ],
 )
-def test_settings_that_no_server_could_be_asked_with(settings: dict[str, Any], message: str) -> None:
+def test_settings_that_cannot_make_a_request_are_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message) as raised:
         Endpoint(**{"url": "http://host:8000/v1", "model": "m", **settings})
     assert KEY not in str(raised.value)
@@ -473,7 +477,7 @@ def test_the_address_may_be_written_in_several_ways(tail: str) -> None:
         {"extra": {"top_p": 0.5}},
     ],
 )
-def test_the_key_changes_with_what_decides_the_text(changed: dict[str, Any]) -> None:
+def test_the_key_changes_with_settings_that_decide_the_text(changed: dict[str, Any]) -> None:
     given: dict[str, Any] = {"url": "http://host/v1", "model": "m"}
     assert Endpoint(**given).key == Endpoint(**given).key
     assert Endpoint(**given).key != Endpoint(**{**given, **changed}).key
@@ -489,7 +493,7 @@ def test_the_key_changes_with_what_decides_the_text(changed: dict[str, Any]) -> 
         {"api_key_env": "K"},
     ],
 )
-def test_the_key_stays_with_what_does_not(changed: dict[str, Any]) -> None:
+def test_the_key_does_not_change_with_other_settings(changed: dict[str, Any]) -> None:
     given: dict[str, Any] = {"url": "http://host/v1", "model": "m"}
     assert Endpoint(**given).key == Endpoint(**{**given, **changed}).key
 
@@ -501,14 +505,14 @@ def test_a_second_try_draws_with_another_seed() -> None:
     assert Endpoint("http://host/v1", "m", seed=None).again().seed is None
 
 
-def test_bad_answers_are_asked_for_with_another_seed_and_lost_ones_with_the_same() -> None:
+def test_retries_after_bad_answers_use_another_seed_and_others_the_same() -> None:
     fates = [Reply(fate="drop"), Reply(text=""), Reply(status=500), Reply(raw=b"{")]
     with ChatServer(lambda asked: [*fates, Reply()][asked.attempt]) as server:
         endpoint(server, seed=10)(clips(1))
     assert [asked.body["seed"] for asked in server.asked] == [10, 10, 11, 11, 12]
 
 
-def test_it_says_which_pictures_it_wants_and_travels() -> None:
+def test_it_names_its_pictures_and_can_be_pickled() -> None:
     made = Endpoint("http://host/v1", "m", frames=3, side=100)
     assert made.pictures == Pictures(3, None, 100)
     assert pickle.loads(pickle.dumps(made)) == made

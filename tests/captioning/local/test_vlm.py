@@ -1,4 +1,4 @@
-"""Captions by real models of transformers: tiny, random, and of the families that the docs name."""
+"""Captions by tiny models of transformers with random weights, of the model families in the documents."""
 
 from __future__ import annotations
 
@@ -18,17 +18,19 @@ import pytest
 import torch
 
 from captioning.base import Caption, CaptionFailed, Pictures
+from captioning.local.vlm import Transformers
 from captioning.prompts import PROMPTS, plain
-from captioning.vlm import Transformers
 from tests.captioning import tiny_vlm
 from tests.captioning.tiny_vlm import ASKED, TOKENS, mixed_clips, texts_of, tiny_captioner
 
-# What a clip's text depends on
+# Dependencies of a clip's text
 
 
 @pytest.mark.parametrize("family", tiny_vlm.FAMILIES)
-def test_a_clips_text_is_its_own(loaded: Callable[[str], Transformers], family: str) -> None:
-    """Clips in batches, in any order, say what each says alone; and say different things."""
+def test_a_clips_text_does_not_depend_on_its_batch(
+    loaded: Callable[[str], Transformers], family: str
+) -> None:
+    """A clip gets the same text alone and in batches of any order. Texts of clips differ."""
     captioner = loaded(family)
     count = 32 if family in ("qwen2_5_vl", "llava_onevision") else 12
     clips = mixed_clips(count)
@@ -49,7 +51,7 @@ def test_a_clips_text_is_its_own(loaded: Callable[[str], Transformers], family: 
 
 @pytest.mark.parametrize("family", tiny_vlm.FAMILIES)
 def test_as_documented_by_transformers(loaded: Callable[[str], Transformers], family: str) -> None:
-    """A clip says what `apply_chat_template` and `generate` by hand say."""
+    """The text equals the result of direct calls of `apply_chat_template` and `generate`."""
     from transformers import GenerationConfig
 
     captioner = loaded(family)
@@ -63,7 +65,7 @@ def test_as_documented_by_transformers(loaded: Callable[[str], Transformers], fa
         if not clip.is_image:
             seen = {"type": "video", "video": np.stack(clip.pictures)}
             rate = 1 / (clip.times_s[1] - clip.times_s[0])
-            # A video of which every second frame is shown, from the second on.
+            # A video of which every second frame is used, starting with the second.
             indices = [2 * k + 1 for k in range(8)]
             metadata = {
                 "total_num_frames": 16,
@@ -89,14 +91,14 @@ def test_as_documented_by_transformers(loaded: Callable[[str], Transformers], fa
     assert texts_of(captioner(clips)) == expected
 
 
-def test_again_is_the_same(llava: Path) -> None:
+def test_a_second_call_gives_the_same_text(llava: Path) -> None:
     clips = mixed_clips(8)
     assert tiny_captioner(llava)(clips) == tiny_captioner(llava)(clips)
 
 
 @pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_vl", "smolvlm"])
-def test_times_are_told(loaded: Callable[[str], Transformers], family: str) -> None:
-    """Families that know when a picture was taken are told so, from the clip's start."""
+def test_models_get_the_times_of_pictures(loaded: Callable[[str], Transformers], family: str) -> None:
+    """Model families that use times get the time of each picture from the clip's start."""
     clip = tiny_vlm.clip("a", 1, (112, 168), seconds=8.0)
     checkpoint = loaded(family)._load()
     inputs = checkpoint.inputs([clip])
@@ -104,7 +106,7 @@ def test_times_are_told(loaded: Callable[[str], Transformers], family: str) -> N
         assert float(inputs["second_per_grid_ts"][0]) == pytest.approx(2.0)  # two pictures, one each second
         return
     told = checkpoint._processor.tokenizer.decode(inputs["input_ids"][0])
-    # Of pairs of pictures at 0.5 and 1.5 s, 2.5 and 3.5 s …; and of pictures at 0.5, 1.5, 2.5 … s.
+    # For pairs of pictures at 0.5 and 1.5 s, 2.5 and 3.5 s …; and for pictures at 0.5, 1.5, 2.5 … s.
     expected = ["<1.0 seconds>", "<7.0 seconds>"] if family == "qwen3_vl" else ["from 00:00:", "from 00:07:"]
     assert all(words in told for words in expected)
     if family == "smolvlm":
@@ -112,7 +114,7 @@ def test_times_are_told(loaded: Callable[[str], Transformers], family: str) -> N
 
 
 def test_pictures_decide(loaded: Callable[[str], Transformers]) -> None:
-    """Another last picture, another order: another text. So the comparisons above compare something."""
+    """Another last picture or another order gives another text. So the tests above are meaningful."""
     for family in ("llava_onevision", "internvl"):
         captioner = loaded(family)
         clip = tiny_vlm.clip("a", 1, (112, 168))
@@ -125,25 +127,25 @@ def test_pictures_decide(loaded: Callable[[str], Transformers]) -> None:
         assert len(set(texts)) == 3
 
 
-def test_draws_are_the_clips_own(llava: Path) -> None:
+def test_draws_depend_only_on_the_clip(llava: Path) -> None:
     captioner = tiny_captioner(llava, temperature=1.0, seed=3)
     clips = mixed_clips(16)
     together = texts_of(captioner(clips))
     torch.manual_seed(5)
     state = torch.get_rng_state()
     assert {k: v for clip in reversed(clips) for k, v in texts_of(captioner([clip])).items()} == together
-    assert torch.equal(torch.get_rng_state(), state)  # nobody else's draws are touched
+    assert torch.equal(torch.get_rng_state(), state)  # torch's global generator is not used
     greedy = texts_of(tiny_captioner(llava)(clips))
     other = texts_of(tiny_captioner(llava, temperature=1.0, seed=4)(clips))
     assert sum(greedy[k] != together[k] for k in greedy) >= 12
     assert sum(other[k] != together[k] for k in other) >= 12
-    # Of two clips with the same pictures, too: a draw is not the pictures'.
+    # Two clips with the same pictures get different draws.
     twins = [dataclasses.replace(clips[0], clip_id=name) for name in ("x", "y")]
     assert len(set(texts_of(captioner(twins)).values())) == 2
 
 
 def test_draws_follow_the_softmax() -> None:
-    from captioning.generate import _Draws
+    from captioning.local.generate import _Draws
 
     scores = torch.tensor([[0.0, 1.0, 2.0, -1.0]]).expand(20000, 4)
     draws = _Draws(0, [str(k) for k in range(20000)], torch.device("cpu"))
@@ -152,14 +154,14 @@ def test_draws_follow_the_softmax() -> None:
     assert torch.allclose(found, scores[0].softmax(0), atol=0.015)
 
 
-def test_repetition_penalty_does_not_see_padding() -> None:
+def test_repetition_penalty_ignores_padding() -> None:
     from transformers import RepetitionPenaltyLogitsProcessor
 
-    from captioning.generate import _Penalty
+    from captioning.local.generate import _Penalty
 
     scores = torch.randn(2, 9, generator=torch.Generator().manual_seed(0))
-    ids = torch.tensor([[0, 0, 3, 4, 5], [1, 2, 0, 4, 5]])  # 0 is padding in one row, and said in the other
-    mask = torch.tensor([[0, 0, 1, 1], [1, 1, 1, 1]])  # the last one is new
+    ids = torch.tensor([[0, 0, 3, 4, 5], [1, 2, 0, 4, 5]])  # 0 is padding in one row and text in the other
+    mask = torch.tensor([[0, 0, 1, 1], [1, 1, 1, 1]])  # the last token is new
     found = _Penalty(1.3, mask)(ids, scores)
     for row, own in enumerate([ids[0, 2:], ids[1]]):
         expected = RepetitionPenaltyLogitsProcessor(1.3)(own[None], scores[row : row + 1])
@@ -167,7 +169,7 @@ def test_repetition_penalty_does_not_see_padding() -> None:
 
 
 def test_recommended_penalty(llava: Path, tmp_path: Path) -> None:
-    """That of the checkpoint's authors, or the setting; a text stays the clip's own. It draws nothing."""
+    """The penalty is the authors' or the setting. A text still depends only on its clip, without draws."""
     folder = tiny_vlm.edited(
         llava,
         tmp_path / "m",
@@ -186,7 +188,7 @@ def test_recommended_penalty(llava: Path, tmp_path: Path) -> None:
     assert own == {k: v for clip in clips for k, v in texts_of(captioner([clip])).items()}
 
 
-# What is recorded
+# Recorded values
 
 
 def test_what_is_recorded(llava: Path) -> None:
@@ -209,7 +211,7 @@ def test_what_is_recorded(llava: Path) -> None:
 
 
 def test_truncated(llava: Path) -> None:
-    """At the limit of tokens, and only there: a longer limit begins with the same text."""
+    """A text is truncated only at the limit of tokens. With a higher limit the text has the same start."""
     clips = mixed_clips(16)
     short = {a.clip_id: a for a in tiny_captioner(llava, max_tokens=8)(clips) if isinstance(a, Caption)}
     long = {a.clip_id: a for a in tiny_captioner(llava, max_tokens=200)(clips) if isinstance(a, Caption)}
@@ -223,12 +225,12 @@ def test_truncated(llava: Path) -> None:
             assert long[clip_id].text == answer.text
 
 
-def test_pictures_are_asked_for() -> None:
+def test_the_settings_decide_the_pictures() -> None:
     assert Transformers(frames=5, side=300).pictures == Pictures(5, None, 300)
 
 
 def test_key(llava: Path, tmp_path: Path) -> None:
-    """Changes with what decides the text, and with nothing else."""
+    """The key changes with settings that decide the text, and with nothing else."""
     base = tiny_captioner(llava)
     assert base.key == tiny_captioner(llava).key
     assert tiny_captioner(llava, prompt="short").key.startswith("transformers-1-short-1-")
@@ -245,7 +247,7 @@ def test_key(llava: Path, tmp_path: Path) -> None:
         {"repetition_penalty": 1.1},
     ]
     assert len({base.key, *(tiny_captioner(llava, **change).key for change in others)}) == len(others) + 1
-    # Of a folder the contents count, wherever it lies; of the hub name and revision.
+    # The contents of a folder count, not its path. For a hub model the name and revision count.
     moved = tiny_vlm.edited(llava, tmp_path / "a", "generation_config.json")
     (moved / "generation_config.json").write_bytes((llava / "generation_config.json").read_bytes())
     assert tiny_captioner(moved).key == base.key
@@ -253,7 +255,7 @@ def test_key(llava: Path, tmp_path: Path) -> None:
     assert Transformers(model="a/b").key != Transformers(model="a/b", revision="v2").key
 
 
-def test_a_pickled_captioner_leaves_its_model(llava: Path) -> None:
+def test_a_pickled_captioner_has_no_model(llava: Path) -> None:
     captioner = tiny_captioner(llava)
     clips = mixed_clips(2)
     said = captioner(clips)
@@ -280,13 +282,13 @@ def test_a_second_try_shares_the_model(llava: Path) -> None:
 
 
 def _limited(captioner: Transformers, most: int) -> list[int]:
-    """As on a device whose memory takes `most` clips; the sizes of the batches that are tried."""
+    """Simulate a device with memory for `most` clips. Returns the sizes of the tried batches."""
     model = captioner._load().generator.model
     generate, tried = model.generate, []
     refused: list[weakref.ref[torch.Tensor]] = []
 
     def limited(**inputs: Any) -> Any:
-        assert all(inputs() is None for inputs in refused)  # they would fill the memory still
+        assert all(inputs() is None for inputs in refused)  # otherwise they would still fill the memory
         tried.append(len(inputs["input_ids"]))
         if tried[-1] > most:
             refused.append(weakref.ref(inputs["input_ids"]))
@@ -310,18 +312,18 @@ def test_out_of_memory(llava: Path, most: int, caplog: pytest.LogCaptureFixture)
     assert f"trying {fits}" in caplog.text
 
 
-def test_memory_for_not_even_one(llava: Path) -> None:
+def test_memory_is_too_small_for_one_clip(llava: Path) -> None:
     captioner = tiny_captioner(llava, batch_clips=4)
     tried = _limited(captioner, 0)
     clips = mixed_clips(32)[:3]
     answers = captioner(clips)
     assert {a.clip_id for a in answers} == {clip.clip_id for clip in clips}
     assert all(isinstance(a, CaptionFailed) and a.error == "OutOfMemoryError" for a in answers)
-    assert len(tried) <= 6  # bounded
+    assert len(tried) <= 6  # the number of attempts is limited
 
 
 def test_batches_grow_again(llava: Path) -> None:
-    """One long clip does not slow down all that follow."""
+    """One long clip does not slow down all later clips."""
     captioner = tiny_captioner(llava, batch_clips=4, max_tokens=1)
     clips = [tiny_vlm.clip(f"{k:03}", k, (56, 56), count=2) for k in range(4)]
     captioner(clips)
@@ -336,7 +338,7 @@ def test_batches_grow_again(llava: Path) -> None:
 
 
 def test_memory_of_the_cpu(llava: Path) -> None:
-    """Raised by torch itself, which is no OutOfMemoryError there."""
+    """On a CPU torch raises another error than OutOfMemoryError."""
     captioner = tiny_captioner(llava, batch_clips=2)
     model = captioner._load().generator.model
     generate = model.generate
@@ -352,7 +354,7 @@ def test_memory_of_the_cpu(llava: Path) -> None:
 
 
 def test_a_lost_device_ends_the_worker(llava: Path) -> None:
-    """After such an error nothing more comes of this process: no clip is to blame."""
+    """After such an error the process cannot continue, and no clip is the cause."""
     if not hasattr(torch, "AcceleratorError"):
         pytest.skip("this torch has no name for it")
     captioner = tiny_captioner(llava)
@@ -368,7 +370,7 @@ def test_a_lost_device_ends_the_worker(llava: Path) -> None:
 def test_a_bad_clip_fails_alone(loaded: Callable[[str], Transformers]) -> None:
     captioner = loaded("qwen2_5_vl")
     clips = [tiny_vlm.clip(f"{k}", k, (112, 168)) for k in range(4)]
-    flat = tiny_vlm.clip("flat", 5, (2, 900))  # no model takes such an aspect ratio
+    flat = tiny_vlm.clip("flat", 5, (2, 900))  # no model accepts this aspect ratio
     torn = dataclasses.replace(clips[0], clip_id="torn", pictures=(*clips[0].pictures[:7], flat.pictures[0]))
     empty = dataclasses.replace(clips[0], clip_id="empty", pictures=())
     answers = {a.clip_id: a for a in captioner([clips[0], flat, clips[1], torn, empty, *clips[2:]])}
@@ -385,7 +387,7 @@ def test_no_clips(llava: Path) -> None:
 
 
 def test_read_only_pictures_and_a_video_of_one(llava: Path) -> None:
-    """Pictures as they come out of Arrow; a video too short for two pictures; one without times."""
+    """Pictures from Arrow arrays, a video that is too short for two pictures, and a video without times."""
     clips = [tiny_vlm.clip("one", 1, (60, 80), count=1), tiny_vlm.clip("image", 1, (60, 80), seconds=0)]
     clips += [dataclasses.replace(tiny_vlm.clip("timeless", 2, (60, 80)), times_s=(), end_s=1.0)]
     for clip in clips:
@@ -398,7 +400,7 @@ def test_read_only_pictures_and_a_video_of_one(llava: Path) -> None:
 
 
 def test_pictures_where_videos_are_not_taken(llava: Path, tmp_path: Path) -> None:
-    """A template that knows no videos gets so many pictures."""
+    """If the template does not support videos, a clip becomes several pictures."""
     folder = tiny_vlm.edited(llava, tmp_path / "m", "config.json")
     (folder / "chat_template.jinja").write_text(tiny_vlm.template(video=""))
     captioner = tiny_captioner(folder)
@@ -432,15 +434,15 @@ def test_precision_and_attention(llava: Path, dtype: Any, attention: Any, expect
     assert len(texts_of(captioner(mixed_clips(4)))) == 4
 
 
-def test_only_pixels_are_made_coarse(llava: Path) -> None:
+def test_only_pixels_get_half_precision(llava: Path) -> None:
     generator = tiny_captioner(llava, dtype="bfloat16")._load().generator
     numbers = torch.tensor([0.7321])
     assert generator._moved("pixel_values_videos", numbers).dtype == torch.bfloat16
     assert generator._moved("second_per_grid_ts", numbers).dtype == torch.float32
 
 
-def test_one_token_begins_the_text(llava: Path, tmp_path: Path) -> None:
-    """A tokenizer that puts it there and a template that writes it are of one mind in Llama's families."""
+def test_the_text_starts_with_one_start_token(llava: Path, tmp_path: Path) -> None:
+    """In Llama's families both the tokenizer and the template add the start token. Only one may do so."""
     from tokenizers import processors
     from transformers import AutoTokenizer
 
@@ -463,7 +465,7 @@ def test_attention_changes_no_text(llava: Path) -> None:
 
 
 def test_auto_precision_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    from captioning.generate import precision
+    from captioning.local.generate import precision
 
     gpu = torch.device("cuda")
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
@@ -474,14 +476,14 @@ def test_auto_precision_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_import_is_quick() -> None:
-    """Not by the clock: what takes seconds to import is not imported before it is needed."""
+    """Packages that take seconds to import are imported only when needed. No time is measured."""
     code = (
-        "import sys, captioning.vlm as v, captioning.lm; v.Transformers().key; "
+        "import sys, captioning.local.vlm as v, captioning.local.lm; v.Transformers().key; "
         "print(sorted({'torch', 'transformers', 'huggingface_hub'} & set(sys.modules)))"
     )
     done = subprocess.run(
         [sys.executable, "-c", code],
-        cwd=Path(__file__).parents[2],
+        cwd=Path(__file__).parents[3],
         capture_output=True,
         text=True,
         check=True,

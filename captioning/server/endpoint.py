@@ -1,4 +1,4 @@
-"""`endpoint`: captions by an OpenAI-compatible server that takes pictures, your own or a hosted one."""
+"""`endpoint`: captions by an OpenAI-compatible server that takes pictures."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from captioning.base import Caption, CaptionerMissing, CaptionFailed, CaptionRequest, Pictures
-from captioning.chat import Content, Failed, Server, ask
 from captioning.prompts import Prompt, prompt_of
+from captioning.server.chat import Content, Failed, Server, ask
 
 _QUALITY = 90  # JPEG
 _RETRY_TEMPERATURE = 0.7
@@ -24,26 +24,27 @@ _SETTING = "captions.endpoint"
 
 @dataclass(frozen=True)
 class Endpoint:
-    """Frames go as JPEG data URLs, in order of time, before the prompt; answers are joined by clip.
+    """Captions by a model on a server.
 
-    `concurrency` is of one captioner in one process. What says nothing about the text (address, key, bounds,
-    patience) is no part of `key`. Raises `ValueError` for settings that no server could be asked with.
+    Frames are sent as JPEG data URLs, in order of time, before the prompt. `concurrency` applies to one
+    captioner in one process. Settings that do not change the text (address, API key, concurrency, time-outs,
+    retries) are no part of `key`. Raises `ValueError` for settings that cannot make a request.
     """
 
     url: str  # …/v1
-    model: str  # as the server names it
-    prompt: str = "detailed"  # or short, structured, or a text of one's own
+    model: str  # the server's name of the model
+    prompt: str = "detailed"  # or short, structured, or the text of a prompt
     frames: int = 8
     side: int = 512  # pixels of the longer side
     max_tokens: int = 512
     concurrency: int = 16
-    timeout_s: float = 120.0  # of one request
+    timeout_s: float = 120.0  # for one request
     retries: int = 5
-    backoff_s: float = 1.0  # before the first retry; each later one waits twice as long
-    api_key_env: str = "OPENAI_API_KEY"  # the variable's name; keys come from the environment alone
+    backoff_s: float = 1.0  # wait before the first retry; the wait doubles before each further retry
+    api_key_env: str = "OPENAI_API_KEY"  # the name of a variable; keys come from the environment only
     temperature: float = 0.0
-    seed: int | None = 0  # None for a server that knows no seeds
-    # More of the request's fields; null takes one out.
+    seed: int | None = 0  # None for a server that does not support seeds
+    # Further fields of the request; null removes a field.
     extra: dict[str, Any] = field(default_factory=dict, hash=False)
     name: ClassVar[str] = "endpoint"
 
@@ -52,7 +53,7 @@ class Endpoint:
         self._server()
         if self.frames < 1 or self.side < 28:
             raise ValueError(
-                f"{_SETTING}.frames: at least 1, and .side at least 28, not {self.frames}, {self.side}"
+                f"{_SETTING}.frames: must be at least 1 and .side at least 28, not {self.frames}, {self.side}"
             )
 
     @property
@@ -67,19 +68,21 @@ class Endpoint:
         return Pictures(self.frames, None, self.side)
 
     def check(self) -> None:
-        """Asks the server about as many grey pictures as a clip has, of their size: `CaptionerMissing` if it
-        cannot be reached, wants another key, does not serve the model, or takes no such pictures."""
+        """Ask the server one question with grey pictures, of the number and size of a clip's pictures.
+
+        Raises `CaptionerMissing` if the server cannot be reached, refuses the key, does not serve the model,
+        or does not take such pictures.
+        """
         grey = np.full((self.side * 9 // 16, self.side, 3), 128, np.uint8)
         probe(self._server(), partial(_content, [grey] * self.frames, prompt_of(self.prompt)))
 
     def again(self) -> Endpoint:
-        """For a second try: another seed, and draws where the first try had none."""
+        """A copy for a second try, with another seed and a temperature above 0."""
         seed = None if self.seed is None else self.seed + 1
         return replace(self, seed=seed, temperature=max(self.temperature, _RETRY_TEMPERATURE))
 
     def __call__(self, clips: Sequence[CaptionRequest]) -> list[Caption | CaptionFailed]:
-        """An answer for each clip, and no exception for a clip alone. Raises `CaptionerMissing` when the
-        server turns away whatever is asked."""
+        """A caption or a failure for each clip. Raises `CaptionerMissing` if the server refuses all."""
         prompt = prompt_of(self.prompt)
         seen = [clip for clip in clips if clip.pictures]
         questions = [partial(_content, clip.pictures, prompt) for clip in seen]
@@ -124,12 +127,12 @@ class Endpoint:
 
 
 def probe(server: Server, question: Callable[[], Content]) -> None:
-    """One question before the work. Raises `CaptionerMissing` if it shows that none would be answered."""
+    """Ask one question before the work. Raises `CaptionerMissing` if no question would be answered."""
     said = ask(replace(server, retries=min(server.retries, 1)), [question])[0]
-    # Too busy, or nothing to say about grey: it works.
+    # A busy server works, and so does a server whose model has no answer about grey pictures.
     if isinstance(said, Failed) and said.error not in ("HTTP429", "EmptyAnswer"):
         raise CaptionerMissing(
-            f"{server.setting}: {server.address} does not answer as it should ({said.error}: "
+            f"{server.setting}: {server.address} does not answer correctly ({said.error}: "
             f"{said.message}); start a server as docs/captions.md says, or set {server.setting}.url and "
             f"{server.setting}.model"
         )

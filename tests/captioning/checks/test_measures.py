@@ -1,4 +1,4 @@
-"""Each check on captions that must fail under the default rules, and on captions that must not."""
+"""Each check on captions that must break the default rules, and on captions that must not."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from captioning import checks
-from captioning.checks import CHECKS, DEFAULT_RULES, failing, measure
-from captioning.language import LANGUAGES, language
+from captioning.checks import measures
+from captioning.checks.language import LANGUAGES, language
+from captioning.checks.measures import CHECKS, DEFAULT_RULES, failing, measure
 from captioning.prompts import PROMPTS
 
 DETAILED = PROMPTS["detailed"].text
@@ -301,57 +301,57 @@ TOGETHER = [  # at least 0.2
     [1.0, 2.0, 2.0, 2.0],
     [0.9, 0.0, -0.4, 0.0],
 ]
-SIMILAR = {"caption.similarity": {"min": 0.2}}  # no default: it depends on the model
+SIMILAR = {"caption.similarity": {"min": 0.2}}  # without a default, because the scale depends on the model
 
 
 @pytest.mark.parametrize("text", REFUSED)
 def test_a_refusal(text: str) -> None:
-    assert broken("refusal", checks.refusal(text))
+    assert broken("refusal", measures.refusal(text))
 
 
 @pytest.mark.parametrize("text", NOT_REFUSED)
 def test_no_refusal(text: str) -> None:
-    assert not broken("refusal", checks.refusal(text))
+    assert not broken("refusal", measures.refusal(text))
 
 
 @pytest.mark.parametrize("text", ECHOED)
 def test_an_echo_of_the_prompt(text: str) -> None:
-    assert broken("echo", checks.echo(text, DETAILED))
+    assert broken("echo", measures.echo(text, DETAILED))
 
 
 @pytest.mark.parametrize("text", NOT_ECHOED)
 def test_no_echo_of_the_prompt(text: str) -> None:
-    assert not broken("echo", checks.echo(text, DETAILED))
+    assert not broken("echo", measures.echo(text, DETAILED))
 
 
 @pytest.mark.parametrize("text", BOILER)
 def test_boilerplate(text: str) -> None:
-    assert broken("boilerplate", checks.boilerplate(text))
+    assert broken("boilerplate", measures.boilerplate(text))
 
 
 @pytest.mark.parametrize("text", NOT_BOILER)
 def test_no_boilerplate(text: str) -> None:
-    assert not broken("boilerplate", checks.boilerplate(text))
+    assert not broken("boilerplate", measures.boilerplate(text))
 
 
 @pytest.mark.parametrize(("text", "hit_limit"), TRUNCATED)
 def test_truncated(text: str, hit_limit: bool) -> None:
-    assert broken("truncated", checks.is_truncated(text, hit_limit))
+    assert broken("truncated", measures.is_truncated(text, hit_limit))
 
 
 @pytest.mark.parametrize(("text", "hit_limit"), NOT_TRUNCATED)
 def test_not_truncated(text: str, hit_limit: bool) -> None:
-    assert not broken("truncated", checks.is_truncated(text, hit_limit))
+    assert not broken("truncated", measures.is_truncated(text, hit_limit))
 
 
 @pytest.mark.parametrize("text", LOOPED)
 def test_repetition(text: str) -> None:
-    assert broken("repetition", checks.repetition(text))
+    assert broken("repetition", measures.repetition(text))
 
 
 @pytest.mark.parametrize("text", NOT_LOOPED)
 def test_no_repetition(text: str) -> None:
-    assert not broken("repetition", checks.repetition(text))
+    assert not broken("repetition", measures.repetition(text))
 
 
 @pytest.mark.parametrize("text", FOREIGN)
@@ -366,12 +366,12 @@ def test_in_english(text: str) -> None:
 
 @pytest.mark.parametrize("text", BAD_LENGTH)
 def test_too_short_or_too_long(text: str) -> None:
-    assert broken("words", checks.words(text))
+    assert broken("words", measures.words(text))
 
 
 @pytest.mark.parametrize("text", GOOD_LENGTH)
 def test_a_good_length(text: str) -> None:
-    assert not broken("words", checks.words(text))
+    assert not broken("words", measures.words(text))
 
 
 @pytest.mark.parametrize("name", [*CHECKS, "similarity"])
@@ -392,22 +392,22 @@ def test_there_are_at_least_ten_examples_of_each_kind(name: str) -> None:
 
 @pytest.mark.parametrize("embedding", APART)
 def test_a_caption_of_another_clip(embedding: list[float]) -> None:
-    assert broken("similarity", checks.similarity(embedding, ALONG), SIMILAR)
+    assert broken("similarity", measures.similarity(embedding, ALONG), SIMILAR)
 
 
 @pytest.mark.parametrize("embedding", TOGETHER)
 def test_a_caption_of_this_clip(embedding: list[float]) -> None:
-    assert not broken("similarity", checks.similarity(embedding, ALONG), SIMILAR)
+    assert not broken("similarity", measures.similarity(embedding, ALONG), SIMILAR)
 
 
-def test_similarity_is_the_cosine_whatever_the_lengths_and_types() -> None:
+def test_similarity_is_the_cosine_for_any_lengths_and_types() -> None:
     random = np.random.default_rng(0)
     a, b = random.normal(size=512), random.normal(size=512)
     expected = sum(x * y for x, y in zip(a, b, strict=True)) / (sum(a * a) * sum(b * b)) ** 0.5
-    assert checks.similarity(a, b) == pytest.approx(expected, abs=1e-12)
-    assert checks.similarity(7 * a, b / 3) == pytest.approx(expected, abs=1e-12)
-    assert checks.similarity(a.astype(np.float16), b) == pytest.approx(expected, abs=1e-3)
-    assert -1 <= checks.similarity(a, -a) <= checks.similarity(a, a) <= 1
+    assert measures.similarity(a, b) == pytest.approx(expected, abs=1e-12)
+    assert measures.similarity(7 * a, b / 3) == pytest.approx(expected, abs=1e-12)
+    assert measures.similarity(a.astype(np.float16), b) == pytest.approx(expected, abs=1e-3)
+    assert -1 <= measures.similarity(a, -a) <= measures.similarity(a, a) <= 1
 
 
 @pytest.mark.parametrize(
@@ -415,7 +415,7 @@ def test_similarity_is_the_cosine_whatever_the_lengths_and_types() -> None:
 )
 def test_embeddings_without_a_direction_are_an_error(a: list[float], b: list[float]) -> None:
     with pytest.raises(ValueError, match="embedding"):
-        checks.similarity(a, b)
+        measures.similarity(a, b)
 
 
 GOOD = (
@@ -432,7 +432,7 @@ def test_a_good_caption_breaks_no_default_rule() -> None:
         assert failing(measured, DEFAULT_RULES) is None
 
 
-def test_a_measure_knows_what_the_captioner_says_and_what_is_wanted() -> None:
+def test_measure_uses_the_truncated_flag_and_the_wanted_language() -> None:
     assert measure(GOOD, truncated=True)["truncated"] == 1
     assert failing(measure(GOOD, wanted="de"), DEFAULT_RULES) == "caption.language"
     assert "language" not in measure(GOOD, wanted=None)
@@ -440,7 +440,7 @@ def test_a_measure_knows_what_the_captioner_says_and_what_is_wanted() -> None:
     assert measure(DETAILED)["echo"] == 0
 
 
-def test_people_need_no_full_stop() -> None:
+def test_captions_by_people_need_no_full_stop() -> None:
     assert measure("red car, rain", kind="sidecar")["truncated"] == 0
     assert measure("red car, rain", kind="short")["truncated"] == 1
     assert measure("red car, rain", kind="sidecar", truncated=True)["truncated"] == 1
@@ -463,7 +463,7 @@ def test_the_default_rules_name_every_check(name: str) -> None:
 
 
 @pytest.mark.parametrize("wanted", LANGUAGES)
-def test_every_language_it_knows_is_told_from_english(wanted: str) -> None:
+def test_every_known_language_differs_from_english(wanted: str) -> None:
     if wanted != "en":
         assert language(GOOD, wanted) < 0.5
     assert 0 <= language("", wanted) <= 1
@@ -491,14 +491,14 @@ def test_other_languages_can_be_wanted(wanted: str, text: str) -> None:
     assert language(text, "en") < 0.5
 
 
-def test_an_unknown_language_is_an_error_that_names_the_known_ones() -> None:
+def test_the_error_for_an_unknown_language_names_the_known_languages() -> None:
     with pytest.raises(ValueError, match=r"'tlh'.* en, de"):
         language("nuqneH", "tlh")
 
 
 @settings(max_examples=100, deadline=None)
 @given(st.text(max_size=300), st.text(max_size=100))
-def test_any_text_has_every_check_within_its_range(text: str, prompt: str) -> None:
+def test_every_check_of_any_text_is_within_its_range(text: str, prompt: str) -> None:
     measured = measure(text, prompt=prompt)
     assert measured.pop("words") >= 0
     assert all(0 <= value <= 1 for value in measured.values())
@@ -509,7 +509,7 @@ def test_any_text_has_every_check_within_its_range(text: str, prompt: str) -> No
     "piece", ["a ", "'", "' ", '"', "“", "<|", "The video ", "video image ", "I ", "sorry, but ", "x"]
 )
 def test_no_text_takes_long(piece: str) -> None:
-    """A server may send whatever it likes."""
+    """A server may send any text."""
     text = piece * (20_000 // len(piece))
     start = time.perf_counter()
     measure(text, prompt=DETAILED)

@@ -1,4 +1,4 @@
-"""Texts to texts by a language model of transformers on this machine: what rewriting captions takes."""
+"""A language model of transformers on this machine, which answers texts. Used for rewriting captions."""
 
 from __future__ import annotations
 
@@ -9,41 +9,42 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 from captioning.base import CaptionerMissing
-from captioning.source import Source, locate
+from captioning.local.source import Source, locate
 
 if TYPE_CHECKING:
-    from captioning.generate import Generator
+    from captioning.local.generate import Generator
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class TextSettings:
-    """Which model, and how it answers. `setting` is where a user has named it: errors do so, too."""
+    """A model and its decoding. `setting` is the user's section that names the model; errors repeat it."""
 
-    model: str  # on the hub, or a folder
+    model: str  # a model on the hub, or a folder
     revision: str | None = None  # branch, tag or commit on the hub
-    max_tokens: int = 512  # of an answer
-    batch: int = 16  # texts at once; halved for as long as memory does not suffice
+    max_tokens: int = 512  # per answer
+    batch: int = 16  # texts per batch; halved while memory is not sufficient
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
     attention: Literal["sdpa", "flash_attention_2", "eager"] = "sdpa"
-    temperature: float = 0.0  # above 0 draws, keyed by seed and text
+    temperature: float = 0.0  # above 0: tokens are drawn; the draws depend on seed and text
     seed: int = 0
-    repetition_penalty: float | None = None  # None: what the model's authors recommend
+    repetition_penalty: float | None = None  # None: the recommendation of the model's authors
     setting: str = "captions.rewrite"
 
 
 class TextModel:
-    """Answers to texts, each as if it had been asked alone. The first call loads the model.
+    """Answers texts with a model, which the first call loads.
 
-    A causal language model, through its chat template if it has one; or a model that looks, unasked to.
+    An answer does not depend on the other texts of the call. The model is a causal language model, used with
+    its chat template if it has one, or a vision-language model without pictures.
     """
 
     def __init__(self, settings: TextSettings):
         self.settings = settings
 
     def check(self) -> None:
-        """By what there is beside the weights. Raises `CaptionerMissing`."""
+        """Check the files other than the weights. Raises `CaptionerMissing`."""
         _auto(self._source, self.settings.setting)
         _tokenizer(self._source, self.settings.setting)
 
@@ -53,17 +54,18 @@ class TextModel:
         return self._source.revision
 
     def __call__(self, texts: Sequence[str]) -> list[str]:
-        """Raw answers in the order of `texts`, empty where there is none: not enough memory, a text too long.
+        """Raw answers in the order of `texts`.
 
-        Raises `CaptionerMissing` if the model cannot be loaded.
+        An answer is empty if memory was not sufficient or the text was too long. Raises `CaptionerMissing`
+        if the model cannot be loaded.
         """
-        from captioning.generate import Decoding, Unsaid
+        from captioning.local.generate import Decoding, Unsaid
 
         settings = self.settings
         decoding = Decoding(
             settings.max_tokens, settings.temperature, settings.seed, settings.repetition_penalty
         )
-        # Those of like length go together: less padding.
+        # Texts of similar length share a batch, which needs less padding.
         order = sorted(range(len(texts)), key=lambda k: len(texts[k]))
         asked = [texts[k] for k in order]
         answers = dict(zip(order, self._generator(asked, asked, self._inputs, decoding), strict=True))
@@ -81,7 +83,7 @@ class TextModel:
 
     @cached_property
     def _generator(self) -> Generator:
-        from captioning import generate
+        from captioning.local import generate
 
         source, settings = self._source, self.settings
         auto = _auto(source, settings.setting)
@@ -100,7 +102,7 @@ class TextModel:
                     [{"role": "user", "content": _harmless(text, tokenizer)}],
                     add_generation_prompt=True,
                     tokenize=False,
-                    enable_thinking=False,  # of templates that know the word: the answer is wanted
+                    enable_thinking=False,  # for templates of reasoning models: only the answer is needed
                 )
                 for text in texts
             ]
@@ -108,7 +110,7 @@ class TextModel:
             asked,
             padding=True,
             padding_side="left",
-            add_special_tokens=not tokenizer.chat_template,  # templates write them
+            add_special_tokens=not tokenizer.chat_template,  # templates add special tokens themselves
             return_tensors="pt",
             return_token_type_ids=False,
         )
@@ -116,7 +118,7 @@ class TextModel:
 
 
 def _harmless(text: str, tokenizer: Any) -> str:
-    """Without what ends a turn and the like: a caption is no part of the conversation's frame."""
+    """A text without special tokens, so that a caption cannot end its turn of the conversation."""
     for token in tokenizer.added_tokens_decoder.values():
         if token.special:
             text = text.replace(token.content, " ")
@@ -126,7 +128,7 @@ def _harmless(text: str, tokenizer: Any) -> str:
 def _tokenizer(source: Source, setting: str) -> Any:
     from transformers import AutoTokenizer
 
-    from captioning import generate
+    from captioning.local import generate
 
     try:
         return AutoTokenizer.from_pretrained(source.name, revision=source.revision)
@@ -135,7 +137,7 @@ def _tokenizer(source: Source, setting: str) -> Any:
 
 
 def _auto(source: Source, setting: str) -> Any:
-    """The Auto class for a model's type."""
+    """The Auto class of transformers for the model's type. Raises `CaptionerMissing` for other types."""
     from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
     from transformers.models.auto import modeling_auto as known
 
@@ -145,6 +147,6 @@ def _auto(source: Source, setting: str) -> Any:
     if kind in known.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
         return AutoModelForImageTextToText
     raise CaptionerMissing(
-        f"{setting}.model: {source.name} is of the type {kind}, which transformers does not load as a "
-        "language model; name one tuned to instructions, such as Qwen/Qwen3-4B-Instruct-2507"
+        f"{setting}.model: {source.name} has the type {kind}, which transformers does not load as a "
+        "language model; name an instruction-tuned model, such as Qwen/Qwen3-4B-Instruct-2507"
     )

@@ -1,4 +1,4 @@
-"""A real HTTP server that speaks as OpenAI-compatible ones do, and misbehaves as it is told to."""
+"""A real HTTP server with the OpenAI-compatible protocol. A script decides its answers and its faults."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-_CELLS = 16  # of a numbered picture: 4 x 4 bits
+_CELLS = 16  # cells of a numbered picture: 4 x 4 bits
 
 
 @dataclass(frozen=True)
 class Asked:
-    """One request, as it came."""
+    """One request as the server received it."""
 
     path: str
     headers: Mapping[str, str]
     body: dict[str, Any]
-    attempt: int  # how often the same message has come before
+    attempt: int  # the number of earlier requests with the same message
 
     @property
     def content(self) -> Any:
@@ -41,7 +41,7 @@ class Asked:
 
     @property
     def pictures(self) -> list[np.ndarray]:
-        """Decoded; anything but JPEG data URLs is an error."""
+        """The decoded pictures. Other content than JPEG data URLs is an error."""
         if isinstance(self.content, str):
             return []
         found = []
@@ -61,7 +61,7 @@ class Asked:
 
 @dataclass(frozen=True)
 class Reply:
-    """What the server does with a request; by default a good answer."""
+    """The server's reaction to a request. The default is a good answer."""
 
     text: str | None = "A grey cat sleeps on a red chair."
     status: int = 200
@@ -69,7 +69,7 @@ class Reply:
     headers: Mapping[str, str] = field(default_factory=dict)
     delay_s: float = 0.0
     raw: bytes | None = None  # this body instead of a completion
-    fate: str = "answer"  # or drop (nothing said), reset, half (the connection ends amid the body), never
+    fate: str = "answer"  # or drop (no answer), reset, half (the connection ends within the body), never
 
     def body(self, model: str) -> bytes:
         if self.raw is not None:
@@ -84,11 +84,11 @@ class Reply:
 
 
 class ChatServer:
-    """`with ChatServer(script) as server`: `server.url`, what was `asked`, and the `most` at the same time.
+    """A running server. `asked`: the requests; `most`: the largest number of requests at the same time.
 
-    A request counts from when it has been read to just before its answer is sent, or to when its client has
-    gone: on the server's side, and exact. `hold` makes answers wait until so many are there at once (or a
-    second has passed), so that a bound is met for sure.
+    A request counts from the moment when it has been read until just before its answer is sent, or until its
+    client has left. The server counts, so the number is exact. Answers wait until `hold` requests are open or
+    one second has passed, so that the client certainly reaches its limit.
     """
 
     def __init__(self, script: Callable[[Asked], Reply] | None = None, hold: int = 0) -> None:
@@ -141,7 +141,7 @@ class ChatServer:
             self._inside.discard(connection)
 
     def wait(self, connection: socket.socket, seconds: float | None) -> bool:
-        """False when the client went away meanwhile, or the server closes."""
+        """False if the client leaves during the wait, or the server closes."""
         step, waited = 0.05, 0.0
         while seconds is None or waited < seconds:
             if self._closing.is_set():
@@ -204,11 +204,11 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
 
     def log_message(self, *_: object) -> None:
-        """Quiet."""
+        """Print no log."""
 
 
 def _gone(connection: socket.socket) -> bool:
-    """Has the other side closed?"""
+    """Whether the client has closed the connection."""
     try:
         readable = select.select([connection], [], [], 0)[0]
         return bool(readable) and connection.recv(1, socket.MSG_PEEK) == b""
@@ -217,7 +217,7 @@ def _gone(connection: socket.socket) -> bool:
 
 
 def numbered(number: int, side: int = 64) -> np.ndarray:
-    """A picture that says its number (of 16 bits) through any JPEG."""
+    """A picture that encodes a 16-bit number, readable after any JPEG compression."""
     bits = np.array([(number >> k) & 1 for k in range(_CELLS)], np.uint8).reshape(4, 4)
     grey = np.kron(bits * 200 + 25, np.ones((side // 4, side // 4), np.uint8))
     return np.repeat(grey[:, :, None], 3, axis=2)
