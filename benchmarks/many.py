@@ -18,7 +18,6 @@ import tempfile
 import time
 import tracemalloc
 from pathlib import Path
-from typing import Any
 
 import psutil
 from rich.console import Console
@@ -32,6 +31,7 @@ from curation.progress import Progress
 from curation.report.page import write_report
 from curation.sources.listing import list_sources
 from curation.store.dataset import Dataset
+from curation.store.rows import SourceRow
 from tests import render
 
 CONFIG = """
@@ -75,7 +75,7 @@ class Meter(Progress):
         self.mark("listed")
         self._count, self._printed, self._last = 0, 0, time.monotonic()
 
-    def source(self, row: dict[str, Any]) -> None:
+    def source(self, row: SourceRow) -> None:
         super().source(row)
         self._step("sources measured", 1)
         self.mark("measured")

@@ -28,7 +28,6 @@ from unittest import mock
 
 import av
 import cv2
-import pyarrow as pa
 import ray
 from rich.console import Console
 
@@ -47,6 +46,8 @@ from curation.report.page import write_report
 from curation.sandbox.protocol import Message
 from curation.sources.listing import list_sources
 from curation.store.dataset import Dataset
+from curation.store.rows import SourceRow
+from curation.store.tasks import MEASURE_TASKS, MeasureTask, StreamRow, rows_of, table_of
 from curation.verdicts.todo import find_work
 
 MEASURING = """
@@ -70,7 +71,7 @@ class Clock(Progress):
         super().__init__(Console(quiet=True))
         self.committed: list[float] = []
 
-    def source(self, row: dict[str, Any]) -> None:
+    def source(self, row: SourceRow) -> None:
         super().source(row)
         self.committed.append(time.monotonic())
 
@@ -79,13 +80,13 @@ class Clock(Progress):
         return (len(self.committed) - workers) / (self.committed[-1] - self.committed[workers - 1])
 
 
-def without_ray(parts: list[dict[str, Any]], config: Config, location: str) -> Iterator[dict[str, Any]]:
+def without_ray(parts: list[MeasureTask], config: Config, location: str) -> Iterator[StreamRow]:
     """`pipeline.measured` as a plain loop over the same worker."""
     worker = measurer.Measurer(config.model_dump(mode="json"), location)
     try:
         for part in parts:
-            for table in worker(pa.Table.from_pylist([part])):
-                yield from table.to_pylist()
+            for table in worker(table_of([part], MEASURE_TASKS)):
+                yield from rows_of(table)
     finally:
         worker._child.stop()
 
@@ -161,7 +162,7 @@ class StubChild:
             size = {"width": 640, "height": 360, "fps": 25.0}
             scores = {"duration.seconds": 4.0, "resolution.short_side": 360.0, "resolution.long_side": 640.0}
             span = {"clip_id": request["source_id"], "start_s": 0.0, "end_s": 4.0, "frames": 100}
-            flags = {"is_image": False, "jpegs": {}, "has_thumbnail": False}
+            flags = {"jpegs": {}, "has_thumbnail": False}
             yield Message({"kind": "clip", **span, **size, "scores": scores, **flags})
             stream = {"container": "mp4", "codec": "h264", "is_vfr": False, "duration_s": 4.0, "frames": 100}
             yield Message({"kind": "source", **size, **stream, "clips": 1, "seconds": 0.0, "message": None})
@@ -191,7 +192,7 @@ class Memory(Progress):
         super().start_measure(todo, done)
         self._todo["measure"] = todo
 
-    def source(self, row: dict[str, Any]) -> None:
+    def source(self, row: SourceRow) -> None:
         super().source(row)
         self._count("measure", 1)
 

@@ -23,7 +23,7 @@ from curation.cluster.measurer import Measurer
 from curation.cluster.model_scorer import ModelScorer
 from curation.cluster.pieces import in_pieces
 from curation.cluster.shares import caption_shares, cluster, cpu_shares
-from curation.cluster.streams import pool, rows, stream_of
+from curation.cluster.streams import made_with, pool, rows, stream_of
 from curation.config.schema import Config
 from curation.decode.join import set_apart
 from curation.driver.apply import apply_rules
@@ -36,9 +36,19 @@ from curation.progress import Progress
 from curation.sources.source import Source
 from curation.store.dataset import Dataset
 from curation.store.failures import commit_failures
+from curation.store.rows import AcceptedClip
+from curation.store.tasks import (
+    CAPTION_TASKS,
+    CUT_TASKS,
+    MEASURE_TASKS,
+    CaptionAnswer,
+    CaptionTask,
+    CutTask,
+    MeasureTask,
+    StreamRow,
+    WrittenShard,
+)
 from curation.verdicts.todo import Todo
-
-Row = dict[str, Any]
 
 
 def build(
@@ -72,7 +82,7 @@ def measure(
     commits.end()
 
 
-def select(dataset: Dataset, config: Config) -> list[Row]:
+def select(dataset: Dataset, config: Config) -> list[AcceptedClip]:
     """Judge all clips by the rules, and read what people wrote about the accepted ones. No scorer runs.
 
     Returns the accepted clips.
@@ -84,7 +94,7 @@ def select(dataset: Dataset, config: Config) -> list[Row]:
     return accepted
 
 
-def cut(dataset: Dataset, accepted: Sequence[Row], config: Config, progress: Progress) -> int:
+def cut(dataset: Dataset, accepted: Sequence[AcceptedClip], config: Config, progress: Progress) -> int:
     """Encode the accepted clips that are in no shard yet, and only those. Returns how many they are."""
     commits = ShardCommits(dataset, accepted, config, progress)
     for tasks in commits.waves():
@@ -105,8 +115,8 @@ def caption(dataset: Dataset, config: Config, step: Step, progress: Progress, **
     return commits.end()
 
 
-def measured(tasks: list[Row], config: Config, location: str) -> Iterator[Row]:
-    """Rows of `cluster.rows.STREAM`: the clips of each source with their scores, and then the source."""
+def measured(tasks: list[MeasureTask], config: Config, location: str) -> Iterator[StreamRow]:
+    """The clips of each source with their scores, and then the source."""
     tasks, long = set_apart(tasks, cpu_shares(config).measure_workers, config)
     if tasks:
         yield from scored(tasks, config, location)
@@ -114,45 +124,37 @@ def measured(tasks: list[Row], config: Config, location: str) -> Iterator[Row]:
         yield from in_pieces(long, config, lambda pieces: scored(pieces, config, location))
 
 
-def scored(tasks: list[Row], config: Config, location: str) -> Iterator[Row]:
+def scored(tasks: list[MeasureTask], config: Config, location: str) -> Iterator[StreamRow]:
     plain, run, shares = config.model_dump(mode="json"), config.run, cpu_shares(config)
     workers = pool(shares.measure_workers, len(tasks), elastic=run.measure_workers is None)
     cpu, gpu = shares.model_cpus, shares.model_gpus
-    stream = stream_of(tasks)
     # A batch is one task: a few sources.
-    stream = stream.map_batches(
-        Measurer, **_with(plain, location), num_cpus=shares.measure_cpus, compute=workers
+    stream = stream_of(tasks, MEASURE_TASKS).map_batches(
+        Measurer, **made_with(plain, location), num_cpus=shares.measure_cpus, compute=workers
     )
     for name in config.model_scorers:
         models = ray.data.ActorPoolStrategy(size=run.model_workers)
-        options = {**_with(plain, name), "batch_size": run.model_batch_clips}
+        options = {**made_with(plain, name), "batch_size": run.model_batch_clips}
         stream = stream.map_batches(ModelScorer, **options, num_cpus=cpu, num_gpus=gpu, compute=models)
     yield from rows(stream)
 
 
-def written(tasks: list[Row], config: Config, location: str, config_hash: str) -> Iterator[Row]:
+def written(tasks: list[CutTask], config: Config, location: str, config_hash: str) -> Iterator[WrittenShard]:
     """One row per shard that was written: name, rows, bytes, seconds of video, failures."""
     plain, cpus = config.model_dump(mode="json"), config.run.cut_cpus
     workers = pool(max(1, int(cluster("CPU") // cpus)), len(tasks))
-    stream = stream_of(tasks)
-    stream = stream.map_batches(Cutter, **_with(plain, location, config_hash), num_cpus=cpus, compute=workers)
-    yield from rows(stream)
+    options = {**made_with(plain, location, config_hash), "num_cpus": cpus, "compute": workers}
+    yield from rows(stream_of(tasks, CUT_TASKS).map_batches(Cutter, **options))
 
 
-def captioned(tasks: list[Row], config: Config, location: str, step: Step) -> Iterator[Row]:
-    """Rows of `cluster.caption_workers.ANSWERS`: the captions of each clip of the tasks."""
+def captioned(tasks: list[CaptionTask], config: Config, location: str, step: Step) -> Iterator[CaptionAnswer]:
+    """The captions of each clip of the tasks."""
     plain, shares = config.model_dump(mode="json"), caption_shares(config, step)
     readers = ray.data.ActorPoolStrategy(size=min(shares.readers, len(tasks)))
     models = ray.data.ActorPoolStrategy(size=shares.workers)
-    stream = stream_of(tasks)
-    stream = stream.map_batches(
-        ClipReader, **_with(plain, location, step), num_cpus=shares.reader_cpus, compute=readers
+    stream = stream_of(tasks, CAPTION_TASKS).map_batches(
+        ClipReader, **made_with(plain, location, step), num_cpus=shares.reader_cpus, compute=readers
     )
     # A row is a batch of clips.
-    options = {**_with(plain, step), "num_cpus": shares.cpus, "num_gpus": shares.gpus, "compute": models}
+    options = {**made_with(plain, step), "num_cpus": shares.cpus, "num_gpus": shares.gpus, "compute": models}
     yield from rows(stream.map_batches(ModelCaptioner, **options))
-
-
-def _with(*arguments: Any) -> dict[str, Any]:
-    """What a worker is made with. It takes one row at a time, as a table."""
-    return {"fn_constructor_args": arguments, "batch_format": "pyarrow", "batch_size": 1}

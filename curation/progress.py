@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import sys
 import time
-from typing import Any
 
 from rich.console import Console
 
 from curation.sandbox.words import printable
+from curation.store.rows import SourceRow
 
 _PLAIN_SECONDS = 10.0
 _FAILURES_SHOWN = 5  # clips, of one phase
@@ -73,9 +73,9 @@ class Progress:
         self._clips += 1
         self._show()
 
-    def source(self, row: dict[str, Any]) -> None:
+    def source(self, row: SourceRow) -> None:
         self._sources += 1
-        self._seconds += row.get("duration_s") or 0.0
+        self._seconds += row["duration_s"] or 0.0
         if row["status"] == "failed":
             self._failed += 1
             what = f"{row['stage']}: {row['error']}: {row['message']}"

@@ -7,10 +7,11 @@ import multiprocessing
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
+
+from curation.store.rows import ShardRow
 
 _DECODE_SECONDS = 120  # for one clip; they are seconds long
 
@@ -27,7 +28,7 @@ class Decoder:
         self.process: subprocess.Popen[bytes] | None = None
         self._pipe: Connection | None = None
 
-    def problem(self, mp4: bytes, row: Mapping[str, Any]) -> str | None:
+    def problem(self, mp4: bytes, row: ShardRow) -> str | None:
         """What is wrong with a video: it must decode to `frames` frames of `height` x `width`."""
         pipe = self._pipe or self._start()
         try:

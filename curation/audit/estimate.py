@@ -8,11 +8,13 @@ import time
 from collections.abc import Iterator, Sequence
 
 from curation.config.schema import Config
+from curation.decode import answers
 from curation.sandbox.parent import Child
 from curation.sandbox.protocol import SourceFailed
 from curation.shards.plan import estimated_bytes
 from curation.sources.source import Source
 from curation.store.dataset import Dataset
+from curation.store.rows import Shape
 from curation.verdicts.explain import describe, explain
 from curation.verdicts.todo import find_work
 
@@ -43,15 +45,21 @@ def estimate(
     with Child(config.run.child_memory_mb, config.run.child_output_mb) as child:
         for source in sample:
             try:
-                (message,) = child.request({"op": "probe", "uri": source.uri}, config.run.deadline_seconds)
+                request = {"op": "probe", "uri": source.uri}
+                info = answers.probed(child.request(request, config.run.deadline_seconds))
             except SourceFailed:
                 unreadable += 1
                 continue
-            info = message.head
-            duration = info["declared_duration_s"] or 0.0
+            duration = info.declared_duration_s or 0.0
             seconds.append(duration)
-            clip = {"width": info["width"], "height": info["height"], "fps": info["fps"]}
-            sizes.append(estimated_bytes({**clip, "start_s": 0.0, "end_s": duration}, config))
+            size: Shape = {
+                "start_s": 0.0,
+                "end_s": duration,
+                "fps": info.fps,
+                "width": info.width,
+                "height": info.height,
+            }
+            sizes.append(estimated_bytes(size, config))
         if unreadable:
             yield f"{unreadable} of {len(sample)} sampled sources could not be read: a build fails them"
         if not seconds:
@@ -85,9 +93,9 @@ def _speed(child: Child, sample: Sequence[Source], config: Config) -> float | No
         seen = 0.0
         request = {"op": "measure", "uri": source.uri, "source_id": source.source_id, "config": plain}
         try:
-            for message in child.request(request, config.run.deadline_seconds):
-                if message.head["kind"] == "clip":
-                    seen = max(seen, message.head["end_s"])
+            for answer in answers.measured(child.request(request, config.run.deadline_seconds)):
+                if isinstance(answer, answers.ClipAnswer):
+                    seen = max(seen, answer.end_s)
                 if time.monotonic() - began > _MEASURE_SECONDS:
                     break  # a long source: what was seen so far is enough (the child is replaced)
         except SourceFailed:

@@ -17,6 +17,7 @@ from curation.config.load import validated
 from curation.config.schema import ConfigError
 from curation.decode.spans import Span
 from curation.store.dataset import Dataset
+from curation.store.rows import ClipRow, ShardRow
 from curation.store.schema import (
     CAPTION_COLUMNS,
     SCHEMA_VERSION,
@@ -253,14 +254,14 @@ class _Check:
                     self.found.add(
                         "clip without a source", f"{label} is of no known source {row['source_id']}"
                     )
-                if problem := self._verdict_problem(with_checks(row, self.captions), rules):
+                if problem := self._verdict_problem(row, rules):
                     self.found.add("verdict", f"{label} {problem}")
 
-    def _verdict_problem(self, clip: Mapping[str, Any], rules: Mapping[str, Rule]) -> str | None:
+    def _verdict_problem(self, clip: ClipRow, rules: Mapping[str, Rule]) -> str | None:
         if clip["clip_id"] not in self.verdicts:
             return "has no verdict" if self.whole("verdicts") else None
         status, reason = self.verdicts[clip["clip_id"]]
-        by_rules = judge(clip, rules, None)
+        by_rules = judge(with_checks(clip, self.captions), rules, None, is_image=clip["fps"] is None)
         # Failing is decided by what happened after the rules, never by them.
         if by_rules.status == "accepted" and status == "rejected":
             return f"is rejected by {reason}, and the rules of dataset.json accept it"
@@ -389,12 +390,12 @@ def _shown(text: str | None) -> str:
     return "null" if text is None else repr(text[:60])
 
 
-def _span_problem(row: Mapping[str, Any], *, is_cut: bool = False) -> str | None:
+def _span_problem(row: ClipRow | ShardRow, *, is_cut: bool = False) -> str | None:
     """What is wrong with the times of a clip, and with the id that is made of them. The frames of a clip
     that was cut are the encoder's, which may have another rate."""
     from curation.decode.measure import clip_id  # it brings the decoder and the detectors
 
-    start_s, end_s, frames, fps = (row[k] for k in ("start_s", "end_s", "frames", "fps"))
+    start_s, end_s, frames, fps = row["start_s"], row["end_s"], row["frames"], row["fps"]
     if start_s is None or end_s is None or frames is None:
         return "has no start, end or frames"
     if not math.isfinite(start_s) or not math.isfinite(end_s):

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import numpy as np
 
 from captioning.base import Caption, Captioner
 from captioning.checks.measures import measure, similarity
 from captioning.prompts import Prompt, prompt_of, rewrite_of
 from curation.config.schema import Config
+from curation.store.rows import CaptionChecks
 from curation.store.schema import CAPTION_COLUMNS
 from filters import EMBEDDER
 from filters.aesthetics import find_encoder, load_encoder
@@ -41,7 +44,7 @@ class Checker:
         self._compares = "caption.similarity" in config.rules and scorer is not None
         self._scorer = scorer
 
-    def __call__(self, caption: Caption, embedding: np.ndarray | None) -> dict[str, float]:
+    def __call__(self, caption: Caption, embedding: np.ndarray | None) -> CaptionChecks:
         """Columns `caption.*` -> value."""
         found = measure(
             caption.text,
@@ -55,7 +58,7 @@ class Checker:
         found |= caption.checks
         if self._compares and embedding is not None:
             found["similarity"] = similarity(self._embed(caption.text), embedding)
-        return {f"caption.{name}": float(value) for name, value in found.items()}
+        return cast(CaptionChecks, {f"caption.{name}": float(value) for name, value in found.items()})
 
     def _embed(self, text: str) -> np.ndarray:
         """By the text tower of the model whose image tower made the clip's embedding. It reads as many tokens

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterable, Mapping
-from typing import Any
+from collections.abc import Collection, Iterable
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -13,9 +13,8 @@ from captioning.base import Captioner
 from curation.captions.makers import make_captioner, make_rewriter
 from curation.config.schema import Config
 from curation.store.dataset import Dataset
+from curation.store.rows import CaptionRow, ClipRow, Scores, ShardCaption, ShardCaptions, scores_of
 from curation.store.schema import CAPTION_COLUMNS, CAPTION_FIELDS, CAPTIONS
-
-Row = dict[str, Any]
 
 
 class Captions:
@@ -111,29 +110,48 @@ class Captions:
         place = self._chosen(clip_id)
         return None if place is None else self._table["text"][place].as_py()
 
-    def in_shards(self, clip_ids: Collection[str]) -> dict[str, Row]:
-        """clip_id -> `caption` and `captions` of its shard row: the one to train on comes first."""
+    def in_shards(self, clip_ids: Collection[str]) -> dict[str, ShardCaptions]:
+        """clip_id -> the captions of its shard row: the one to train on comes first."""
         chosen = {c: self._chosen(c) for c in clip_ids}
         places = [i for c in clip_ids for i in self._places.get(c, ())]
         taken = self._table.select([*CAPTION_FIELDS, "key"]).take(pa.array(places, pa.int64()))
-        by_place: dict[int, Row] = dict(zip(places, taken.to_pylist(), strict=True))
+        by_place: dict[int, CaptionRow] = dict(zip(places, taken.to_pylist(), strict=True))
 
         def in_order(clip_id: str) -> list[int]:
-            def rank(place: int) -> tuple[Any, ...]:
+            def rank(place: int) -> tuple[bool | str, ...]:
                 return place != chosen[clip_id], *(by_place[place][f] or "" for f in _ORDER)
 
             return sorted(self._places.get(clip_id, ()), key=rank)
 
-        found: dict[str, Row] = {}
+        found: dict[str, ShardCaptions] = {}
         for clip_id, first in chosen.items():
             found[clip_id] = {
                 "caption": None if first is None else by_place[first]["text"],
-                "captions": [{f: by_place[i][f] for f in CAPTION_FIELDS} for i in in_order(clip_id)],
+                "captions": [_in_shard(by_place[i]) for i in in_order(clip_id)],
             }
         return found
 
 
-_ORDER = ("captioner", "kind", "model", "revision", "prompt_version", "text", "key")
+_ORDER: tuple[Literal["captioner", "kind", "model", "revision", "prompt_version", "text", "key"], ...] = (
+    "captioner",
+    "kind",
+    "model",
+    "revision",
+    "prompt_version",
+    "text",
+    "key",
+)
+
+
+def _in_shard(row: CaptionRow) -> ShardCaption:
+    return {
+        "text": row["text"],
+        "captioner": row["captioner"],
+        "kind": row["kind"],
+        "model": row["model"],
+        "revision": row["revision"],
+        "prompt_version": row["prompt_version"],
+    }
 
 
 def failure_keys(config: Config, captioner: Captioner | None = None) -> frozenset[str]:
@@ -142,6 +160,7 @@ def failure_keys(config: Config, captioner: Captioner | None = None) -> frozense
     return frozenset({config.cut_hash(), (captioner or make_captioner(config)).key})
 
 
-def with_checks(clip: Mapping[str, Any], captions: Captions | None) -> Mapping[str, Any]:
-    """The row of `clips` with the checks of its caption."""
-    return {**clip, **captions.checks(clip["clip_id"])} if captions else clip
+def with_checks(clip: ClipRow, captions: Captions | None) -> Scores:
+    """The scores of a clip with the checks of its caption."""
+    scores = scores_of(clip)
+    return {**scores, **captions.checks(clip["clip_id"])} if captions else scores

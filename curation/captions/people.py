@@ -5,29 +5,26 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
-from typing import Any
 
 import fsspec
 
 from captioning.base import Caption, Captioner, CaptionRequest
 from captioning.sidecar import Sidecar
 from curation.captions.makers import make_captioner
-from curation.captions.table import commit_captions
+from curation.captions.table import commit_captions, said
 from curation.config.schema import Config
 from curation.store.address import is_remote
 from curation.store.dataset import Dataset
 from curation.store.failures import failure
+from curation.store.rows import AcceptedClip, CaptionRow, FailureRow
 from curation.store.schema import CAPTIONS
-
-Row = dict[str, Any]
-
 
 # ---------------------------------------------------------------------------------------------------
 # By people
 # ---------------------------------------------------------------------------------------------------
 
 
-def read_sidecars(dataset: Dataset, accepted: Sequence[Row], config: Config) -> list[Row]:
+def read_sidecars(dataset: Dataset, accepted: Sequence[AcceptedClip], config: Config) -> list[FailureRow]:
     """Caption the accepted clips that have no sidecar's text yet. Returns rows of `failures`."""
     captioner = make_captioner(config)
     if not isinstance(captioner, Sidecar):
@@ -38,7 +35,9 @@ def read_sidecars(dataset: Dataset, accepted: Sequence[Row], config: Config) -> 
     return failures
 
 
-def read_sidecars_again(dataset: Dataset, accepted: Sequence[Row], config: Config) -> tuple[int, list[Row]]:
+def read_sidecars_again(
+    dataset: Dataset, accepted: Sequence[AcceptedClip], config: Config
+) -> tuple[int, list[FailureRow]]:
     """Take over sidecars that were edited, added or taken away. Where the source itself is not there (a disk
     that is not mounted) its clips keep what they have. Returns how many clips have another caption now, and
     rows of `failures`."""
@@ -49,8 +48,8 @@ def read_sidecars_again(dataset: Dataset, accepted: Sequence[Row], config: Confi
     broken = {f["clip_id"] for f in failures}
     changed = 0
     for part, table in list(dataset.tables("captions")):
-        rows = table.to_pylist()
-        kept: list[Row] = []
+        rows: list[CaptionRow] = table.to_pylist()
+        kept: list[CaptionRow] = []
         for row in rows:
             if row["key"] != captioner.key or row["clip_id"] not in clips or row["clip_id"] in broken:
                 kept.append(row)
@@ -72,12 +71,12 @@ def read_sidecars_again(dataset: Dataset, accepted: Sequence[Row], config: Confi
 
 
 def _said(
-    dataset: Dataset, clips: Sequence[Row], captioner: Captioner
-) -> tuple[dict[str, list[Row]], list[Row]]:
+    dataset: Dataset, clips: Sequence[AcceptedClip], captioner: Captioner
+) -> tuple[dict[str, list[CaptionRow]], list[FailureRow]]:
     """Rows of `captions` by clip, and of `failures`."""
     extras = {s["source_id"]: s["extra"] for s in dataset.rows("sources", ["source_id", "extra"])}
-    found: dict[str, list[Row]] = {}
-    failures: list[Row] = []
+    found: dict[str, list[CaptionRow]] = {}
+    failures: list[FailureRow] = []
     for clip in clips:
         request = CaptionRequest(
             clip["clip_id"],
@@ -88,19 +87,15 @@ def _said(
             json.loads(extras.get(clip["source_id"]) or "{}"),
         )
         try:
-            for said in captioner([request]):
-                assert isinstance(said, Caption)
-                found.setdefault(said.clip_id, []).append(_row(said, captioner.key))
+            for caption in captioner([request]):
+                assert isinstance(caption, Caption)
+                row: CaptionRow = {**said(caption), "key": captioner.key}
+                found.setdefault(caption.clip_id, []).append(row)
         except (OSError, ValueError) as error:
             failures.append(
                 failure(clip["clip_id"], "caption", type(error).__name__, str(error), captioner.key)
             )
     return found, failures
-
-
-def _row(said: Caption, key: str) -> Row:
-    row = {f: getattr(said, f) for f in ("clip_id", "captioner", "kind", "text", "model", "revision")}
-    return {**row, "prompt_version": said.prompt_version, "key": key}
 
 
 def _is_there(uri: str) -> bool:

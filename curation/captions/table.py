@@ -1,18 +1,30 @@
-"""Captions are committed in parts."""
+"""Captions as rows of the table, and how they are committed."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from typing import Any
 
+from captioning.base import Caption
 from curation.store.dataset import Dataset
+from curation.store.rows import CaptionRow, SaidCaption
 from curation.store.schema import CAPTIONS
 
-Row = dict[str, Any]
+
+def said(caption: Caption) -> SaidCaption:
+    """The row of a caption, without its checks."""
+    return {
+        "clip_id": caption.clip_id,
+        "captioner": caption.captioner,
+        "kind": caption.kind,
+        "text": caption.text,
+        "model": caption.model,
+        "revision": caption.revision,
+        "prompt_version": caption.prompt_version,
+    }
 
 
-def commit_captions(dataset: Dataset, rows: Sequence[Row]) -> None:
+def commit_captions(dataset: Dataset, rows: Sequence[CaptionRow]) -> None:
     """One part, named by what is in it."""
     if rows:
         ids = "\n".join(f"{r['clip_id']} {r['kind']} {r['key']}" for r in rows)

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection
-from typing import Any
 
 from curation.captions.chosen import Captions
 from curation.captions.makers import Step, make_captioner, make_rewriter
 from curation.config.schema import Config
 from curation.store.dataset import Dataset
 from curation.store.failures import current_failures
+from curation.store.tasks import AskedClip, CaptionTask
 
-Row = dict[str, Any]
+# (shard, row group) -> clip_id -> what the worker is told of the clip.
+Wanted = dict[tuple[str, int], dict[str, AskedClip]]
 STEPS: tuple[Step, ...] = ("caption", "rewrite")
 _BATCHES_PER_TASK = 16  # of a reader, and about as many tasks of a small dataset
 
@@ -54,9 +54,8 @@ def wanted(
     *,
     among: Collection[str] | None = None,
     retry_failed: bool = False,
-) -> dict[tuple[str, int], dict[str, Row]]:
-    """(shard, row group) -> clip_id -> what the worker is told, of the clips that this step is to do; of
-    those `among` which they are to be, where that is said."""
+) -> Wanted:
+    """The clips that this step is to do; of those `among` which they are to be, where that is said."""
     captioner = make_captioner(config) if step == "caption" else make_rewriter(config)
     if captioner is None or (step == "caption" and not config.captions.by_model):
         return {}
@@ -64,16 +63,18 @@ def wanted(
     failed = {} if retry_failed else current_failures(dataset, {captions.key})
     failed_rewrites = set() if retry_failed else _failed_rewrites(dataset)
 
-    def asked(clip_id: str) -> Row | None:
+    def asked(clip_id: str) -> AskedClip | None:
+        text: str | None = None
         if among is not None and clip_id not in among:
             return None
         if step == "caption":
-            return None if captions.has(clip_id) or clip_id in failed else {}
-        key = captions.rewritten_key(clip_id)
-        text = captions.to_rewrite(clip_id)
-        return None if text is None or (clip_id, key) in failed_rewrites else {"text": text}
+            done = captions.has(clip_id) or clip_id in failed
+        else:
+            text = captions.to_rewrite(clip_id)
+            done = text is None or (clip_id, captions.rewritten_key(clip_id)) in failed_rewrites
+        return None if done else {"clip_id": clip_id, "text": text, "part": None}
 
-    found: dict[tuple[str, int], dict[str, Row]] = {}
+    found: Wanted = {}
     for part in dataset.parts("shards"):
         file = dataset.open_part("shards", part)
         for group in range(file.num_row_groups):
@@ -99,23 +100,22 @@ def waiting(dataset: Dataset, config: Config) -> dict[str, int]:
     return found
 
 
-def tasks(todo: dict[tuple[str, int], dict[str, Row]], batch: int) -> list[Row]:
+def tasks(todo: Wanted, batch: int) -> list[CaptionTask]:
     """What a reader reads at a time: whole batches, but for the last one of all. A row group whose clips fall
     to two tasks is read twice."""
-    clips = [(place, clip_id, asked) for place, of in todo.items() for clip_id, asked in of.items()]
+    clips = [(place, asked) for place, of in todo.items() for asked in of.values()]
     batches = -(-len(clips) // batch)
     size = batch * min(_BATCHES_PER_TASK, max(1, batches // _BATCHES_PER_TASK))
-    made = []
+    made: list[CaptionTask] = []
     for first in range(0, len(clips), size):
-        groups: dict[tuple[str, int], dict[str, Row]] = {}
-        for place, clip_id, asked in clips[first : first + size]:
-            groups.setdefault(place, {})[clip_id] = asked
-        rows = [{"shard": part, "group": group, "clips": of} for (part, group), of in groups.items()]
-        made.append({"groups": json.dumps(rows)})
+        groups: dict[tuple[str, int], list[AskedClip]] = {}
+        for place, asked in clips[first : first + size]:
+            groups.setdefault(place, []).append(asked)
+        made.append({"groups": [{"shard": s, "group": g, "clips": of} for (s, g), of in groups.items()]})
     return made
 
 
-def add_parts(dataset: Dataset, todo: dict[tuple[str, int], dict[str, Row]]) -> None:
+def add_parts(dataset: Dataset, todo: Wanted) -> None:
     """Where the embeddings of the clips are."""
     part_of = {
         clip_id: part

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-import json
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pyarrow as pa
 
-from curation.cluster.rows import check_unchanged, fault, retries
+from curation.cluster.rows import check_unchanged, retries
 from curation.config.load import validated
 from curation.config.schema import Config
+from curation.decode import answers
 from curation.sandbox.parent import Child
 from curation.sandbox.protocol import SourceFailed
 from curation.shards.write import shard_row, write_shard
 from curation.store.dataset import Dataset
+from curation.store.failures import failure
+from curation.store.rows import FailureRow, ShardRow
 from curation.store.spent import told
+from curation.store.tasks import WRITTEN, CutClip, CutTask, WrittenShard, rows_of, table_of
 
 
 class Cutter:
@@ -31,38 +34,33 @@ class Cutter:
         self._worker = uuid.uuid4().hex
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        return pa.Table.from_pylist([self._shard(row) for row in batch.to_pylist()])
+        return table_of([self._shard(task) for task in rows_of(batch)], WRITTEN)
 
-    def _shard(self, task: dict[str, Any]) -> dict[str, Any]:
+    def _shard(self, task: CutTask) -> WrittenShard:
         began = time.monotonic()
-        clips = json.loads(task["clips"])
-        rows: list[dict[str, Any]] = []
-        failures: list[dict[str, Any]] = []
-        by_source: dict[str, list[dict[str, Any]]] = {}
-        for clip in clips:
+        rows: list[ShardRow] = []
+        failures: list[FailureRow] = []
+        by_source: dict[str, list[CutClip]] = {}
+        for clip in task["clips"]:
             by_source.setdefault(clip["source_id"], []).append(clip)
         for group in by_source.values():
-            for clip, encoded, mp4 in self._cut(group[0]["uri"], group, failures):
-                row = shard_row(
-                    clip, encoded, mp4, clip["captions"], clip["source"]["extra"], self._config_hash
-                )
-                rows.append(row)
+            for clip, encoded in self._cut(group[0]["uri"], group, failures):
+                rows.append(shard_row(clip, encoded, self._config_hash))
         written = write_shard(self._dataset, task["name"], rows, self._config) if rows else 0
         return {
             "name": task["name"],
             "rows": len(rows),
             "bytes": written,
             "seconds": sum(r["duration_s"] for r in rows),
-            "failures": json.dumps(failures),
-            "spent": json.dumps(told("cut", self._worker, time.monotonic() - began)),
+            "failures": failures,
+            "spent": told("cut", self._worker, time.monotonic() - began),
         }
 
     def _cut(
-        self, uri: str, group: list[dict[str, Any]], failures: list[dict[str, Any]]
-    ) -> Iterator[tuple[dict[str, Any], dict[str, Any], bytes]]:
+        self, uri: str, group: Sequence[CutClip], failures: list[FailureRow]
+    ) -> Iterator[tuple[CutClip, answers.EncodedAnswer]]:
         """All spans of one source in one visit; a fault costs the span at which it happened."""
         left = sorted(group, key=lambda c: c["start_s"])
-        fields = ("clip_id", "start_s", "end_s", "frames", "fps")
         attempts = retries(self._config)
         attempt = next(attempts)
         while left:
@@ -70,34 +68,41 @@ class Cutter:
                 "op": "cut",
                 "stage": "open",
                 "uri": uri,
-                "spans": [{f: c[f] for f in fields} for c in left],
+                "spans": [_span(clip) for clip in left],
                 "cut": self._config.cut.model_dump(),
                 "run": self._config.run.model_dump(),
             }
             try:
                 check_unchanged(left[0]["source"])
-                for message in self._child.request(request, self._config.run.deadline_seconds):
-                    head = message.head
-                    assert left[0]["clip_id"] == head["clip_id"]
-                    if head["kind"] == "clip":
-                        yield left.pop(0), head, message.parts[0]
-                    elif head["transient"] and attempt.left:
-                        raise SourceFailed("cut", head["error"], head["message"], transient=True)
+                messages = self._child.request(request, self._config.run.deadline_seconds)
+                for answer in answers.cut(messages):
+                    assert left[0]["clip_id"] == answer.clip_id
+                    if isinstance(answer, answers.EncodedAnswer):
+                        yield left.pop(0), answer
+                    elif answer.transient and attempt.left:
+                        raise SourceFailed("cut", answer.error, answer.message, transient=True)
                     else:
-                        failures.append(self._failure(left.pop(0), head))
+                        failures.append(
+                            self._failure(left.pop(0), answer.stage, answer.error, answer.message)
+                        )
             except SourceFailed as error:
                 if attempt.again(error):
                     attempt = next(attempts)
                     continue
                 lost = left if error.stage == "open" else left[:1]
-                failures += [self._failure(clip, {**fault(error), "stage": "cut"}) for clip in lost]
+                failures += [self._failure(clip, "cut", error.error, error.message) for clip in lost]
                 left = left[len(lost) :]
 
-    def _failure(self, clip: dict[str, Any], head: dict[str, Any]) -> dict[str, Any]:
-        return {
-            "clip_id": clip["clip_id"],
-            "stage": head["stage"],
-            "error": head["error"],
-            "message": head["message"],
-            "key": self._config.cut_hash(),
-        }
+    def _failure(self, clip: CutClip, stage: str, error: str, message: str) -> FailureRow:
+        return failure(clip["clip_id"], stage, error, message, self._config.cut_hash())
+
+
+def _span(clip: CutClip) -> dict[str, Any]:
+    """`decode.cut.Wanted`, as JSON."""
+    return {
+        "clip_id": clip["clip_id"],
+        "start_s": clip["start_s"],
+        "end_s": clip["end_s"],
+        "frames": clip["frames"],
+        "fps": clip["fps"],
+    }

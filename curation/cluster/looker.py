@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import time
 import uuid
-from typing import Any
+from dataclasses import asdict
+from typing import Any, cast
 
 import pyarrow as pa
 
-from curation.cluster.rows import LOOKS, retries
+from curation.cluster.rows import retries
 from curation.config.load import validated
 from curation.config.schema import Config
+from curation.decode import answers
 from curation.decode.video import VideoInfo
 from curation.sandbox.parent import Child
 from curation.sandbox.protocol import SourceFailed
 from curation.store.spent import told
+from curation.store.tasks import LOOKS, LookRow, LookTask, PieceRow, rows_of, table_of
 
 
 class Looker:
@@ -28,28 +30,33 @@ class Looker:
         self._worker = uuid.uuid4().hex
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        return pa.Table.from_pylist([self._look(row) for row in batch.to_pylist()], schema=LOOKS)
+        return table_of([self._look(task) for task in rows_of(batch)], LOOKS)
 
-    def _look(self, task: dict[str, Any]) -> dict[str, Any]:
-        fields = ("uri", "from_s", "until_s")
-        request = {"op": "look", "config": self._plain, **{f: task[f] for f in fields}}
-        found: dict[str, Any] = {"source_id": task["source_id"], "index": task["index"]}
+    def _look(self, task: LookTask) -> LookRow:
+        where = {"uri": task["uri"], "from_s": task["from_s"], "until_s": task["until_s"]}
+        request = {"op": "look", "config": self._plain, **where}
+        piece: PieceRow | None = None
+        fault: str | None = None
         began = time.monotonic()
         for attempt in retries(self._config):
             try:
-                for message in self._child.request(request, self._config.run.deadline_seconds):
-                    if message.head["kind"] == "piece":
-                        found |= {"head": json.dumps(message.head), "arrays": message.parts}
+                for answer in answers.looked(self._child.request(request, self._config.run.deadline_seconds)):
+                    piece = cast(PieceRow, asdict(answer))
             except SourceFailed as error:
                 if attempt.again(error):
                     continue
-                found["error"] = f"{error.error}: {error.message}"
+                piece, fault = None, f"{error.error}: {error.message}"
             break
-        return {**found, "spent": json.dumps(told("look", self._worker, time.monotonic() - began))}
+        return {
+            "source_id": task["source_id"],
+            "index": task["index"],
+            "piece": piece,
+            "error": fault,
+            "spent": told("look", self._worker, time.monotonic() - began),
+        }
 
 
 def probed(uri: str, config: Config) -> VideoInfo:
     """What a source's headers say. Raises `SourceFailed`."""
     with Child(config.run.child_memory_mb) as child:
-        (message,) = child.request({"op": "probe", "uri": uri}, config.run.deadline_seconds)
-        return VideoInfo(**{k: v for k, v in message.head.items() if k not in ("kind", "parts")})
+        return answers.probed(child.request({"op": "probe", "uri": uri}, config.run.deadline_seconds))

@@ -1,36 +1,39 @@
-"""What runs in Ray's workers: measuring a part, scoring with a model, cutting a shard. Imports no Ray.
+"""The worker that measures parts: it drives a decoding child, and runs the scorers that need no model.
 
-Rows between them have the columns of `STREAM`: one per candidate clip, and one per source after its clips.
+It imports no Ray. Its rows are `tasks.StreamRow`: one per candidate clip, and one per source after its clips.
 """
 
 from __future__ import annotations
 
-import json
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from curation.cluster.rows import (
-    check_unchanged,
-    clip_info,
-    fault,
-    retries,
-    source_row,
-    spent_row,
-    split_jpegs,
-    stream_row,
-    stream_table,
-)
+from curation.cluster.rows import check_unchanged, clip_info, retries, spent_row
 from curation.config.load import validated
+from curation.decode import answers
 from curation.sandbox.parent import Child
-from curation.sandbox.protocol import Message, SourceFailed
+from curation.sandbox.protocol import SourceFailed
 from curation.store.dataset import Dataset
+from curation.store.rows import ClipRow, SourceRow, keys_of, named_source, scores_of, unmeasured
 from curation.store.schema import CLIPS
 from curation.store.spent import Timed
+from curation.store.tasks import (
+    STREAM,
+    GroupDone,
+    GroupTask,
+    MeasuredClip,
+    MeasureTask,
+    SourceTask,
+    StreamRow,
+    rows_of,
+    stream_row,
+    table_of,
+)
 from curation.verdicts.judge import columns_of, ordered, spared
 from curation.verdicts.stale import Staleness
 from filters import EMBEDDER
@@ -38,6 +41,7 @@ from filters.base import Frames
 
 _ROWS_PER_BLOCK = 16
 _MAX_JPEG_BYTES = 4 << 20  # per clip
+_RESCORE_FIELDS = ("clip_id", "start_s", "end_s", "frames", "fps", "width", "height")
 
 
 class Measurer:
@@ -55,164 +59,234 @@ class Measurer:
         self._worker = uuid.uuid4().hex
 
     def __call__(self, batch: pa.Table) -> Iterator[pa.Table]:
-        tables = Timed(self._tables(batch))
+        tables = Timed(self._tables(rows_of(batch)))
         yield from tables
-        yield stream_table([spent_row("measure", self._worker, tables.seconds)])
+        yield table_of([spent_row("measure", self._worker, tables.seconds)], STREAM)
 
-    def _tables(self, batch: pa.Table) -> Iterator[pa.Table]:
-        waiting: list[dict[str, Any]] = []
-        for part in batch.to_pylist():
-            for source in json.loads(part["sources"]):
-                if "group" in source:
-                    rows = self._of_group(source)
-                elif source.pop("rescore"):
-                    rows = self._rescored(part["part"], source)
-                else:
-                    rows = self._measured(source)
-                for row in rows:
-                    waiting.append({"part": part["part"], **row})
+    def _tables(self, tasks: Sequence[MeasureTask]) -> Iterator[pa.Table]:
+        waiting: list[StreamRow] = []
+        for task in tasks:
+            for source in task["sources"]:
+                for row in self._rows(task["part"], source):
+                    waiting.append(row)
                     if len(waiting) == _ROWS_PER_BLOCK:
-                        yield stream_table(waiting)
+                        yield table_of(waiting, STREAM)
                         waiting = []
-        yield stream_table(waiting)
+        yield table_of(waiting, STREAM)
 
-    def _measured(self, source: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    def _rows(self, part: str, source: SourceTask) -> Iterator[StreamRow]:
+        if source["group"] is not None:
+            return self._of_group(part, source, source["group"])
+        return self._rescored(part, source) if source["rescore"] else self._measured(part, source)
+
+    def _request(self, op: str, source: SourceTask) -> dict[str, Any]:
+        return {"op": op, "uri": source["uri"], "source_id": source["source_id"], "config": self._plain}
+
+    def _measured(self, part: str, source: SourceTask) -> Iterator[StreamRow]:
         """Everything about one source. Each attempt's clips carry its number, and so does the source's row:
         clips that were seen before a fault do not count."""
-        request = {
-            "op": "measure",
-            "uri": source["uri"],
-            "source_id": source["source_id"],
-            "config": self._plain,
-        }
+        request = self._request("measure", source)
         began = time.monotonic()
-        before = source.pop("attempts_before", 0)  # of a long source, whose clips came in groups
         for attempt in retries(self._config):
-            number = before + attempt.number
-            measured: dict[str, Any] = {"status": "failed", "clips": 0}
+            number = source["attempts_before"] + attempt.number
+            found: answers.SourceAnswer | None = None
+            fault = SourceFailed("measure", "Incomplete", "it stopped early")
             try:
-                for message in self._child.request(request, self._config.run.deadline_seconds):
-                    if message.head["kind"] == "clip":
-                        yield self._clip_row(source, message, number)
-                    elif message.head["kind"] == "source":
-                        measured = {"status": "measured", **message.head}
+                messages = self._child.request(request, self._config.run.deadline_seconds)
+                for answer in answers.measured(messages):
+                    if isinstance(answer, answers.ClipAnswer):
+                        yield self._clip_row(part, source, answer, number)
+                    else:
+                        found = answer
                 check_unchanged(source)
             except SourceFailed as error:
                 if attempt.again(error):
                     continue
-                measured = {"status": "failed", "clips": 0, **fault(error)}
-            if measured["status"] == "failed" and "stage" not in measured:
-                measured |= {"stage": "measure", "error": "Incomplete", "message": "it stopped early"}
-            measured.setdefault("seconds", time.monotonic() - began)
-            yield source_row(source, measured, self._config, number)
+                found, fault = None, error
+            seconds = time.monotonic() - began
+            row = self._source_row(source, found) if found else self._failed_row(source, fault, seconds)
+            yield stream_row(part, source={**row, "attempt": number, "rescored": False})
             return
 
-    def _of_group(self, source: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        """The clips of one group of a long source's spans, and a row `group` that says how that went. An
-        attempt's clips are those of the one before: they may all count."""
-        group, number = source.pop("group"), source.pop("number")
-        request = {
-            "op": "score",
-            "uri": source["uri"],
-            "source_id": source["source_id"],
-            "config": self._plain,
-            **group,
+    def _source_row(self, source: SourceTask, found: answers.SourceAnswer) -> SourceRow:
+        return {
+            **named_source(source),
+            "container": found.container,
+            "codec": found.codec,
+            "width": found.width,
+            "height": found.height,
+            "fps": found.fps,
+            "is_vfr": found.is_vfr,
+            "duration_s": found.duration_s,
+            "frames": found.frames,
+            "status": "measured",
+            "stage": None,
+            "error": None,
+            "message": found.message,
+            "clips": found.clips,
+            "seconds": found.seconds,
+            "config_hash": self._config.spans_hash(),
         }
+
+    def _failed_row(self, source: SourceTask, fault: SourceFailed, seconds: float) -> SourceRow:
+        return unmeasured(
+            named_source(source),
+            "failed",
+            stage=fault.stage,
+            error=fault.error,
+            message=fault.message,
+            seconds=seconds,
+            config_hash=self._config.spans_hash(),
+        )
+
+    def _of_group(self, part: str, source: SourceTask, group: GroupTask) -> Iterator[StreamRow]:
+        """The clips of one group of a long source's spans, and a row that says how that went. An attempt's
+        clips are those of the one before: they may all count."""
+        where = {"spans": group["spans"], "from_s": group["from_s"], "at": group["at"]}
+        request = {**self._request("score", source), **where}
         began = time.monotonic()
-        done: dict[str, Any] = {"source_id": source["source_id"], "number": number, "error": None}
         for attempt in retries(self._config):
+            fault: str | None = None
             try:
-                for message in self._child.request(request, self._config.run.deadline_seconds):
-                    if message.head["kind"] == "clip":
-                        yield self._clip_row(source, message, 0)
+                messages = self._child.request(request, self._config.run.deadline_seconds)
+                for answer in answers.measured(messages):
+                    if isinstance(answer, answers.ClipAnswer):
+                        yield self._clip_row(part, source, answer, 0)
                 check_unchanged(source)
             except SourceFailed as error:
                 if attempt.again(error):
                     continue
-                done["error"] = f"{error.error}: {error.message}"
-            yield stream_row("group", {**done, "seconds": time.monotonic() - began})
+                fault = f"{error.error}: {error.message}"
+            done: GroupDone = {
+                "source_id": source["source_id"],
+                "number": group["number"],
+                "error": fault,
+                "seconds": time.monotonic() - began,
+            }
+            yield stream_row(part, group=done)
             return
 
-    def _clip_row(self, source: dict[str, Any], message: Message, attempt: int) -> dict[str, Any]:
-        head = message.head
-        parts = iter(message.parts)
-        thumbnail = next(parts) if head.pop("has_thumbnail") else None
-        media = "image" if head.pop("is_image") else "video"
-        clip = {**head, **head.pop("scores"), "source_id": source["source_id"], "uri": source["uri"]}
-        clip["keys"] = {
-            n: self._keys[n] for n, s in self._config.local_scorers.items() if media in s.applies_to
+    def _clip_row(self, part: str, source: SourceTask, found: answers.ClipAnswer, attempt: int) -> StreamRow:
+        media = "image" if found.fps is None else "video"
+        scorers = self._config.local_scorers.items()
+        clip: MeasuredClip = {
+            "clip_id": found.clip_id,
+            "source_id": source["source_id"],
+            "uri": source["uri"],
+            "start_s": found.start_s,
+            "end_s": found.end_s,
+            "frames": found.frames,
+            "fps": found.fps,
+            "width": found.width,
+            "height": found.height,
+            "scores": found.scores,
+            "keys": {name: self._keys[name] for name, s in scorers if media in s.applies_to},
+            "attempt": attempt,
+            "new_embedding": True,
+            "thumbnail": found.thumbnail,
+            "jpegs": {},
+            "embedding": None,
         }
-        return self._with_jpegs({**clip, "attempt": attempt}, list(parts), thumbnail)
+        return stream_row(part, clip={**clip, "jpegs": self._wanted_jpegs(clip, found.jpegs)})
 
-    def _with_jpegs(
-        self, clip: dict[str, Any], jpegs: list[bytes], thumbnail: bytes | None = None
-    ) -> dict[str, Any]:
-        """A row of the stream; frames for the model-backed scorers stay with it unless it is spared them."""
-        if not self._config.score_all and spared(clip, self._rules, self._cheap):
-            jpegs, clip["jpegs"] = [], {}
-        groups = split_jpegs(jpegs, clip["jpegs"])
-        while sum(map(len, jpegs)) > _MAX_JPEG_BYTES and max(map(len, groups.values())) > 1:
+    def _wanted_jpegs(self, clip: MeasuredClip, jpegs: dict[str, list[bytes]]) -> dict[str, list[bytes]]:
+        """Frames for the model-backed scorers stay with the clip, unless they are spared it."""
+        is_image = clip["fps"] is None
+        if not self._config.score_all and spared(clip["scores"], self._rules, self._cheap, is_image=is_image):
+            return {}
+        groups = dict(jpegs)
+        while _size(groups) > _MAX_JPEG_BYTES and max(map(len, groups.values())) > 1:
             # Only frames of tens of megapixels come to this.
             largest = max(groups, key=lambda n: sum(map(len, groups[n])) if len(groups[n]) > 1 else 0)
             groups[largest] = groups[largest][::2]
-            jpegs = [jpeg for group in groups.values() for jpeg in group]
-        clip["jpegs"] = {name: len(group) for name, group in groups.items()}
-        return stream_row("clip", clip, jpegs, thumbnail)
+        return groups
 
-    def _rescored(self, part: str, source: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    def _rescored(self, part: str, source: SourceTask) -> Iterator[StreamRow]:
         """The clips of a committed source, with the columns computed that are missing or out of date."""
         columns = [n for n in CLIPS.names if n not in ("thumbnail", "embedding")]
         table = self._dataset.read_part("clips", part, columns)
-        waiting: dict[str, dict[str, Any]] = {}
-        for clip in table.filter(pc.equal(table["source_id"], source["source_id"])).to_pylist():
-            row = {**self._staleness.cleared(clip), "want": self._staleness.wanted(clip), "jpegs": {}}
-            row |= {"attempt": 0, "new_embedding": EMBEDDER in self._staleness.outdated(clip)}
-            waiting[row["clip_id"]] = row
+        mine: list[ClipRow] = rows_of(table.filter(pc.equal(table["source_id"], source["source_id"])))
+        waiting = {clip["clip_id"]: self._committed(clip) for clip in mine}
+        want = {clip["clip_id"]: self._staleness.wanted(clip) for clip in mine}
         count = len(waiting)
-        note: dict[str, Any] = {}
+        fault: SourceFailed | None = None
         for attempt in retries(self._config):
             try:
                 check_unchanged(source)
-                for clip_id, scores, jpegs, counts in self._scores(source["uri"], list(waiting.values())):
-                    clip = waiting.pop(clip_id)
-                    local = [n for n in clip.pop("want") if n in self._config.local_scorers]
-                    clip |= {**scores, "jpegs": counts}
+                for found in self._scores(source["uri"], list(waiting.values()), want):
+                    clip = waiting.pop(found.clip_id)
+                    clip["scores"] |= found.scores
+                    local = [n for n in want[found.clip_id] if n in self._config.local_scorers]
                     clip["keys"] |= {n: self._keys[n] for n in local}
-                    yield self._with_jpegs(clip, jpegs)
+                    yield stream_row(part, clip={**clip, "jpegs": self._wanted_jpegs(clip, found.jpegs)})
                 break
             except SourceFailed as error:
                 if not attempt.again(error):
-                    note = fault(error)
+                    fault = error
                     break
         for clip in waiting.values():  # they stay, not scored, and the next build tries again
-            yield stream_row("clip", clip)
-        yield stream_row("source", {**source, "rescored": True, "clips": count, "attempt": 0, **note})
+            yield stream_row(part, clip=clip)
+        row = unmeasured(
+            named_source(source),
+            "measured",
+            stage=fault.stage if fault else None,
+            error=fault.error if fault else None,
+            message=fault.message if fault else None,
+            clips=count,
+        )
+        yield stream_row(part, source={**row, "attempt": 0, "rescored": True})
+
+    def _committed(self, row: ClipRow) -> MeasuredClip:
+        """A committed clip without its outdated numbers."""
+        cleared = self._staleness.cleared(row)
+        return {
+            "clip_id": row["clip_id"],
+            "source_id": row["source_id"],
+            "uri": row["uri"],
+            "start_s": row["start_s"],
+            "end_s": row["end_s"],
+            "frames": row["frames"],
+            "fps": row["fps"],
+            "width": row["width"],
+            "height": row["height"],
+            "scores": scores_of(cleared),
+            "keys": keys_of(cleared),
+            "attempt": 0,
+            "new_embedding": EMBEDDER in self._staleness.outdated(row),
+            "thumbnail": None,
+            "jpegs": {},
+            "embedding": None,
+        }
 
     def _scores(
-        self, uri: str, clips: list[dict[str, Any]]
-    ) -> Iterator[tuple[str, dict[str, Any], list[bytes], dict[str, int]]]:
-        """(clip_id, columns, JPEGs, how many for which scorer) of every clip."""
+        self, uri: str, clips: Sequence[MeasuredClip], want: dict[str, list[str]]
+    ) -> Iterator[answers.ScoresAnswer]:
+        """The wanted columns of every clip, and the frames for model-backed scorers."""
         scorers = self._config.filters
         by_frames = []
         for clip in clips:
-            if any(scorers[n].sampling.kind != "none" for n in clip["want"]):
+            wanted = want[clip["clip_id"]]
+            if any(scorers[n].sampling.kind != "none" for n in wanted):
                 by_frames.append(clip)
             else:  # what is known of it is enough: nothing is decoded
-                values: dict[str, Any] = {}
-                for name in clip["want"]:
-                    values |= scorers[name]([Frames(clip_info(clip))])[0].values
-                yield clip["clip_id"], values, [], {}
+                values: dict[str, float | None] = {}
+                for name in wanted:
+                    values |= scorers[name]([Frames(clip_info(clip, clip["frames"]))])[0].values
+                yield answers.ScoresAnswer(clip["clip_id"], values, {})
         if not by_frames:
             return
-        fields = ("clip_id", "start_s", "end_s", "frames", "fps", "width", "height", "want")
         request = {
             "op": "rescore",
             "stage": "score",
             "uri": uri,
-            "clips": [{f: c[f] for f in fields} for c in by_frames],
+            "clips": [
+                {**{k: v for k, v in c.items() if k in _RESCORE_FIELDS}, "want": want[c["clip_id"]]}
+                for c in by_frames
+            ],
             "config": self._plain,
         }
-        for message in self._child.request(request, self._config.run.deadline_seconds):
-            if message.head["kind"] == "scores":
-                head = message.head
-                yield head["clip_id"], head["scores"], message.parts, head["jpegs"]
+        yield from answers.rescored(self._child.request(request, self._config.run.deadline_seconds))
+
+
+def _size(groups: dict[str, list[bytes]]) -> int:
+    return sum(len(jpeg) for group in groups.values() for jpeg in group)

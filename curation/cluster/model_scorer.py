@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 import uuid
 from typing import Any
@@ -10,8 +9,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from curation.cluster.rows import decoded_frames, spent_row, split_jpegs, stream_table
+from curation.cluster.rows import decoded_frames, spent_row
 from curation.config.load import validated
+from curation.store.tasks import STREAM, MeasuredClip, StreamRow, rows_of, table_of
 from curation.verdicts.judge import columns_of, ordered, spared
 from filters.base import Frames, Scorer, measure_key
 
@@ -33,29 +33,29 @@ class ModelScorer:
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         began = time.monotonic()
-        rows = batch.to_pylist()
-        wanted: list[tuple[int, dict[str, Any], Frames]] = []
-        for i, row in enumerate(rows):
-            if row["kind"] != "clip":
+        rows: list[StreamRow] = rows_of(batch)
+        wanted: list[tuple[MeasuredClip, Frames]] = []
+        for row in rows:
+            clip = row["clip"]
+            if clip is None:
                 continue
-            clip = json.loads(row["data"])
-            groups = split_jpegs(row["jpegs"], clip["jpegs"])
-            mine = groups.pop(self._name, None)
-            if mine is None:
-                continue
-            clip["jpegs"] = {name: len(group) for name, group in groups.items()}
-            row["jpegs"] = [jpeg for group in groups.values() for jpeg in group]
-            row["data"] = json.dumps(clip)
+            jpegs = clip["jpegs"].pop(self._name, None)
             # A clip too short for the grid has no frame: it is scored too, as one that cannot be measured, or
             # every build would try it again.
-            if self._config.score_all or not spared(clip, self._rules, self._before):
-                wanted.append((i, clip, decoded_frames(clip, mine, self._scorer.sampling)))
+            if jpegs is not None and not self._is_spared(clip):
+                wanted.append((clip, decoded_frames(clip, jpegs, self._scorer.sampling)))
         if not wanted:
-            return stream_table(rows)
-        found = self._scorer([frames for _, _, frames in wanted])
-        for (i, clip, _), scores in zip(wanted, found, strict=True):
+            return table_of(rows, STREAM)
+        found = self._scorer([frames for _, frames in wanted])
+        for (clip, _), scores in zip(wanted, found, strict=True):
+            clip["scores"] |= scores.values
             clip["keys"][self._name] = self._key
-            rows[i]["data"] = json.dumps({**clip, **scores.values})
             if scores.embedding is not None:
-                rows[i]["embedding"] = scores.embedding.astype(np.float32).tolist()
-        return stream_table([*rows, spent_row(self._name, self._worker, time.monotonic() - began)])
+                clip["embedding"] = scores.embedding.astype(np.float32).tolist()
+        return table_of([*rows, spent_row(self._name, self._worker, time.monotonic() - began)], STREAM)
+
+    def _is_spared(self, clip: MeasuredClip) -> bool:
+        is_image = clip["fps"] is None
+        return not self._config.score_all and spared(
+            clip["scores"], self._rules, self._before, is_image=is_image
+        )

@@ -1,70 +1,34 @@
-"""The rows that travel between workers, and what all workers do around their work."""
+"""What all workers do around their work: files that must be unchanged, retries, pictures for scorers."""
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import cv2
 import numpy as np
-import pyarrow as pa
 
 from curation.config.schema import Config
 from curation.sandbox.protocol import SourceFailed
 from curation.sources.identity import changed_since
+from curation.store.rows import Shape
 from curation.store.spent import told
+from curation.store.tasks import MeasuredClip, SourceFile, StreamRow, stream_row
 from curation.store.transient import is_transient
 from filters.base import ClipInfo, Frames, Sampling
 
-Row = dict[str, Any]
 
-STREAM = pa.schema(
-    [
-        ("part", pa.string()),
-        ("kind", pa.string()),  # clip, source, group, note or spent
-        ("data", pa.string()),  # JSON: the row, but for what is binary
-        ("thumbnail", pa.binary()),
-        ("jpegs", pa.list_(pa.binary())),  # frames for model-backed scorers
-        ("embedding", pa.list_(pa.float32())),
-    ]
-)
-LOOKS = pa.schema(
-    [
-        ("source_id", pa.string()),
-        ("index", pa.int32()),
-        ("head", pa.string()),  # JSON; null: it failed
-        ("arrays", pa.list_(pa.binary())),
-        ("error", pa.string()),
-        ("spent", pa.string()),  # JSON: `spent.told`
-    ]
-)
-
-
-def stream_table(rows: list[dict[str, Any]]) -> pa.Table:
-    return pa.Table.from_pylist(rows, schema=STREAM)
-
-
-def note(text: str) -> Row:
+def note(text: str) -> StreamRow:
     """A row of the stream that says something to the user."""
-    return {"part": "", **stream_row("note", {"text": text})}
+    return stream_row("", note=text)
 
 
-def spent_row(stage: str, worker: str, seconds: float) -> Row:
-    return {"part": "", **stream_row("spent", told(stage, worker, seconds))}
+def spent_row(stage: str, worker: str, seconds: float) -> StreamRow:
+    return stream_row("", spent=told(stage, worker, seconds))
 
 
-def source_row(
-    source: dict[str, Any], measured: dict[str, Any], config: Config, attempt: int
-) -> dict[str, Any]:
-    """The row of the stream that says how a source was measured."""
-    hashes = {"config_hash": config.spans_hash(), "attempt": attempt}
-    return stream_row("source", {**source, **measured, **hashes})
-
-
-def check_unchanged(source: dict[str, Any]) -> None:
+def check_unchanged(source: SourceFile) -> None:
     """Raises `SourceFailed` when another file is there than the one that was identified."""
     uri = source["uri"]
     try:
@@ -75,10 +39,6 @@ def check_unchanged(source: dict[str, Any]) -> None:
         raise SourceFailed("open", type(error).__name__, text, transient=is_transient(error)) from error
     message = "the file was changed after it was listed or measured: run the build again"
     raise SourceFailed("open", "Changed", message)
-
-
-def fault(error: SourceFailed) -> dict[str, str]:
-    return {"stage": error.stage, "error": error.error, "message": error.message}
 
 
 @dataclass
@@ -102,30 +62,12 @@ def retries(config: Config) -> Iterator[_Attempt]:
         yield _Attempt(k, run.read_retries - k, run.retry_seconds * 2**k)
 
 
-def stream_row(
-    kind: str, data: dict[str, Any], jpegs: Sequence[bytes] = (), thumbnail: bytes | None = None
-) -> dict[str, Any]:
-    return {
-        "kind": kind,
-        "data": json.dumps(data),
-        "thumbnail": thumbnail,
-        "jpegs": list(jpegs),
-        "embedding": None,
-    }
+def clip_info(shape: Shape, frames: int) -> ClipInfo:
+    duration_s = shape["end_s"] - shape["start_s"]
+    return ClipInfo(duration_s, frames, shape["fps"], shape["width"], shape["height"])
 
 
-def split_jpegs(jpegs: list[bytes], counts: dict[str, int]) -> dict[str, list[bytes]]:
-    """The JPEGs by the scorer that asked for them."""
-    rest = iter(jpegs)
-    return {name: [next(rest) for _ in range(n)] for name, n in counts.items()}
-
-
-def clip_info(clip: dict[str, Any]) -> ClipInfo:
-    duration = clip["end_s"] - clip["start_s"]
-    return ClipInfo(duration, clip["frames"], clip["fps"], clip["width"], clip["height"])
-
-
-def decoded_frames(clip: dict[str, Any], jpegs: list[bytes], sampling: Sampling) -> Frames:
+def decoded_frames(clip: MeasuredClip, jpegs: Sequence[bytes], sampling: Sampling) -> Frames:
     images = []
     for jpeg in jpegs:
         flag = cv2.IMREAD_GRAYSCALE if sampling.color == "gray" else cv2.IMREAD_COLOR_RGB
@@ -133,4 +75,4 @@ def decoded_frames(clip: dict[str, Any], jpegs: list[bytes], sampling: Sampling)
         assert image is not None
         assert (image.shape[1], image.shape[0]) == sampling.size(clip["width"], clip["height"])
         images.append(image)
-    return Frames(clip_info(clip), images)
+    return Frames(clip_info(clip, clip["frames"]), images)

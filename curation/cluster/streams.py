@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -13,12 +13,12 @@ import ray
 import ray.data
 import ray.exceptions
 
-Row = dict[str, Any]
+from curation.store.tasks import rows_of, table_of
 
 
-def stream_of(tasks: list[Row]) -> ray.data.Dataset:
+def stream_of(tasks: Sequence[Mapping[str, Any]], schema: pa.Schema) -> ray.data.Dataset:
     """A stream with a block for each task: a worker takes one at a time."""
-    return ray.data.from_items(tasks, override_num_blocks=len(tasks))
+    return ray.data.from_arrow([table_of([task], schema) for task in tasks])
 
 
 def pool(workers: int, tasks: int, *, elastic: bool = True) -> ray.data.ActorPoolStrategy:
@@ -31,12 +31,17 @@ def pool(workers: int, tasks: int, *, elastic: bool = True) -> ray.data.ActorPoo
     )
 
 
-def rows(stream: ray.data.Dataset) -> Iterator[Row]:
-    """Rows as they come; what a killed worker had in hand may come twice."""
+def made_with(*arguments: Any) -> dict[str, Any]:
+    """What a worker is made with. It takes one row at a time, as a table."""
+    return {"fn_constructor_args": arguments, "batch_format": "pyarrow", "batch_size": 1}
+
+
+def rows(stream: ray.data.Dataset) -> Iterator[Any]:
+    """Rows of a type of `store.tasks` as they come; what a killed worker had in hand may come twice."""
     try:
         for batch in stream.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
             assert isinstance(batch, pa.Table)
-            yield from batch.to_pylist()
+            yield from rows_of(batch)
     except ray.exceptions.RayError as error:
         raise _raised_by_worker(error) from error
 

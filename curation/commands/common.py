@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any
 
 from curation.captions.chosen import Captions, failure_keys
 from curation.captions.wanted import STEPS, check_captioner, is_needed, wanted
@@ -14,9 +13,8 @@ from curation.pipeline import caption, cut
 from curation.progress import Progress
 from curation.shards.plan import sharded_clips
 from curation.store.dataset import Dataset
+from curation.store.rows import AcceptedClip
 from curation.verdicts.judge import verdict_rows
-
-Row = dict[str, Any]
 
 
 def caption_by_models(dataset: Dataset, config: Config, progress: Progress) -> None:
@@ -60,7 +58,7 @@ def ready(
 
 def finish(
     dataset: Dataset,
-    accepted: Sequence[Row],
+    accepted: Sequence[AcceptedClip],
     config: Config,
     progress: Progress,
     session: Callable[[], AbstractContextManager[None]],

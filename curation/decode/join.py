@@ -7,13 +7,12 @@ code that a whole source goes through.
 from __future__ import annotations
 
 import itertools
-import json
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 
@@ -25,8 +24,20 @@ from curation.decode.segments import NotInPieces
 from curation.decode.shots import ValueDetector
 from curation.decode.spans import Span
 from curation.decode.video import VideoInfo
+from curation.store.rows import Decoded, named_source, unmeasured
+from curation.store.tasks import (
+    GroupDone,
+    GroupTask,
+    LookRow,
+    LookTask,
+    MarkRow,
+    MeasuredSource,
+    MeasureTask,
+    PieceRow,
+    SourceTask,
+    SpanTask,
+)
 
-Row = dict[str, Any]
 _DECIDES_BY_VALUES = ("content", "adaptive", "none")
 _WARM_UP_SECONDS = 2.0  # before a span: more than the step of any grid, and than a pair lasts
 
@@ -40,26 +51,23 @@ def pick(sizes_bytes: Mapping[str, int], workers: int, config: Config) -> set[st
     return {id_ for id_, size in sizes_bytes.items() if size > 2 * fair_bytes}
 
 
-def set_apart(parts: Sequence[Row], workers: int, config: Config) -> tuple[list[Row], dict[str, Long]]:
+def set_apart(
+    parts: Sequence[MeasureTask], workers: int, config: Config
+) -> tuple[list[MeasureTask], dict[str, Long]]:
     """The parts without their long sources, and these by id."""
-    sources = {part["part"]: json.loads(part["sources"]) for part in parts}
+    sources = {part["part"]: part["sources"] for part in parts}
     new = [s for of_part in sources.values() for s in of_part if not s["rescore"]]
     chosen = pick({s["source_id"]: s["bytes"] or 0 for s in new}, workers, config)
     if not chosen:
         return list(parts), {}
-    left = []
+    left: list[MeasureTask] = []
     long: dict[str, Long] = {}
     for part, of_part in sources.items():
         others = [s for s in of_part if s["source_id"] not in chosen]
         long |= {s["source_id"]: Long(part, s) for s in of_part if s["source_id"] in chosen}
         if others:
-            left.append(in_part(part, others))
+            left.append({"part": part, "sources": others})
     return left, long
-
-
-def in_part(part: str, sources: Sequence[Row]) -> Row:
-    """What `workers.Measurer` takes: sources of one part."""
-    return {"part": part, "sources": json.dumps(sources)}
 
 
 def plan(info: VideoInfo, segment_seconds: float) -> list[tuple[float | None, float | None]]:
@@ -78,16 +86,29 @@ def plan(info: VideoInfo, segment_seconds: float) -> list[tuple[float | None, fl
 
 @dataclass(frozen=True)
 class Piece:
-    """What `look` found."""
+    """What `look` found (`answers.PieceAnswer`)."""
 
-    head: dict[str, Any]
+    info: VideoInfo
+    time_base: Fraction
+    before: MarkRow | None
+    last: MarkRow
+    last_duration_s: float | None
     times_s: np.ndarray
     stamps: np.ndarray
     values: np.ndarray
 
     @classmethod
-    def of(cls, head: dict[str, Any], parts: Sequence[bytes]) -> Piece:
-        return cls(head, *(np.frombuffer(p, t) for p, t in zip(parts, ("f8", "i8", "f8"), strict=True)))
+    def of(cls, row: PieceRow) -> Piece:
+        return cls(
+            VideoInfo(**row["info"]),
+            Fraction(*row["time_base"]),
+            row["before"],
+            row["last"],
+            row["last_duration_s"],
+            np.frombuffer(row["times_s"], "f8"),
+            np.frombuffer(row["stamps"], "i8"),
+            np.frombuffer(row["values"], "f8"),
+        )
 
 
 @dataclass
@@ -98,24 +119,27 @@ class Group:
     from_s: float | None = None  # null: from the start
     at: dict[str, float | None] = field(default_factory=dict)
 
-    def request(self) -> dict[str, Any]:
-        return {"spans": [asdict(s) for s in self.spans], "from_s": self.from_s, "at": self.at}
+    def task(self, number: int) -> GroupTask:
+        spans: list[SpanTask] = [
+            {"start_s": s.start_s, "end_s": s.end_s, "frames": s.frames} for s in self.spans
+        ]
+        return {"number": number, "spans": spans, "from_s": self.from_s, "at": self.at}
 
 
-def join(pieces: Sequence[Piece], config: Config, group_seconds: float) -> tuple[dict[str, Any], list[Group]]:
-    """(the source's row, groups of its spans) from all pieces in order. Raises `NotInPieces`."""
+def join(pieces: Sequence[Piece], config: Config, group_seconds: float) -> tuple[Decoded, list[Group]]:
+    """(what is known of the source, groups of its spans) from all pieces in order. Raises `NotInPieces`."""
     for one, other in itertools.pairwise(pieces):
         # A decoder that comes from elsewhere must have arrived at the same picture.
-        if one.head["last"] != other.head["before"] or one.head["time_base"] != other.head["time_base"]:
+        if one.last != other.before or one.time_base != other.time_base:
             raise NotInPieces(f"its pieces do not join at {other.times_s[0]:.3f} s")
-    info = VideoInfo(**pieces[0].head["info"])
+    info = pieces[0].info
     times = [float(t) for piece in pieces for t in piece.times_s]
     gaps_ms = Counter(round((b - a) * 1000) for a, b in itertools.pairwise(times))
     fps = frame_rate(times[0], times[-1], len(times), info.fps)
-    end_s = times[-1] + shown_s(pieces[-1].head["last_duration_s"], fps, gaps_ms)
+    end_s = times[-1] + shown_s(pieces[-1].last_duration_s, fps, gaps_ms)
     spans = _spans(pieces, config, info, end_s)
     row = source_row(info, fps, end_s - times[0], len(times), is_vfr=is_vfr(gaps_ms))
-    return {**row, "clips": len(spans)}, _groups(spans, times, config, info, group_seconds)
+    return row, _groups(spans, times, config, info, group_seconds)
 
 
 def _spans(pieces: Sequence[Piece], config: Config, info: VideoInfo, end_s: float) -> list[Span]:
@@ -123,10 +147,9 @@ def _spans(pieces: Sequence[Piece], config: Config, info: VideoInfo, end_s: floa
     scenes = Scenes(config, detector.lag_s, detector.lag_frames)
     spans: list[Span] = []
     for piece in pieces:
-        base = Fraction(*piece.head["time_base"])
         of_frames = zip(piece.times_s.tolist(), piece.stamps.tolist(), piece.values.tolist(), strict=True)
         for time_s, pts, value in of_frames:
-            spans += scenes.push(time_s, detector.decide(time_s, pts, base, value))
+            spans += scenes.push(time_s, detector.decide(time_s, pts, piece.time_base, value))
     return spans + scenes.finish(end_s, detector.finish())
 
 
@@ -157,51 +180,56 @@ def _groups(
 class Long:
     """One source on its way through `look`, `join` and `score`."""
 
-    def __init__(self, part: str, source: Row):
+    def __init__(self, part: str, source: SourceTask):
         self.part = part
-        self._source = source
+        self.source = source
         self._pieces: dict[int, Piece | None] = {}  # null: not looked at yet
+        self._decoded: Decoded | None = None
+        self._clips = 0
         self._groups_left: set[int] = set()
         self._failed = False
         self._seconds = 0.0  # of work
-        self.row: Row = {}
 
     @property
     def uri(self) -> str:
-        return str(self._source["uri"])
+        return self.source["uri"]
 
-    def looks(self, info: VideoInfo, config: Config) -> list[Row]:
+    def looks(self, info: VideoInfo, config: Config) -> list[LookTask]:
         """What is to be looked at. Raises `NotInPieces`."""
         assert config.run.segment_seconds is not None
         bounds = plan(info, config.run.segment_seconds)
         self._pieces = dict.fromkeys(range(len(bounds)))
-        fields = {"source_id": self._source["source_id"], "uri": self.uri}
-        return [{**fields, "index": i, "from_s": a, "until_s": b} for i, (a, b) in enumerate(bounds)]
+        id_ = self.source["source_id"]
+        return [
+            {"source_id": id_, "uri": self.uri, "index": i, "from_s": a, "until_s": b}
+            for i, (a, b) in enumerate(bounds)
+        ]
 
-    def looked(self, found: Row, config: Config) -> list[Row] | None:
-        """A row of `workers.LOOKS`. With the last one, in whatever order they come, returns what is to be
-        scored. Raises `NotInPieces`."""
+    def looked(self, found: LookRow, config: Config) -> list[MeasureTask] | None:
+        """One piece. With the last one, in whatever order they come, returns what is to be scored. Raises
+        `NotInPieces`."""
         index = found["index"]
-        if self._pieces.get(index, found) is not None:  # what a killed worker had in hand may come twice
-            return None
-        self._seconds += json.loads(found["spent"])["seconds"]
-        if found["error"]:
+        if index not in self._pieces or self._pieces[index] is not None:
+            return None  # what a killed worker had in hand may come twice
+        self._seconds += found["spent"]["seconds"]
+        if found["piece"] is None:
             self._pieces = {}
             raise NotInPieces(found["error"])
-        self._pieces[index] = Piece.of(json.loads(found["head"]), found["arrays"])
+        self._pieces[index] = Piece.of(found["piece"])
         if any(piece is None for piece in self._pieces.values()):
             return None
         assert config.run.segment_seconds is not None
         pieces = [piece for _, piece in sorted(self._pieces.items()) if piece is not None]
         self._pieces = {}  # numbers for every frame: gone before those of the next source come
-        self.row, groups = join(pieces, config, config.run.segment_seconds / 2)
+        self._decoded, groups = join(pieces, config, config.run.segment_seconds / 2)
+        self._clips = sum(len(group.spans) for group in groups)
         self._groups_left = set(range(len(groups)))
         return [
-            in_part(self.part, [{**self._source, "group": group.request(), "number": k}])
-            for k, group in enumerate(groups)
+            {"part": self.part, "sources": [{**self.source, "group": group.task(number)}]}
+            for number, group in enumerate(groups)
         ]
 
-    def scored(self, done: Row) -> bool | None:
+    def scored(self, done: GroupDone) -> bool | None:
         """A group. With the last one: were all without a fault?"""
         if done["number"] not in self._groups_left:
             return None
@@ -210,14 +238,18 @@ class Long:
         self._failed |= done["error"] is not None
         return None if self._groups_left else not self._failed
 
-    def measured(self) -> Row:
-        """Of the source, when all is scored."""
-        return {"status": "measured", **self.row, "seconds": self._seconds, "message": None}
+    def measured(self, config: Config) -> MeasuredSource:
+        """The row of the source, when all is scored."""
+        assert self._decoded is not None
+        row = unmeasured(
+            named_source(self.source),
+            "measured",
+            clips=self._clips,
+            seconds=self._seconds,
+            config_hash=config.spans_hash(),
+        )
+        return {**row, **self._decoded, "attempt": 0, "rescored": False}
 
-    def whole(self) -> Row:
+    def whole(self) -> MeasureTask:
         """To be measured in one piece. Clips that came in groups do not count then."""
-        return in_part(self.part, [{**self._source, "attempts_before": 1}])
-
-    @property
-    def source(self) -> Row:
-        return self._source
+        return {"part": self.part, "sources": [{**self.source, "attempts_before": 1}]}

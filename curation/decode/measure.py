@@ -16,6 +16,7 @@ from curation.decode.scenes import Scenes, detector_of, frame_rate, is_vfr, show
 from curation.decode.spans import Span
 from curation.decode.video import Video, VideoInfo
 from curation.sandbox.protocol import Message
+from curation.store.rows import Decoded
 from filters.base import ClipInfo, Frames, Scorer
 
 
@@ -120,7 +121,6 @@ class Clips:
             "width": info.width,
             "height": info.height,
             "scores": scores,
-            "is_image": info.is_image,
             "jpegs": {name: len(group) for name, group in jpegs.items()},
             "has_thumbnail": thumbnail is not None,
         }
@@ -129,9 +129,7 @@ class Clips:
         )
 
 
-def source_row(
-    info: VideoInfo, fps: float, duration_s: float, frames: int, *, is_vfr: bool
-) -> dict[str, Any]:
+def source_row(info: VideoInfo, fps: float, duration_s: float, frames: int, *, is_vfr: bool) -> Decoded:
     """What is known of a source when all of its frames were seen."""
     return {
         "container": info.container,

@@ -78,16 +78,18 @@ def look(request: dict[str, Any]) -> Iterator[Message]:
                 "kind": "piece",
                 "info": asdict(video.info),
                 "time_base": [base.numerator, base.denominator],
-                "before": None if before is None else [before.time_s, _digest(before)],
-                "last": [last.time_s, _digest(last)],
+                "before": None if before is None else _mark(before),
+                "last": _mark(last),
                 "last_duration_s": last.duration_s,
             },
             [np.array(a, t).tobytes() for a, t in ((times, "f8"), (stamps, "i8"), (values, "f8"))],
         )
 
 
-def _digest(frame: Frame) -> int:
-    return zlib.crc32(frame.bgr_small(_DIGEST_LONG_SIDE).tobytes())
+def _mark(frame: Frame) -> dict[str, Any]:
+    """A frame by which pieces are joined (`answers.Mark`)."""
+    digest = zlib.crc32(frame.bgr_small(_DIGEST_LONG_SIDE).tobytes())
+    return {"time_s": frame.time_s, "digest": digest}
 
 
 def score(request: dict[str, Any]) -> Iterator[Message]:

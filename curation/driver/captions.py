@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import time
 from collections import Counter
 from collections.abc import Callable, Collection
-from typing import Any
 
 from captioning.base import CaptionerMissing
 from curation.captions.chosen import Captions
@@ -18,9 +16,10 @@ from curation.config.schema import Config
 from curation.progress import Progress, Stopped
 from curation.store.dataset import Dataset
 from curation.store.failures import commit_failures, failure
+from curation.store.rows import CaptionRow, FailureRow
 from curation.store.spent import Phase
+from curation.store.tasks import CaptionAnswer
 
-Row = dict[str, Any]
 # A kill costs what was made since the last part.
 _PART_ROWS = 1000
 _PART_SECONDS = 10.0
@@ -64,9 +63,9 @@ class CaptionCommits:
         given = config.run.caption_failures_in_a_row
         self._most = given or _MOST_IN_A_ROW
         self._most_unanswered = given or min(_MOST_IN_A_ROW, max(4, self.total // 4))
-        self._rows: list[Row] = []
-        self._failures: list[Row] = []
-        self._in_a_row: list[Row] = []
+        self._rows: list[CaptionRow] = []
+        self._failures: list[FailureRow] = []
+        self._in_a_row: list[FailureRow] = []
         self._unanswered = 0  # the last ones of those
         self._reasons: Counter[str] = Counter()  # errors of what is recorded as failed
         self._messages: dict[str, str] = {}  # one for each
@@ -77,32 +76,32 @@ class CaptionCommits:
             self._captions = Captions.read(dataset, config)
             progress.start_caption(step, self._captioner.name, self.total)
 
-    def take(self, row: Row) -> None:
-        """A row of `cluster.caption_workers.ANSWERS`. Raises `Stopped` when too many in a row fail."""
-        if row["clip_id"] is None:
-            self._phase.add(json.loads(row["data"]))
-        elif row["clip_id"] in self._left:  # a worker that died after its rows were taken gives them twice
-            self._left.discard(row["clip_id"])
-            self._take(row["clip_id"], json.loads(row["data"]))
+    def take(self, answer: CaptionAnswer) -> None:
+        """The captions of a clip, or why there is none. Raises `Stopped` when too many in a row fail."""
+        if answer["spent"] is not None:
+            self._phase.add(answer["spent"])
+        elif (id_ := answer["clip_id"]) in self._left:  # a worker that died after its rows were taken gives
+            self._left.discard(id_)  # them twice
+            self._take(id_, answer)
 
     def _key_of(self, clip_id: str) -> str:
         if self._step == "caption":
             return self._captioner.key
         return self._captions.rewritten_key(clip_id) or ""
 
-    def _take(self, clip_id: str, answer: Row) -> None:
-        if "captions" in answer:
-            self._rows += [{**row, "key": self._key_of(clip_id)} for row in answer["captions"]]
+    def _take(self, clip_id: str, answer: CaptionAnswer) -> None:
+        error, message, key = answer["error"], answer["message"] or "", self._key_of(clip_id)
+        if error is None:
+            self._rows += [{**row, "key": key} for row in answer["captions"]]
             self._record_failures()
         else:
-            failed = failure(clip_id, self._step, answer["error"], answer["message"], self._key_of(clip_id))
-            self._in_a_row.append(failed)
-            self._unanswered = 0 if answer["error"] in _ANSWERED else self._unanswered + 1
-        self._progress.captioned(None if "captions" in answer else f"{answer['error']}: {answer['message']}")
+            self._in_a_row.append(failure(clip_id, self._step, error, message, key))
+            self._unanswered = 0 if error in _ANSWERED else self._unanswered + 1
+        self._progress.captioned(None if error is None else f"{error}: {message}")
         if len(self._rows) >= _PART_ROWS or time.monotonic() - self._last >= _PART_SECONDS:
             self._commit()
         if len(self._in_a_row) >= self._most or self._unanswered >= self._most_unanswered:
-            self._stop(f"{answer['error']}: {answer['message']}")
+            self._stop(f"{error}: {message}")
 
     def end(self) -> int:
         """Commit the rest. Returns how many clips were asked for.

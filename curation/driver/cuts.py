@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 from curation.captions.chosen import Captions, failure_keys
 from curation.config.schema import Config
@@ -12,10 +10,11 @@ from curation.progress import Progress
 from curation.shards.plan import PLAN, Shard, settle_plan, sharded_clips
 from curation.store.dataset import Dataset, DatasetError
 from curation.store.failures import commit_failures
+from curation.store.rows import AcceptedClip, ShardCaptions, scores_of
 from curation.store.spent import Phase
+from curation.store.tasks import CutClip, CutTask, WrittenShard
 from curation.verdicts.judge import write_verdicts
 
-Row = dict[str, Any]
 _CLIPS_PER_WAVE = 4000  # minutes of work at least, seconds of it to start the workers
 
 
@@ -25,7 +24,9 @@ class ShardCommits:
     Workers write the shards; the driver commits what failed.
     """
 
-    def __init__(self, dataset: Dataset, accepted: Sequence[Row], config: Config, progress: Progress):
+    def __init__(
+        self, dataset: Dataset, accepted: Sequence[AcceptedClip], config: Config, progress: Progress
+    ):
         there = sharded_clips(dataset)
         self._clips = {c["clip_id"]: c for c in accepted if c["clip_id"] not in there}
         self._dataset = dataset
@@ -40,7 +41,7 @@ class ShardCommits:
             self._sources = {s["source_id"]: s for s in dataset.rows("sources", columns)}
             progress.start_cut(len(self._clips))
 
-    def waves(self) -> Iterator[list[Row]]:
+    def waves(self) -> Iterator[list[CutTask]]:
         """Tasks of `cluster.cutter.Cutter`, in groups: what a worker is to know of a clip takes more memory
         than the row of the clip does."""
         wave: list[Shard] = []
@@ -52,17 +53,38 @@ class ShardCommits:
         if wave:
             yield [self._task(s) for s in wave]
 
-    def _task(self, shard: Shard) -> Row:
+    def _task(self, shard: Shard) -> CutTask:
         said = self._captions.in_shards(shard.clip_ids)
-        clips = [
-            {**clip, "captions": said[id_], "source": self._sources[clip["source_id"]]}
-            for id_, clip in ((i, self._clips[i]) for i in shard.clip_ids)
-        ]
-        return {"name": shard.name, "clips": json.dumps(clips)}
+        return {"name": shard.name, "clips": [self._to_cut(i, said[i]) for i in shard.clip_ids]}
 
-    def take(self, row: Row) -> None:
+    def _to_cut(self, clip_id: str, said: ShardCaptions) -> CutClip:
+        clip = self._clips[clip_id]
+        source = self._sources[clip["source_id"]]
+        return {
+            "clip_id": clip_id,
+            "source_id": clip["source_id"],
+            "uri": clip["uri"],
+            "start_s": clip["start_s"],
+            "end_s": clip["end_s"],
+            "frames": clip["frames"],
+            "fps": clip["fps"],
+            "width": clip["width"],
+            "height": clip["height"],
+            "scores": scores_of(clip),
+            "caption": said["caption"],
+            "captions": said["captions"],
+            "extra": source["extra"],
+            "source": {
+                "uri": source["uri"],
+                "bytes": source["bytes"],
+                "mtime_or_etag": source["mtime_or_etag"],
+                "fingerprint": source["fingerprint"],
+            },
+        }
+
+    def take(self, row: WrittenShard) -> None:
         """One shard that was written. Raises `DatasetError` when this node cannot see it."""
-        failed = json.loads(row["failures"])
+        failed = row["failures"]
         self._failed += len(failed)
         commit_failures(self._dataset, failed)
         for clip in failed:
@@ -76,7 +98,7 @@ class ShardCommits:
                 "name a place that all nodes see (a disk that they share, or s3://…)"
             )
         self._progress.shard(row["rows"], len(failed), row["bytes"], row["seconds"])
-        self._phase.add(json.loads(row["spent"]))
+        self._phase.add(row["spent"])
 
     def end(self) -> int:
         """The plan is done. Returns how many clips were to be cut."""

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Collection, Mapping, Sequence
 
 from curation.config.schema import Config
 from curation.progress import Progress, Stopped
+from curation.sources.source import Source
 from curation.store.dataset import Dataset
-from curation.store.schema import CLIPS, SOURCES
+from curation.store.rows import ClipRow, SourceRow, keys_of, with_scores
 from curation.store.spent import Phase
+from curation.store.tasks import MeasuredClip, MeasuredSource, MeasureTask, SourceTask, StreamRow
 from curation.verdicts.todo import Todo, source_row
-
-Row = dict[str, Any]
 
 
 class _FailureLimit:
@@ -22,7 +20,7 @@ class _FailureLimit:
         self._named = named
         self._failed = failed
 
-    def count(self, row: Row) -> None:
+    def count(self, row: SourceRow) -> None:
         self._failed += row["status"] == "failed"
 
     def check(self) -> None:
@@ -51,22 +49,21 @@ class PartCommits:
         self._limit = _FailureLimit(config, todo.sources if named is None else named, todo.failed_before)
         self._phase = Phase()
         self._open = {part: len(sources) for part, sources in todo.parts.items()}  # sources still missing
-        self._sources: dict[str, dict[str, Row]] = {}  # part -> source_id -> row
-        self._clips: dict[str, dict[tuple[str, int], dict[str, Row]]] = {}  # part -> source, attempt -> clips
+        self._sources: dict[str, dict[str, MeasuredSource]] = {}  # part -> source_id -> row
+        # part -> source, attempt -> clips
+        self._clips: dict[str, dict[tuple[str, int], dict[str, MeasuredClip]]] = {}
 
-    def tasks(self) -> list[Row]:
-        """What `cluster.measurer.Measurer` takes: the sources of one part each. What needs no measuring is
-        committed first."""
+    def tasks(self) -> list[MeasureTask]:
+        """The sources of one part each. What needs no measuring is committed first."""
         self._commit_direct()
         return [
-            {
-                "part": part,
-                "sources": json.dumps(
-                    [{**source_row(s), "rescore": s.source_id in self._todo.rescore} for s in sources]
-                ),
-            }
+            {"part": part, "sources": [self._task(source) for source in sources]}
             for part, sources in self._todo.parts.items()
         ]
+
+    def _task(self, source: Source) -> SourceTask:
+        rescore = source.source_id in self._todo.rescore
+        return {**source_row(source), "rescore": rescore, "attempts_before": 0, "group": None}
 
     def end(self) -> None:
         assert not self._open, f"parts were not finished: {sorted(self._open)}"
@@ -74,7 +71,9 @@ class PartCommits:
 
     def _commit_direct(self) -> None:
         for part, rows in self._todo.direct.items():
-            self._sources[part] = {row["source_id"]: row for row in rows}
+            self._sources[part] = {
+                row["source_id"]: {**row, "attempt": None, "rescored": False} for row in rows
+            }
             for row in rows:
                 self._progress.source(row)
                 self._limit.count(row)
@@ -82,84 +81,101 @@ class PartCommits:
                 self._commit(part)
         self._limit.check()
 
-    def take(self, row: Row) -> None:
-        """A row of `cluster.rows.STREAM`."""
-        part, data = row["part"], json.loads(row["data"])
-        if row["kind"] == "spent":
-            self._phase.add(data)
+    def take(self, row: StreamRow) -> None:
+        """What a worker has to say of a part."""
+        part = row["part"]
+        if row["spent"] is not None:
+            self._phase.add(row["spent"])
             return
-        if row["kind"] == "note":
-            self._progress.say(data["text"])
+        if row["note"] is not None:
+            self._progress.say(row["note"])
             return
         if part not in self._open:  # a worker died after its rows were taken, and its work came once more
             return
-        of_part = self._clips.setdefault(part, {})
-        if row["kind"] == "clip":
-            clip = {**data, "thumbnail": row["thumbnail"], "embedding": row["embedding"]}
-            of_part.setdefault((data["source_id"], data["attempt"]), {})[data["clip_id"]] = clip
-            self._progress.clip()
-        elif data["source_id"] not in self._sources.setdefault(part, {}):
-            data.setdefault("status", "measured")
-            self._sources[part][data["source_id"]] = data
-            self._progress.source(data)
-            if data["status"] == "measured" and data.get("message") and "rescored" not in data:
-                self._progress.say(f"measured with damage: {data['uri']}: {data['message']}")
-            if "rescored" in data and "error" in data:
-                what = f"{data['stage']}: {data['error']}: {data['message']}"
-                self._progress.say(f"not scored again, its clips stay unscored: {data['uri']}: {what}")
-            self._limit.count(data)
-            self._open[part] -= 1
+        if row["clip"] is not None:
+            self._take_clip(part, row["clip"])
+        elif row["source"] is not None:
+            self._take_source(part, row["source"])
         # Scored clips may come after their source's row.
         if self._open[part] == 0 and self._is_whole(part):
             self._commit(part)
             del self._open[part]
         self._limit.check()
 
+    def _take_clip(self, part: str, clip: MeasuredClip) -> None:
+        of_attempt = self._clips.setdefault(part, {}).setdefault((clip["source_id"], clip["attempt"]), {})
+        of_attempt[clip["clip_id"]] = clip
+        self._progress.clip()
+
+    def _take_source(self, part: str, source: MeasuredSource) -> None:
+        if source["source_id"] in self._sources.setdefault(part, {}):
+            return
+        self._sources[part][source["source_id"]] = source
+        self._progress.source(source)
+        if source["rescored"] and source["error"] is not None:
+            what = f"{source['stage']}: {source['error']}: {source['message']}"
+            self._progress.say(f"not scored again, its clips stay unscored: {source['uri']}: {what}")
+        elif source["status"] == "measured" and source["message"]:
+            self._progress.say(f"measured with damage: {source['uri']}: {source['message']}")
+        self._limit.count(source)
+        self._open[part] -= 1
+
     def _is_whole(self, part: str) -> bool:
-        of_part = self._clips[part]
-        return all(
-            len(of_part.get((s["source_id"], s["attempt"]), ())) >= s["clips"]
-            for s in self._sources[part].values()
-            if s["status"] == "measured" and "attempt" in s
-        )
+        return all(len(self._clips_of(part, s)) >= s["clips"] for s in self._sources[part].values())
+
+    def _clips_of(self, part: str, source: MeasuredSource) -> Collection[MeasuredClip]:
+        """The clips of the attempt that counts: none of a source that failed, or that needed no measuring."""
+        if source["status"] != "measured" or source["attempt"] is None:
+            return ()
+        return self._clips.get(part, {}).get((source["source_id"], source["attempt"]), {}).values()
 
     def _commit(self, part: str) -> None:
-        sources = self._sources.pop(part)
-        of_part = self._clips.pop(part, {})
-        clips = [
-            clip
-            for s in sources.values()
-            if s["status"] == "measured" and "attempt" in s
-            for clip in of_part.get((s["source_id"], s["attempt"]), {}).values()
-        ]
+        found = self._sources.pop(part)
+        clips = [clip for s in found.values() for clip in self._clips_of(part, s)]
+        self._clips.pop(part, None)
         if self._dataset.exists(
             f"sources/{part}.parquet"
         ):  # some of its sources were measured or scored again
-            sources, clips = self._merged(part, sources, clips)
-        self._dataset.commit_part(
-            part, [_of(SOURCES.names, s) for s in sources.values()], [_of(CLIPS.names, c) for c in clips]
-        )
+            self._dataset.commit_part(part, *self._merged(part, found, clips))
+        else:
+            self._dataset.commit_part(part, found.values(), [_clip_row(clip) for clip in clips])
 
     def _merged(
-        self, part: str, sources: dict[str, Row], clips: list[Row]
-    ) -> tuple[dict[str, Row], list[Row]]:
+        self, part: str, sources: Mapping[str, MeasuredSource], clips: Sequence[MeasuredClip]
+    ) -> tuple[list[SourceRow], list[ClipRow]]:
         """The part with what is new in it, and with the rest as it was."""
-        old = {s["source_id"]: s for s in self._dataset.read_part("sources", part).to_pylist()}
-        rescored = {id_ for id_, s in sources.items() if s.get("rescored")}
-        before = {c["clip_id"]: c for c in self._dataset.read_part("clips", part).to_pylist()}
-        merged = []
+        committed: list[SourceRow] = self._dataset.read_part("sources", part).to_pylist()
+        rows = {source["source_id"]: source for source in committed}
+        rows |= {id_: source for id_, source in sources.items() if not source["rescored"]}
+        of_part: list[ClipRow] = self._dataset.read_part("clips", part).to_pylist()
+        before = {clip["clip_id"]: clip for clip in of_part}
+        merged: list[ClipRow] = []
         for clip in clips:
-            if clip["source_id"] in rescored:
+            row = _clip_row(clip)
+            if sources[clip["source_id"]]["rescored"]:
                 keep = before[clip["clip_id"]]
-                clip["thumbnail"] = keep["thumbnail"]
+                row["thumbnail"] = keep["thumbnail"]
                 if not clip["new_embedding"]:
-                    clip["embedding"] = keep["embedding"]
-            merged.append(clip)
-        untouched = [c for c in before.values() if c["source_id"] not in sources]
-        merged += [{**c, "keys": dict(c["keys"] or [])} for c in untouched]
-        new = {id_: s for id_, s in sources.items() if id_ not in rescored}
-        return {**old, **new}, merged
+                    row["embedding"] = keep["embedding"]
+            merged.append(row)
+        untouched = [clip for clip in of_part if clip["source_id"] not in sources]
+        merged += [{**clip, "keys": keys_of(clip)} for clip in untouched]
+        return list(rows.values()), merged
 
 
-def _of(names: Iterable[str], row: Row) -> Row:
-    return {n: row.get(n) for n in names}
+def _clip_row(clip: MeasuredClip) -> ClipRow:
+    row: ClipRow = {
+        "clip_id": clip["clip_id"],
+        "source_id": clip["source_id"],
+        "uri": clip["uri"],
+        "start_s": clip["start_s"],
+        "end_s": clip["end_s"],
+        "frames": clip["frames"],
+        "fps": clip["fps"],
+        "width": clip["width"],
+        "height": clip["height"],
+        "embedding": clip["embedding"],
+        "thumbnail": clip["thumbnail"],
+        "keys": clip["keys"],
+    }
+    return with_scores(row, clip["scores"])

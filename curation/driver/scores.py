@@ -6,16 +6,19 @@ from collections.abc import Collection, Mapping
 
 from curation.config.schema import Config
 from curation.store.dataset import Dataset
+from curation.store.rows import ClipRow, SourceRow, keys_of
 from curation.store.schema import CLIPS, SCORE_COLUMNS, SOURCES
 from curation.verdicts.stale import Staleness
 
 
-def take_extras(dataset: Dataset, extras: Mapping[str, str]) -> None:
+def take_extras(dataset: Dataset, extras: Mapping[str, str | None]) -> None:
     """Take over the list's other columns of sources (by source_id) that are measured already."""
     for part in dataset.parts("sources") if extras else ():
-        rows = dataset.read_part("sources", part).to_pylist()
+        rows: list[SourceRow] = dataset.read_part("sources", part).to_pylist()
         if any(row["source_id"] in extras for row in rows):
-            new = [{**row, "extra": extras.get(row["source_id"], row["extra"])} for row in rows]
+            new: list[SourceRow] = [
+                {**row, "extra": extras.get(row["source_id"], row["extra"])} for row in rows
+            ]
             dataset.write_table(f"sources/{part}.parquet", new, SOURCES)
 
 
@@ -30,14 +33,14 @@ def clear_old_scores(dataset: Dataset, config: Config, named: Collection[str]) -
     left = 0
     columns = ["clip_id", "source_id", "fps", "keys", *SCORE_COLUMNS]
     for part, table in dataset.tables("clips", columns):
-        found = [c for c in table.to_pylist() if staleness.holds_old_values(c)]
+        clips: list[ClipRow] = table.to_pylist()
+        found = [c for c in clips if staleness.holds_old_values(c)]
         old = {c["clip_id"] for c in found if c["source_id"] in named}
         left += len(found) - len(old)
         if old:
-            rows = dataset.read_part("clips", part).to_pylist()
-            kept = [
-                staleness.cleared(c) if c["clip_id"] in old else {**c, "keys": dict(c["keys"] or [])}
-                for c in rows
+            rows: list[ClipRow] = dataset.read_part("clips", part).to_pylist()
+            kept: list[ClipRow] = [
+                staleness.cleared(c) if c["clip_id"] in old else {**c, "keys": keys_of(c)} for c in rows
             ]
             dataset.write_table(f"clips/{part}.parquet", kept, CLIPS)
     return left

@@ -6,7 +6,7 @@ import heapq
 import io
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Any
+from typing import cast
 
 import numpy as np
 import pyarrow as pa
@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from curation.captions.chosen import Captions
 from curation.report.words import short
 from curation.store.dataset import Dataset
+from curation.store.rows import SourceRow
 from curation.store.schema import CAPTION_COLUMNS, SCORE_COLUMNS
 
 FAILURES_SHOWN = 200
@@ -98,9 +99,9 @@ def _floats(column: pa.ChunkedArray) -> np.ndarray:
 
 @dataclass
 class _Sources:
-    failed: list[dict[str, Any]] = field(default_factory=list)  # the first of them
+    failed: list[SourceRow] = field(default_factory=list)  # the first of them
     failed_by: Counter[tuple[str, str]] = field(default_factory=Counter)  # stage, error
-    slowest: list[dict[str, Any]] = field(default_factory=list)
+    slowest: list[SourceRow] = field(default_factory=list)
 
 
 def read_sources(dataset: Dataset) -> _Sources:
@@ -118,12 +119,14 @@ def read_sources(dataset: Dataset) -> _Sources:
         "codec",
     ]
     for _, table in dataset.tables("sources", columns):
-        rows = table.to_pylist()
+        rows: list[SourceRow] = table.to_pylist()
         for row in rows:
             if row["status"] == "failed":
                 found.failed_by[row["stage"] or "", row["error"] or ""] += 1
                 if len(found.failed) < FAILURES_SHOWN:
-                    found.failed.append({k: short(v) if isinstance(v, str) else v for k, v in row.items()})
+                    shown = {k: short(v) if isinstance(v, str) else v for k, v in row.items()}
+                    found.failed.append(cast(SourceRow, shown))
         timed = [r for r in rows if r["seconds"] is not None]
-        found.slowest = heapq.nlargest(SLOWEST_SHOWN, [*found.slowest, *timed], key=lambda r: r["seconds"])
+        slowest = [*found.slowest, *timed]
+        found.slowest = heapq.nlargest(SLOWEST_SHOWN, slowest, key=lambda r: r["seconds"] or 0.0)
     return found

@@ -95,21 +95,25 @@ class Child:
             reason = f"more than {self._output_mb} MB handed over (run.child_output_mb allows more)"
             raise self._failed(stage, "TooMuchOutput", reason) from None
         except (EOFError, BrokenPipeError):
-            transient = served_others
-            try:
-                code = process.wait(_EXIT_SECONDS)
-            except subprocess.TimeoutExpired:  # it lives, but has closed its end
-                what = "stopped answering"
-            else:
-                how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-                what = f"died ({how})"
-                transient = served_others or -code in _KILLED_FROM_OUTSIDE
-            raise self._failed(stage, "Crash", f"the decoder {what}", transient) from None
+            raise self._crashed(process, stage, served_others) from None
         except Garbled:
             raise self._failed(stage, "Crash", "the decoder sent what is no message", served_others) from None
         finally:
             if not finished:
                 self.stop()
+
+    def _crashed(self, process: subprocess.Popen[bytes], stage: str, served_others: bool) -> SourceFailed:
+        """The child has ended, or has closed its end of the pipe."""
+        transient = served_others
+        try:
+            code = process.wait(_EXIT_SECONDS)
+        except subprocess.TimeoutExpired:  # it lives
+            what = "stopped answering"
+        else:
+            how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+            what = f"died ({how})"
+            transient = served_others or -code in _KILLED_FROM_OUTSIDE
+        return self._failed(stage, "Crash", f"the decoder {what}", transient)
 
     def _started(self) -> subprocess.Popen[bytes]:
         if self._process is None or self._process.poll() is not None:

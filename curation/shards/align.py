@@ -11,21 +11,22 @@ from curation.captions.chosen import Captions
 from curation.config.schema import Config
 from curation.shards.write import CAPTION_PARTS, CUT_HASH, shard_writer
 from curation.store.dataset import Dataset
+from curation.store.rows import AcceptedClip, ShardCaptions, ShardRow, scores_of
 from curation.store.schema import SCORE_COLUMNS
 
 
-def align(dataset: Dataset, accepted: Mapping[str, Mapping[str, Any]], captions: Captions) -> int:
-    """Bring the shards in line with the accepted clips (clip_id -> its scores and `extra`) and their
+def align(dataset: Dataset, accepted: Mapping[str, AcceptedClip], captions: Captions) -> int:
+    """Bring the shards in line with the accepted clips (by clip_id: their scores and `extra`) and their
     captions: rows of others go, and what has changed is taken over. Nothing is encoded; shards that are right
     are not touched. Returns how many rows went or changed."""
     touched = 0
     columns = ["clip_id", "extra", *SCORE_COLUMNS, *CAPTION_PARTS]
     for part, scalars in dataset.tables("shards", columns):
-        rows = scalars.to_pylist()
+        rows: list[ShardRow] = scalars.to_pylist()
         kept = [r for r in rows if r["clip_id"] in accepted]
         said = captions.in_shards([r["clip_id"] for r in kept])
-        wanted = {i: {**accepted[i], **parts} for i, parts in said.items()}
-        other = sum(not _same(r, wanted[r["clip_id"]]) for r in kept)
+        wanted = {i: _shared(accepted[i], parts) for i, parts in said.items()}
+        other = sum(not _same(_shared(r, r), wanted[r["clip_id"]]) for r in kept)
         if len(kept) == len(rows) and not other:
             continue
         touched += len(rows) - len(kept) + other
@@ -45,6 +46,12 @@ def align(dataset: Dataset, accepted: Mapping[str, Mapping[str, Any]], captions:
                     writer.write_table(_brought_up(table, wanted))
         source.close()
     return touched
+
+
+def _shared(clip: AcceptedClip | ShardRow, said: ShardCaptions) -> dict[str, Any]:
+    """The columns of a shard that can change after it is written: scores, `extra` and captions."""
+    captions = {"caption": said["caption"], "captions": said["captions"]}
+    return {**scores_of(clip), "extra": clip["extra"], **captions}
 
 
 def _same(row: Mapping[str, Any], clip: Mapping[str, Any]) -> bool:

@@ -7,13 +7,13 @@ that was not.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from curation.config.schema import Config
 from curation.decode.cut import output_size
 from curation.store.dataset import Dataset
+from curation.store.rows import AcceptedClip, Shape
 
 PLAN = "shards/_plan.json"
 _AT_ONCE = 16  # so many shards at least, unless they would be smaller than this:
@@ -29,7 +29,7 @@ class Shard:
     clip_ids: list[str]
 
 
-def estimated_bytes(clip: Mapping[str, Any], config: Config) -> float:
+def estimated_bytes(clip: Shape, config: Config) -> float:
     """Of the encoded clip."""
     width, height = output_size(clip["width"], clip["height"], config.cut.max_side)
     fps = config.cut.fps or clip["fps"] or 0.0
@@ -37,7 +37,7 @@ def estimated_bytes(clip: Mapping[str, Any], config: Config) -> float:
     return frames * width * height * _BITS_PER_PIXEL / 8
 
 
-def plan_shards(clips: Sequence[Mapping[str, Any]], config: Config, first_index: int) -> list[Shard]:
+def plan_shards(clips: Sequence[AcceptedClip], config: Config, first_index: int) -> list[Shard]:
     """Sources fill shards in the order of their hash; a source is split only where it overflows a shard.
 
     A shard is one worker's work, so few clips make more and smaller ones than `shards.target_mb`; how many
@@ -60,7 +60,7 @@ def plan_shards(clips: Sequence[Mapping[str, Any]], config: Config, first_index:
     return shards
 
 
-def settle_plan(dataset: Dataset, wanted: Sequence[Mapping[str, Any]], config: Config) -> list[Shard]:
+def settle_plan(dataset: Dataset, wanted: Sequence[AcceptedClip], config: Config) -> list[Shard]:
     """The shards still to make so that every one of `wanted` (accepted, in no shard yet) is in one.
 
     An earlier plan that was cut short is kept to, as far as its clips are still wanted.

@@ -9,15 +9,18 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, cast
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from curation.config.schema import Config
+from curation.decode.answers import EncodedAnswer
 from curation.store.dataset import Dataset
-from curation.store.schema import SCORE_COLUMNS, SHARDS
+from curation.store.rows import ShardRow, with_scores
+from curation.store.schema import SHARDS
+from curation.store.tasks import CutClip
 
 CAPTION_PARTS = ("caption", "captions")  # columns
 CUT_HASH = b"reelmill_cut_hash"  # in a shard's metadata: what its clips were encoded with
@@ -33,32 +36,33 @@ def shard_schema() -> pa.Schema:
     return SHARDS.with_metadata(metadata)
 
 
-def shard_row(
-    clip: Mapping[str, Any],
-    encoded: Mapping[str, Any],
-    mp4: bytes,
-    captions: Mapping[str, Any],
-    extra: str | None,
-    config_hash: str,
-) -> dict[str, Any]:
+def shard_row(clip: CutClip, encoded: EncodedAnswer, config_hash: str) -> ShardRow:
     """One row: the clip's own columns, what the encoder really wrote, and the columns of its captions."""
-    return {
+    row: ShardRow = {
         "clip_id": clip["clip_id"],
-        "video": {"bytes": mp4, "path": None},
-        **{k: captions[k] for k in CAPTION_PARTS},
-        **{k: encoded[k] for k in ("width", "height", "fps", "frames", "duration_s")},
-        **{c: clip[c] for c in SCORE_COLUMNS},
-        **{k: clip[k] for k in ("source_id", "uri", "start_s", "end_s")},
-        "extra": extra,
+        "video": {"bytes": encoded.mp4, "path": None},
+        "caption": clip["caption"],
+        "captions": clip["captions"],
+        "width": encoded.width,
+        "height": encoded.height,
+        "fps": encoded.fps,
+        "frames": encoded.frames,
+        "duration_s": encoded.duration_s,
+        "source_id": clip["source_id"],
+        "uri": clip["uri"],
+        "start_s": clip["start_s"],
+        "end_s": clip["end_s"],
+        "extra": clip["extra"],
         "config_hash": config_hash,
     }
+    return with_scores(row, clip["scores"])
 
 
-def write_shard(dataset: Dataset, name: str, rows: Sequence[dict[str, Any]], config: Config) -> int:
+def write_shard(dataset: Dataset, name: str, rows: Sequence[ShardRow], config: Config) -> int:
     """Write one shard, its rows shuffled by a seed of its own. Returns its bytes of video."""
     schema = shard_schema()
     schema = schema.with_metadata({**(schema.metadata or {}), CUT_HASH: config.cut_hash().encode()})
-    in_order = sorted(rows, key=lambda r: cast(str, r["clip_id"]))
+    in_order = sorted(rows, key=lambda r: r["clip_id"])
     digest = hashlib.blake2b(f"{config.shards.seed} {name}".encode(), digest_size=8).digest()
     random.Random(int.from_bytes(digest, "big")).shuffle(in_order)
     with dataset.writing(f"shards/{name}.parquet") as file, shard_writer(file, schema) as writer:
@@ -87,8 +91,8 @@ def _leaves(schema: pa.Schema) -> list[str]:
     return [parquet.column(i).path for i in range(len(parquet.names))]
 
 
-def _row_groups(rows: Iterable[dict[str, Any]], limit_bytes: float) -> Iterator[list[dict[str, Any]]]:
-    group: list[dict[str, Any]] = []
+def _row_groups(rows: Iterable[ShardRow], limit_bytes: float) -> Iterator[list[ShardRow]]:
+    group: list[ShardRow] = []
     size = 0
     for row in rows:
         group.append(row)

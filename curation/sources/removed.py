@@ -6,16 +6,23 @@ import json
 import os
 from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import TypedDict
 
 from curation.sources.identity import identify
 from curation.sources.source import Source
 from curation.store.address import is_remote
 from curation.store.dataset import Dataset, DatasetError
+from curation.store.rows import ClipRow, NamedSource, SourceRow, keys_of
 from curation.store.schema import TABLES
 
-Row = dict[str, Any]
 _FILE = "removed.json"
+
+
+class RemovedSource(TypedDict):
+    source_id: str
+    uri: str
+    fingerprint: str | None
+    removed: str  # when, in UTC
 
 
 class Removed:
@@ -25,7 +32,7 @@ class Removed:
         self._dataset = dataset
         self._take(json.loads(dataset.read(_FILE)) if dataset.exists(_FILE) else [])
 
-    def _take(self, entries: list[Row]) -> None:
+    def _take(self, entries: list[RemovedSource]) -> None:
         self.entries = entries
         self._fingerprints = {e["fingerprint"] for e in self.entries if e["fingerprint"]}
         self._uris = {e["uri"] for e in self.entries}
@@ -34,12 +41,13 @@ class Removed:
         """By content; of a file that cannot be read, by name."""
         return fingerprint in self._fingerprints if fingerprint else uri in self._uris
 
-    def add(self, rows: Sequence[Row]) -> None:
+    def add(self, rows: Sequence[SourceRow]) -> None:
         now = datetime.now(UTC).isoformat("T", "seconds")
         known = {e["source_id"] for e in self.entries}
-        fields = ("source_id", "uri", "fingerprint")
-        added = [
-            {**{f: row[f] for f in fields}, "removed": now} for row in rows if row["source_id"] not in known
+        added: list[RemovedSource] = [
+            {"source_id": id_, "uri": row["uri"], "fingerprint": row["fingerprint"], "removed": now}
+            for row in rows
+            if (id_ := row["source_id"]) not in known
         ]
         self._write([*self.entries, *added])
 
@@ -56,12 +64,12 @@ class Removed:
             self._write(kept)
         return gone
 
-    def _write(self, entries: list[Row]) -> None:
+    def _write(self, entries: list[RemovedSource]) -> None:
         self._dataset.write(_FILE, json.dumps(entries, indent=1).encode())
         self._take(entries)
 
 
-def _means(name: str, row: Row) -> bool:
+def _means(name: str, row: NamedSource | RemovedSource) -> bool:
     return row["uri"] in (name, _path(name)) or row["source_id"] == name
 
 
@@ -69,12 +77,12 @@ def _path(name: str) -> str:
     return name if is_remote(name) else os.path.abspath(name)
 
 
-def named(dataset: Dataset, names: Sequence[str]) -> list[Row]:
+def named(dataset: Dataset, names: Sequence[str]) -> list[SourceRow]:
     """The rows of `sources` that the user means, by path, uri or source_id, with their copies. What was
     removed before has none. Raises `DatasetError` for a name that is no source."""
     rows = list(dataset.rows("sources", ["source_id", "uri", "fingerprint", "duplicate_of", "clips"]))
     removed = Removed(dataset).entries
-    found: list[Row] = []
+    found: list[SourceRow] = []
     for name in names:
         mine = [row for row in rows if _means(name, row)]
         if not mine and not any(_means(name, entry) for entry in removed):
@@ -107,12 +115,12 @@ def drop_sources(dataset: Dataset, source_ids: Collection[str]) -> int:
         ids = dataset.read_part("sources", part, ["source_id"])["source_id"].to_pylist()
         if not (gone := set(ids) & set(source_ids)):
             continue
-        sources = dataset.read_part("sources", part).to_pylist()
-        clips = dataset.read_part("clips", part).to_pylist()
+        sources: list[SourceRow] = dataset.read_part("sources", part).to_pylist()
+        clips: list[ClipRow] = dataset.read_part("clips", part).to_pylist()
         dataset.commit_part(
             part,
             [s for s in sources if s["source_id"] not in gone],
-            [{**c, "keys": dict(c["keys"] or [])} for c in clips if c["source_id"] not in gone],
+            [{**c, "keys": keys_of(c)} for c in clips if c["source_id"] not in gone],
         )
         dropped += len(gone)
     return dropped

@@ -14,15 +14,16 @@ import json
 import os
 import posixpath
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any, cast
+from typing import Any, Literal, cast, overload
 
 import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from curation.store.rows import CaptionRow, ClipRow, FailureRow, ShardRow, SourceRow, VerdictRow
 from curation.store.schema import (
     CLIPS,
     READABLE_VERSIONS,
@@ -35,6 +36,7 @@ from curation.store.whole_file import Whole
 
 LEASE = "_lease.json"  # who writes now: see `curation.store.lease`
 _NEXT = "_next-"
+_Columns = Sequence[str] | None  # null: all
 _WHOLE_BYTES = 4 << 20
 _READERS = 8
 
@@ -190,12 +192,10 @@ class Dataset:
             self.remove(f"clips/{part}.parquet")
         return len(unfinished) + len(uncommitted)
 
-    def commit_part(
-        self, part: str, sources: Iterable[dict[str, Any]], clips: Iterable[dict[str, Any]]
-    ) -> None:
+    def commit_part(self, part: str, sources: Iterable[SourceRow], clips: Iterable[ClipRow]) -> None:
         """Commit one part: its clips, then its sources. Rows are in a fixed order whatever order they came
         in. Readers of a part that is replaced see the old one or the new one; a part without rows goes."""
-        by_uri = sorted(sources, key=lambda s: cast(str, s["uri"]))
+        by_uri = sorted(sources, key=lambda s: s["uri"])
         in_order = sorted(clips, key=lambda c: (c["source_id"], c["start_s"]))
         if not by_uri:
             self.remove(f"sources/{part}.parquet")
@@ -212,7 +212,7 @@ class Dataset:
             if self.exists(f"{table}/{_NEXT}{part}.parquet"):
                 self.move(f"{table}/{_NEXT}{part}.parquet", f"{table}/{part}.parquet")
 
-    def write_table(self, name: str, rows: Sequence[dict[str, Any]], schema: pa.Schema) -> None:
+    def write_table(self, name: str, rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> None:
         with self.writing(name) as file:
             pq.write_table(
                 pa.Table.from_pylist(list(rows), schema=schema),
@@ -273,13 +273,23 @@ class Dataset:
                 yield part, ahead.popleft().result()
 
     # A part of shards is as large as `shards.target_mb`: ask for columns, or go by row groups (`open_part`).
-    def rows(self, table: str, columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
+    @overload
+    def rows(self, table: Literal["sources"], columns: _Columns = None) -> Iterator[SourceRow]: ...
+    @overload
+    def rows(self, table: Literal["clips"], columns: _Columns = None) -> Iterator[ClipRow]: ...
+    @overload
+    def rows(self, table: Literal["captions"], columns: _Columns = None) -> Iterator[CaptionRow]: ...
+    @overload
+    def rows(self, table: Literal["failures"], columns: _Columns = None) -> Iterator[FailureRow]: ...
+    @overload
+    def rows(self, table: Literal["shards"], columns: Sequence[str] | None = None) -> Iterator[ShardRow]: ...
+    def rows(self, table: str, columns: _Columns = None) -> Iterator[Any]:
         for _, content in self.tables(table, columns):
             for batch in content.to_batches(max_chunksize=1000):
-                yield from cast(list[dict[str, Any]], batch.to_pylist())
+                yield from batch.to_pylist()
 
-    def verdicts(self) -> Iterator[dict[str, Any]]:
+    def verdicts(self) -> Iterator[VerdictRow]:
         if self.exists("verdicts.parquet"):
             table = pq.read_table(io.BytesIO(self.read("verdicts.parquet")))
             for batch in table.to_batches(max_chunksize=1000):
-                yield from cast(list[dict[str, Any]], batch.to_pylist())
+                yield from batch.to_pylist()

@@ -4,25 +4,22 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Sequence
-from typing import Any
 
 from curation.store.dataset import Dataset
+from curation.store.rows import FailureRow
 from curation.store.schema import FAILURES
 
 
-def current_failures(dataset: Dataset, keys: Collection[str]) -> dict[str, dict[str, Any]]:
+def current_failures(dataset: Dataset, keys: Collection[str]) -> dict[str, FailureRow]:
     """clip_id -> its last failure under the present settings (`chosen.failure_keys`)."""
     return {f["clip_id"]: f for f in dataset.rows("failures") if f["key"] in keys}
 
 
-Row = dict[str, Any]
-
-
-def failure(clip_id: str, stage: str, error: str, message: str, key: str) -> Row:
+def failure(clip_id: str, stage: str, error: str, message: str, key: str) -> FailureRow:
     return {"clip_id": clip_id, "stage": stage, "error": error, "message": message, "key": key}
 
 
-def commit_failures(dataset: Dataset, rows: Sequence[Row]) -> None:
+def commit_failures(dataset: Dataset, rows: Sequence[FailureRow]) -> None:
     if rows:
         ids = "\n".join(f"{r['clip_id']} {r['stage']} {r['key']}" for r in rows)
         name = hashlib.blake2b(ids.encode(), digest_size=8).hexdigest()

@@ -10,15 +10,16 @@ import json
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from curation.store.dataset import Dataset
+from curation.store.tasks import Spent
 
 T = TypeVar("T")
 _FILE = "spent.json"
 
 
-def told(stage: str, worker: str, seconds: float) -> dict[str, Any]:
+def told(stage: str, worker: str, seconds: float) -> Spent:
     """What one worker says of a piece of its work."""
     return {"stage": stage, "worker": worker, "seconds": seconds}
 
@@ -61,11 +62,10 @@ class Phase:
         self._busy_s: dict[str, float] = {}
         self._workers: dict[str, set[str]] = {}
 
-    def add(self, row: dict[str, Any]) -> None:
-        """A row of `told`."""
-        stage = row["stage"]
-        self._busy_s[stage] = self._busy_s.get(stage, 0.0) + row["seconds"]
-        self._workers.setdefault(stage, set()).add(row["worker"])
+    def add(self, spent: Spent) -> None:
+        stage = spent["stage"]
+        self._busy_s[stage] = self._busy_s.get(stage, 0.0) + spent["seconds"]
+        self._workers.setdefault(stage, set()).add(spent["worker"])
 
     def commit(self, dataset: Dataset) -> str:
         """Add it to what the dataset has. Returns what there is to say; nothing where nothing was done."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
 
 from curation.captions.chosen import Captions, failure_keys, with_checks
 from curation.config.changes import changes
@@ -14,12 +13,11 @@ from curation.shards.plan import sharded_clips
 from curation.sources.source import Source
 from curation.store.dataset import Dataset
 from curation.store.failures import current_failures
+from curation.store.rows import NamedSource
 from curation.store.schema import SCORE_COLUMNS
 from curation.verdicts.judge import judge, ordered
 from curation.verdicts.stale import Staleness
 from curation.verdicts.todo import Todo, source_row
-
-Row = dict[str, Any]
 
 
 def describe(todo: Todo, listed: Sequence[Source]) -> Iterator[str]:
@@ -34,7 +32,7 @@ def describe(todo: Todo, listed: Sequence[Source]) -> Iterator[str]:
 
 def notes(todo: Todo) -> Iterator[str]:
     """What the user should know of sources that are not simply named and there."""
-    found: list[tuple[Iterable[Row], str]] = [
+    found: list[tuple[Iterable[NamedSource], str]] = [
         (todo.pruned, "are not named, or have changed, and are removed with their clips (--prune)"),
         (todo.mended, "failed, and another file is there now: their rows go"),
         (todo.unlisted, "were not named; they stay (--prune removes them)"),
@@ -78,7 +76,8 @@ def explain(dataset: Dataset, listed: Sequence[Source], config: Config, todo: To
         outdated += staleness.holds_old_values(clip)
         spared += bool(staleness.outdated(clip))
         cleared = with_checks(staleness.cleared(clip), captions)
-        verdict = judge(cleared, rules, failures.get(clip["clip_id"]))
+        failed = failures.get(clip["clip_id"])
+        verdict = judge(cleared, rules, failed, is_image=clip["fps"] is None)
         (accepted if verdict.status == "accepted" else rejected).add(clip["clip_id"])
     if spared:
         yield f"{spared} clips are spared dear scores: a cheaper rule rejects them"

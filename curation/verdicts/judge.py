@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from typing import Any
 
 from curation.captions.chosen import Captions, with_checks
 from curation.store.dataset import Dataset
 from curation.store.failures import current_failures
+from curation.store.rows import ClipRow, FailureRow, Scores, VerdictRow
 from curation.store.schema import CAPTION_COLUMNS, SCORE_COLUMNS, VERDICTS
 from filters import SCORERS
 from filters.rules import Rule, Verdict, verdict
@@ -25,12 +25,15 @@ def applicable(rules: Mapping[str, Rule], *, is_image: bool) -> dict[str, Rule]:
     }
 
 
-def judge(clip: Mapping[str, Any], rules: Mapping[str, Rule], failure: Mapping[str, Any] | None) -> Verdict:
-    """The verdict on one row of `clips`, with the checks of its caption; `failure` is its row of `failures`,
-    if any. A rule on captions applies to one that was checked: not to what people wrote, not to none."""
-    on_it = applicable(rules, is_image=clip["fps"] is None)
+def judge(
+    scores: Scores, rules: Mapping[str, Rule], failure: FailureRow | None, *, is_image: bool
+) -> Verdict:
+    """The verdict on the scores of one clip, with the checks of its caption; `failure` is its row of
+    `failures`, if any. A rule on captions applies to one that was checked: not to what people wrote, not to
+    none."""
+    on_it = applicable(rules, is_image=is_image)
     found = verdict(
-        clip, {c: r for c, r in on_it.items() if c not in CAPTION_COLUMNS or clip.get(c) is not None}
+        scores, {c: r for c, r in on_it.items() if c not in CAPTION_COLUMNS or scores.get(c) is not None}
     )
     if found.status == "accepted" and failure is not None:
         return Verdict("failed", failure["stage"], None, f"{failure['error']}: {failure['message']}")
@@ -48,7 +51,7 @@ def verdict_rows(
     rules: Mapping[str, Rule],
     failure_keys: Collection[str],
     captions: Captions | None = None,
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[VerdictRow]:
     """One row of `verdicts` per committed clip, in the order of the clips."""
     for _, row in _judged(dataset, rules, failure_keys, captions):
         yield row
@@ -60,13 +63,16 @@ def _judged(
     failure_keys: Collection[str],
     captions: Captions | None,
     columns: Collection[str] = (),
-) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+) -> Iterator[tuple[ClipRow, VerdictRow]]:
     failures = current_failures(dataset, failure_keys)
     rules = ordered(rules)
     for clip in dataset.rows("clips", [*dict.fromkeys(("clip_id", "fps", *SCORE_COLUMNS, *columns))]):
-        v = judge(with_checks(clip, captions), rules, failures.get(clip["clip_id"]))
-        row = {"status": v.status, "reason": v.reason, "value": v.value, "message": v.message}
-        yield clip, {"clip_id": clip["clip_id"], **row}
+        id_, is_image = clip["clip_id"], clip["fps"] is None
+        v = judge(with_checks(clip, captions), rules, failures.get(id_), is_image=is_image)
+        yield (
+            clip,
+            {"clip_id": id_, "status": v.status, "reason": v.reason, "value": v.value, "message": v.message},
+        )
 
 
 def write_verdicts(
@@ -75,10 +81,11 @@ def write_verdicts(
     failure_keys: Collection[str],
     captions: Captions | None = None,
     columns: Collection[str] = (),
-) -> list[dict[str, Any]]:
+) -> list[ClipRow]:
     """Rewrite verdicts.parquet. Returns the accepted clips, in the order of the clips: their scores, and
     `columns` of `clips`."""
-    accepted, rows = [], []
+    accepted: list[ClipRow] = []
+    rows: list[VerdictRow] = []
     for clip, row in _judged(dataset, rules, failure_keys, captions, columns):
         rows.append(row)
         if row["status"] == "accepted":
@@ -87,11 +94,11 @@ def write_verdicts(
     return accepted
 
 
-def spared(clip: Mapping[str, Any], rules: Mapping[str, Rule], columns: Iterable[str]) -> bool:
+def spared(scores: Scores, rules: Mapping[str, Rule], columns: Iterable[str], *, is_image: bool) -> bool:
     """Does a clip fail a rule on one of `columns` (cheap scores), so that a dear score can be spared?"""
     known = set(columns)
     cheap = {column: rule for column, rule in rules.items() if column in known}
-    return verdict(clip, applicable(cheap, is_image=clip["fps"] is None)).status != "accepted"
+    return verdict(scores, applicable(cheap, is_image=is_image)).status != "accepted"
 
 
 def columns_of(scorers: Sequence[str]) -> list[str]:

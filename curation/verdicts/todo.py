@@ -6,17 +6,16 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from curation.config.schema import Config
 from curation.sources.identity import identify
 from curation.sources.removed import Removed
 from curation.sources.source import Source
 from curation.store.dataset import Dataset
+from curation.store.rows import NamedSource, SourceRow, unmeasured
 from curation.store.schema import SCORE_COLUMNS
 from curation.verdicts.stale import Staleness
 
-Row = dict[str, Any]
 _MOST_SOURCES_PER_PART = 32
 _MOST_BYTES_PER_PART = 256 << 20
 _PARTS = 64  # about as many for a small dataset: what a kill can cost, and what can run at once
@@ -27,15 +26,15 @@ class Todo:
     """What a build has to do, and what it found besides."""
 
     parts: dict[str, list[Source]] = field(default_factory=dict)  # part -> sources to measure or to score
-    direct: dict[str, list[Row]] = field(default_factory=dict)  # part -> rows that need no measuring
+    direct: dict[str, list[SourceRow]] = field(default_factory=dict)  # part -> rows that need no measuring
     rescore: set[str] = field(default_factory=set)  # source_ids: the spans stay, some columns are computed
     reasons: dict[str, str] = field(default_factory=dict)  # source_id -> why it is measured or scored
-    pruned: list[Row] = field(default_factory=list)  # rows to remove, with their clips
-    mended: list[Row] = field(default_factory=list)  # failed rows to remove: another file is there now
-    extras: dict[str, str] = field(default_factory=dict)  # source_id -> the list's other columns, changed
-    unlisted: list[Row] = field(default_factory=list)  # not named this time; they stay
-    changed: list[Row] = field(default_factory=list)  # another file is there now; what was measured stays
-    vanished: list[Row] = field(default_factory=list)  # named, but not to be read now; they stay
+    pruned: list[SourceRow] = field(default_factory=list)  # rows to remove, with their clips
+    mended: list[SourceRow] = field(default_factory=list)  # failed rows to remove: another file is there now
+    extras: dict[str, str | None] = field(default_factory=dict)  # source_id -> its other columns, changed
+    unlisted: list[SourceRow] = field(default_factory=list)  # not named this time; they stay
+    changed: list[SourceRow] = field(default_factory=list)  # another file is there; what was measured stays
+    vanished: list[SourceRow] = field(default_factory=list)  # named, but not to be read now; they stay
     barred: list[Source] = field(default_factory=list)  # removed by `reelmill remove`: left out
     named: set[str] = field(default_factory=set)  # source_ids of what was named and can be read
     failed_before: int = 0  # of the named sources
@@ -104,13 +103,13 @@ def find_work(
     return todo
 
 
-def _committed(dataset: Dataset) -> Iterator[tuple[str, Row]]:
+def _committed(dataset: Dataset) -> Iterator[tuple[str, SourceRow]]:
     for part, table in dataset.tables("sources"):
         for row in table.to_pylist():
             yield part, row
 
 
-def _as_source(row: Row) -> Source:
+def _as_source(row: SourceRow) -> Source:
     return Source(row["uri"], {}, row["bytes"], row["mtime_or_etag"], row["fingerprint"], row["duplicate_of"])
 
 
@@ -127,10 +126,10 @@ def _without_removed(dataset: Dataset, sources: Sequence[Source], todo: Todo) ->
 
 
 def _without_vanished(
-    committed: Mapping[str, tuple[str, Row]], sources: Sequence[Source], todo: Todo
+    committed: Mapping[str, tuple[str, SourceRow]], sources: Sequence[Source], todo: Todo
 ) -> list[Source]:
     """What was measured before and cannot be read now (a disk that is not mounted) is as it was."""
-    by_uri: dict[str, list[Row]] = {}
+    by_uri: dict[str, list[SourceRow]] = {}
     for _, row in committed.values():
         if row["fingerprint"] is not None:
             by_uri.setdefault(row["uri"], []).append(row)
@@ -147,7 +146,7 @@ def _without_vanished(
 
 
 def _leftover(
-    todo: Todo, committed: Mapping[str, tuple[str, Row]], sources: Sequence[Source], *, prune: bool
+    todo: Todo, committed: Mapping[str, tuple[str, SourceRow]], sources: Sequence[Source], *, prune: bool
 ) -> None:
     """Committed sources that are none of `sources`: not named, or not the file that is there now."""
     named = {s.source_id for s in sources} | {row["source_id"] for row in todo.vanished}
@@ -187,7 +186,7 @@ def as_listed(dataset: Dataset) -> list[Source]:
     return [Source(uri, json.loads(extras[uri] or "{}")) for uri in sorted(extras)]
 
 
-def source_row(source: Source) -> Row:
+def source_row(source: Source) -> NamedSource:
     """What the row of `sources` says before the source is measured."""
     return {
         "source_id": source.source_id,
@@ -204,15 +203,15 @@ def _add(todo: Todo, part: str, source: Source) -> None:
     row = source_row(source)
     if source.error is not None:
         kind, message = source.error
-        failed = {"status": "failed", "stage": "read", "error": kind, "message": message, "clips": 0}
-        todo.direct.setdefault(part, []).append({**row, **failed})
+        failed = unmeasured(row, "failed", stage="read", error=kind, message=message)
+        todo.direct.setdefault(part, []).append(failed)
     elif source.duplicate_of is not None:
-        todo.direct.setdefault(part, []).append({**row, "status": "measured", "clips": 0})
+        todo.direct.setdefault(part, []).append(unmeasured(row, "measured"))
     else:
         todo.parts.setdefault(part, []).append(source)
 
 
-def _why_again(source: Source, row: Row, config: Config, *, retry_failed: bool) -> str | None:
+def _why_again(source: Source, row: SourceRow, config: Config, *, retry_failed: bool) -> str | None:
     if row["status"] == "failed":
         return "failed before" if retry_failed else None
     if source.duplicate_of is not None or row["duplicate_of"] is not None:

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pytest
 
 from curation import pipeline
@@ -20,6 +19,19 @@ from curation.cluster.model_scorer import ModelScorer
 from curation.config.schema import Config
 from curation.sandbox.parent import Child
 from curation.sandbox.protocol import Message
+from curation.store.tasks import (
+    CAPTION_TASKS,
+    CUT_TASKS,
+    MEASURE_TASKS,
+    CaptionAnswer,
+    CaptionTask,
+    CutTask,
+    MeasureTask,
+    StreamRow,
+    WrittenShard,
+    rows_of,
+    table_of,
+)
 from filters import SCORERS
 
 Row = dict[str, Any]
@@ -79,33 +91,33 @@ class Inline:
         self._patch.undo()
 
 
-def measured(parts: list[Row], config: Config, location: str) -> Iterator[Row]:
+def measured(parts: list[MeasureTask], config: Config, location: str) -> Iterator[StreamRow]:
     plain = config.model_dump(mode="json")
     measurer = Measurer(plain, location)
     models = [ModelScorer(plain, name) for name in config.model_scorers]
     try:
         for part in parts:
-            for table in measurer(pa.Table.from_pylist([part])):
+            for table in measurer(table_of([part], MEASURE_TASKS)):
                 scored = table
                 for model in models:
                     scored = model(scored)
-                yield from scored.to_pylist()
+                yield from rows_of(scored)
     finally:
         measurer._child.stop()
 
 
-def written(tasks: list[Row], config: Config, location: str, config_hash: str) -> Iterator[Row]:
+def written(tasks: list[CutTask], config: Config, location: str, config_hash: str) -> Iterator[WrittenShard]:
     cutter = Cutter(config.model_dump(mode="json"), location, config_hash)
     try:
         for task in tasks:
-            yield from cutter(pa.Table.from_pylist([task])).to_pylist()
+            yield from rows_of(cutter(table_of([task], CUT_TASKS)))
     finally:
         cutter._child.stop()
 
 
-def captioned(tasks: list[Row], config: Config, location: str, step: Step) -> Iterator[Row]:
+def captioned(tasks: list[CaptionTask], config: Config, location: str, step: Step) -> Iterator[CaptionAnswer]:
     plain = config.model_dump(mode="json")
     reader, model = ClipReader(plain, location, step), ModelCaptioner(plain, step)
     for task in tasks:
-        for batch in reader(pa.Table.from_pylist([task])):
-            yield from model(batch).to_pylist()
+        for batch in reader(table_of([task], CAPTION_TASKS)):
+            yield from rows_of(model(batch))

@@ -174,7 +174,7 @@ def test_select_runs_no_scorer_and_cuts_only_new_clips(copy: Dataset, ray_sessio
     assert set(now) > set(before)
     assert verify(copy, decode=True) == []
     (task,) = counter.cut_tasks
-    assert {c["clip_id"] for c in json.loads(task["clips"])} == set(now) - cut_before
+    assert {c["clip_id"] for c in task["clips"]} == set(now) - cut_before
 
 
 def test_changed_spans_measure_again_and_changed_rules_do_not(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 import shutil
 import subprocess
@@ -24,8 +23,8 @@ from curation import pipeline
 from curation.cluster import session, shares, streams
 from curation.config.load import load_config
 from curation.config.schema import ConfigError
-from curation.decode import join
 from curation.sources.listing import list_sources
+from curation.store.tasks import MeasureTask, SourceTask
 from curation.verdicts.todo import source_row
 from tests import render
 
@@ -170,13 +169,15 @@ def test_batches_for_a_model_are_filled_across_sources(tmp_path: Path) -> None:
         render.write_video(tmp_path / f"{k}.mp4", frames, fps=10)
     settings = ["spans.min_seconds=1", "spans.trim_seconds=0", f"run.model_batch_clips={batch}"]
     config = load_config("filters: {duration: {}, text: {frames: 1}}", settings)
-    sources = [source_row(s) | {"rescore": False} for s in list_sources([str(tmp_path)])]
-    parts = [join.in_part(f"p{k}", [source]) for k, source in enumerate(sources)]
-    rows = [(row["kind"], json.loads(row["data"])) for row in pipeline.measured(parts, config, str(tmp_path))]
-    clips = [data for kind, data in rows if kind == "clip"]
-    calls = [data for kind, data in rows if kind == "spent" and data["stage"] == "text"]
+    parts: list[MeasureTask] = []
+    for k, source in enumerate(list_sources([str(tmp_path)])):
+        task: SourceTask = {**source_row(source), "rescore": False, "attempts_before": 0, "group": None}
+        parts.append({"part": f"p{k}", "sources": [task]})
+    rows = list(pipeline.measured(parts, config, str(tmp_path)))
+    clips = [clip for row in rows if (clip := row["clip"]) is not None]
+    calls = [spent for row in rows if (spent := row["spent"]) is not None and spent["stage"] == "text"]
     assert len(clips) == count
-    assert all("text.area" in clip for clip in clips)
+    assert all("text.area" in clip["scores"] for clip in clips)
     assert count / batch <= len(calls) <= count / 2
 
 

@@ -31,6 +31,7 @@ from curation.report.page import render
 from curation.sources.listing import list_sources
 from curation.store.dataset import Dataset
 from curation.store.schema import CAPTION_COLUMNS, CAPTIONS, FAILURES, SCHEMA_VERSION
+from curation.store.tasks import AskedClip
 from tests import render as drawn
 from tests.captioning.chat_server import Asked, ChatServer, Reply
 from tests.conftest import CHEAP
@@ -765,14 +766,13 @@ def test_settings_come_back_as_they_were_written() -> None:
 
 @pytest.mark.parametrize(("clips", "batch"), [(1, 8), (37, 8), (1000, 3), (64, 8)])
 def test_batches_are_whole_whatever_the_row_groups(clips: int, batch: int) -> None:
-    import json
-
-    todo: dict[tuple[str, int], dict[str, Row]] = {}
+    todo: wanted.Wanted = {}
     for k in range(clips):
-        todo.setdefault((f"shard-{k // 70}", k // 7 % 10), {})[f"c{k}"] = {}
-    made = [json.loads(task["groups"]) for task in wanted.tasks(todo, batch)]
+        asked: AskedClip = {"clip_id": f"c{k}", "text": None, "part": None}
+        todo.setdefault((f"shard-{k // 70}", k // 7 % 10), {})[f"c{k}"] = asked
+    made = [task["groups"] for task in wanted.tasks(todo, batch)]
     sizes = [sum(len(group["clips"]) for group in groups) for groups in made]
     assert all(size % batch == 0 for size in sizes[:-1])
     assert sum(sizes) == clips
-    found = [(g["shard"], g["group"], i) for groups in made for g in groups for i in g["clips"]]
+    found = [(g["shard"], g["group"], c["clip_id"]) for groups in made for g in groups for c in g["clips"]]
     assert sorted(found) == sorted((*place, i) for place, of in todo.items() for i in of)

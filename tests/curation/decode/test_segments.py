@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import struct
 from collections.abc import Iterator
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -16,7 +16,7 @@ from curation.audit.accounting import accounting
 from curation.cluster import looker
 from curation.config.load import load_config
 from curation.config.schema import Config
-from curation.decode import join
+from curation.decode import answers, join
 from curation.decode.join import Piece
 from curation.decode.segments import NotInPieces
 from curation.decode.video import VideoInfo
@@ -24,7 +24,10 @@ from curation.progress import Progress
 from curation.sandbox.parent import Child
 from curation.sandbox.protocol import Message, SourceFailed
 from curation.sources.listing import list_sources
+from curation.sources.source import Source
 from curation.store.dataset import Dataset
+from curation.store.tasks import MeasureTask, PieceRow, SourceTask
+from curation.verdicts.todo import source_row
 from tests import render
 from tests.conftest import CHEAP
 from tests.curation.decode.test_times import FPS, LENGTHS, SIZE, VARIANTS
@@ -55,8 +58,8 @@ def ask(child: Child, op: str, path: Path, config: Config, **more: Any) -> list[
 def looked_at(child: Child, path: Path, config: Config, seconds: float) -> list[Piece]:
     pieces = []
     for a, b in join.plan(looker.probed(str(path), config), seconds):
-        *_, message = ask(child, "look", path, config, from_s=a, until_s=b)
-        pieces.append(Piece.of(message.head, message.parts))
+        (answer,) = answers.looked(ask(child, "look", path, config, from_s=a, until_s=b))
+        pieces.append(Piece.of(cast(PieceRow, asdict(answer))))
     return pieces
 
 
@@ -69,8 +72,9 @@ def in_pieces(child: Child, path: Path, config: Config, seconds: float) -> Found
     row, groups = join.join(pieces, config, GROUP_SECONDS)
     assert len(groups) >= 3
     assert groups[-1].from_s is not None
-    clips = [m for g in groups for m in ask(child, "score", path, config, **g.request())]
-    return [m for m in clips if m.head["kind"] == "clip"], row
+    tasks = [{k: v for k, v in g.task(0).items() if k != "number"} for g in groups]
+    clips = [m for task in tasks for m in ask(child, "score", path, config, **task)]
+    return [m for m in clips if m.head["kind"] == "clip"], {**row}
 
 
 def in_one(child: Child, path: Path, config: Config) -> Found:
@@ -131,8 +135,9 @@ def test_what_does_not_join_is_not_joined(tmp_path: Path, child: Child, config: 
     join.join(pieces, config, GROUP_SECONDS)
     with pytest.raises(NotInPieces, match="do not join"):
         join.join([pieces[0], *pieces[2:]], config, GROUP_SECONDS)
-    time_s, digest = pieces[1].head["before"]
-    other = Piece({**pieces[1].head, "before": [time_s, digest ^ 1]}, *list(vars(pieces[1]).values())[1:])
+    before = pieces[1].before
+    assert before is not None
+    other = replace(pieces[1], before={**before, "digest": before["digest"] ^ 1})
     with pytest.raises(NotInPieces, match="do not join"):
         join.join([pieces[0], other, *pieces[2:]], config, GROUP_SECONDS)
 
@@ -173,16 +178,17 @@ def test_only_what_would_hold_up_all_others_is_taken_apart(config: Config) -> No
 
 
 def test_parts_are_left_without_their_long_sources(config: Config) -> None:
-    def source(id_: str, size: int, *, rescore: bool = False) -> dict[str, Any]:
-        return {"source_id": id_, "uri": id_, "bytes": size, "rescore": rescore}
+    def source(id_: str, size: int, *, rescore: bool = False) -> SourceTask:
+        named = source_row(Source(id_, bytes=size))
+        return {**named, "source_id": id_, "rescore": rescore, "attempts_before": 0, "group": None}
 
-    parts = [
-        join.in_part("p", [source("a", 100), source("b", 1)]),
-        join.in_part("q", [source("c", 90)]),
-        join.in_part("r", [source("d", 900, rescore=True)]),
+    parts: list[MeasureTask] = [
+        {"part": "p", "sources": [source("a", 100), source("b", 1)]},
+        {"part": "q", "sources": [source("c", 90)]},
+        {"part": "r", "sources": [source("d", 900, rescore=True)]},
     ]
     left, long = join.set_apart(parts, 8, config)
-    assert [(p["part"], [s["source_id"] for s in json.loads(p["sources"])]) for p in left] == [
+    assert [(p["part"], [s["source_id"] for s in p["sources"]]) for p in left] == [
         ("p", ["b"]),
         ("r", ["d"]),
     ]

@@ -7,7 +7,7 @@ import math
 import random
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import datasets
 import pyarrow as pa
@@ -19,11 +19,13 @@ from hypothesis import strategies as st
 from curation.captions.chosen import Captions
 from curation.config.load import load_config
 from curation.config.schema import Config
+from curation.decode.answers import EncodedAnswer
 from curation.shards.align import align, drop_other_encodings
 from curation.shards.plan import PLAN, Shard, estimated_bytes, plan_shards, settle_plan, sharded_clips
 from curation.shards.write import shard_row, shard_schema, write_shard
 from curation.store.dataset import Dataset
 from curation.store.schema import CAPTIONS, SCORE_COLUMNS, SHARDS
+from curation.store.tasks import CutClip, SourceFile
 
 Row = dict[str, Any]
 
@@ -43,13 +45,19 @@ def clip(source: str, k: int, *, width: int = 320, height: int = 180, seconds: f
 
 
 def row(clip_id: str, size: int, caption: str | None = None) -> Row:
-    of = {**clip("s", 0), "clip_id": clip_id, "motion.speed": 0.25}
-    encoded = {"width": 320, "height": 180, "fps": 25.0, "frames": 100, "duration_s": 4.0}
-    mp4 = random.Random(clip_id).randbytes(size)
+    encoded = EncodedAnswer(clip_id, 320, 180, 25.0, 100, 4.0, random.Random(clip_id).randbytes(size))
     said = {"text": caption, "captioner": "sidecar", "kind": "sidecar"}
     listed = [said | dict.fromkeys(("model", "revision", "prompt_version"))] if caption else []
-    captions = {"caption": caption, "captions": listed}
-    return shard_row(of, encoded, mp4, captions, '{"licence": "CC0"}', "hash")
+    of = to_cut(clip("s", 0), {"motion.speed": 0.25}, caption, listed, '{"licence": "CC0"}')
+    return cast(Row, shard_row({**of, "clip_id": clip_id}, encoded, "hash"))
+
+
+def to_cut(of: Row, scores: Row, caption: str | None, captions: list[Any], extra: str | None) -> CutClip:
+    source: SourceFile = {"uri": of["uri"], "bytes": 1, "mtime_or_etag": None, "fingerprint": None}
+    said = {"caption": caption, "captions": captions, "extra": extra}
+    plain = {k: v for k, v in of.items() if k not in SCORE_COLUMNS}
+    scores = {**dict.fromkeys(SCORE_COLUMNS), **scores}
+    return cast(CutClip, {**plain, "frames": 100, "scores": scores, **said, "source": source})
 
 
 def said(rows: Iterable[Row]) -> Captions:
@@ -271,16 +279,15 @@ def test_rows_are_shuffled_by_a_seed_of_their_own(dataset: Dataset) -> None:
 
 
 def test_a_row_holds_what_was_written_and_what_was_measured() -> None:
-    encoded = {"width": 160, "height": 90, "fps": 12.0, "frames": 48, "duration_s": 4.0, "clip_id": "x"}
-    of = {**clip("s", 3), "motion.speed": 0.5}
-    captions: Row = {"caption": "long", "captions": [{"text": "long"}, {"text": "short"}]}
-    made = shard_row(of, encoded, b"mp4", captions, None, "hash")
+    encoded = EncodedAnswer("x", 160, 90, 12.0, 48, 4.0, b"mp4")
+    captions = [{"text": "long"}, {"text": "short"}]
+    of = to_cut(clip("s", 3), {"motion.speed": 0.5}, "long", captions, None)
+    made: Row = {**shard_row(of, encoded, "hash")}
     assert set(made) == set(SHARDS.names)
     assert (made["clip_id"], made["width"], made["fps"], made["frames"]) == ("s-003", 160, 12.0, 48)
     assert (made["motion.speed"], made["start_s"], made["caption"]) == (0.5, 30.0, "long")
-    assert made["captions"] == captions["captions"]
-    none: Row = {"caption": None, "captions": []}
-    assert shard_row(of, encoded, b"mp4", none, None, "hash")["caption"] is None
+    assert made["captions"] == captions
+    assert shard_row({**of, "caption": None, "captions": []}, encoded, "hash")["caption"] is None
 
 
 def test_other_libraries_see_a_video(dataset: Dataset, tmp_path: Path) -> None:

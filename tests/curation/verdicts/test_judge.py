@@ -186,6 +186,8 @@ def test_uncommitted_clips_are_not_judged(tmp_path: Any) -> None:
 def test_only_cheap_rules_spare_a_dear_score(scored: Row, is_spared: bool) -> None:
     rules = {"duration.seconds": Rule(3), "motion.speed": Rule(0.1), "text.area": Rule(None, 0.1)}
     cheap = columns_of(["duration", "motion"])
-    assert spared(clip("a", **scored), rules, cheap) == is_spared
-    assert judge(clip("a", **scored), rules, None).status == "rejected"  # as long as text is not scored
-    assert not spared(clip("still", None), rules, cheap)  # they do not apply to it
+    assert spared(clip("a", **scored), rules, cheap, is_image=False) == is_spared
+    assert (
+        judge(clip("a", **scored), rules, None, is_image=False).status == "rejected"
+    )  # as long as text is not scored
+    assert not spared(clip("still", None), rules, cheap, is_image=True)  # they do not apply to it

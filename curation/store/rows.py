@@ -1,0 +1,240 @@
+"""Rows of the tables of a dataset, as Python sees them: one type beside each schema of `store.schema`.
+
+A row is a dict, as pyarrow reads and writes it. A row that was read with few columns has those alone: any
+other key raises `KeyError`. A row of clips or of shards holds the score columns, too, which no type names,
+since they are as many as there are filters: `scores_of` reads the score columns, `with_scores` sets them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Literal, TypedDict, TypeVar, cast
+
+from curation.store.schema import CAPTION_COLUMNS, SCORE_COLUMNS
+
+# measure.value -> number; null: not scored. NaN: scored, and not a number; a rule rejects either.
+Scores = Mapping[str, float | None]
+
+
+# A map column: pyarrow reads pairs, and writes pairs or a dict.
+Keys = Mapping[str, str] | Sequence[tuple[str, str]] | None
+
+
+class NamedSource(TypedDict):
+    """What is known of a source before it is measured."""
+
+    source_id: str
+    uri: str
+    fingerprint: str | None
+    mtime_or_etag: str | None
+    duplicate_of: str | None
+    bytes: int | None
+    extra: str | None  # JSON
+
+
+class Decoded(TypedDict):
+    """What is known of a source when all of its frames were seen."""
+
+    container: str | None
+    codec: str | None
+    width: int | None
+    height: int | None
+    fps: float | None
+    is_vfr: bool | None
+    duration_s: float | None
+    frames: int | None
+
+
+class SourceRow(NamedSource, Decoded):
+    status: Literal["measured", "failed"]
+    stage: str | None
+    error: str | None
+    message: str | None
+    clips: int
+    seconds: float | None
+    config_hash: str | None
+
+
+class Shape(TypedDict):
+    """Of a clip: from where to where, how large, how fast."""
+
+    start_s: float
+    end_s: float
+    fps: float | None  # null: a still image
+    width: int
+    height: int
+
+
+class ClipSpan(Shape):
+    """A clip, but for what was measured of the clip."""
+
+    clip_id: str
+    source_id: str
+    uri: str
+    frames: int
+
+
+class ClipRow(ClipSpan):
+    embedding: list[float] | None
+    thumbnail: bytes | None
+    keys: Keys  # measure -> hash of its version and parameters
+
+
+class AcceptedClip(ClipSpan):
+    """With its scores, and what the list of sources says of its source."""
+
+    extra: str | None  # JSON
+
+
+CaptionChecks = TypedDict(
+    "CaptionChecks",
+    {
+        "caption.refusal": float | None,
+        "caption.echo": float | None,
+        "caption.boilerplate": float | None,
+        "caption.truncated": float | None,
+        "caption.repetition": float | None,
+        "caption.language": float | None,
+        "caption.words": float | None,
+        "caption.similarity": float | None,
+    },
+    total=False,
+)
+
+
+class SaidCaption(CaptionChecks):
+    """What a captioner said of a clip, and what was checked of that."""
+
+    clip_id: str
+    captioner: str
+    kind: str
+    text: str
+    model: str | None
+    revision: str | None
+    prompt_version: str | None
+
+
+class CaptionRow(SaidCaption):
+    key: str
+
+
+class FailureRow(TypedDict):
+    clip_id: str
+    stage: str
+    error: str
+    message: str
+    key: str | None
+
+
+class VerdictRow(TypedDict):
+    clip_id: str
+    status: Literal["accepted", "rejected", "failed"]
+    reason: str | None  # the rule's column, or the stage
+    value: float | None
+    message: str | None
+
+
+class VideoFile(TypedDict):
+    bytes: bytes
+    path: str | None
+
+
+class ShardCaption(TypedDict):
+    text: str
+    captioner: str
+    kind: str
+    model: str | None
+    revision: str | None
+    prompt_version: str | None
+
+
+class ShardCaptions(TypedDict):
+    """The columns of a shard row that come from captions."""
+
+    caption: str | None  # to train on
+    captions: list[ShardCaption]
+
+
+class ShardRow(ShardCaptions):
+    clip_id: str
+    video: VideoFile
+    width: int
+    height: int
+    fps: float | None
+    frames: int
+    duration_s: float
+    source_id: str
+    uri: str
+    start_s: float
+    end_s: float
+    extra: str | None
+    config_hash: str
+
+
+Scored = TypeVar("Scored", ClipRow, AcceptedClip, ShardRow)
+
+
+def scores_of(row: ClipRow | AcceptedClip | ShardRow) -> dict[str, float | None]:
+    """The score columns of a row that was read with all of them."""
+    columns = cast(Scores, row)
+    return {name: columns[name] for name in SCORE_COLUMNS}
+
+
+def with_scores(row: Scored, scores: Scores) -> Scored:
+    """The row with these score columns in the place of what it has."""
+    return cast(Scored, {**row, **scores})
+
+
+def keys_of(row: ClipRow) -> dict[str, str]:
+    """measure -> hash of its version and parameters."""
+    return dict(row["keys"] or {})
+
+
+def checks_of(row: SaidCaption) -> Mapping[str, float | None]:
+    """Columns `caption.*` of a caption, as far as it has them."""
+    return {name: value for name, value in cast(Scores, row).items() if name in CAPTION_COLUMNS}
+
+
+def named_source(row: NamedSource) -> NamedSource:
+    """Those columns alone, of a row that has more."""
+    return {
+        "source_id": row["source_id"],
+        "uri": row["uri"],
+        "fingerprint": row["fingerprint"],
+        "mtime_or_etag": row["mtime_or_etag"],
+        "duplicate_of": row["duplicate_of"],
+        "bytes": row["bytes"],
+        "extra": row["extra"],
+    }
+
+
+def unmeasured(
+    named: NamedSource,
+    status: Literal["measured", "failed"],
+    *,
+    stage: str | None = None,
+    error: str | None = None,
+    message: str | None = None,
+    clips: int = 0,
+    seconds: float | None = None,
+    config_hash: str | None = None,
+) -> SourceRow:
+    """The row of a source of which no frame counts: nothing is known of the video."""
+    return {
+        **named,
+        "container": None,
+        "codec": None,
+        "width": None,
+        "height": None,
+        "fps": None,
+        "is_vfr": None,
+        "duration_s": None,
+        "frames": None,
+        "status": status,
+        "stage": stage,
+        "error": error,
+        "message": message,
+        "clips": clips,
+        "seconds": seconds,
+        "config_hash": config_hash,
+    }
