@@ -47,7 +47,8 @@ from curation.sandbox.protocol import Message
 from curation.sources.listing import list_sources
 from curation.store.dataset import Dataset
 from curation.store.rows import SourceRow
-from curation.store.tasks import MEASURE_TASKS, MeasureTask, StreamRow, rows_of, table_of
+from curation.tasks.arrow import rows_of, table_of
+from curation.tasks.measure import MEASURE_TASKS, MeasureTask, StreamRow
 from curation.verdicts.todo import find_work
 
 MEASURING = """

@@ -14,6 +14,7 @@
     store/        the dataset on disk: schema, whole files, lease
     sandbox/      the decoding child as its parent sees it
     corpus/       rendered footage whose truth is known; no part of the flow
+    tasks/        what travels between the driver and its workers
     progress.py   progress on the terminal
 
 A room may import the rooms that stand below it here, and `filters` and `captioning`. Ray is imported in

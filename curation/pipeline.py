@@ -37,17 +37,9 @@ from curation.sources.source import Source
 from curation.store.dataset import Dataset
 from curation.store.failures import commit_failures
 from curation.store.rows import AcceptedClip
-from curation.store.tasks import (
-    CAPTION_TASKS,
-    CUT_TASKS,
-    MEASURE_TASKS,
-    CaptionAnswer,
-    CaptionTask,
-    CutTask,
-    MeasureTask,
-    StreamRow,
-    WrittenShard,
-)
+from curation.tasks.caption import CAPTION_TASKS, CaptionAnswer, CaptionTask
+from curation.tasks.cut import CUT_TASKS, CutTask, WrittenShard
+from curation.tasks.measure import MEASURE_TASKS, MeasureTask, StreamRow
 from curation.verdicts.todo import Todo
 
 

@@ -9,7 +9,7 @@ from curation.captions.makers import Step, make_captioner, make_rewriter
 from curation.config.schema import Config
 from curation.store.dataset import Dataset
 from curation.store.failures import current_failures
-from curation.store.tasks import AskedClip, CaptionTask
+from curation.tasks.caption import AskedClip, CaptionTask
 
 # (shard, row group) -> clip_id -> what the worker is told of the clip.
 Wanted = dict[tuple[str, int], dict[str, AskedClip]]

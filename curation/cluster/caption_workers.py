@@ -23,7 +23,8 @@ from curation.decode.pictures import pictures
 from curation.store.dataset import Dataset
 from curation.store.rows import SaidCaption, ShardRow, checks_of
 from curation.store.spent import told
-from curation.store.tasks import (
+from curation.tasks.arrow import rows_of, table_of
+from curation.tasks.caption import (
     ANSWERS,
     READ,
     AskedClip,
@@ -33,8 +34,6 @@ from curation.store.tasks import (
     ReadClip,
     RowGroup,
     Unreadable,
-    rows_of,
-    table_of,
 )
 from filters.rules import Rule
 

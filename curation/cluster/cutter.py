@@ -20,7 +20,8 @@ from curation.store.dataset import Dataset
 from curation.store.failures import failure
 from curation.store.rows import FailureRow, ShardRow
 from curation.store.spent import told
-from curation.store.tasks import WRITTEN, CutClip, CutTask, WrittenShard, rows_of, table_of
+from curation.tasks.arrow import rows_of, table_of
+from curation.tasks.cut import WRITTEN, CutClip, CutTask, WrittenShard
 
 
 class Cutter:

@@ -17,7 +17,8 @@ from curation.decode.video import VideoInfo
 from curation.sandbox.parent import Child
 from curation.sandbox.protocol import SourceFailed
 from curation.store.spent import told
-from curation.store.tasks import LOOKS, LookRow, LookTask, PieceRow, rows_of, table_of
+from curation.tasks.arrow import rows_of, table_of
+from curation.tasks.look import LOOKS, LookRow, LookTask, PieceRow
 
 
 class Looker:

@@ -22,7 +22,8 @@ from curation.store.dataset import Dataset
 from curation.store.rows import ClipRow, SourceRow, keys_of, named_source, scores_of, unmeasured
 from curation.store.schema import CLIPS
 from curation.store.spent import Timed
-from curation.store.tasks import (
+from curation.tasks.arrow import rows_of, table_of
+from curation.tasks.measure import (
     STREAM,
     GroupDone,
     GroupTask,
@@ -30,9 +31,7 @@ from curation.store.tasks import (
     MeasureTask,
     SourceTask,
     StreamRow,
-    rows_of,
     stream_row,
-    table_of,
 )
 from curation.verdicts.judge import columns_of, ordered, spared
 from curation.verdicts.stale import Staleness

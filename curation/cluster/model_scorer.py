@@ -11,7 +11,8 @@ import pyarrow as pa
 
 from curation.cluster.rows import decoded_frames, spent_row
 from curation.config.load import validated
-from curation.store.tasks import STREAM, MeasuredClip, StreamRow, rows_of, table_of
+from curation.tasks.arrow import rows_of, table_of
+from curation.tasks.measure import STREAM, MeasuredClip, StreamRow
 from curation.verdicts.judge import columns_of, ordered, spared
 from filters.base import Frames, Scorer, measure_key
 

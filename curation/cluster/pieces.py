@@ -13,7 +13,8 @@ from curation.cluster.streams import pool, rows, stream_of
 from curation.config.schema import Config
 from curation.decode import join, segments
 from curation.sandbox.protocol import SourceFailed
-from curation.store.tasks import LOOK_TASKS, LookTask, MeasureTask, StreamRow, stream_row
+from curation.tasks.look import LOOK_TASKS, LookTask
+from curation.tasks.measure import MeasureTask, StreamRow, stream_row
 
 
 def in_pieces(

@@ -14,8 +14,9 @@ from curation.sandbox.protocol import SourceFailed
 from curation.sources.identity import changed_since
 from curation.store.rows import Shape
 from curation.store.spent import told
-from curation.store.tasks import MeasuredClip, SourceFile, StreamRow, stream_row
 from curation.store.transient import is_transient
+from curation.tasks.cut import SourceFile
+from curation.tasks.measure import MeasuredClip, StreamRow, stream_row
 from filters.base import ClipInfo, Frames, Sampling
 
 

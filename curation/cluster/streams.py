@@ -13,7 +13,7 @@ import ray
 import ray.data
 import ray.exceptions
 
-from curation.store.tasks import rows_of, table_of
+from curation.tasks.arrow import rows_of, table_of
 
 
 def stream_of(tasks: Sequence[Mapping[str, Any]], schema: pa.Schema) -> ray.data.Dataset:
@@ -37,7 +37,7 @@ def made_with(*arguments: Any) -> dict[str, Any]:
 
 
 def rows(stream: ray.data.Dataset) -> Iterator[Any]:
-    """Rows of a type of `store.tasks` as they come; what a killed worker had in hand may come twice."""
+    """Rows of a type of `curation.tasks` as they come; what a killed worker had in hand may come twice."""
     try:
         for batch in stream.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
             assert isinstance(batch, pa.Table)

@@ -2,6 +2,7 @@
 
 In: a request about one source. Out: messages with frames, spans, scores or encoded clips. No Ray, no dataset.
 
+    answers.py      what the child answers, checked where the parent receives it
     __main__.py     the child: it answers requests; nothing imports it
     video.py        frames with their times
     shots.py        cuts; scenes.py makes scenes of them, and spans.py candidate clips

@@ -25,18 +25,8 @@ from curation.decode.shots import ValueDetector
 from curation.decode.spans import Span
 from curation.decode.video import VideoInfo
 from curation.store.rows import Decoded, named_source, unmeasured
-from curation.store.tasks import (
-    GroupDone,
-    GroupTask,
-    LookRow,
-    LookTask,
-    MarkRow,
-    MeasuredSource,
-    MeasureTask,
-    PieceRow,
-    SourceTask,
-    SpanTask,
-)
+from curation.tasks.look import LookRow, LookTask, MarkRow, PieceRow
+from curation.tasks.measure import GroupDone, GroupTask, MeasuredSource, MeasureTask, SourceTask, SpanTask
 
 _DECIDES_BY_VALUES = ("content", "adaptive", "none")
 _WARM_UP_SECONDS = 2.0  # before a span: more than the step of any grid, and than a pair lasts

@@ -18,7 +18,7 @@ from curation.store.dataset import Dataset
 from curation.store.failures import commit_failures, failure
 from curation.store.rows import CaptionRow, FailureRow
 from curation.store.spent import Phase
-from curation.store.tasks import CaptionAnswer
+from curation.tasks.caption import CaptionAnswer
 
 # A kill costs what was made since the last part.
 _PART_ROWS = 1000

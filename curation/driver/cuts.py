@@ -12,7 +12,7 @@ from curation.store.dataset import Dataset, DatasetError
 from curation.store.failures import commit_failures
 from curation.store.rows import AcceptedClip, ShardCaptions, scores_of
 from curation.store.spent import Phase
-from curation.store.tasks import CutClip, CutTask, WrittenShard
+from curation.tasks.cut import CutClip, CutTask, WrittenShard
 from curation.verdicts.judge import write_verdicts
 
 _CLIPS_PER_WAVE = 4000  # minutes of work at least, seconds of it to start the workers

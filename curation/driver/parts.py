@@ -10,7 +10,7 @@ from curation.sources.source import Source
 from curation.store.dataset import Dataset
 from curation.store.rows import ClipRow, SourceRow, keys_of, with_scores
 from curation.store.spent import Phase
-from curation.store.tasks import MeasuredClip, MeasuredSource, MeasureTask, SourceTask, StreamRow
+from curation.tasks.measure import MeasuredClip, MeasuredSource, MeasureTask, SourceTask, StreamRow
 from curation.verdicts.todo import Todo, source_row
 
 

@@ -20,7 +20,7 @@ from curation.decode.answers import EncodedAnswer
 from curation.store.dataset import Dataset
 from curation.store.rows import ShardRow, with_scores
 from curation.store.schema import SHARDS
-from curation.store.tasks import CutClip
+from curation.tasks.cut import CutClip
 
 CAPTION_PARTS = ("caption", "captions")  # columns
 CUT_HASH = b"reelmill_cut_hash"  # in a shard's metadata: what its clips were encoded with

@@ -2,7 +2,7 @@
 
 In: rows. Out: Parquet parts and whole files, local or on an object store.
 
-    schema.py       the tables and their columns: the contract
+    schema.py       the tables and their columns: the contract; rows.py   the same as Python types
     dataset.py      names of files, parts, commits
     whole_file.py   a file appears whole or not at all
     lease.py        one command at a time works on a dataset

@@ -238,3 +238,11 @@ def unmeasured(
         "seconds": seconds,
         "config_hash": config_hash,
     }
+
+
+class Spent(TypedDict):
+    """What one worker says of a piece of its work."""
+
+    stage: str
+    worker: str
+    seconds: float

@@ -137,3 +137,6 @@ def with_check_columns(captions: pa.Table, columns: Sequence[str] | None) -> pa.
         if name not in captions.column_names:
             captions = captions.append_column(CAPTIONS.field(name), pa.nulls(captions.num_rows, pa.float64()))
     return captions.select(list(columns) if columns else CAPTIONS.names)
+
+
+SPENT = pa.struct([("stage", pa.string()), ("worker", pa.string()), ("seconds", pa.float64())])

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from typing import TypeVar
 
 from curation.store.dataset import Dataset
-from curation.store.tasks import Spent
+from curation.store.rows import Spent
 
 T = TypeVar("T")
 _FILE = "spent.json"

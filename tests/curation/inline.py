@@ -19,19 +19,10 @@ from curation.cluster.model_scorer import ModelScorer
 from curation.config.schema import Config
 from curation.sandbox.parent import Child
 from curation.sandbox.protocol import Message
-from curation.store.tasks import (
-    CAPTION_TASKS,
-    CUT_TASKS,
-    MEASURE_TASKS,
-    CaptionAnswer,
-    CaptionTask,
-    CutTask,
-    MeasureTask,
-    StreamRow,
-    WrittenShard,
-    rows_of,
-    table_of,
-)
+from curation.tasks.arrow import rows_of, table_of
+from curation.tasks.caption import CAPTION_TASKS, CaptionAnswer, CaptionTask
+from curation.tasks.cut import CUT_TASKS, CutTask, WrittenShard
+from curation.tasks.measure import MEASURE_TASKS, MeasureTask, StreamRow
 from filters import SCORERS
 
 Row = dict[str, Any]

@@ -24,7 +24,7 @@ from curation.cluster import session, shares, streams
 from curation.config.load import load_config
 from curation.config.schema import ConfigError
 from curation.sources.listing import list_sources
-from curation.store.tasks import MeasureTask, SourceTask
+from curation.tasks.measure import MeasureTask, SourceTask
 from curation.verdicts.todo import source_row
 from tests import render
 

@@ -31,7 +31,7 @@ from curation.report.page import render
 from curation.sources.listing import list_sources
 from curation.store.dataset import Dataset
 from curation.store.schema import CAPTION_COLUMNS, CAPTIONS, FAILURES, SCHEMA_VERSION
-from curation.store.tasks import AskedClip
+from curation.tasks.caption import AskedClip
 from tests import render as drawn
 from tests.captioning.chat_server import Asked, ChatServer, Reply
 from tests.conftest import CHEAP

@@ -26,7 +26,8 @@ from curation.sandbox.protocol import Message, SourceFailed
 from curation.sources.listing import list_sources
 from curation.sources.source import Source
 from curation.store.dataset import Dataset
-from curation.store.tasks import MeasureTask, PieceRow, SourceTask
+from curation.tasks.look import PieceRow
+from curation.tasks.measure import MeasureTask, SourceTask
 from curation.verdicts.todo import source_row
 from tests import render
 from tests.conftest import CHEAP

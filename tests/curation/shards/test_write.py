@@ -25,7 +25,7 @@ from curation.shards.plan import PLAN, Shard, estimated_bytes, plan_shards, sett
 from curation.shards.write import shard_row, shard_schema, write_shard
 from curation.store.dataset import Dataset
 from curation.store.schema import CAPTIONS, SCORE_COLUMNS, SHARDS
-from curation.store.tasks import CutClip, SourceFile
+from curation.tasks.cut import CutClip, SourceFile
 
 Row = dict[str, Any]
 

@@ -10,8 +10,9 @@ from typing import Any, Literal, Union
 import pyarrow as pa
 import pytest
 
-from curation.store import rows, schema, tasks
+from curation.store import rows, schema
 from curation.store.schema import SCORE_COLUMNS
+from curation.tasks import arrow, caption, cut, look, measure
 
 SCALARS: dict[type, tuple[pa.DataType, ...]] = {
     str: (pa.string(),),
@@ -29,15 +30,15 @@ TABLES = [
     (rows.ShardRow, schema.SHARDS),
 ]
 STREAMS = [
-    (tasks.MeasureTask, tasks.MEASURE_TASKS),
-    (tasks.StreamRow, tasks.STREAM),
-    (tasks.LookTask, tasks.LOOK_TASKS),
-    (tasks.LookRow, tasks.LOOKS),
-    (tasks.CutTask, tasks.CUT_TASKS),
-    (tasks.WrittenShard, tasks.WRITTEN),
-    (tasks.CaptionTask, tasks.CAPTION_TASKS),
-    (tasks.ReadBatch, tasks.READ),
-    (tasks.CaptionAnswer, tasks.ANSWERS),
+    (measure.MeasureTask, measure.MEASURE_TASKS),
+    (measure.StreamRow, measure.STREAM),
+    (look.LookTask, look.LOOK_TASKS),
+    (look.LookRow, look.LOOKS),
+    (cut.CutTask, cut.CUT_TASKS),
+    (cut.WrittenShard, cut.WRITTEN),
+    (caption.CaptionTask, caption.CAPTION_TASKS),
+    (caption.ReadBatch, caption.READ),
+    (caption.CaptionAnswer, caption.ANSWERS),
 ]
 
 
@@ -79,13 +80,15 @@ def test_rows_that_travel_are_as_their_schemas(row: Any, table: pa.Schema) -> No
 
 def test_what_is_not_scored_and_what_is_no_number_arrive_as_that() -> None:
     clip: Any = {
-        **dict.fromkeys(typing.get_type_hints(tasks.MeasuredClip)),
+        **dict.fromkeys(typing.get_type_hints(measure.MeasuredClip)),
         "scores": {"motion.speed": None, "text.area": math.nan, "duration.seconds": 4},
         "keys": {},
         "jpegs": {"text": [b"1", b"2"], "aesthetics": []},
     }
-    made = tasks.table_of([tasks.stream_row("p", clip=clip), tasks.stream_row("p", note="n")], tasks.STREAM)
-    first, second = tasks.rows_of(made)
+    made = arrow.table_of(
+        [measure.stream_row("p", clip=clip), measure.stream_row("p", note="n")], measure.STREAM
+    )
+    first, second = arrow.rows_of(made)
     assert first["clip"]["scores"].pop("text.area") != first["clip"]["scores"]["motion.speed"]
     assert first["clip"]["scores"] == {"motion.speed": None, "duration.seconds": 4.0}
     assert first["clip"]["jpegs"] == clip["jpegs"]

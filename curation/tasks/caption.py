@@ -1,0 +1,103 @@
+"""Captioning: the clips that a model is asked about, their pictures, and the answers."""
+
+from __future__ import annotations
+
+from typing import TypedDict
+
+import pyarrow as pa
+
+from curation.store.rows import (
+    SaidCaption,
+    Spent,
+)
+from curation.store.schema import CAPTIONS, SPENT
+from curation.tasks.arrow import fields
+
+# ---- captioning
+
+
+class AskedClip(TypedDict):
+    clip_id: str
+    text: str | None  # to rewrite
+    part: str | None  # of `clips`, where its embedding is, if that is to be compared
+
+
+class RowGroup(TypedDict):
+    """The wanted clips of one row group of a shard."""
+
+    shard: str
+    group: int
+    clips: list[AskedClip]
+
+
+class CaptionTask(TypedDict):
+    groups: list[RowGroup]
+
+
+class Unreadable(TypedDict):
+    error: str
+    message: str
+
+
+class ReadClip(TypedDict):
+    """A `captioning.base.CaptionRequest`, and what checks need."""
+
+    clip_id: str
+    uri: str
+    start_s: float
+    end_s: float
+    is_image: bool
+    extra: str | None  # JSON
+    text: str | None
+    times_s: list[float]
+    shapes: list[list[int]]
+    pictures: list[bytes]  # uint8 RGB, as they are
+    embedding: list[float] | None
+    failed: Unreadable | None
+
+
+class ReadBatch(TypedDict):
+    """Clips as rows would be cut and joined by their bytes: models would get remainders."""
+
+    clips: list[ReadClip]
+
+
+class CaptionAnswer(TypedDict):
+    """The captions of a clip, or why there is none. One row, of no clip, has what the work took."""
+
+    clip_id: str | None
+    captions: list[SaidCaption]
+    error: str | None
+    message: str | None
+    spent: Spent | None
+
+
+_ASKED = pa.struct([("clip_id", pa.string()), ("text", pa.string()), ("part", pa.string())])
+_ROW_GROUP = pa.struct([("shard", pa.string()), ("group", pa.int32()), ("clips", pa.list_(_ASKED))])
+CAPTION_TASKS = pa.schema([("groups", pa.list_(_ROW_GROUP))])
+_READ_CLIP = pa.struct(
+    [
+        ("clip_id", pa.string()),
+        ("uri", pa.string()),
+        ("start_s", pa.float64()),
+        ("end_s", pa.float64()),
+        ("is_image", pa.bool_()),
+        ("extra", pa.string()),
+        ("text", pa.string()),
+        ("times_s", pa.list_(pa.float64())),
+        ("shapes", pa.list_(pa.list_(pa.int32()))),
+        ("pictures", pa.list_(pa.binary())),
+        ("embedding", pa.list_(pa.float32())),
+        ("failed", pa.struct([("error", pa.string()), ("message", pa.string())])),
+    ]
+)
+READ = pa.schema([("clips", pa.list_(_READ_CLIP))])
+ANSWERS = pa.schema(
+    [
+        ("clip_id", pa.string()),
+        ("captions", pa.list_(pa.struct(fields(CAPTIONS, SaidCaption)))),
+        ("error", pa.string()),
+        ("message", pa.string()),
+        ("spent", SPENT),
+    ]
+)

@@ -1,0 +1,71 @@
+"""Cutting: the clips of a planned shard, and what was written."""
+
+from __future__ import annotations
+
+from typing import TypedDict
+
+import pyarrow as pa
+
+from curation.store.rows import (
+    ClipSpan,
+    FailureRow,
+    ShardCaptions,
+    Spent,
+)
+from curation.store.schema import CLIPS, FAILURES, SHARDS, SOURCES, SPENT
+from curation.tasks.arrow import SCORES, fields
+
+# ---- cutting
+
+
+class SourceFile(TypedDict):
+    """By what a worker tells that the file is still the one that was measured."""
+
+    uri: str
+    bytes: int | None
+    mtime_or_etag: str | None
+    fingerprint: str | None
+
+
+class CutClip(ClipSpan, ShardCaptions):
+    scores: dict[str, float | None]
+    extra: str | None
+    source: SourceFile
+
+
+class CutTask(TypedDict):
+    """One planned shard."""
+
+    name: str
+    clips: list[CutClip]
+
+
+class WrittenShard(TypedDict):
+    name: str
+    rows: int
+    bytes: int  # of video
+    seconds: float  # of video
+    failures: list[FailureRow]
+    spent: Spent
+
+
+_CUT_CLIP = pa.struct(
+    [
+        *fields(CLIPS, ClipSpan),
+        *fields(SHARDS, ShardCaptions),
+        pa.field("scores", SCORES),
+        pa.field("extra", pa.string()),
+        pa.field("source", pa.struct(fields(SOURCES, SourceFile))),
+    ]
+)
+CUT_TASKS = pa.schema([("name", pa.string()), ("clips", pa.list_(_CUT_CLIP))])
+WRITTEN = pa.schema(
+    [
+        ("name", pa.string()),
+        ("rows", pa.int64()),
+        ("bytes", pa.int64()),
+        ("seconds", pa.float64()),
+        ("failures", pa.list_(pa.struct(list(FAILURES)))),
+        ("spent", SPENT),
+    ]
+)

@@ -1,0 +1,143 @@
+"""Measuring: the tasks of parts, and the clips and sources that come back."""
+
+from __future__ import annotations
+
+from typing import TypedDict
+
+import pyarrow as pa
+
+from curation.store.rows import (
+    ClipSpan,
+    NamedSource,
+    SourceRow,
+    Spent,
+)
+from curation.store.schema import CLIPS, SOURCES, SPENT
+from curation.tasks.arrow import SCORES, fields
+
+# ---- measuring: tasks
+
+
+class SpanTask(TypedDict):
+    start_s: float
+    end_s: float
+    frames: int
+
+
+class GroupTask(TypedDict):
+    """Spans of a long source that one worker scores in one go, and from where on it must decode."""
+
+    number: int
+    spans: list[SpanTask]
+    from_s: float | None  # null: from the start
+    at: dict[str, float | None]  # where grids stand there
+
+
+class SourceTask(NamedSource):
+    rescore: bool  # the spans stay, some columns are computed
+    attempts_before: int  # of a long source, whose clips came in groups
+    group: GroupTask | None  # of a long source; null: the whole source
+
+
+class MeasureTask(TypedDict):
+    """Sources of one part."""
+
+    part: str
+    sources: list[SourceTask]
+
+
+_SPAN = pa.struct([("start_s", pa.float64()), ("end_s", pa.float64()), ("frames", pa.int64())])
+_GROUP = pa.struct(
+    [("number", pa.int32()), ("spans", pa.list_(_SPAN)), ("from_s", pa.float64()), ("at", SCORES)]
+)
+_SOURCE_TASK = pa.struct(
+    [
+        *fields(SOURCES, NamedSource),
+        pa.field("rescore", pa.bool_()),
+        pa.field("attempts_before", pa.int32()),
+        pa.field("group", _GROUP),
+    ]
+)
+MEASURE_TASKS = pa.schema([("part", pa.string()), ("sources", pa.list_(_SOURCE_TASK))])
+
+
+# ---- measuring: what comes back
+
+
+class MeasuredClip(ClipSpan):
+    scores: dict[str, float | None]
+    keys: dict[str, str]
+    attempt: int  # clips count that are of the attempt that their source's row names
+    new_embedding: bool  # of a clip that was scored again: the one that it had does not count
+    thumbnail: bytes | None
+    jpegs: dict[str, list[bytes]]  # model-backed scorer -> frames that it is still to see
+    embedding: list[float] | None
+
+
+class MeasuredSource(SourceRow):
+    attempt: int | None  # null: it needed no measuring
+    rescored: bool  # its committed row stays; `error`: its clips stay unscored
+
+
+class GroupDone(TypedDict):
+    source_id: str
+    number: int
+    error: str | None
+    seconds: float
+
+
+class StreamRow(TypedDict):
+    """One of these: a candidate clip, a source after its clips, a group of a long source after its clips,
+    something to tell the user, or what a piece of work took."""
+
+    part: str
+    clip: MeasuredClip | None
+    source: MeasuredSource | None
+    group: GroupDone | None
+    note: str | None
+    spent: Spent | None
+
+
+_MEASURED_CLIP = pa.struct(
+    [
+        *fields(CLIPS, ClipSpan),
+        pa.field("scores", SCORES),
+        pa.field("keys", CLIPS.field("keys").type),
+        pa.field("attempt", pa.int32()),
+        pa.field("new_embedding", pa.bool_()),
+        pa.field("thumbnail", pa.binary()),
+        pa.field("jpegs", pa.map_(pa.string(), pa.list_(pa.binary()))),
+        pa.field("embedding", pa.list_(pa.float32())),
+    ]
+)
+_MEASURED_SOURCE = pa.struct([*SOURCES, pa.field("attempt", pa.int32()), pa.field("rescored", pa.bool_())])
+_GROUP_DONE = pa.struct(
+    [
+        ("source_id", pa.string()),
+        ("number", pa.int32()),
+        ("error", pa.string()),
+        ("seconds", pa.float64()),
+    ]
+)
+STREAM = pa.schema(
+    [
+        ("part", pa.string()),
+        ("clip", _MEASURED_CLIP),
+        ("source", _MEASURED_SOURCE),
+        ("group", _GROUP_DONE),
+        ("note", pa.string()),
+        ("spent", SPENT),
+    ]
+)
+
+
+def stream_row(
+    part: str,
+    *,
+    clip: MeasuredClip | None = None,
+    source: MeasuredSource | None = None,
+    group: GroupDone | None = None,
+    note: str | None = None,
+    spent: Spent | None = None,
+) -> StreamRow:
+    return {"part": part, "clip": clip, "source": source, "group": group, "note": note, "spent": spent}
