@@ -45,5 +45,11 @@ test: lint
 slow: setup
 	$(BIN)/python -m pytest -m slow
 
+# Versions and hashes of constraints.txt: names no index. Needs `uv`.
+requirements.lock: constraints.txt
+	printf '%s\n' '# The packages of constraints.txt with the hashes of their files; made by: make requirements.lock' > _lock
+	uv pip compile constraints.txt --quiet --no-deps --generate-hashes --no-emit-index-url --no-emit-find-links --no-header --no-annotate --python-version 3.11 >> _lock
+	mv _lock $@
+
 clean:
 	rm -rf $(VENV) runs

@@ -41,7 +41,7 @@ class Prompt:
             raise ValueError(
                 f"the answer is not a JSON object with the keys {', '.join(STRUCTURE)}: {text[:80]}"
             )
-        kept = {key: _tidy(found[key]) for key in STRUCTURE}
+        kept = {key: tidy(found[key]) for key in STRUCTURE}
         return json.dumps(kept, ensure_ascii=False)
 
 
@@ -137,7 +137,7 @@ def _named(setting: str, known: dict[str, Prompt], kind: str) -> Prompt:
 
 def plain(answer: str) -> str:
     """An answer on one line, without thoughts, control characters and lone surrogates (from JSON escapes)."""
-    return _tidy(_THOUGHT.sub("", answer))
+    return tidy(_THOUGHT.sub("", answer))
 
 
 def json_object(answer: str, keys: Iterable[str]) -> dict[str, str] | None:
@@ -172,6 +172,7 @@ def _joined(value: Any) -> str:
     return value.strip() if isinstance(value, str) and value.strip(" .…") else ""
 
 
-def _tidy(text: str) -> str:
+def tidy(text: str) -> str:
+    """On one line, without control characters and half characters (JSON escapes them)."""
     text = text.encode("utf-8", "replace").decode()
     return " ".join(_CONTROL.sub(" ", text).split())

@@ -1,8 +1,11 @@
 """`sidecar`: existing captions by people, in files beside the source or in a column of the source list.
 
 In order of preference: the list's caption column; `NAME.vtt` or `NAME.srt`, matched by time span;
-`NAME.json`; `NAME.txt`. A JSON file contains a text, an object with `caption` or `text`, or a list of objects
-that also have `start` and `end` in seconds and are matched by time span.
+`NAME.json`; `NAME.txt`. A JSON file contains a text, an object with `caption` or `text`, or a list of
+objects that also have `start` and `end` in seconds and are matched by time span.
+
+A caption file that is a link out of the video's own folder is left alone. Otherwise the maker of a folder could
+have any file of this machine published as a caption.
 """
 
 from __future__ import annotations
@@ -14,13 +17,14 @@ import json
 import os
 import re
 import stat
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import fsspec
 
 from captioning.base import Caption, CaptionRequest, Pictures
+from captioning.prompts import tidy
 
 _MAX_BYTES = 16 << 20
 _MAX_KEPT = 64  # files
@@ -44,11 +48,21 @@ class Cue:
 Content = tuple[str | None, list[Cue] | None]
 
 
+def _chained(address: str) -> str | None:
+    return "a chain of protocols is never opened" if "://" in address and "::" in address else None
+
+
 @dataclass(frozen=True)
 class Sidecar:
-    """Captions from files beside the source, or from `caption_column` of the source list."""
+    """Captions from files beside the source, or from `caption_column` of the source list.
+
+    refused: why nothing beside a source is to be opened, by the source's address; None where it may be.
+    left_alone: caption files that were not read, and why: of refused addresses, and links out of the folder.
+    """
 
     caption_column: str = "caption"
+    refused: Callable[[str], str | None] = field(default=_chained, repr=False, compare=False)
+    left_alone: dict[str, str] = field(default_factory=dict, init=False, repr=False, compare=False)
     name: ClassVar[str] = "sidecar"
     pictures: ClassVar[Pictures | None] = None
     # The clips of a source come in sequence, so each of its files is read once.
@@ -70,10 +84,13 @@ class Sidecar:
         return found
 
     def _text(self, clip: CaptionRequest) -> str | None:
-        column = _tidy(str(clip.extra.get(self.caption_column) or ""))
+        column = tidy(str(clip.extra.get(self.caption_column) or ""))
         if column:
             return column
         stem = _stem(clip.uri)
+        if reason := self.refused(clip.uri):
+            self.left_alone[f"{stem}.txt"] = reason
+            return None
         for suffix in (".vtt", ".srt", ".json", ".txt"):
             found = self._content(stem + suffix)
             if found is None:
@@ -88,7 +105,10 @@ class Sidecar:
         if path not in self._kept:
             if len(self._kept) >= _MAX_KEPT:
                 self._kept.clear()
-            self._kept[path] = _read(path)
+            reason = _leads_out(path)
+            if reason:
+                self.left_alone[path] = reason
+            self._kept[path] = None if reason else _read(path)
         return self._kept[path]
 
 
@@ -114,7 +134,7 @@ def parse_subtitles(text: str) -> list[Cue]:
             match = _TIMING.match(line)
             if match:
                 times = match.groups()
-                said = _tidy(html.unescape(_TAG.sub("", " ".join(lines[i + 1 :]))))
+                said = tidy(html.unescape(_TAG.sub("", " ".join(lines[i + 1 :]))))
                 start_s, end_s = _seconds(*times[:4]), _seconds(*times[4:])
                 if said and end_s > start_s:
                     cues.append(Cue(start_s, end_s, said))
@@ -124,6 +144,17 @@ def parse_subtitles(text: str) -> list[Cue]:
 
 def _seconds(hours: str | None, minutes: str, seconds: str, fraction: str) -> float:
     return int(hours or 0) * 3600 + int(minutes) * 60 + int(seconds) + int(fraction) / 10 ** len(fraction)
+
+
+def _leads_out(path: str) -> str | None:
+    """Of a local link whose target is not in the link's folder, or below: where it leads."""
+    local = path.removeprefix("file://")
+    if "://" in local or not os.path.islink(local):
+        return None
+    folder, target = os.path.realpath(os.path.dirname(local) or "."), os.path.realpath(local)
+    if target.startswith(os.path.join(folder, "")):
+        return None
+    return f"a link out of the video's folder, to {target}; put a file in its place to have it read"
 
 
 def _read(path: str) -> Content | None:
@@ -142,7 +173,7 @@ def _read(path: str) -> Content | None:
     if path.endswith((".vtt", ".srt")):
         return None, parse_subtitles(text)
     if path.endswith(".txt"):
-        return _tidy(text), None
+        return tidy(text), None
     try:
         return _from_json(json.loads(text))
     except (ValueError, TypeError, KeyError, RecursionError) as error:
@@ -169,10 +200,10 @@ def _decoded(path: str, data: bytes) -> str:
 
 def _from_json(value: Any) -> Content:
     if isinstance(value, str):
-        return _tidy(value), None
+        return tidy(value), None
     if isinstance(value, list):
-        return None, [Cue(float(v["start"]), float(v["end"]), _tidy(_caption_of(v))) for v in value]
-    return _tidy(_caption_of(value)), None
+        return None, [Cue(float(v["start"]), float(v["end"]), tidy(_caption_of(v))) for v in value]
+    return tidy(_caption_of(value)), None
 
 
 def _caption_of(value: Any) -> str:
@@ -182,11 +213,6 @@ def _caption_of(value: Any) -> str:
     if not isinstance(text, str):
         raise ValueError("no `caption` or `text`")
     return text
-
-
-def _tidy(text: str) -> str:
-    # JSON escapes can give lone surrogates, which no table can store.
-    return " ".join(text.encode("utf-8", "replace").decode().split())
 
 
 def _stem(uri: str) -> str:

@@ -9,7 +9,7 @@ tasks.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import ray.data
@@ -54,7 +54,7 @@ def build(
     todo = prepare(dataset, listed, config, progress, **options)
     measure(dataset, todo, config, progress, len(listed))
     tidy(dataset, todo, config, progress)
-    accepted = select(dataset, config)
+    accepted = select(dataset, config, progress.say)
     cut(dataset, accepted, config, progress)
     for step in STEPS:  # what is captioned is judged before it is rewritten
         if caption(dataset, config, step, progress):
@@ -74,13 +74,15 @@ def measure(
     commits.end()
 
 
-def select(dataset: Dataset, config: Config) -> list[AcceptedClip]:
+def select(
+    dataset: Dataset, config: Config, say: Callable[[str], None] = lambda _: None
+) -> list[AcceptedClip]:
     """Judge all clips by the rules, and read what people wrote about the accepted ones. No scorer runs.
 
-    Returns the accepted clips.
+    Returns the accepted clips. `say` is told of caption files that are left alone.
     """
     accepted = apply_rules(dataset, config)
-    if failures := read_sidecars(dataset, accepted, config):
+    if failures := read_sidecars(dataset, accepted, config, say):
         commit_failures(dataset, failures)
         accepted = apply_rules(dataset, config)
     return accepted

@@ -133,8 +133,12 @@ def ended_in_order() -> Iterator[None]:
 
 def load_named_config(name: str, overrides: list[str] | None) -> Config:
     """The configuration with the name `default` or `demo`, or from a file, with `overrides` (KEY=VALUE)."""
+    return read_config_file(config_file(name), overrides or [])
+
+
+def config_file(name: str) -> Path | str:
     path = CONFIGS / f"{name}.yaml"
-    return read_config_file(path if path.exists() else name, overrides or [])
+    return path if path.exists() else name
 
 
 def leave(command: Callable[[], object]) -> NoReturn:

@@ -3,25 +3,38 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
+import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from typing import Annotated, Any, Literal
 
 import typer
 
-from curation.config.load import validated
+from curation.config import said
+from curation.config.changes import flat
+from curation.config.load import load_config, read_config_text
 from curation.config.schema import Config, ConfigError
 from curation.progress import Progress
 from curation.sandbox.words import printable
 from curation.sources.listing import list_sources
+from curation.sources.media import LIST_SUFFIXES
 from curation.sources.source import Source
-from curation.store.address import is_remote
+from curation.store.address import allow, is_remote
 from curation.store.dataset import Dataset, DatasetError
 from curation.store.lease import Lease
 from filters import SCORERS
 from jobs import common
-from jobs.common import complain, ended_in_order, load_named_config, out, private_ray, user_errors
+from jobs.common import (
+    complain,
+    config_file,
+    ended_in_order,
+    load_named_config,
+    out,
+    private_ray,
+    user_errors,
+)
 
 Sources = Annotated[
     list[str], typer.Argument(metavar="SOURCES...", help="files, folders, globs, CSV/JSONL/Parquet lists")
@@ -65,12 +78,40 @@ def _dataset(location: str) -> Dataset:
 
 
 def _stored_config(dataset: Dataset, overrides: list[str] | None) -> Config:
-    """The stored configuration of the dataset, changed by `overrides`."""
-    from curation.config.load import apply_overrides
-
+    """The dataset's own configuration, changed by `overrides`. What reaches out of the dataset counts only
+    where the user has said so (`curation.config.said`)."""
     data: dict[str, Any] = dataset.manifest()["config"]
-    apply_overrides(data, overrides or [])
-    return validated(data)
+    return said.of_dataset(data, overrides or [], [dataset.location])
+
+
+def _wanted_config(name: str, overrides: list[str] | None, dataset: Dataset) -> Config:
+    """What `build` was told with `--config` and `--set`. Raises `ConfigError`, also for what a dataset.json
+    wants and the user has not said."""
+    file = config_file(name)
+    text, of_dataset = read_config_text(file)
+    if not of_dataset:
+        settings = load_config(text, overrides or [])
+        said.check_key_names(settings, said.typed(overrides or []))
+        return settings
+    its_own = _dataset(str(file).rpartition("/")[0] or ".").location
+    settings = said.of_dataset(json.loads(text), overrides or [], [its_own, dataset.location])
+    said.refuse_unsaid(settings)
+    _say_what_is_not_taken(settings)
+    return settings
+
+
+def _say_what_is_not_taken(config: Config) -> None:
+    if config.not_taken:
+        options = " ".join(f"--set {shlex.quote(f'{k}={v}')}" for k, v in config.not_taken.items())
+        complain(
+            f"the dataset's own dataset.json says {', '.join(config.not_taken)}, and you have not said so: "
+            f"the defaults are taken; to have it as it says, add {options}"
+        )
+
+
+def _allow_typed(sources: Sequence[str]) -> None:
+    """A protocol that the user typed is meant. That of a list is meant for the list, not for its rows."""
+    allow(name for name in sources if not name.lower().endswith(tuple(LIST_SUFFIXES)))
 
 
 def build(
@@ -91,7 +132,8 @@ def build(
 ) -> None:
     """Make a dataset from raw videos, or continue one."""
     with user_errors():
-        settings = load_named_config(config, set_)
+        dataset = _dataset(out_)
+        settings = _wanted_config(config, set_, dataset)
         private_ray(settings)
         # Imported here, because Ray reads the environment, which `private_ray` sets, when it is imported.
         from curation import pipeline
@@ -101,9 +143,9 @@ def build(
 
         if prune and limit is not None:
             raise ConfigError("--prune with --limit would remove sources beyond the limit: use only one")
-        dataset = _dataset(out_)
         dataset.check_writable()
         listed = list_sources(sources, limit)
+        _allow_typed(sources)
         check_models(settings)
         if dry_run:
             from curation.audit.estimate import estimate
@@ -111,6 +153,7 @@ def build(
             for line in estimate(dataset, listed, settings, retry_failed=retry_failed, prune=prune):
                 out.print(printable(line), markup=False)
             return
+        said.remember(dataset.location, settings)
         with working(dataset, "build"):
             with closing(Progress()) as progress, session(settings):
                 _say_what_nodes_share(dataset, listed, nodes())
@@ -126,14 +169,16 @@ def build(
 def select(dataset: DatasetArg, set_: Overrides = None) -> None:
     """Apply other rules without scoring. New accepted clips are cut, and captioned if a model captions."""
     with user_errors():
-        for override in set_ or []:
-            if not override.startswith("rules."):
-                raise ConfigError(
-                    f"--set {override}: select changes rules only (rules.<column>.min or .max); for anything "
-                    "else run reelmill build with the changed configuration"
-                )
         target = _dataset(dataset)
+        for override in set_ or []:
+            if not override.startswith(("rules.", "run.")) and not _allows(override, target):
+                raise ConfigError(
+                    f"--set {override}: select changes rules only (rules.<column>.min or .max; and run.*); "
+                    "for anything else run reelmill build with the changed configuration"
+                )
         settings = _stored_config(target, set_)
+        _say_what_is_not_taken(settings)
+        said.remember(target.location, settings)
         private_ray(settings)
         from curation.cluster.session import session
         from curation.commands.select import reselect
@@ -153,6 +198,13 @@ def select(dataset: DatasetArg, set_: Overrides = None) -> None:
                 )
             write_report(target)
             _end(target)
+
+
+def _allows(override: str, dataset: Dataset) -> bool:
+    """Whether it says again what the dataset.json says of what reaches out: that allows it, and changes
+    nothing."""
+    key, _, value = override.partition("=")
+    return key in said.KEYS and flat(dataset.manifest()["config"]).get(key) == value
 
 
 def caption(
@@ -176,6 +228,8 @@ def caption(
                 )
         target = _dataset(dataset)
         settings = _stored_config(target, overrides)
+        _say_what_is_not_taken(settings)
+        said.remember(target.location, settings)
         private_ray(settings)
         from curation.cluster.session import session
         from curation.commands.caption import recaption
@@ -251,11 +305,12 @@ def status(
         if explain:
             wanted = load_named_config(config, set_) if config else _stored_config(target, set_)
             listed = list_sources(sources) if sources else as_listed(target)
+            _allow_typed(sources or [])
             for line in lines(target, listed, wanted, find_work(target, listed, wanted)):
                 out.print(printable(line), markup=False)
         running = holder(target)
         if running:
-            out.print(running, markup=False)
+            out.print(printable(running), markup=False)
         left = waiting(target, settings)
         complete = not left and not wrong
         if not complete:
@@ -263,7 +318,7 @@ def status(
             again = f"reelmill build SOURCES --out {dataset} --config {target.address('dataset.json')}"
             if not wrong and captions_wait(target, settings):
                 again = f"reelmill caption {dataset}"
-            out.print(f"not complete: {left}; to resume: {again}", markup=False)
+            out.print(printable(f"not complete: {left}; to resume: {again}"), markup=False)
             raise typer.Exit(3)
         else:
             out.print("complete", markup=False)
@@ -285,7 +340,9 @@ def verify(
             out.print(printable(problem), markup=False)
         left = waiting(target, _stored_config(target, None))
         if left:
-            out.print(f"not complete, so not fully checked: {left}; see reelmill status", markup=False)
+            out.print(
+                printable(f"not complete, so not fully checked: {left}; see reelmill status"), markup=False
+            )
             raise typer.Exit(3)
         if problems:
             raise typer.Exit(1)
@@ -316,7 +373,7 @@ def _print_accounting(dataset: Dataset) -> list[str]:
 
     counts = accounting(dataset)
     for line in counts.lines():
-        out.print(line, markup=False)
+        out.print(printable(line), markup=False)
     return counts.check()
 
 

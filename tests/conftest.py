@@ -53,6 +53,12 @@ def _one_thread() -> None:
     cv2.setNumThreads(1)
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _own_notes(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """What commands note of what the user said goes to a folder of the tests, not to the developer's."""
+    os.environ["XDG_CONFIG_HOME"] = str(tmp_path_factory.mktemp("user"))
+
+
 @pytest.fixture(scope="session")
 def footage() -> Path:
     """The folder of real footage with known truth; tests that need it are skipped where it is absent."""

@@ -47,6 +47,10 @@ class Captions:
         """A caption of the configured captioner, as it is configured."""
         return self._mine(clip_id) is not None
 
+    def has_any(self, clip_id: str) -> bool:
+        """A caption of whomever."""
+        return clip_id in self._places
+
     def _mine(self, clip_id: str) -> int | None:
         """Of the configured captioner: of the kind asked for, else the first."""
         mine = [i for i in self._places.get(clip_id, ()) if self._keys[i] == self.key]

@@ -10,13 +10,14 @@ from typing import Literal
 from captioning.base import Captioner, NoCaptions
 from captioning.sidecar import Sidecar
 from curation.config.schema import Config
+from curation.store.address import refusal
 
 
 def make_captioner(config: Config) -> Captioner:
     """The one whose captions are trained on."""
     captions = config.captions
     if captions.captioner == "sidecar":
-        return Sidecar(captions.caption_column)
+        return Sidecar(captions.caption_column, refusal)
     if captions.captioner == "none":
         return NoCaptions()
     made: Captioner = getattr(captions, captions.captioner)

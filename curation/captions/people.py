@@ -4,47 +4,61 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
-
-import fsspec
+from collections.abc import Callable, Sequence
 
 from captioning.base import Caption, Captioner, CaptionRequest
 from captioning.sidecar import Sidecar
 from curation.captions.makers import make_captioner
 from curation.captions.table import commit_captions, said
 from curation.config.schema import Config
-from curation.store.address import is_remote
+from curation.store.address import filesystem, is_remote, refusal
 from curation.store.dataset import Dataset
 from curation.store.failures import failure
 from curation.store.rows import AcceptedClip, CaptionRow, FailureRow
 from curation.store.schema import CAPTIONS
+
+_MOST_SAID = 3
+
 
 # ---------------------------------------------------------------------------------------------------
 # By people
 # ---------------------------------------------------------------------------------------------------
 
 
-def read_sidecars(dataset: Dataset, accepted: Sequence[AcceptedClip], config: Config) -> list[FailureRow]:
-    """Caption the accepted clips that have no sidecar's text yet. Returns rows of `failures`."""
+def read_sidecars(
+    dataset: Dataset,
+    accepted: Sequence[AcceptedClip],
+    config: Config,
+    say: Callable[[str], None] = lambda _: None,
+) -> list[FailureRow]:
+    """Caption the accepted clips that have no sidecar's text yet. Returns rows of `failures`.
+
+    `say` is called with a line about each caption file that is left alone.
+    """
     captioner = make_captioner(config)
     if not isinstance(captioner, Sidecar):
         return []
     seen = {c["clip_id"] for c in dataset.rows("captions", ["clip_id", "key"]) if c["key"] == captioner.key}
     rows, failures = _said(dataset, [c for c in accepted if c["clip_id"] not in seen], captioner)
+    _say_what_was_left(captioner, say)
     commit_captions(dataset, [row for said in rows.values() for row in said])
     return failures
 
 
 def read_sidecars_again(
-    dataset: Dataset, accepted: Sequence[AcceptedClip], config: Config
+    dataset: Dataset,
+    accepted: Sequence[AcceptedClip],
+    config: Config,
+    say: Callable[[str], None] = lambda _: None,
 ) -> tuple[int, list[FailureRow]]:
     """Take over sidecars that were edited, added or taken away. Where the source itself is not there (a disk
     that is not mounted) its clips keep what they have. Returns how many clips have another caption now, and
-    rows of `failures`."""
+    rows of `failures`. `say` is told of caption files that are left alone."""
     captioner = make_captioner(config)
     assert isinstance(captioner, Sidecar)
     clips = {c["clip_id"]: c for c in accepted}
     found, failures = _said(dataset, accepted, captioner)
+    _say_what_was_left(captioner, say)
     broken = {f["clip_id"] for f in failures}
     changed = 0
     for part, table in list(dataset.tables("captions")):
@@ -98,8 +112,17 @@ def _said(
     return found, failures
 
 
+def _say_what_was_left(captioner: Sidecar, say: Callable[[str], None]) -> None:
+    for path, reason in list(captioner.left_alone.items())[:_MOST_SAID]:
+        say(f"caption file left alone: {path}: {reason}")
+    if (more := len(captioner.left_alone) - _MOST_SAID) > 0:
+        say(f"more caption files were left alone, for the same reasons: {more}")
+
+
 def _is_there(uri: str) -> bool:
     if not is_remote(uri):
         return os.path.exists(uri)
-    filesystem, path = fsspec.url_to_fs(uri)
-    return bool(filesystem.exists(path))
+    if refusal(uri):
+        return False
+    fs, path = filesystem(uri)
+    return bool(fs.exists(path))

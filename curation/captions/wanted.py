@@ -6,6 +6,7 @@ from collections.abc import Collection
 
 from curation.captions.chosen import Captions
 from curation.captions.makers import Step, make_captioner, make_rewriter
+from curation.config.said import refuse_unsaid
 from curation.config.schema import Config
 from curation.store.dataset import Dataset
 from curation.store.failures import current_failures
@@ -18,7 +19,9 @@ _BATCHES_PER_TASK = 16  # of a reader, and about as many tasks of a small datase
 
 
 def check_captioner(config: Config) -> None:
-    """Raises `captioning.base.CaptionerMissing` before any work when captions cannot be made."""
+    """Raises `captioning.base.CaptionerMissing` before any work when captions cannot be made, and
+    `ConfigError` where a dataset alone says which server or model is to make them."""
+    refuse_unsaid(config, captions_only=True)
     make_captioner(config).check()
     rewriter = make_rewriter(config)
     if rewriter is not None:

@@ -51,7 +51,7 @@ def recaption(
             begin()
         accepted = apply_rules(dataset, config)
         if config.captions.captioner == "sidecar":
-            changed, failures = read_sidecars_again(dataset, accepted, config)
+            changed, failures = read_sidecars_again(dataset, accepted, config, progress.say)
             commit_failures(dataset, failures)
             if changed or failures:
                 accepted = apply_rules(dataset, config)

@@ -10,7 +10,7 @@ from curation.config.schema import Config
 
 def changes(old: Config, new: Config) -> list[str]:
     """What differs, but for `run`: lines of `key: old -> new`."""
-    a, b = (_flat(c.model_dump(mode="json", exclude={"run"})) for c in (old, new))
+    a, b = (flat(c.model_dump(mode="json", exclude={"run"})) for c in (old, new))
     keys = [key for key in sorted({*a, *b}) if a.get(key) != b.get(key)]
     return [f"{key}: {_shown(a.get(key))} -> {_shown(b.get(key))}" for key in keys]
 
@@ -20,9 +20,10 @@ def _shown(value: Any) -> str:
     return json.dumps(value) if value is None or isinstance(value, bool) else str(value)
 
 
-def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+def flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    """By dotted key."""
     if not isinstance(value, dict) or not value:
         return {prefix: value}
     return {
-        k: v for name, x in value.items() for k, v in _flat(x, f"{prefix}.{name}" if prefix else name).items()
+        k: v for name, x in value.items() for k, v in flat(x, f"{prefix}.{name}" if prefix else name).items()
     }

@@ -45,9 +45,16 @@ def validated(data: Any) -> Config:
 
 def read_config_file(name: str | Path, overrides: Sequence[str] = ()) -> Config:
     """Of a YAML file, or a dataset.json, here or at an fsspec address. Raises `ConfigError`."""
-    path = str(name)
+    text, _ = read_config_text(name)
+    return load_config(text, overrides)
+
+
+def read_config_text(name: str | Path) -> tuple[str, bool]:
+    """The YAML text of a configuration that is valid by itself, and whether it is that of a dataset.json,
+    which somebody else may have written. Raises `ConfigError`."""
+    path, of_dataset = str(name), False
     try:
-        with open_source(path) as file:
+        with open_source(path, typed=True) as file:
             text = file.read().decode()
     except UnicodeDecodeError as error:
         raise ConfigError(f"cannot read the configuration {path}: it is not text") from error
@@ -61,11 +68,11 @@ def read_config_file(name: str | Path, overrides: Sequence[str] = ()) -> Config:
         if path.endswith(".json"):  # what made a dataset makes it again, under whatever name
             data = json.loads(text)
             if "schema_version" in data or Path(path).name == "dataset.json":
-                text = json.dumps(data["config"])
-        without_overrides = load_config(text)
+                text, of_dataset = json.dumps(data["config"]), True
+        load_config(text)
     except (ConfigError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{path}: {error}") from error
-    return load_config(text, overrides) if overrides else without_overrides
+    return text, of_dataset
 
 
 def _apply(data: dict[str, Any], override: str) -> None:

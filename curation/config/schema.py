@@ -18,6 +18,7 @@ from pydantic import (
     ConfigDict,
     Field,
     PlainSerializer,
+    PrivateAttr,
     TypeAdapter,
     ValidationError,
     model_validator,
@@ -322,6 +323,8 @@ class Config(_Section):
     captions: Captions = Captions()
     shards: Shards = Shards()
     run: Run = Run()
+    _unsaid: dict[str, str] = PrivateAttr(default_factory=dict)
+    _not_taken: dict[str, str] = PrivateAttr(default_factory=dict)
 
     @model_validator(mode="before")
     @classmethod
@@ -352,6 +355,20 @@ class Config(_Section):
                     f"{', '.join(sorted(columns)) or 'none'}, and of captions {', '.join(CAPTION_COLUMNS)}"
                 )
         return self
+
+    def mark(self, unsaid: Mapping[str, str], not_taken: Mapping[str, str]) -> None:
+        """Of a configuration that a dataset.json holds: see `said.of_dataset`."""
+        self._unsaid, self._not_taken = dict(unsaid), dict(not_taken)
+
+    @property
+    def unsaid(self) -> Mapping[str, str]:
+        """What reaches out in it, such as a server, and was said by a dataset alone, not by this user."""
+        return self._unsaid
+
+    @property
+    def not_taken(self) -> Mapping[str, str]:
+        """What a dataset alone said of `run`: the defaults are in its place."""
+        return self._not_taken
 
     @property
     def local_scorers(self) -> dict[str, Any]:

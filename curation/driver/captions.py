@@ -12,6 +12,7 @@ from curation.captions.chosen import Captions
 from curation.captions.makers import Step, batch_clips, worker
 from curation.captions.table import commit_captions
 from curation.captions.wanted import add_parts, tasks, wanted
+from curation.config.said import refuse_unsaid
 from curation.config.schema import Config
 from curation.progress import Progress, Stopped
 from curation.store.dataset import Dataset
@@ -72,6 +73,7 @@ class CaptionCommits:
         self._last = time.monotonic()
         self._phase = Phase()
         if self.total:
+            refuse_unsaid(config, captions_only=True)
             self._captioner = worker(config, step)
             self._captions = Captions.read(dataset, config)
             progress.start_caption(step, self._captioner.name, self.total)

@@ -12,9 +12,9 @@ import tarfile
 from collections.abc import Iterator
 from typing import Any, Literal, get_args
 
-import fsspec
 import pyarrow as pa
 
+from curation.store.address import filesystem
 from curation.store.dataset import Dataset, reelmill_version
 from curation.store.schema import SHARDS
 
@@ -56,13 +56,13 @@ def export(dataset: Dataset, to: Format, out: str, *, shard_mb: int = 512) -> in
 
 
 def _names(out: str) -> list[str]:
-    filesystem, root = fsspec.url_to_fs(out)
-    filesystem.invalidate_cache()
-    if not filesystem.exists(root):
+    fs, root = filesystem(out, typed=True)
+    fs.invalidate_cache()
+    if not fs.exists(root):
         return []
-    if not filesystem.isdir(root):
+    if not fs.isdir(root):
         raise ValueError(f"{out} is a file; --out names a folder")
-    return [posixpath.basename(p.rstrip("/")) for p in filesystem.ls(root, detail=False)]
+    return [posixpath.basename(p.rstrip("/")) for p in fs.ls(root, detail=False)]
 
 
 def _check_free(out: str) -> None:

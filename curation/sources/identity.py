@@ -10,10 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
-import fsspec
-
 from curation.sources.source import KINDS, NotAFile, Source, reason
-from curation.store.address import is_remote, open_source
+from curation.store.address import AddressRefused, filesystem, is_remote, open_source
 from curation.store.transient import retrying
 
 _BLOCK_BYTES = 1 << 20
@@ -70,14 +68,14 @@ def identify(
 def changed_since(uri: str, bytes: int | None, mtime_or_etag: str | None, fingerprint: str | None) -> bool:
     """Is the file another one than it was? Its content is read only when its size or time differ.
 
-    Raises `OSError` when it cannot be read.
+    Raises `OSError` when it cannot be read, and `AddressRefused` when it is not to be opened.
     """
     try:
         size, changed = _stat(uri)
         if (size, changed) == (bytes, mtime_or_etag):
             return False
         return size != bytes or _fingerprint(uri, size) != fingerprint
-    except OSError:
+    except (OSError, AddressRefused):
         raise
     except Exception as error:  # as in `_identify`
         raise OSError(reason(error)) from error
@@ -106,7 +104,7 @@ def _look(source: Source, before: Source | None) -> tuple[int, str, str]:
 
 def _stat(uri: str) -> tuple[int, str]:
     if is_remote(uri):
-        fs, path = fsspec.url_to_fs(uri)
+        fs, path = filesystem(uri)
         info = fs.info(path)
         if info.get("type", "file") != "file":
             raise NotAFile(KINDS[stat.S_IFDIR] if info["type"] == "directory" else "not a regular file")

@@ -14,14 +14,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from curation.sources.identity import changed
 from curation.sources.lists import SURROGATE, read_list
 from curation.sources.media import LIST_SUFFIXES, is_media
 from curation.sources.source import BAD_NAME, KINDS, NotAFile, Source, SourcesError, reason
-from curation.store.address import is_remote
+from curation.store.address import filesystem, is_remote
 from curation.store.transient import retrying
 
 
@@ -198,7 +197,7 @@ def _matches(pattern: str) -> dict[str, OSError | None]:
 
 def _expand_remote(name: str) -> Iterator[Source]:
     try:
-        fs, path = fsspec.url_to_fs(name)
+        fs, path = filesystem(name, typed=True)
         fs.invalidate_cache()  # of listings: one process may build twice
         if Path(name).suffix.lower() in LIST_SUFFIXES:
             yield from read_list(name, name.rsplit("/", 1)[0])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import os
 import re
@@ -10,11 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
-import fsspec
 import pyarrow.parquet as pq
 
 from curation.sources.source import Source, SourcesError
-from curation.store.address import is_remote
+from curation.store.address import AddressRefused, is_remote, open_source, refusal
 
 PATH_COLUMNS = (
     "uri",
@@ -32,7 +32,11 @@ SURROGATE = re.compile("[\ud800-\udfff]")  # of a byte that is not UTF-8, or alo
 
 
 def read_list(name: str, base: str) -> Iterator[Source]:
-    """A CSV, JSONL or Parquet list: one column is the path, the others travel along as `extra`."""
+    """A CSV, JSONL or Parquet list: one column is the path, the others travel along as `extra`.
+
+    The user typed the list's name and somebody else may have written its rows: an address that is not to be
+    opened is a source with an `error`, and nothing of it is contacted.
+    """
     column: str | None = None
     for number, row in enumerate(_rows(name), 1):
         if column is None:
@@ -46,22 +50,27 @@ def read_list(name: str, base: str) -> Iterator[Source]:
         if not is_remote(path):
             path = f"{base}/{path}" if is_remote(base) else os.path.abspath(os.path.join(base, path))
         extra = {k: v for k, v in row.items() if k != column and v is not None}
-        yield Source(path, _storable_extra(extra))
+        reason = refusal(path)
+        error = (AddressRefused.__name__, reason) if reason else None
+        yield Source(path, _storable_extra(extra), error=error)
 
 
 def _rows(name: str) -> Iterator[dict[str, Any]]:
     suffix = Path(name).suffix.lower()
     try:
         if suffix == ".parquet":
-            with fsspec.open(name, "rb") as file:
+            with open_source(name, typed=True) as file:
                 for batch in pq.ParquetFile(file).iter_batches():
                     yield from cast(list[dict[str, Any]], batch.to_pylist())
             return
-        with fsspec.open(name, "rt", encoding="utf-8-sig", newline="") as file:
+        with (
+            open_source(name, typed=True) as file,
+            io.TextIOWrapper(file, encoding="utf-8-sig", newline="") as text,
+        ):
             if suffix == ".csv":
-                yield from csv.DictReader(file)
+                yield from csv.DictReader(text)
                 return
-            for number, line in enumerate(file, 1):
+            for number, line in enumerate(text, 1):
                 if line.strip():
                     try:
                         row = json.loads(line)

@@ -19,10 +19,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Literal, cast, overload
 
-import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from curation.store.address import filesystem
 from curation.store.rows import CaptionRow, ClipRow, FailureRow, ShardRow, SourceRow, VerdictRow
 from curation.store.schema import (
     CLIPS,
@@ -58,7 +58,7 @@ class Dataset:
     def __init__(self, location: str):
         self.location = location.rstrip("/")
         try:
-            self._fs, self._root = fsspec.url_to_fs(self.location)
+            self._fs, self._root = filesystem(self.location, typed=True)
         except (ValueError, ImportError) as error:  # no such protocol, or its package is not here
             raise DatasetError(f"{self.location}: {error}") from error
         self.is_local = "file" in (self._fs.protocol if isinstance(self._fs.protocol, tuple) else ())

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from captioning import sidecar
 from captioning.base import Caption, CaptionRequest, NoCaptions
 from captioning.sidecar import Cue, Sidecar, parse_subtitles, spoken_between
+from tests.loopback import Loopback
 
 
 def request(
@@ -362,3 +363,60 @@ def test_a_still_image_takes_a_text_and_no_cues(video: Path) -> None:
     assert caption(video, 0, 0) is None
     beside(video, ".txt", "a picture")
     assert caption(video, 0, 0) == "a picture"
+
+
+# --- what others made -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("suffix", [".txt", ".json", ".vtt", ".srt"])
+@pytest.mark.parametrize("prefix", ["", "file://"])
+def test_a_link_out_of_the_folder_is_left_alone_and_told(tmp_path: Path, suffix: str, prefix: str) -> None:
+    (tmp_path / "private").write_text('"1\n00:00:01,000 --> 00:00:02,000\n-----BEGIN PRIVATE KEY-----"')
+    folder = tmp_path / "videos"
+    folder.mkdir()
+    link = folder / f"a{suffix}"
+    link.symlink_to(tmp_path / "private")
+    captioner = Sidecar()
+    assert captioner([request(f"{prefix}{folder}/a.mp4")]) == []
+    (path, reason), *others = captioner.left_alone.items()
+    assert (path, others) == (f"{prefix}{link}", [])
+    assert str(tmp_path / "private") in reason
+    (folder / "a.txt").unlink(missing_ok=True)
+    (folder / "a.txt").write_text("words")
+    assert caption(f"{prefix}{folder}/a.mp4") == "words"  # what is no link is read
+
+
+def test_links_within_the_folder_and_to_the_folder_are_followed(tmp_path: Path) -> None:
+    folder = tmp_path / "videos"
+    (folder / "texts").mkdir(parents=True)
+    (folder / "texts" / "x.txt").write_text("words")
+    (folder / "a.txt").symlink_to("texts/x.txt")
+    (tmp_path / "way").symlink_to(folder)
+    assert caption(folder / "a.mp4") == "words"
+    assert caption(tmp_path / "way" / "a.mp4") == "words"
+    (tmp_path / "videos2").mkdir()
+    (tmp_path / "videos2" / "x.txt").write_text("of another folder whose name begins alike")
+    (folder / "b.txt").symlink_to(tmp_path / "videos2" / "x.txt")
+    assert caption(folder / "b.mp4") is None
+
+
+def test_nothing_beside_an_address_that_is_refused_is_opened() -> None:
+    with Loopback({"/a.txt": b"words"}) as server:
+        captioner = Sidecar(refused=lambda address: "not such" if address.startswith("http") else None)
+        assert captioner([request(f"{server.address}/a.mp4")]) == []
+        assert captioner.left_alone == {f"{server.address}/a.txt": "not such"}
+        chained = Sidecar()
+        assert chained([request(f"simplecache::{server.address}/a.mp4")]) == []
+        assert len(chained.left_alone) == 1
+    assert server.got == []
+
+
+def test_what_people_wrote_moves_no_cursor(video: Path) -> None:
+    evil = "a \x1b[2J\x1b]0;T\x07cat\x00 \x9b1m sleeps\ufeff"
+    clean = "a [2J ]0;T cat 1m sleeps"
+    assert caption(video, caption=evil) == clean
+    beside(video, ".json", json.dumps({"caption": evil}))
+    assert caption(video) == clean
+    beside(video, ".txt", evil.replace("\x00", ""))
+    video.with_name("my.holiday.json").unlink()
+    assert caption(video) == clean

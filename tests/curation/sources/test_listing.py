@@ -745,7 +745,7 @@ def test_a_bad_remote_address_is_named(address: str) -> None:
 
 
 def test_a_remote_file_of_a_list_that_is_missing_is_a_failed_source(tmp_path: Path) -> None:
-    (tmp_path / "list.csv").write_text("path\nmemory://nowhere/a.mp4\n")
+    (tmp_path / "list.csv").write_text("path\nfile:///nowhere/a.mp4\n")
     (source,) = identify(list_sources([str(tmp_path / "list.csv")]), {})
     assert source.error is not None
     assert source.error[0] == "FileNotFoundError"

@@ -1,0 +1,197 @@
+"""What in a dataset's own configuration reaches out, and whether this user said so.
+
+A dataset.json is written by whoever made the dataset. Of the configuration in it, servers, names of keys
+and models are used only where the user said the same: by an option, by a file of his own, or before, which
+is noted in his own folder (`_file`). How a dataset's commands run is the user's affair, too: of the section
+`run` only numbers count that bound neither memory nor time, and never a cluster.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+import re
+import shlex
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from curation.config.changes import flat
+from curation.config.load import apply_overrides, validated
+from curation.config.schema import Config, ConfigError, Run
+
+Values = dict[str, str]  # by dotted key
+
+# What each of these does with what it names, in words.
+_WORDS = {
+    "captions.endpoint.url": "clips are sent to",
+    "captions.endpoint.api_key_env": "the key that is sent is the content of the variable",
+    "captions.rewrite.url": "captions are sent to",
+    "captions.rewrite.api_key_env": "the key that is sent is the content of the variable",
+    "captions.transformers.model": "the model is loaded from",
+    "captions.transformers.revision": "the model's revision is",
+    "captions.rewrite.model": "the model is loaded from",
+    "captions.rewrite.revision": "the model's revision is",
+    "filters.aesthetics.model": "the model is loaded from",
+    "filters.aesthetics.pretrained": "weights are loaded from",
+    "filters.aesthetics.head": "weights are loaded from",
+    "filters.text.models": "weights are loaded from",
+}
+KEYS = frozenset(_WORDS)
+# Of `run`: a dataset that could set these would lift the bounds on what its own files may take.
+_OWN_RUN = (
+    "ray_address",
+    "deadline_seconds",
+    "deadline_per_second",
+    "deadline_max_seconds",
+    "child_memory_mb",
+    "child_output_mb",
+    "read_retries",
+    "retry_seconds",
+)
+_KEY_NAME = re.compile(r".*(_API_KEY|_TOKEN|_KEY)")
+_KNOWN_NAME = re.compile(r"[\w-]+")  # of open_clip or ours: no file, folder or repository
+
+
+def typed(overrides: Sequence[str]) -> Values:
+    """What the user set on the command line, by dotted key."""
+    data: dict[str, Any] = {}
+    apply_overrides(data, overrides)
+    return _texts(flat(data))
+
+
+def of_dataset(data: dict[str, Any], overrides: Sequence[str], places: Iterable[str]) -> Config:
+    """The configuration `data` of a dataset.json with the user's `overrides`: its `unsaid` is what reaches
+    out in it and was not said by this user, neither now nor before of one of these `places`, datasets. Its
+    `not_taken` are keys of `run` that stay at their defaults for the same reason. Raises `ConfigError`."""
+    now = typed(overrides)
+    said = {key: value for place in places for key, value in _recalled(place).items()} | now
+    data = dict(data)
+    not_taken: Values = {}
+    if isinstance(data.get("run"), dict):
+        data["run"] = dict(data["run"])
+        for name in _OWN_RUN:
+            value = data["run"].get(name)
+            if value != Run.model_fields[name].default and said.get(f"run.{name}") != str(value):
+                del data["run"][name]
+                not_taken[f"run.{name}"] = str(value)
+    apply_overrides(data, overrides)
+    not_taken = {key: value for key, value in not_taken.items() if key not in now}
+    config = validated(data)
+    unsaid = {key: value for key, value in reaching(config).items() if said.get(key) != value}
+    config.mark(unsaid, not_taken)
+    return config
+
+
+def reaching(config: Config, *, unused: bool = False) -> Values:
+    """What work under this configuration reaches out with, but for what reelmill itself has as defaults.
+
+    unused: of captioners and models, too, that are configured and not asked for.
+    """
+    found: dict[str, Any] = {}
+    captions = config.captions
+    if captions.endpoint is not None and (unused or captions.captioner == "endpoint"):
+        found |= _server("captions.endpoint", captions.endpoint)
+    if captions.transformers is not None and (unused or captions.captioner == "transformers"):
+        found |= _other("captions.transformers", captions.transformers, ("model", "revision"))
+    if captions.rewrite is not None and getattr(captions.rewrite, "by", None) == "endpoint":
+        found |= _server("captions.rewrite", captions.rewrite)
+    elif captions.rewrite is not None:
+        found |= _other("captions.rewrite", captions.rewrite, ("model", "revision"))
+    if scorer := config.filters.get("aesthetics"):
+        for name in ("model", "pretrained", "head"):
+            if not _KNOWN_NAME.fullmatch(getattr(scorer, name)):
+                found[f"filters.aesthetics.{name}"] = getattr(scorer, name)
+    if (scorer := config.filters.get("text")) and scorer.models != "auto":
+        found["filters.text.models"] = scorer.models
+    return {key: str(value) for key, value in found.items()}
+
+
+def _server(section: str, asked: Any) -> dict[str, Any]:
+    found = {f"{section}.url": asked.url}
+    if asked.api_key_env != "OPENAI_API_KEY":
+        found[f"{section}.api_key_env"] = asked.api_key_env
+    return found
+
+
+def _other(section: str, made: Any, names: Iterable[str]) -> dict[str, Any]:
+    """What is not as the section's own class has it by default, or null."""
+    defaults = {field.name: field.default for field in dataclasses.fields(made)}
+    return {
+        f"{section}.{name}": getattr(made, name)
+        for name in names
+        if name in defaults and getattr(made, name) not in (None, defaults[name])
+    }
+
+
+def refuse_unsaid(config: Config, *, captions_only: bool = False) -> None:
+    """Raises `ConfigError` for what a dataset.json wants to reach out with and the user did not say.
+
+    captions_only: the work is to caption, or to rewrite captions; nothing is scored.
+    """
+    compares = "caption.similarity" in config.rules  # with an embedding by the model of the filter
+    used = ("captions.", "filters.aesthetics." if compares else "captions.") if captions_only else ("",)
+    unsaid = {key: value for key, value in config.unsaid.items() if key.startswith(used)}
+    if not unsaid:
+        return
+    wants = "; ".join(f"{_WORDS[key]} {value} ({key})" for key, value in unsaid.items())
+    options = " ".join(f"--set {shlex.quote(f'{key}={value}')}" for key, value in unsaid.items())
+    raise ConfigError(
+        f"the dataset's own dataset.json wants this, and you have not said so: {wants}. A dataset may be "
+        f"somebody else's, so nothing was contacted; to allow it, add {options}"
+    )
+
+
+def check_key_names(config: Config, said: Mapping[str, str]) -> None:
+    """Raises `ConfigError` for the name of a variable that is not that of a key, unless the user typed it."""
+    for section in ("endpoint", "rewrite"):
+        key = f"captions.{section}.api_key_env"
+        name = getattr(getattr(config.captions, section), "api_key_env", None)
+        if name and not _KEY_NAME.fullmatch(name) and said.get(key) != name:
+            raise ConfigError(
+                f"{key}: {name} is sent to a server as a key, and its name does not end in _API_KEY, _TOKEN "
+                f"or _KEY: if you mean it, add --set {key}={name}"
+            )
+
+
+def remember(place: str, config: Config) -> None:
+    """Note in the user's own folder what he said of the dataset at `place`, in the place of what was noted.
+    Nothing is noted where something that he has not said is still wanted."""
+    if config.unsaid:
+        return
+    said = reaching(config, unused=True)
+    run = {name: getattr(config.run, name) for name in _OWN_RUN}
+    said |= {f"run.{n}": str(value) for n, value in run.items() if value != Run.model_fields[n].default}
+    if said == _recalled(place):
+        return
+    path = _file(place)
+    text = json.dumps({"dataset": place, "said": said}, indent=1)
+    # Where nothing can be noted, the user has to say it again: that is told then.
+    with contextlib.suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        aside = path.with_name(f"_{path.name}.{uuid.uuid4().hex}")
+        aside.write_text(text, encoding="utf-8")
+        aside.replace(path)
+
+
+def _recalled(place: str) -> Values:
+    """What the user said of the dataset there before."""
+    try:
+        noted = json.loads(_file(place).read_text(encoding="utf-8"))["said"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+    return _texts(noted) if isinstance(noted, dict) else {}
+
+
+def _file(place: str) -> Path:
+    base = os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")
+    name = hashlib.blake2b(place.encode("utf-8", "surrogateescape"), digest_size=12).hexdigest()
+    return Path(base) / "reelmill" / "datasets" / f"{name}.json"
+
+
+def _texts(values: Mapping[str, Any]) -> Values:
+    return {str(key): str(value) for key, value in values.items()}
