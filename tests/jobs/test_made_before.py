@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import shutil
 from collections.abc import Iterator
@@ -37,10 +38,12 @@ def clips_in(dataset: Path) -> dict[str, bytes]:
 
 @pytest.fixture
 def made() -> Iterator[Path]:
-    shutil.rmtree(PLACE, ignore_errors=True)
-    shutil.copytree(KEPT, PLACE)
-    yield PLACE
-    shutil.rmtree(PLACE)
+    with PLACE.with_suffix(".lock").open("w") as lock:  # another run of the tests may use the place
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        shutil.rmtree(PLACE, ignore_errors=True)
+        shutil.copytree(KEPT, PLACE)
+        yield PLACE
+        shutil.rmtree(PLACE)
 
 
 @pytest.fixture
