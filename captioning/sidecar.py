@@ -4,8 +4,8 @@ In order of preference: the list's caption column; `NAME.vtt` or `NAME.srt`, mat
 `NAME.json`; `NAME.txt`. A JSON file contains a text, an object with `caption` or `text`, or a list of
 objects that also have `start` and `end` in seconds and are matched by time span.
 
-A caption file that is a link out of the video's own folder is left alone. Otherwise the maker of a folder could
-have any file of this machine published as a caption.
+A caption file that is a link out of the video's own folder is left alone. Otherwise the maker of a folder
+could have any file of this machine published as a caption.
 """
 
 from __future__ import annotations
