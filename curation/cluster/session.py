@@ -14,7 +14,6 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from typing import Any
 
 import psutil
 import ray
@@ -25,8 +24,6 @@ from curation.cluster.shares import check_shares
 from curation.config.schema import Config, ConfigError
 from curation.progress import Stopped
 from curation.store.lease import LeaseLost
-
-Row = dict[str, Any]
 
 
 def nodes() -> int:

@@ -189,4 +189,4 @@ def _named(message: Message, *names: str) -> dict[str, bytes]:
 
 
 def _no_answer() -> SourceFailed:
-    return SourceFailed("decode", "Crash", "the decoder sent what is no answer", transient=True)
+    return SourceFailed("measure", "Crash", "the decoder sent what is no answer", transient=True)

@@ -6,7 +6,8 @@ very pictures that it would get there; reading ends with the last span.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import cv2
@@ -21,20 +22,34 @@ from curation.sandbox.protocol import Message, SourceFailed
 from filters.base import ClipInfo
 
 
+@dataclass(frozen=True)
+class Committed:
+    """One committed clip, and the scorers that are wanted for it."""
+
+    clip_id: str
+    start_s: float
+    end_s: float
+    frames: int
+    fps: float | None
+    width: int
+    height: int
+    want: list[str]
+
+
 def run(request: dict[str, Any]) -> Iterator[Message]:
     """Yields a `scores` message per clip of `request["clips"]`: the columns of the local scorers that it
     wants, and the JPEGs for the model-backed ones."""
     cv2.setNumThreads(1)
     config = validated(request["config"])
-    clips = sorted(request["clips"], key=lambda c: c["start_s"])
+    clips = sorted((Committed(**c) for c in request["clips"]), key=lambda c: c.start_s)
     yield Message({"kind": "stage", "stage": "open"})
     with Video(request["uri"], threads=config.run.decoder_threads, skip_loop_filter=True) as video:
         yield deadline_message(config, video, stage="score")
         yield from _scores(video, clips, config)
 
 
-def _scores(video: Video, clips: list[dict[str, Any]], config: Config) -> Iterator[Message]:
-    wanted = {name for clip in clips for name in clip["want"]}
+def _scores(video: Video, clips: Sequence[Committed], config: Config) -> Iterator[Message]:
+    wanted = {name for clip in clips for name in clip.want}
     local = {n: s for n, s in config.local_scorers.items() if n in wanted}
     model = {n: s for n, s in config.model_scorers.items() if n in wanted}
     keeper = Keeper(
@@ -45,18 +60,16 @@ def _scores(video: Video, clips: list[dict[str, Any]], config: Config) -> Iterat
         thumbnails=False,
     )
 
-    def message(clip: dict[str, Any], seen: int) -> Message:
-        if seen != clip["frames"]:
-            text = f"{seen} frames where measuring saw {clip['frames']}: the file has changed"
+    def message(clip: Committed, seen: int) -> Message:
+        if seen != clip.frames:
+            text = f"{seen} frames where measuring saw {clip.frames}: the file has changed"
             raise SourceFailed("score", "MissingFrames", text)
-        span = Span(clip["start_s"], clip["end_s"], clip["frames"])
-        info = ClipInfo(span.duration_s, clip["frames"], clip["fps"], clip["width"], clip["height"])
-        mine = {n: s for n, s in local.items() if n in clip["want"]}
-        scores, jpegs = scored(
-            keeper, span, info, mine, {n: s for n, s in model.items() if n in clip["want"]}
-        )
-        head = {"kind": "scores", "clip_id": clip["clip_id"], "scores": scores}
-        head["jpegs"] = {name: len(group) for name, group in jpegs.items()}
+        span = Span(clip.start_s, clip.end_s, clip.frames)
+        info = ClipInfo(span.duration_s, clip.frames, clip.fps, clip.width, clip.height)
+        mine = {n: s for n, s in local.items() if n in clip.want}
+        scores, jpegs = scored(keeper, span, info, mine, {n: s for n, s in model.items() if n in clip.want})
+        counts = {name: len(group) for name, group in jpegs.items()}
+        head = {"kind": "scores", "clip_id": clip.clip_id, "scores": scores, "jpegs": counts}
         return Message(head, [jpeg for group in jpegs.values() for jpeg in group])
 
     seen = 0
@@ -68,12 +81,12 @@ def _scores(video: Video, clips: list[dict[str, Any]], config: Config) -> Iterat
             seen = 0
         if not waiting:
             return
-        keeper.forget(min(frame.time_s, waiting[0]["start_s"]))
-        seen += video.info.is_image or frame.time_s >= waiting[0]["start_s"] - 1e-6
+        keeper.forget(min(frame.time_s, waiting[0].start_s))
+        seen += video.info.is_image or frame.time_s >= waiting[0].start_s - 1e-6
     for clip in waiting:
         yield message(clip, seen)
         seen = 0
 
 
-def _is_after(frame: Frame, clip: dict[str, Any]) -> bool:
-    return not frame.info.is_image and frame.time_s >= clip["end_s"] - 1e-6
+def _is_after(frame: Frame, clip: Committed) -> bool:
+    return not frame.info.is_image and frame.time_s >= clip.end_s - 1e-6
