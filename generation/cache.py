@@ -1,4 +1,4 @@
-"""Tensors kept on disk by what they were made from: each is computed once, whoever needs it again."""
+"""A cache of tensors on disk. A key names the origin of a tensor, so each tensor is computed once."""
 
 from __future__ import annotations
 
@@ -18,17 +18,20 @@ from generation.disk import save_tensors
 
 
 def cache_key(clip_id: str, transform: str, model: str, *more: int | str) -> str:
-    """Of what a model made of a clip: `transform` is `Sample.transform`, `model` the codec's hash, `more`
-    whatever else decides, such as the number of a degradation."""
+    """The key of a tensor that a model made from a clip.
+
+    transform: `Sample.transform`; model: the codec's hash; more: other values that decide the content, such
+    as the number of a degradation.
+    """
     parts = json.dumps([clip_id, transform, model, *more])
     return hashlib.blake2b(parts.encode(), digest_size=20).hexdigest()
 
 
 class TensorCache:
-    """A folder of safetensors files, one tensor each: FOLDER/ab/abcd….safetensors.
+    """A folder of safetensors files with one tensor each: FOLDER/ab/abcd….safetensors.
 
-    Many processes may share it. A file is written aside and renamed; a damaged one counts as absent, and is
-    replaced by the next `put`.
+    Many processes may share the folder. `put` writes a temporary file and renames it. A damaged file counts
+    as absent, and the next `put` replaces it.
     """
 
     def __init__(self, folder: str | Path):
@@ -38,14 +41,14 @@ class TensorCache:
         return self.folder / key[:2] / f"{key}.safetensors"
 
     def has(self, key: str) -> bool:
-        """Whether there is a file; only `get` tells whether it is sound."""
+        """Whether the file exists. Only `get` checks the content."""
         return self._path(key).exists()
 
     def get(self, key: str) -> Tensor | None:
-        """The tensor, on the CPU; None when it is not there or damaged."""
+        """The tensor, on the CPU. None when the file is missing or damaged."""
         try:
             with safe_open(self._path(key), framework="pt") as file:
-                # safetensors has no checksum of its own: a flipped bit would train on as noise.
+                # safetensors has no checksum, so training would use a flipped bit as noise.
                 about = file.metadata() or {}
                 tensor: Tensor = file.get_tensor("tensor")
         except (OSError, SafetensorError):
@@ -53,7 +56,7 @@ class TensorCache:
         return tensor if about.get("check") == _check(key, tensor) else None
 
     def put(self, key: str, tensor: Tensor) -> None:
-        """Raises `OSError` when the disk is full or the folder cannot be written."""
+        """Store a tensor. Raises `OSError` when the disk is full or the folder cannot be written."""
         path = self._path(key)
         path.parent.mkdir(parents=True, exist_ok=True)
         tensor = tensor.detach().cpu().contiguous()
@@ -67,5 +70,5 @@ class TensorCache:
 
 
 def _check(key: str, tensor: Tensor) -> str:
-    """Tells a file's own, whole content from another's and from a damaged one."""
+    """The key and a checksum of the tensor. They show a damaged file, or a file of another key."""
     return f"{key} {zlib.crc32(tensor.reshape(-1).view(torch.uint8).numpy().data):08x}"

@@ -1,7 +1,7 @@
-"""What a stage is trained with: one typed configuration, stored beside its weights as RUN/STAGE/config.json.
+"""The configuration of a stage: typed, and stored beside the weights as RUN/STAGE/config.json.
 
-Presets are in `generation.presets`; a file and dotted overrides are laid over them. Everything is validated
-here, once, before any work starts.
+Presets are in `generation.presets`. A file and dotted overrides replace values of a preset. This module
+validates everything once, before any work starts.
 """
 
 from __future__ import annotations
@@ -28,21 +28,21 @@ class _Section(BaseModel):
 
 
 class Codec(_Section):
-    """Between video and latents."""
+    """The codec, which turns video into latents and latents into video."""
 
     kind: Literal["patch", "slice", "cogvideox"] = "patch"
     model: str | None = None  # slice: RUN/vae of a training; cogvideox: folder or hub name
     revision: str | None = None
     temporal: Positive = 4  # frames per latent frame, after the first
-    spatial: Positive = 8  # pixels per latent pixel, each way
-    std: Annotated[float, Field(gt=0)] = 0.5  # latents are divided by it (cogvideox: 1 / scaling factor)
-    slice_latents: Positive = 2  # slice: latent frames that are worked on at a time
-    tile: Annotated[int, Field(ge=2)] | None = None  # slice, cogvideox: latent pixels a side; null: no tiles
-    tile_overlap: Positive = 18
+    spatial: Positive = 8  # pixels per latent pixel, along each side
+    std: Annotated[float, Field(gt=0)] = 0.5  # divisor of the latents (cogvideox: 1 / scaling factor)
+    slice_latents: Positive = 2  # slice: number of latent frames that are computed at a time
+    tile: Annotated[int, Field(ge=2)] | None = None  # slice, cogvideox: side in latent pixels; null: no tiles
+    tile_overlap: Positive = 18  # latent pixels
 
     @property
     def frame_stride(self) -> int:
-        """Videos have so many frames times n, plus one: others come out of CogVideoX's autoencoder longer."""
+        """A video has frame_stride * n + 1 frames. CogVideoX's autoencoder would make other videos longer."""
         return 8 if self.kind == "cogvideox" else self.temporal
 
     @model_validator(mode="after")
@@ -59,27 +59,30 @@ class Codec(_Section):
 
 
 class SliceVae(_Section):
-    """The autoencoder that is trained here: sizes of its network."""
+    """The sizes of the autoencoder that the stage `vae` trains."""
 
     channels: Positive = 16  # of the codes
     temporal: Literal[1, 2, 4, 8] = 4  # frames per latent frame; 1: each frame alone, no layer over time
-    spatial: Literal[1, 2, 4, 8, 16] = 8  # pixels per latent pixel, each way
-    patch: Literal[1, 2, 4] = 1  # pixels a side that are one to the network: cheaper, and coarser
-    patch_frames: Literal[1, 2, 4] = 1  # frames that are one to the network, likewise
-    # From pixels to codes. Between two of them frames, sides or both are halved.
+    spatial: Literal[1, 2, 4, 8, 16] = 8  # pixels per latent pixel, along each side
+    patch: Literal[1, 2, 4] = 1  # side in pixels of the network's smallest unit; larger: cheaper, coarser
+    patch_frames: Literal[1, 2, 4] = 1  # length in frames of the same unit
+    # Channels of each level, from pixels to codes. Between two levels, frames, sides or both are halved.
     widths: Annotated[tuple[Positive, ...], Field(min_length=1)] = (128, 256, 512, 512)
-    blocks: Positive = 2  # residual blocks of each width when encoding; one more when decoding
+    blocks: Positive = 2  # residual blocks of each width in the encoder; the decoder has one more
     gradient_checkpointing: bool = False
 
     def factors(self, level: int) -> tuple[int, int]:
-        """In time and in space, 1 or 2, between the widths `level` and `level` + 1: sides are halved first,
-        frames last, where they cost least."""
+        """The divisors in time and in space, each 1 or 2, between the widths `level` and `level` + 1.
+
+        Sides are halved first. Frames are halved last, because layers over time are cheapest there.
+        """
         sides = (self.spatial // self.patch).bit_length() - 1
         times = (self.temporal // self.patch_frames).bit_length() - 1
         return 2 if level >= len(self.widths) - 1 - times else 1, 2 if level < sides else 1
 
     def time_kernel(self, level: int) -> int:
-        """The level of single pixels, which is the most expensive one, sees each frame alone."""
+        """The kernel length in frames of a level. The level of single pixels is the most expensive level, so
+        its kernel covers one frame."""
         single = self.patch == self.patch_frames == 1
         return 1 if self.temporal == 1 or (level == 0 and single) else 3
 
@@ -103,7 +106,7 @@ class SliceVae(_Section):
 
 
 class VaeLoss(_Section):
-    """Weights of what the autoencoder minimises, per value of the video."""
+    """The weights of the losses that the autoencoder minimises, per value of the video."""
 
     l1: NotNegative = 1.0
     l2: NotNegative = 0.0
@@ -111,18 +114,22 @@ class VaeLoss(_Section):
     perceptual: NotNegative = 0.0  # 0: no extractor is loaded
     extractor: str = "vgg16"  # or package.module:factory
     extractor_weights: str | None = None  # a file; null: torchvision downloads its own
-    adversarial: NotNegative = 0.0  # beside gradients of one length; 0: no discriminators
-    discriminator_start: Annotated[int, Field(ge=0)] = 25_000  # step
+    adversarial: NotNegative = 0.0  # weight after both gradients have equal length; 0: no discriminators
+    discriminator_start: Annotated[int, Field(ge=0)] = 25_000  # first step with discriminators
     discriminator_width: Annotated[int, Field(ge=8, multiple_of=8)] = 64
 
 
 class Text(_Section):
+    """The text encoder, and how captions become tokens."""
+
     kind: Literal["minilm", "t5", "transformers"] = "minilm"
-    model: str | None = None  # folder or hub name; minilm: the packaged one
+    model: str | None = None  # folder or hub name; null with minilm: the packaged model
     revision: str | None = None
     max_tokens: Positive = 226
-    padded: bool = False  # to max_tokens, pads attended, as published weights expect; else real tokens only
-    dropout: Fraction = 0.1  # captions replaced by zeros, for classifier-free guidance
+    # True: captions are padded to max_tokens and pads are attended, as published weights expect.
+    # False: only the real tokens.
+    padded: bool = False
+    dropout: Fraction = 0.1  # share of captions that zeros replace, for classifier-free guidance
 
     @model_validator(mode="after")
     def _named(self) -> Text:
@@ -134,29 +141,34 @@ class Text(_Section):
 
 
 class Transformer(_Section):
+    """The transformer of Stage I or Stage II."""
+
     layers: Positive = 30
     heads: Positive = 30
     head_dim: Annotated[int, Field(ge=16, multiple_of=16)] = 64  # 1/4 for time, 3/8 for each side, in pairs
     time_embed_dim: Positive = 512
-    patch: Positive = 2
-    pretrained: str | None = None  # diffusers folder, hub name, or RUN/STAGE of ours; null: from scratch
+    patch: Positive = 2  # side in latent pixels
+    # A diffusers folder, a hub name, or RUN/STAGE of a reelmill training; null: training from scratch.
+    pretrained: str | None = None
     revision: str | None = None
     positions: Literal["integer", "resized"] = "integer"  # resized: as diffusers does for its checkpoints
-    noise_strength: bool = False  # the `ofs` embedding, which tells Stage II how noisy its start is
+    noise_strength: bool = False  # has the `ofs` embedding: Stage II's input says how noisy the start is
     gradient_checkpointing: bool = False
-    compile: bool = False  # each block by itself
-    # Kernels on a GPU: fast: none that is slow is taken in silence; or one alone; any: PyTorch's choice.
+    compile: bool = False  # each block is compiled separately
+    # Attention kernels on a GPU. fast: fast kernels, or an error; any: PyTorch's choice; else: one kernel.
     attention: Literal["fast", "cudnn", "flash", "efficient", "any"] = "fast"
 
 
 class Lora(_Section):
+    """Low-rank adapters of a frozen transformer."""
+
     rank: Positive = 128
     alpha: Annotated[float, Field(gt=0)] = 128.0  # the update is scaled by alpha / rank
     targets: tuple[str, ...] = (*ATTENTION, *FEED_FORWARD, *ADAPTIVE_NORM)
 
 
 class Bucket(_Section):
-    """A shape that batches come in. Frames are 4n + 1; 1 is an image."""
+    """A shape of batches. Frames are 4n + 1, or 8n + 1 with CogVideoX's autoencoder. 1 frame is an image."""
 
     frames: Positive
     height: Positive
@@ -165,39 +177,46 @@ class Bucket(_Section):
 
 
 class Between(_Section):
+    """Inclusive bounds of a column. null: no bound."""
+
     min: float | None = None
     max: float | None = None
 
 
 class Data(_Section):
+    """Which clips are used, and which frames, window and caption each clip gives."""
+
     fps: Annotated[float, Field(gt=0)] = 8.0  # clips are sampled by time at this rate
     buckets: Annotated[tuple[Bucket, ...], Field(min_length=1)] = (Bucket(frames=49, height=256, width=480),)
     crop: Literal["center", "random"] = "center"  # random: a window at native scale; else scaled to cover
-    max_upscale: Annotated[float, Field(ge=1)] | None = None  # clips that are smaller still are left out
-    single_frame_fraction: Fraction = 0.0  # of the video batches that are used as images, one frame of each
-    random_start: bool = False  # else the middle of the clip
-    motion_tag: bool = False  # prefix the caption with "low motion, " and the like, from motion.speed
+    max_upscale: Annotated[float, Field(ge=1)] | None = None  # clips that need more upscaling are left out
+    single_frame_fraction: Fraction = 0.0  # share of the video batches that give one frame of each clip
+    random_start: bool = False  # False: the middle of the clip
+    motion_tag: bool = False  # prefix the caption with "low motion, " or a similar tag, from motion.speed
     motion_bounds: tuple[float, float, float, float] = (0.01, 0.03, 0.1, 0.3)  # frame widths per second
-    where: dict[str, Between] = Field(default_factory=dict)  # only rows whose columns are in bounds
+    where: dict[str, Between] = Field(default_factory=dict)  # only rows whose columns are within the bounds
     validation_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.02  # held out, by hash of clip_id
     workers: Annotated[int, Field(ge=0)] = 2
-    max_bad_fraction: Fraction = 0.05  # of rows that cannot be read, per epoch
+    max_bad_fraction: Fraction = 0.05  # largest allowed share of unreadable rows, per epoch
 
 
 class Objective(_Section):
-    kind: Literal["v", "flow"] = "v"  # v-prediction, zero terminal SNR; or from noise or a degraded latent
+    """What the transformer learns to predict."""
+
+    # v: v-prediction with zero terminal SNR. flow: a velocity, from noise or from a degraded latent.
+    kind: Literal["v", "flow"] = "v"
     snr_shift: Annotated[float, Field(gt=0)] = 1.0
     shift: Annotated[float, Field(gt=0)] = 1.0  # flow: training times warped towards the start
 
 
 class Degradation(_Section):
-    """Of Stage II's training pairs. All draws are constant within a clip."""
+    """The degradation of Stage II's training pairs. All draws are constant within a clip."""
 
-    scale: tuple[float, float] = (4.0, 8.0)  # down and up again, drawn between
-    strong_probability: Fraction = 0.5  # of the chain blur, resize, noise, codec, twice; else resize alone
+    scale: tuple[float, float] = (4.0, 8.0)  # smallest and largest factor for scaling down and up again
+    strong_probability: Fraction = 0.5  # of two rounds of blur, resize, noise and codec; else resize alone
     noise_steps: tuple[int, int] | None = None  # of the zero-SNR schedule; null: by the number of tokens
     noise_range: Literal["wide", "narrow"] = "wide"  # by tokens: 600 to 900 or 650 to 750 at 1080p
-    variants: Annotated[int, Field(ge=0)] = 0  # > 0: so many fixed degradations per clip, which can be cached
+    variants: Annotated[int, Field(ge=0)] = 0  # > 0: number of fixed degradations per clip, for the cache
 
     @model_validator(mode="after")
     def _ordered(self) -> Degradation:
@@ -214,21 +233,23 @@ class Degradation(_Section):
 
 
 class Phase(_Section):
-    """A part of training with data or degradations of its own, laid over the configuration's."""
+    """A part of the training. Its data and degradation settings replace those of the configuration."""
 
     steps: Positive
     data: dict[str, Any] = Field(default_factory=dict)
     degradation: dict[str, Any] = Field(default_factory=dict)
-    decoder_only: bool = False  # vae: the encoder, and with it what latents mean, stays as it is
+    decoder_only: bool = False  # vae: the encoder does not change, so the meaning of latents stays
 
 
 class Train(_Section):
+    """The training loop: length, optimiser, checkpoints, validation and caches."""
+
     steps: Positive = 1000
     batch_size: Positive = 1  # per worker and micro-batch
     accumulate: Positive = 1  # micro-batches per step
     learning_rate: Annotated[float, Field(gt=0)] = 4e-5
     warmup_steps: Annotated[int, Field(ge=0)] = 100
-    decay_steps: Annotated[int, Field(ge=0)] = 0  # the last ones, in which the rate falls to 0; 0: it stays
+    decay_steps: Annotated[int, Field(ge=0)] = 0  # last steps, in which the rate falls to 0; 0: no decay
     betas: tuple[Decay, Decay] = (0.9, 0.95)
     weight_decay: Annotated[float, Field(ge=0)] = 1e-4
     clip_norm: Annotated[float, Field(gt=0)] = 0.1
@@ -244,24 +265,24 @@ class Train(_Section):
 
 
 class Sampling(_Section):
-    """What sampling uses where the command line says nothing."""
+    """Defaults of sampling. Options of the command line replace them."""
 
     steps: Positive = 50
     guidance: Annotated[float, Field(ge=0)] = 6.0
     guidance_ramp: Literal["constant", "dynamic", "published"] = "constant"
-    timesteps: Literal["trailing", "floored"] = "trailing"  # of v-prediction; floored: as FlashVideo's code
+    timesteps: Literal["trailing", "floored"] = "trailing"  # of v-prediction; floored: FlashVideo's code
     shift: Annotated[float, Field(gt=0)] = 1.0  # of a flow's time grid
     noise_step: Annotated[int, Field(ge=0, le=999)] | None = None  # Stage II; null: by the number of tokens
     negative_prompt: str = ""
-    prompt_prefix: str = ""  # put before every prompt as it is, such as "medium motion, "
+    prompt_prefix: str = ""  # put unchanged before every prompt, such as "medium motion, "
 
     def told(self, prompt: str) -> str:
-        """What the text encoder is given for a prompt."""
+        """The text that the text encoder reads for a prompt."""
         return self.prompt_prefix + prompt
 
 
 class Config(_Section):
-    """Everything that decides what one stage learns."""
+    """All settings that decide what one stage learns."""
 
     stage: Literal["vae", "stage1", "stage2"]
     preset: str = ""
@@ -282,7 +303,7 @@ class Config(_Section):
     @model_validator(mode="before")
     @classmethod
     def _phases_are_valid(cls, data: Any) -> Any:
-        """Each phase's overrides are checked now and not when its turn comes."""
+        """Check the overrides of each phase now. An error in a late phase must not appear after days."""
         phases = data.get("phases") if isinstance(data, dict) else None
         wrong: list[Any] = []
         for k, phase in enumerate(phases if isinstance(phases, list | tuple) else ()):
@@ -291,7 +312,8 @@ class Config(_Section):
                 try:
                     model.model_validate({**_plain(data.get(section)), **over})
                 except ValidationError as error:
-                    # As if they were found there, to be told like others. What lies below tells its own.
+                    # Keep only errors of the overrides, and name the place of the phase. Errors of the base
+                    # section are reported there.
                     found = [
                         e for e in error.errors(include_url=False) if not e["loc"] or e["loc"][0] in over
                     ]
@@ -307,8 +329,8 @@ class Config(_Section):
             raise ValueError(f"phases.{alone.index(True)}.decoder_only: only the vae has a decoder")
         if alone != sorted(alone):
             raise ValueError(
-                f"phases.{alone.index(True) + 1}.decoder_only: when the decoder is trained alone, what "
-                "latents mean is settled; the phases after it train it alone, too"
+                f"phases.{alone.index(True) + 1}.decoder_only: an earlier phase trains the decoder alone and "
+                "so fixes the meaning of latents; every later phase must train the decoder alone, too"
             )
         if self.stage == "vae":
             return self._consistent_vae()
@@ -320,8 +342,9 @@ class Config(_Section):
             raise ValueError("sampling.guidance_ramp: stage2 has few evaluations and a constant guidance")
         if self.stage == "stage2" and self.train.cache_latents and not self.degradation.variants:
             raise ValueError(
-                "train.cache_latents: stage2 degrades each clip anew, so there is nothing to keep; write "
-                "false, or say with degradation.variants how many fixed degradations a clip has"
+                "train.cache_latents: stage2 degrades each clip differently every time, so a cache would be "
+                "useless; write false, or give the number of fixed degradations per clip with "
+                "degradation.variants"
             )
         if self.objective.kind == "flow" and self.sampling.timesteps != "trailing":
             raise ValueError("sampling.timesteps: a flow's times are set by sampling.shift; write trailing")
@@ -337,7 +360,7 @@ class Config(_Section):
 
     def _consistent_vae(self) -> Config:
         if self.lora:
-            raise ValueError("lora: it adapts a transformer, and the vae has none; write lora=null")
+            raise ValueError("lora: adapters need a transformer, but the vae has none; write lora=null")
         if self.train.cache_latents:
             raise ValueError("train.cache_latents: the vae makes the latents; write false")
         self._check_buckets()
@@ -350,7 +373,10 @@ class Config(_Section):
                 self.check_shape(bucket, f"phases.{k}.data.buckets" if own else "data.buckets")
 
     def check_shape(self, bucket: Bucket, what: str = "data.buckets") -> None:
-        """Raises `ValueError` for frames or sizes that latents and patches do not divide."""
+        """Raises `ValueError` for frames or sizes that are no multiple of latent frames, pixels or patches.
+
+        what: the name of the bucket in the message.
+        """
         if self.stage == "vae":
             self._check_sides(bucket, what, self.vae.spatial, "vae.spatial")
             return
@@ -381,11 +407,11 @@ class Config(_Section):
 
     @property
     def steps(self) -> int:
-        """Of all phases."""
+        """The number of steps of all phases together."""
         return sum(phase.steps for phase in self.phases) or self.train.steps
 
     def phase(self, k: int) -> tuple[int, Data, Degradation]:
-        """Steps, data and degradation of phase `k`; without phases there is one."""
+        """Steps, data and degradation of phase `k`. A configuration without phases counts as one phase."""
         if not self.phases:
             return self.train.steps, self.data, self.degradation
         phase = self.phases[k]
@@ -395,13 +421,13 @@ class Config(_Section):
 
 
 def _plain(section: Any) -> dict[str, Any]:
-    """A section as a mapping; what is neither is refused elsewhere."""
+    """A section as a mapping. For other values: {}, because the validation refuses them elsewhere."""
     section = section.model_dump() if isinstance(section, BaseModel) else section
     return section if isinstance(section, dict) else {}
 
 
-# What a resumed training may change: how it runs and when it ends; and the learning rate, to save a training
-# that has diverged.
+# Keys that a resumed training may change: how the training runs and when it ends. The learning rate is among
+# them, because a lower rate can save a training that has diverged.
 HARMLESS = frozenset(
     {f"train.{k}" for k in ("steps", "checkpoint_every", "keep_last", "log_every")}
     | {f"train.{k}" for k in ("validate_every", "sample_every", "cache_latents", "cache_text")}
@@ -414,13 +440,16 @@ HARMLESS = frozenset(
 
 
 def differences(old: Config, new: Config, *, harmless: bool = False) -> list[str]:
-    """What a resume cannot change and yet differs, or `harmless`: what it may change. `key: old -> new`."""
+    """The differences that forbid a resume, as `key: old -> new`. harmless: the allowed differences."""
     before, now = old.model_dump(mode="json"), new.model_dump(mode="json")
     return changed(before, now, lambda key: (key in HARMLESS) == harmless)
 
 
 def changed(old: Any, new: Any, counts: Callable[[str], bool] = lambda _: True) -> list[str]:
-    """What differs between nested mappings: `key: old -> new`, with dotted keys."""
+    """The differences between nested mappings, as `key: old -> new` with dotted keys.
+
+    counts: whether a key is compared.
+    """
     a, b = _flat(old), _flat(new)
     keys = [k for k in sorted({*a, *b}) if counts(k) and a.get(k) != b.get(k)]
     return [f"{k}: {json.dumps(a.get(k))} -> {json.dumps(b.get(k))}" for k in keys]
@@ -435,6 +464,6 @@ def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def content_hash(value: Any) -> str:
-    """16 hexadecimal digits that stand for plain data."""
+    """A hash of plain data: 16 hexadecimal digits."""
     text = json.dumps(value, sort_keys=True, default=str)
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()

@@ -1,4 +1,4 @@
-"""What a device is and has: its peak, the precision that it computes in, the memory that is left."""
+"""Facts about a device: its peak speed, the precision of its computations, and its free memory."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-# Dense bf16 peaks, in FLOP/s, from the makers' data sheets, by a part of the device's name.
+# Dense bf16 peaks in FLOP/s, from the makers' data sheets. The keys are parts of device names.
 _PEAKS = {
     "B200": 2250e12,
     "H200": 989e12,
@@ -24,7 +24,7 @@ _PEAKS = {
 
 
 def peak_flops(device: torch.device) -> float | None:
-    """The device's peak in bfloat16; None where it is not known, as for CPUs."""
+    """The device's bfloat16 peak in FLOP/s. None where the peak is unknown, as for CPUs."""
     if device.type != "cuda":
         return None
     name = torch.cuda.get_device_name(device)
@@ -32,15 +32,15 @@ def peak_flops(device: torch.device) -> float | None:
 
 
 def uses_bf16(precision: str, device: torch.device) -> bool:
-    """Whether networks compute in bfloat16; `auto`: where there is a GPU that can."""
+    """Whether networks compute in bfloat16. With `auto`: on a GPU that supports bfloat16."""
     auto = device.type == "cuda" and torch.cuda.is_bf16_supported()
     return precision == "bf16" or (precision == "auto" and auto)
 
 
 def available(device: torch.device) -> float:
-    """Bytes that a process may take on a device: the GPU's, or its share of the machine's or container's."""
+    """Bytes that this process may use on a device. On a CPU: its share of the machine or container."""
     if device.type == "cuda":
-        # What is free, and what this process holds already: estimates are of all that it will hold.
+        # Free memory plus the memory that this process holds: estimates count both.
         return float(torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device))
     import psutil
 
@@ -50,7 +50,7 @@ def available(device: torch.device) -> float:
 
 
 def left_in_container(group: Path) -> float | None:
-    """Bytes that a control group (version 2) has left; None: no limit, or none that can be read."""
+    """Bytes that a control group (version 2) has left. None: there is no limit, or reading it failed."""
     try:
         limit = (group / "memory.max").read_text().strip()
         if limit == "max":
@@ -58,18 +58,19 @@ def left_in_container(group: Path) -> float | None:
         used = float((group / "memory.current").read_text())
         lines = (group / "memory.stat").read_text().splitlines()
         stat = {name: float(value) for name, value in map(str.split, lines)}
-        # Pages of files that were read count as used, and are given up when memory is wanted.
+        # Cached pages of files count as used, but the kernel frees them when a process needs memory.
         return float(limit) - used + stat.get("inactive_file", 0.0) + stat.get("active_file", 0.0)
     except (OSError, ValueError):
         return None
 
 
 def gigabytes(size: float) -> str:
+    """A size in bytes as text, in GB or MB."""
     return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.0f} MB"
 
 
 def free(device: torch.device) -> None:
-    """Give memory back between stages."""
+    """Release unused memory, between two stages."""
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()

@@ -1,4 +1,4 @@
-"""Writing: files and folders that appear whole or not at all, and tensors, with a full disk told as such."""
+"""Writing to disk. Files and folders appear completely or not at all, and a full disk gives a clear error."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch import Tensor
 
 @contextmanager
 def disk_errors(path: str | Path) -> Iterator[None]:
-    """The library's own errors of a full disk and the like, as the `OSError` that they stand for."""
+    """Turn an operating system error that safetensors hides, such as a full disk, into an `OSError`."""
     try:
         yield
     except SafetensorError as error:
@@ -44,7 +44,10 @@ def _sync(path: Path) -> None:
 
 
 def whole_folder(unfinished: Path, final: Path) -> None:
-    """Let a folder that was written aside appear under its name, on disk, in place of an older one."""
+    """Rename a finished temporary folder to its final name. An older folder of that name is replaced.
+
+    All files are flushed to disk before the folder is renamed.
+    """
     for path in sorted(unfinished.rglob("*")):
         _sync(path)
     _sync(unfinished)
@@ -60,7 +63,7 @@ def whole_folder(unfinished: Path, final: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """A small file, whole or not at all."""
+    """Write a small text file completely or not at all."""
     aside = path.with_name(f"_{path.name}")
     aside.write_text(text, encoding="utf-8")
     _sync(aside)

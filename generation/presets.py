@@ -1,9 +1,9 @@
-"""Starting points for a configuration, by name.
+"""Presets: complete configurations by name, from which a user starts.
 
-`tiny` is for two CPU cores, `small` trains from scratch on one GPU, `flashvideo` has the published sizes and
-settings as the paper tells them, `flashvideo-released` as the published code has them, for its weights.
-`-fast` variants have heads of 128 instead of 64, at about equal cost in FLOPs; whether they are faster on a
-GPU was not measured. A stage that starts from published weights keeps their heads.
+`tiny` is for two CPU cores. `small` trains from scratch on one GPU. `flashvideo` has the sizes and settings
+of the FlashVideo paper. `flashvideo-released` has those of the published code, for the published weights.
+`-fast` variants have heads of 128 dimensions instead of 64, at about equal cost in FLOPs. Their speed on a
+GPU was not measured. A stage that starts from published weights keeps the heads of the weights.
 """
 
 from __future__ import annotations
@@ -156,7 +156,8 @@ PRESETS: dict[str, dict[str, Section]] = {
         },
     },
     "flashvideo": {
-        # EasyAnimate's network, losses, rates and steps of phases; crops, the share of images are ours.
+        # Network, losses, rates and steps of phases are EasyAnimate's. Crops and the share of images are not
+        # published: they are choices of this project.
         "vae": {
             "vae": {"channels": 16, "gradient_checkpointing": True},
             "vae_loss": {"perceptual": 1.0, "adversarial": 0.5, "discriminator_start": 25_000},
@@ -195,7 +196,7 @@ PRESETS: dict[str, dict[str, Section]] = {
             "sampling": {"steps": 50, "guidance": 8.0, "guidance_ramp": "dynamic"},
         },
         "stage2": {
-            "codec": {**_PUBLISHED_CODEC, "std": 1 / 1.15258426, "tile": 64},  # 12 GB, not 94
+            "codec": {**_PUBLISHED_CODEC, "std": 1 / 1.15258426, "tile": 64},  # 12 GB instead of 94 GB
             "text": _PUBLISHED_TEXT,
             "transformer": {
                 "layers": 30,
@@ -208,7 +209,8 @@ PRESETS: dict[str, dict[str, Section]] = {
             "data": {"fps": 8, "buckets": [_bucket(49, 1072, 1920)], "motion_tag": True, "max_upscale": 1.05},
             "objective": _flow(),
             "degradation": {"scale": [4, 8]},
-            # The published four: image crops, images and videos 1 : 2, full size (in two parts), best subset.
+            # The four published phases: image crops; images and videos 1 : 2; full size (here in two parts);
+            # best subset.
             "phases": [
                 {
                     "steps": 25_000,
@@ -242,7 +244,7 @@ PRESETS: dict[str, dict[str, Section]] = {
 }
 
 
-# Where FlashVideo's code, and so its weights, differ from its paper (docs/generation.md has the table).
+# The settings in which FlashVideo's code and weights differ from the paper (docs/generation.md has a table).
 _RELEASED: dict[str, Section] = {
     "vae": {},
     "stage1": {
@@ -258,11 +260,11 @@ PRESETS["flashvideo-released"] = {
 
 
 def preset(name: str, stage: str) -> dict[str, Any]:
-    """Plain data of a preset, to lay a file and overrides over. Raises `ValueError` for an unknown name."""
+    """A preset as plain data, for a file and overrides to change. Raises `ValueError` for an unknown name."""
     base, fast = name.removesuffix("-fast"), name.endswith("-fast")
     if base not in PRESETS:
         known = ", ".join(f"{n}, {n}-fast" for n in PRESETS)
-        raise ValueError(f"preset {name}: there are {known}")
+        raise ValueError(f"preset {name} does not exist; the presets are {known}")
     data = copy.deepcopy(PRESETS[base][stage])
     if fast and "transformer" in data and not data["transformer"].get("pretrained"):
         _wide_heads(data["transformer"])
@@ -270,6 +272,6 @@ def preset(name: str, stage: str) -> dict[str, Any]:
 
 
 def _wide_heads(transformer: Section) -> None:
-    """Heads of 128 at about the same width."""
+    """Change the heads to 128 dimensions, at about the same width."""
     width = transformer["heads"] * transformer["head_dim"]
     transformer["heads"], transformer["head_dim"] = max(1, round(width / 128)), 128

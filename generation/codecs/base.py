@@ -1,8 +1,8 @@
-"""Between video and latents: the protocol that the stages talk to, and the rules of its grid.
+"""The protocol of all codecs, which turn video into latents and back, and the rules of the latent grid.
 
-Videos are float (B, 3, T, H, W) in [-1, 1] with T = temporal * n + 1, latents float32 (B, C, t, h, w) with
-t = n + 1. Latent frame 0 stands for the first frame alone, so an image is a video of one frame; a later one
-stands for `temporal` frames.
+Videos are float (B, 3, T, H, W) in [-1, 1] with T = temporal * n + 1. Latents are float32 (B, C, t, h, w)
+with t = n + 1. Latent frame 0 holds only the first frame, so an image is a video of one frame. Every later
+latent frame holds `temporal` frames.
 """
 
 from __future__ import annotations
@@ -18,18 +18,20 @@ from generation import config
 
 
 class Codec(Protocol):
-    """What the stages know of a codec. It may hold weights: `to` moves it, and nothing else does.
+    """A codec as the stages use it. A codec may hold weights, and only `to` moves the weights.
 
-    Inputs may lie on any device, results lie on the codec's own, and no gradient flows through it.
+    Inputs may be on any device. Results are on the codec's device. No gradient flows through a codec.
     """
 
     @property
     def settings(self) -> config.Codec:
-        """What opens it again, the same: of a hub's model, the commit."""
+        """Settings that open the same codec again. For a model of the hub, they hold the commit."""
         ...
 
     @property
-    def channels(self) -> int: ...
+    def channels(self) -> int:
+        """C, the number of latent channels."""
+        ...
 
     @property
     def temporal(self) -> int:
@@ -38,44 +40,44 @@ class Codec(Protocol):
 
     @property
     def spatial(self) -> int:
-        """Pixels per latent pixel, each way."""
+        """Pixels per latent pixel, along each side."""
         ...
 
     @property
     def hash(self) -> str:
-        """Stands for everything that decides what latents mean."""
+        """A hash of everything that decides the meaning of latents."""
         ...
 
     @property
     def device(self) -> torch.device: ...
 
     def grid(self, frames: int, height: int, width: int) -> tuple[int, int, int]:
-        """(t, h, w) of the latents of such a video. `ValueError` says what size would be right."""
+        """(t, h, w) of the latents of a video. Raises `ValueError` that names right sizes."""
         ...
 
     def encode(self, video: Tensor) -> Tensor:
-        """(B, 3, T, H, W) to (B, C, t, h, w), each sample as if it were alone."""
+        """Turn (B, 3, T, H, W) into (B, C, t, h, w). Samples of a batch do not affect one another."""
         ...
 
     def decode(self, latents: Tensor, frames: int) -> Tensor:
-        """(B, C, t, h, w) to (B, 3, frames, H, W), about [-1, 1] and not clamped."""
+        """Turn (B, C, t, h, w) into (B, 3, frames, H, W). Values are about [-1, 1] and are not clamped."""
         ...
 
     def decode_stream(self, latents: Tensor, frames: int) -> Iterator[Tensor]:
-        """The pieces (B, 3, n, H, W) that make up `decode`, bit for bit, each of few frames."""
+        """The result of `decode` in pieces (B, 3, n, H, W) of few frames, equal bit for bit."""
         ...
 
     def to(self, device: torch.device | str) -> Self:
-        """Itself, moved. `to("cpu")` frees an accelerator's memory."""
+        """Move the codec, and return the same codec. `to("cpu")` frees the memory of an accelerator."""
         ...
 
 
 def check_grid(
     frames: int, height: int, width: int, temporal: int, spatial: int, multiple: int = 1
 ) -> tuple[int, int, int]:
-    """(t, h, w) of a causal codec's latents; h and w must be multiples of `multiple`, too.
+    """(t, h, w) of the latents of a causal codec. h and w must be multiples of `multiple`, too.
 
-    `ValueError` names the nearest lengths that are right.
+    Raises `ValueError` that names the nearest right lengths.
     """
     if frames < 1 or (frames - 1) % temporal:
         below = (frames - 1) // temporal * temporal + 1
@@ -87,7 +89,7 @@ def check_grid(
 
 
 def check_sides(height: int, width: int, multiple: int) -> None:
-    """`ValueError` names the nearest multiples."""
+    """Check that both sides are multiples of `multiple`. A `ValueError` names the nearest multiples."""
     for name, length in (("height", height), ("width", width)):
         if length < 1 or length % multiple:
             below = length // multiple * multiple
@@ -100,15 +102,18 @@ def _or(low: int, high: int, at_least: int) -> str:
 
 
 def latents_hash(codec: Codec) -> str:
-    """What stands for the weights of an autoencoder of one's own, which a later training may replace."""
+    """The hash of a Slice VAE's weights, which a later training may replace. "" for other codecs."""
     return codec.hash if codec.settings.kind == "slice" else ""
 
 
 def check_latents_hash(before: str, codec: Codec, folder: Path) -> None:
-    """Raises `ValueError` where a stage was trained on what other weights of the codec gave."""
+    """Raises `ValueError` if the stage in `folder` was trained on the latents of other codec weights.
+
+    before: the hash at the time of the training.
+    """
     if before and before != latents_hash(codec):
         raise ValueError(
             f"{folder} was trained on the latents of other weights than {codec.settings.model} holds now "
-            "(codec.model: it was trained on, or replaced); put those of then back, or train the stage anew "
-            "with another --out"
+            "(codec.model was trained further, or replaced); restore the earlier weights, or train the stage "
+            "again with another --out"
         )

@@ -1,4 +1,4 @@
-"""The published CogVideoX autoencoder behind the codec protocol: 8 x 8 pixels and 4 frames to 16 channels."""
+"""The published CogVideoX autoencoder as a codec. It turns 8 x 8 pixels and 4 frames into 16 channels."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from generation.models.pretrained import VAE, read
 
 
 class CogVideoXCodec:
-    """diffusers' `AutoencoderKLCogVideoX`, deterministic: a clip's latents are the posterior's mean.
+    """diffusers' `AutoencoderKLCogVideoX`. The latents of a clip are the posterior's mean: nothing is random.
 
-    Latents are the codes divided by `std`, which is one over the published scaling factor. It works in chunks
-    of 8 frames and 2 latents, the first one longer, as the library does, and only lengths of 8n + 1 come back
-    as they were: others are refused. Its group norms take the statistics of a chunk, so that the chunks must
-    stay as they are. Videos are encoded one by one, in bfloat16 on a GPU that can.
+    Latents are the codes divided by `std`, which is 1 / the published scaling factor. Like the library, this
+    codec works in chunks of 8 frames and 2 latent frames. The first chunk has one more. Only videos of 8n + 1
+    frames keep their length, so other lengths are refused. The group norms use the statistics of a chunk, so
+    the chunks must not change. Videos are encoded one after the other, in bfloat16 on a GPU that supports it.
     """
 
     temporal, spatial = 4, 8
@@ -54,7 +54,7 @@ class CogVideoXCodec:
         return self
 
     def grid(self, frames: int, height: int, width: int) -> tuple[int, int, int]:
-        """Raises `ValueError` for lengths other than 8n + 1, of which the library makes other ones."""
+        """(t, h, w) of the latents. Raises `ValueError` for lengths other than 8n + 1, which would change."""
         if (frames - 1) % 8:
             below = (frames - 1) // 8 * 8 + 1
             raise ValueError(
@@ -72,7 +72,7 @@ class CogVideoXCodec:
         return torch.cat(codes).float() / self.std
 
     def _codes(self, clip: Tensor) -> Tensor:
-        """(3, T, H, W) to (1, C, t, h, w)"""
+        """Turn pixels (3, T, H, W) into codes (1, C, t, h, w)."""
         codes: Tensor = self._vae.encode(clip[None].to(self.device, self._vae.dtype)).latent_dist.mode()
         return codes
 
@@ -80,10 +80,10 @@ class CogVideoXCodec:
         return torch.cat(list(self.decode_stream(latents, frames)), dim=2)
 
     def decode_stream(self, latents: Tensor, frames: int) -> Iterator[Tensor]:
-        """The first piece has 9 frames (or 1, of an image), the others 8 each.
+        """The first piece has 9 frames, or 1 frame for an image. The other pieces have 8 frames each.
 
-        Tiles go one after the other through the whole time, since each keeps a lot for its next piece; the
-        pixels wait for the last one.
+        With tiles, each tile is decoded over the whole time before the next tile, because a tile stores much
+        data for its next piece. The first piece appears after the last tile.
         """
         t, h, w = latents.shape[2:]
         if self.grid(frames, h * self.spatial, w * self.spatial)[0] != t:

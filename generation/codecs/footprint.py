@@ -1,4 +1,4 @@
-"""How many bytes a computation has alive at its peak, counted while it runs: on any device, and on `meta`."""
+"""The peak memory of a computation in bytes, counted while the computation runs, on any device or `meta`."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from torch.utils._pytree import tree_map_only
 
 
 class Footprint(TorchDispatchMode):
-    """A context around a computation, which counts what operations make until it is let go of.
+    """A context around a computation, which counts the bytes of new tensors until they are freed.
 
-    Not counted: what was there before, such as weights and inputs (they are `given`), and what an operation
-    needs within itself, such as the working space of a convolution.
+    `peak` is the largest number of bytes alive at a time. `given` counts tensors that existed before, such as
+    weights and inputs. Memory inside of one operation, such as a convolution's working space, is not counted.
     """
 
     def __init__(self) -> None:

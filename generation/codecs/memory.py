@@ -1,4 +1,4 @@
-"""What a codec takes of memory, measured at a few pixels."""
+"""The memory that a codec needs, measured on a few pixels."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from generation.config import Bucket
 
 
 def codec_bytes(codec: Codec, shape: Bucket, actions: tuple[str, ...]) -> tuple[float, float]:
-    """Of its weights, and what it has alive in the hungriest of `actions`, "encode" or "decode".
+    """The bytes of a codec's weights, and the peak bytes of the most expensive of `actions`.
 
-    Measured at a few pixels, at which it is really done, and scaled up: all of it goes with the area.
+    shape: the shape of the video; actions: "encode", "decode", or both. The peak is measured by running the
+    codec on a few pixels, and scaled up, because the peak is proportional to the area.
     """
     t, h, w = codec.grid(shape.frames, shape.height, shape.width)
     settings = codec.settings
-    few = min(t, 2 * max(settings.slice_latents, 2) + 1)  # every later piece finds what the one before left
+    few = min(t, 2 * max(settings.slice_latents, 2) + 1)  # enough for a piece that has an earlier piece
     tile = settings.tile or max(h, w)
     found = [_per_latent(codec, few, action) for action in actions]
     return max(weights for weights, _ in found), max(alive for _, alive in found) * min(h, tile) * min(
@@ -28,7 +29,7 @@ _measured: dict[tuple[object, ...], tuple[float, float]] = {}
 
 
 def _per_latent(codec: Codec, few: int, action: str) -> tuple[float, float]:
-    """Of the weights, and for each latent pixel, in so many latent frames."""
+    """The bytes of the weights, and the peak bytes per latent pixel of a video of `few` latent frames."""
     key = (codec.hash, str(codec.device), codec.settings.slice_latents, few, action)
     if key not in _measured:
         side, frames = 2, (few - 1) * codec.temporal + 1

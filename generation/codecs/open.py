@@ -12,7 +12,7 @@ from generation.codecs.slice import SliceCodec
 
 
 def open_codec(settings: config.Codec, device: torch.device | str = "cpu") -> Codec:
-    """The codec that a configuration names. Raises `ValueError` for weights that are not there."""
+    """The codec that a configuration names. Raises `ValueError` for missing weights."""
     if settings.kind == "cogvideox":
         return CogVideoXCodec(settings).to(device)
     if settings.kind == "slice":

@@ -1,4 +1,4 @@
-"""A fixed patch transform behind the codec protocol: nothing is learned and nothing is lost."""
+"""A fixed and lossless patch transform as a codec. The transform has no learned weights."""
 
 from __future__ import annotations
 
@@ -14,16 +14,17 @@ from generation.codecs.dct import dct_matrix
 
 
 class PatchCodec:
-    """A fixed, orthonormal, lossless and causal transform of space-time patches. Nothing is learned.
+    """A fixed, orthonormal, lossless and causal transform of space-time patches, without learned weights.
 
-    The first frame is repeated temporal - 1 times in front; each block of (temporal, spatial, spatial)
-    samples of a colour goes through a separable DCT-II, and its coefficients, divided by `std`, become the
-    channels, ordered (colour, time, y, x). White noise stays white, squared errors in latents are those in
-    pixels over std^2, and decode(encode(x)) = x. A latent frame 0 of other origin (a sampler's) is projected
-    on those that a video can have: the first frame is the mean of its copies.
+    First, temporal - 1 copies of the first frame are put in front. Then a separable DCT-II transforms each
+    block of (temporal, spatial, spatial) samples of a colour. The coefficients, divided by `std`, become the
+    channels in the order (colour, time, y, x). White noise stays white. Squared errors in latents are squared
+    errors in pixels divided by std^2. decode(encode(x)) equals x. A sampler may make a latent frame 0 that no
+    video has: the decoded first frame is then the mean of its temporal copies.
 
-    Sums are in float64, one latent frame of one sample at a time: results depend neither on the batch, nor on
-    the pieces, nor on autocast and TF32, which leave float64 alone; and no latent sees a later frame.
+    Sums are in float64, over one latent frame of one sample at a time. Results therefore do not depend on the
+    batch, on the pieces, or on autocast and TF32, which do not change float64. No latent depends on a later
+    frame.
     """
 
     def __init__(self, settings: config.Codec = config.Codec()):  # noqa: B008 (frozen)
@@ -66,7 +67,7 @@ class PatchCodec:
         return torch.cat(list(self.decode_stream(latents, frames)), dim=2)
 
     def decode_stream(self, latents: Tensor, frames: int) -> Iterator[Tensor]:
-        """One piece per latent frame: the first frame, then `temporal` frames each."""
+        """One piece per latent frame. The first piece has one frame, every other piece `temporal` frames."""
         assert latents.ndim == 5, f"latents are (B, C, t, h, w), not {tuple(latents.shape)}"
         assert latents.shape[1] == self.channels, f"{latents.shape[1]} channels, not {self.channels}"
         t, h, w = latents.shape[2:]
@@ -84,7 +85,7 @@ class PatchCodec:
             yield piece
 
     def _forward(self, block: Tensor) -> Tensor:
-        """(3, a, H, W) to (C, h, w)."""
+        """Turn a block of frames (3, a, H, W) into a latent frame (C, h, w). `a` is `temporal`."""
         a, s = self.temporal, self.spatial
         h, w = block.shape[2] // s, block.shape[3] // s
         x = block.to(self.device, torch.float64).reshape(3, a, h, s, w, s)
@@ -94,11 +95,11 @@ class PatchCodec:
         return (x.reshape(self.channels, h, w) / self.std).float()
 
     def _inverse(self, latent: Tensor, first: bool) -> Tensor:
-        """(C, h, w) to (3, a, H, W), or (3, 1, H, W) for the first frame."""
+        """Turn a latent frame (C, h, w) into frames (3, a, H, W), or (3, 1, H, W) for the first frame."""
         a, s = self.temporal, self.spatial
         h, w = latent.shape[1:]
         x = latent.to(self.device, torch.float64).reshape(3, a, s, s, h, w) * self.std
-        # The mean of equal frames is what the constant row of the transform gives back.
+        # The copies of the first frame are equal, so their mean is the frame.
         time = self._time.mean(1, keepdim=True) if first else self._time  # (t, 1) or (t, a)
         x = torch.einsum("ctyxhw,ta->cahywx", x, time)
         x = torch.einsum("cahywx,yi->cahiwx", x, self._side)

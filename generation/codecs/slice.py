@@ -1,4 +1,4 @@
-"""A trained Slice VAE behind the codec protocol, and its weights on disk."""
+"""A trained Slice VAE as a codec, and the weights of a Slice VAE on disk."""
 
 from __future__ import annotations
 
@@ -24,7 +24,10 @@ NETWORK, WEIGHTS, ABOUT = "vae.json", "vae.safetensors", "weights.json"
 
 
 def save_network(settings: config.SliceVae, state: Mapping[str, Tensor], folder: Path) -> Path:
-    """FOLDER/vae.json and vae.safetensors, of which the path is returned. The state holds the statistics."""
+    """Write FOLDER/vae.json and FOLDER/vae.safetensors, and return the path of vae.safetensors.
+
+    state: the weights, including the statistics `latent_mean` and `latent_std`.
+    """
     (folder / NETWORK).write_text(settings.model_dump_json(indent=1), encoding="utf-8")
     path = folder / WEIGHTS
     save_tensors(dict(state), path)
@@ -32,18 +35,21 @@ def save_network(settings: config.SliceVae, state: Mapping[str, Tensor], folder:
 
 
 def load_network(folder: Path) -> SliceVAE:
-    """Of a folder that `save_network` wrote. Raises `ValueError` for one that is missing or damaged."""
+    """Read the folder that `save_network` wrote. Raises `ValueError` if the folder is missing or damaged."""
     try:
         text = (folder / NETWORK).read_text(encoding="utf-8")
         network = SliceVAE(config.SliceVae.model_validate_json(text))
         network.load_state_dict(load_file(folder / WEIGHTS))
     except (OSError, ValidationError, SafetensorError, RuntimeError) as error:
-        raise ValueError(f"{folder}: no weights of a Slice VAE that can be read ({error})") from error
+        raise ValueError(f"{folder}: the weights of a Slice VAE cannot be read ({error})") from error
     return network
 
 
 def find_network(model: str) -> Path:
-    """The folder with the weights of `codec.model`, which is RUN/vae of a training, or that folder itself."""
+    """The folder with the weights of `codec.model`, which is RUN/vae of a training or the folder of weights.
+
+    Raises `ValueError` that names a remedy.
+    """
     folder = Path(model).expanduser()
     for found in (folder / "weights", folder):
         if (found / NETWORK).is_file():
@@ -51,24 +57,25 @@ def find_network(model: str) -> Path:
     if (folder / "vae" / "weights" / NETWORK).is_file():
         raise ValueError(f"codec.model: {model} is a run; name its autoencoder, {folder / 'vae'}")
     raise ValueError(
-        f"codec.model: {model} holds no Slice VAE; `reelmill train vae --data DATASET --out RUN` trains one, "
-        "and RUN/vae is its name"
+        f"codec.model: {model} holds no Slice VAE; train a Slice VAE with `reelmill train vae --data DATASET "
+        "--out RUN`, and write codec.model=RUN/vae"
     )
 
 
 @dataclass(frozen=True)
 class Statistics:
-    """Of a codec's own codes, per channel: latents are (codes - mean) / std."""
+    """Mean and standard deviation of the codes, per channel. Latents are (codes - mean) / std."""
 
     mean: Tensor  # (C,)
     std: Tensor  # (C,)
 
 
 class SliceCodec:
-    """Deterministic: latents are the mean of the codes, normalised by statistics that are in the weights.
+    """A trained Slice VAE. Latents are the mean of the codes, normalised by the statistics in the weights.
 
-    Any number of frames will do; `codec.slice_latents` latent frames are worked on at a time. Large pictures
-    go in tiles where `codec.tile` says so. Videos are encoded one by one, in bfloat16 on a GPU that can.
+    Nothing is random. Videos may have any number of frames. The network processes `codec.slice_latents`
+    latent frames at a time. With `codec.tile`, large pictures are divided into tiles. Videos are encoded one
+    after the other, in bfloat16 on a GPU that supports it.
     """
 
     def __init__(self, settings: config.Codec):
@@ -126,7 +133,7 @@ class SliceCodec:
         return torch.stack(found)
 
     def _codes(self, clip: Tensor) -> Tensor:
-        """(3, T, H, W) to (C, t, h, w)"""
+        """Turn pixels (3, T, H, W) into codes (C, t, h, w)."""
         pixels = clip[None].to(self.device, self._dtype)
         return self._vae.encode(pixels, self._slice * self.temporal)[0][0]
 
@@ -134,7 +141,7 @@ class SliceCodec:
         return torch.cat(list(self.decode_stream(latents, frames)), dim=2)
 
     def decode_stream(self, latents: Tensor, frames: int) -> Iterator[Tensor]:
-        """The pieces have temporal * slice_latents frames each, but for the first and the last."""
+        """Each piece has temporal * slice_latents frames. The first and the last piece may be shorter."""
         skip = surplus(frames, latents.shape[2], self.temporal)
         return self._pieces(latents, skip)
 
@@ -155,9 +162,9 @@ class SliceCodec:
 
 
 def grid(settings: config.SliceVae, frames: int, height: int, width: int) -> tuple[int, int, int]:
-    """(t, h, w) of the codes of a video of any length. Raises `ValueError` for sides that do not divide."""
+    """(t, h, w) of the codes of a video of any length. Raises `ValueError` for sides of other sizes."""
     if frames < 1:
-        raise ValueError(f"{frames} frames are no video")
+        raise ValueError(f"{frames} frames are not a video; take at least 1")
     side = settings.spatial
     check_sides(height, width, side)
     return latent_frames(frames, settings.temporal), height // side, width // side

@@ -1,4 +1,4 @@
-"""A large picture in overlapping tiles: where they lie, and how they are blended."""
+"""A large picture in overlapping tiles: the places of the tiles, and how the tiles are blended."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Tile:
-    """Half-open ranges of rows and columns, in latent pixels."""
+    """A part of a picture: half-open ranges of rows and columns, in latent pixels."""
 
     top: int
     bottom: int
@@ -21,16 +21,16 @@ class Tile:
     right: int
 
     def of(self, picture: Tensor, scale: int = 1) -> Tensor:
-        """A view of this part of (..., H, W), whose sides are `scale` times the latent ones."""
+        """A view of this part of `picture` (..., H, W), whose sides are `scale` times the latent sides."""
         rows = slice(self.top * scale, self.bottom * scale)
         return picture[..., rows, self.left * scale : self.right * scale]
 
 
 class Tiling:
-    """Tiles of at most `size` latent pixels a side that overlap by `overlap` or more; None: one tile.
+    """Tiles with sides of at most `size` latent pixels and overlaps of at least `overlap`. None: one tile.
 
-    Near its edge a tile lacks what lies beyond: the outer third of an overlap counts for nothing, and in the
-    middle one two tiles are mixed with weights that fall linearly. The edges of the picture are full.
+    Near its edge, a tile lacks the neighbouring pixels. The outer third of an overlap therefore has weight 0.
+    In the middle third the weight falls linearly. At the edges of the picture, weights stay 1.
     """
 
     def __init__(self, height: int, width: int, size: int | None, overlap: int):
@@ -41,7 +41,10 @@ class Tiling:
         self.tiles = [Tile(*row, *column) for row, column in itertools.product(rows, columns)]
 
     def blend(self, parts: Iterator[Tensor] | Sequence[Tensor], scale: int = 1) -> Tensor:
-        """The whole (..., H, W) of its tiles, in order, each `scale` times as large as its latent one."""
+        """Blend the tiles `parts`, in order, into the whole picture (..., H, W), float32.
+
+        scale: the sides of a part divided by the latent sides of its tile. A single part is returned as is.
+        """
         if len(self.tiles) == 1:
             (part,) = parts
             return part
@@ -64,7 +67,7 @@ class Tiling:
 
 
 def _windows(length: int, size: int | None, overlap: int) -> list[tuple[int, int]]:
-    """Evenly spread over the length."""
+    """Start and end of the tiles along one side. The tiles are evenly spread over the length."""
     if size is None or length <= size:
         return [(0, length)]
     count = math.ceil((length - overlap) / (size - overlap))
@@ -73,9 +76,11 @@ def _windows(length: int, size: int | None, overlap: int) -> list[tuple[int, int
 
 
 def _ramp(start: int, end: int, length: int, overlap: int, scale: int) -> Tensor:
+    """The weights of one tile along one side: ((end - start) * scale,)."""
     inside = (torch.arange((end - start) * scale) + 0.5) / scale  # latent pixels from the tile's edge
     third = overlap / 3
-    rising = ((inside - third) / third).clamp(0, 1) + 1e-9  # overlaps may be wider than they need to be
+    # Overlaps may be wider than `overlap`: the small number keeps the sum of weights above 0.
+    rising = ((inside - third) / third).clamp(0, 1) + 1e-9
     ramp = torch.ones_like(inside)
     if start > 0:
         ramp = rising

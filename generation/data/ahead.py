@@ -1,4 +1,4 @@
-"""Fetching ahead: a thread runs an iterator while its items are being used."""
+"""Fetching ahead: a thread runs an iterator while the caller uses earlier items."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ T = TypeVar("T")
 
 
 def ahead(source: Iterator[T], count: int, drop: Callable[[T], None]) -> Generator[T, None, None]:
-    """What `source` gives, in order, fetched by a thread at most `count` ahead; its errors are raised here.
+    """The items of `source`, in order. A thread fetches up to `count` items ahead.
 
-    When this is closed the thread has ended, and `drop` was called for what nobody took.
+    Errors of `source` are raised here. Closing this generator ends the thread, and calls `drop` for every
+    fetched item that was not used.
     """
     queue: Queue[tuple[T] | Exception | None] = Queue(count)
     stop = threading.Event()
@@ -34,7 +35,7 @@ def ahead(source: Iterator[T], count: int, drop: Callable[[T], None]) -> Generat
                     drop(item)
                     return
             put(None)
-        except Exception as error:  # raised again where the items are wanted
+        except Exception as error:  # raised again in the caller's thread
             put(error)
 
     thread = threading.Thread(target=run, name="ahead", daemon=True)

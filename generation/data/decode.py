@@ -1,7 +1,7 @@
-"""Decoding in processes of their own: a clip that crashes or hangs the decoder then costs itself alone.
+"""Decoding in child processes. If a clip crashes the decoder or hangs, only this clip is lost.
 
-The parent talks to a child through one socket; a child ends when its parent does. Run as `python -m
-generation.data.decode FD`, a child never imports torch, nor the parent's main module.
+The parent talks to a child through a socket. A child ends when its parent ends. A child runs `python -m
+generation.data.decode FD`. A child never imports torch or the parent's main module.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ _READY = b"ready"
 
 
 class BadClip(Exception):
-    """A clip that cannot be decoded, after some attempts; the text says why."""
+    """A clip that cannot be decoded, even after several attempts. The text gives the reason."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """One clip to make one sample of."""
+    """A clip that must be decoded to a sample."""
 
     row: Mapping[str, Any]  # clip_id, video, frames, width, height
     sample: Sample
 
 
 class Decoder(Protocol):
-    """Where clips are decoded. A future gives (3, T, H, W) uint8, or raises `BadClip`."""
+    """Decodes clips. A future gives (3, T, H, W) uint8, or raises `BadClip`."""
 
     def submit(self, job: Job) -> Future[np.ndarray]: ...
 
@@ -50,11 +50,12 @@ class Decoder(Protocol):
 
 
 def open_decoder(workers: int, timeout_s: float) -> Decoder:
+    """A decoder with `workers` child processes, or one in this process for 0. timeout_s: for each clip."""
     return _Pool(workers, timeout_s) if workers else _Here()
 
 
 class _Here:
-    """In this process, at once. Nothing guards against a decoder that hangs."""
+    """Decodes in this process, inside of `submit`. There is no time limit for a decoder that hangs."""
 
     def submit(self, job: Job) -> Future[np.ndarray]:
         future: Future[np.ndarray] = Future()
@@ -70,7 +71,7 @@ class _Here:
 
 
 def _decoded(job: Job) -> np.ndarray | str:
-    """The sample, or what is wrong with the clip."""
+    """The sample (3, T, H, W) uint8, or a text that says what is wrong with the clip."""
     from av.error import FFmpegError
     from decord import DECORDError
 
@@ -82,7 +83,7 @@ def _decoded(job: Job) -> np.ndarray | str:
 
 
 class _Pool:
-    """`workers` children, each driven by a thread that replaces it when it dies or takes too long."""
+    """Decodes in `workers` child processes. A thread drives each child, and replaces a dead or slow child."""
 
     def __init__(self, workers: int, timeout_s: float):
         self._timeout_s = timeout_s
@@ -104,7 +105,7 @@ class _Pool:
         return future
 
     def close(self) -> None:
-        """End all children, in the middle of their work if need be."""
+        """End all children, even in the middle of their work."""
         with self._lock:
             self._closed = True
             for child in self._children.values():
@@ -122,7 +123,7 @@ class _Pool:
             elif future.set_running_or_notify_cancel():
                 try:
                     future.set_result(self._attempt(k, job))
-                except Exception as error:  # whoever waits for the future gets it
+                except Exception as error:  # raised again where the caller reads the future
                     future.set_exception(error)
         self._drop(k)
 
@@ -158,7 +159,7 @@ class _Pool:
 
 
 class _Lost(Exception):
-    """The child died, or had to be killed."""
+    """The child died, or must be killed because it does not answer."""
 
 
 class _Child:
@@ -168,19 +169,19 @@ class _Child:
         ours, theirs = socketpair()
         self._connection = Connection(ours.detach())
         with theirs:
-            # Its standard input never says anything: when it ends, the parent has.
+            # Nothing is written to the child's standard input. Its end shows that the parent has ended.
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "generation.data.decode", str(theirs.fileno())],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
                 pass_fds=[theirs.fileno()],
                 env={**os.environ, "PYTHONPATH": _import_path()},
-                process_group=0,  # a Ctrl-C on the terminal is for whoever started it
+                process_group=0,  # only the parent handles a Ctrl-C on the terminal
             )
         self._ready = False
 
     def await_ready(self) -> None:
-        """Raises `RuntimeError` when the child cannot start: no clip is to blame."""
+        """Wait until the child is ready. Raises `RuntimeError` if the child cannot start."""
         if self._ready:
             return
         try:
@@ -191,7 +192,7 @@ class _Child:
             ) from None
 
     def decode(self, job: Job, timeout_s: float) -> np.ndarray | str:
-        """The sample, or what is wrong with the clip. Raises `_Lost`."""
+        """The sample (3, T, H, W) uint8, or a text that says what is wrong with the clip. Raises `_Lost`."""
         try:
             self._connection.send(job)
         except OSError as error:
@@ -231,7 +232,7 @@ class _Child:
 
 
 def _import_path() -> str:
-    """Where the child finds this package, installed or not."""
+    """A PYTHONPATH with which the child finds this package, installed or not."""
     ours = str(Path(__file__).resolve().parents[2])
     return os.pathsep.join([ours, *filter(None, [os.environ.get("PYTHONPATH")])])
 
@@ -242,10 +243,10 @@ def _end_with_parent() -> None:
 
 
 def main() -> None:
-    """A child's life."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    """The program of a child: decode jobs from the socket until the parent closes the socket."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    import av.error  # noqa: F401  # before the first clip's time is taken
+    import av.error  # noqa: F401  # now, so that the time limit of the first clip does not include imports
     import decord  # noqa: F401
 
     with Connection(int(sys.argv[1])) as connection:

@@ -1,7 +1,7 @@
-"""Batches for training, in the order of the plan: whoever resumes at a place gets the same ones from there.
+"""Batches for training, in the order of the plan. A training that resumes gets the same batches.
 
-Row groups are read once, in order, by one thread; their clips are decoded by `data.workers` processes, and
-given out in order whatever is done first. So the number of workers changes nothing but the speed.
+One thread reads row groups once, in order. `data.workers` processes decode the clips. Batches keep the order
+of the plan, so the number of workers changes only the speed.
 """
 
 from __future__ import annotations
@@ -26,23 +26,23 @@ from generation.data.shards import GroupReader, Unreadable
 from generation.data.transform import Sample, plan_sample
 from generation.draws import uniform
 
-_REPLACEMENTS = 8  # clips tried in the place of a bad one, before the data is given up
-_NAMED = 5  # bad clips in a message
+_REPLACEMENTS = 8  # number of clips that are tried in place of a bad clip before the loader fails
+_NAMED = 5  # number of bad clips in a message
 Keys = Callable[[Sample], Sequence[str]]
 
 
 @dataclass(frozen=True)
 class Batch:
-    """One micro-batch of one rank. The state of the loader after it is (epoch, index + 1)."""
+    """One micro-batch of one rank. The state of the loader after this batch is (epoch, index + 1)."""
 
     epoch: int
     index: int  # in the epoch's plan
-    bucket: Bucket  # the shape of its videos; frames is 1 for images
+    bucket: Bucket  # the shape of the videos; frames is 1 for images
     samples: list[Sample]
-    video: Tensor | None  # (M, 3, T, H, W) uint8, of the samples whose latents are None; None: of no sample
+    video: Tensor | None  # (M, 3, T, H, W) uint8, of the M samples whose latents are None; None if M is 0
     latents: list[tuple[Tensor, ...] | None]  # of each sample: from the cache, in the order of its keys
-    keys: list[tuple[str, ...]]  # of each sample: where its latents belong in the cache
-    bad: list[str]  # clips that could not be read, and what took their place
+    keys: list[tuple[str, ...]]  # of each sample: the keys of its latents in the cache
+    bad: list[str]  # messages about clips that could not be read, and the clips that replaced them
 
     @property
     def clip_ids(self) -> list[str]:
@@ -50,18 +50,18 @@ class Batch:
 
     @property
     def captions(self) -> list[str | None]:
-        """None: unconditional."""
+        """The caption of each sample. None: unconditional."""
         return [s.caption for s in self.samples]
 
     @property
     def positions(self) -> list[int]:
-        """Of each sample in the epoch's plan, over all ranks: the key of its random draws."""
+        """The position of each sample in the epoch's plan, over all ranks. It is the key of random draws."""
         return [s.position for s in self.samples]
 
 
 @dataclass
 class _Pending:
-    """A batch on its way."""
+    """A batch whose clips are being decoded."""
 
     plan: Plan
     index: int
@@ -76,10 +76,10 @@ class _Pending:
 
 
 class Loader:
-    """Batches of one rank. Close it, or use it in a `with`.
+    """The batches of one rank. Callers must close the loader, or use it in a `with` statement.
 
-    cache, keys: with them, samples are looked up first, and those whose `keys` are all there are not decoded.
-    timeout_s: that one clip may take to decode, where `data.workers` is not 0.
+    cache, keys: `keys` gives the cache keys of a sample. A sample is not decoded if the cache has all its
+    keys. timeout_s: the time limit for decoding one clip; `data.workers=0` has no limit.
     """
 
     def __init__(
@@ -98,30 +98,30 @@ class Loader:
         assert (cache is None) == (keys is None), "a cache needs keys"
         self.selection, self.batch_size = selection, batch_size
         self.seed, self.phase, self.rank, self.world = seed, phase, rank, world
-        self.reader = GroupReader(selection.index)  # of the batches, by whichever thread reads ahead
-        self._aside = GroupReader(selection.index)  # of validation, and of what takes a bad clip's place
+        self.reader = GroupReader(selection.index)  # for batches; the thread that reads ahead uses it
+        self._aside = GroupReader(selection.index)  # for validation and for replacements of bad clips
         self._sources: list[Generator[_Pending, None, None]] = []
         self._cache, self._keys = cache, keys
         self._decoder = open_decoder(selection.data.workers, timeout_s)
-        self._held_out: dict[int, bytes | str] = {}  # clips for validation: they are wanted again and again
-        self._bad: dict[int, dict[int, str]] = {}  # epoch -> row -> what was wrong
+        self._held_out: dict[int, bytes | str] = {}  # clips for validation, kept because they are used often
+        self._bad: dict[int, dict[int, str]] = {}  # epoch -> row -> the error
 
     @classmethod
     def open(cls, dataset: str | Path, data: Data, batch_size: int, **kwargs: Any) -> Loader:
-        """Of a dataset's folder or address. Raises `ValueError`: see `plan.select`."""
+        """A loader for a dataset's folder or address. Raises `ValueError`: see `plan.select`."""
         return cls(open_selection(str(dataset), data), batch_size, **kwargs)
 
     @property
     def dataset_hash(self) -> str:
-        """A plan's batches mean the same clips only while this stays the same."""
+        """The hash of the selected clips. Equal hashes mean that equal plans have equal clips."""
         return self.selection.hash
 
     def table(self) -> list[str]:
-        """Buckets with their numbers of clips, and why others are left out: lines for people."""
+        """Lines for the user: the number of clips of each bucket, and why other clips are left out."""
         return self.selection.table()
 
     def plan(self, epoch: int) -> Plan:
-        """Raises `ValueError` when there is no batch."""
+        """The plan of this rank for an epoch. Raises `ValueError` if the plan has no batch."""
         return plan_epoch(
             self.selection,
             self.batch_size,
@@ -133,10 +133,11 @@ class Loader:
         )
 
     def batches(self, epoch: int = 0, index: int = 0) -> Iterator[Batch]:
-        """Batches without end, from batch `index` of `epoch` on.
+        """Batches without end, starting with batch `index` of `epoch`.
 
-        Ends when the loader is closed. Raises `ValueError` when too many clips cannot be read, when the
-        shards have changed, or when `index` is beyond the epoch; `RuntimeError` when no worker starts.
+        The iterator ends when the loader is closed. Raises `ValueError` when too many clips cannot be read,
+        when the shards have changed, or when `index` is beyond the epoch. Raises `RuntimeError` when a worker
+        cannot start.
         """
         source = self._endless(epoch, index)
         if workers := self.selection.data.workers:
@@ -150,14 +151,17 @@ class Loader:
             self._sources.remove(source)
 
     def validation(self, batches: int = 8) -> Iterator[Batch]:
-        """The first so many batches of held-out clips: always the same, middle frames and windows. On every
-        rank equally many. The clips' bytes stay in memory after the first time."""
+        """The first `batches` batches of held-out clips.
+
+        The batches are always the same, with middle frames and middle windows. Every rank has the same number
+        of batches. The bytes of the clips stay in memory after the first validation.
+        """
         plan = plan_validation(self.selection, self.batch_size, rank=self.rank, world=self.world)
         for pending in self._pending(plan, 0, min(batches, len(plan)), self._held_out, self._aside):
             yield self._finish(pending)
 
     def close(self) -> None:
-        """End reading ahead, and the decoding processes."""
+        """Stop reading ahead, and end the decoding processes."""
         for source in list(self._sources):
             source.close()
         self._decoder.close()
@@ -176,7 +180,7 @@ class Loader:
         plan = self.plan(epoch)
         if index > len(plan):
             raise ValueError(
-                f"epoch {epoch} has {len(plan)} batches, there is no batch {index} to go on from"
+                f"epoch {epoch} has {len(plan)} batches, so training cannot resume at batch {index}"
             )
         while True:
             yield from self._pending(plan, index, len(plan), {}, self.reader)
@@ -186,12 +190,15 @@ class Loader:
     def _pending(
         self, plan: Plan, first: int, end: int, held: dict[int, bytes | str], reader: GroupReader
     ) -> Iterator[_Pending]:
-        """Batches `first` to `end` of a plan, given to the decoder. `held`: clips in hand by row, or what is
-        wrong with them; those of a batch are let go of with it, except the validation's."""
+        """Read the clips of batches `first` to `end` of a plan, and give them to the decoder.
+
+        held: the bytes of clips by row, or the error of a clip. Clips are removed after their batch, except
+        clips for validation.
+        """
         index, size = self.selection.index, self.batch_size
         flat = plan.rows[first:end].ravel()
         step = plan.group_rank[index.group[flat]]
-        by_group = np.argsort(step, kind="stable")  # places in `flat`, as their row groups are read
+        by_group = np.argsort(step, kind="stable")  # places in `flat`, in the order of reading row groups
         starts = np.flatnonzero(np.diff(step[by_group], prepend=-1))
         runs = iter(np.split(by_group, starts[1:]) if len(flat) else [])
         last_read = -1
@@ -216,7 +223,7 @@ class Loader:
             yield pending
 
     def _sample(self, plan: Plan, batch: int, i: int, row: int | None = None) -> Sample:
-        """Sample `i` of a batch, or another `row` in its place."""
+        """Sample `i` of a batch. row: another row in place of the planned row."""
         position = plan.position(batch, i)
         row = int(plan.rows[batch, i]) if row is None else row
 
@@ -257,7 +264,7 @@ class Loader:
         self, sample: Sample, held: dict[int, bytes | str], reader: GroupReader
     ) -> Future[np.ndarray]:
         row = sample.row
-        if row not in held:  # it was in the cache, and damaged; or it takes another one's place
+        if row not in held:  # the tensor in the cache is damaged, or this row replaces a bad clip
             held |= self._read(reader, int(self.selection.index.group[row]), {row})
         mp4 = held[row]
         if isinstance(mp4, str):
@@ -272,7 +279,7 @@ class Loader:
     # ---- finishing
 
     def _finish(self, pending: _Pending) -> Batch:
-        """Wait for a batch's clips, and put others in the place of bad ones."""
+        """Wait for the clips of a batch, and replace bad clips."""
         samples, latents = list(pending.samples), list(pending.latents)
         pixels: list[np.ndarray | None] = []
         wrong: dict[int, str] = {}
@@ -287,7 +294,7 @@ class Loader:
         for i, reason in wrong.items():
             lost, position = samples[i], samples[i].position
             key = ("instead", self.seed, self.phase, pending.plan.epoch, position)
-            if good:  # nothing need be read
+            if good:  # use another clip of the batch, so that nothing must be read
                 j = good[int(uniform(*key) * len(good))]
                 samples[i], pixels[i] = replace(samples[j], position=position), pixels[j]
                 latents[i] = latents[j]
@@ -296,7 +303,7 @@ class Loader:
             path = self.selection.index.file(lost.row)
             text = f"clip {lost.clip_id} of {path}: {reason}"
             bad.append(f"{text}; {samples[i].clip_id} took its place")
-            if not self.selection.held_out[lost.row]:  # these come again at every validation
+            if not self.selection.held_out[lost.row]:  # held-out clips would count again at every validation
                 self._count(pending.plan, lost.row, text)
         decoded = [p for p in pixels if p is not None]
         return Batch(
@@ -311,7 +318,7 @@ class Loader:
         )
 
     def _instead(self, pending: _Pending, i: int, key: tuple[int | str, ...]) -> tuple[Sample, np.ndarray]:
-        """Another clip of the bucket, when the whole batch is bad."""
+        """Another clip of the bucket, for a batch in which all clips are bad."""
         plan = pending.plan
         rows = self.selection.rows(validation=bool(self.selection.held_out[pending.samples[i].row]))
         rows = rows[self.selection.bucket[rows] == plan.bucket[pending.index]]
@@ -323,12 +330,12 @@ class Loader:
             except BadClip as error:
                 last = f"clip {sample.clip_id} of {self.selection.index.file(row)}: {error}"
         raise ValueError(
-            f"{self.selection.index.dataset}: none of {_REPLACEMENTS + 1} clips of a bucket can be read, at "
-            f"last {last}. reelmill verify finds what is damaged"
+            f"{self.selection.index.dataset}: {_REPLACEMENTS + 1} clips of a bucket were tried, and none can "
+            f"be read. The last error: {last}. reelmill verify finds damaged clips"
         )
 
     def _count(self, plan: Plan, row: int, text: str) -> None:
-        """Raises `ValueError` when too many clips of an epoch were bad."""
+        """Count a bad clip. Raises `ValueError` if too many clips of an epoch are bad."""
         bad = self._bad.setdefault(plan.epoch, {})
         bad[row] = text
         limit = self.selection.data.max_bad_fraction
@@ -337,5 +344,5 @@ class Loader:
             raise ValueError(
                 f"{len(bad)} of {plan.rows.size} clips of epoch {plan.epoch} cannot be read, more than "
                 f"data.max_bad_fraction={limit:g} allows. reelmill verify {self.selection.index.dataset} "
-                "finds what is damaged:\n" + "\n".join(list(bad.values())[:_NAMED]) + more
+                "finds damaged clips:\n" + "\n".join(list(bad.values())[:_NAMED]) + more
             )

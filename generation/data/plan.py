@@ -1,9 +1,9 @@
-"""Which rows are trained on, in which bucket and which order: all from the columns, without a byte of video.
+"""Which rows are used for training, in which bucket and order. Only columns are read, and no video.
 
-A plan is a pure function of (seed, phase, epoch, dataset, world size): nothing of it is stored, and the place
-in it is one number. Row groups come in another order in each epoch, and so do the rows within them. The
-sequence of rows is cut into one stretch for each rank: a rank reads its row groups once, in order, and holds
-few rows.
+A plan is a pure function of (seed, phase, epoch, dataset, world size). A plan is not stored, and a position
+in the plan is one number. Every epoch has another order of row groups, and another order of rows within a row
+group. The sequence of rows is cut into one part per rank. A rank reads its row groups once, in order, and
+keeps few rows in memory.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from generation.data.shards import Index, UnknownColumn, read_index
 from generation.data.transform import MOTION_COLUMN
 from generation.draws import generator
 
-_ASPECT_SLACK = 0.08  # of log(width / height): so much comes of rounding sides to 16
+_ASPECT_SLACK = 0.08  # of log(width / height): the difference that rounding sides to 16 can make
 _MIN_ROWS_TO_HOLD_OUT = 4
 
 
@@ -32,24 +32,24 @@ class Selection:
 
     index: Index
     data: Data
-    bucket: np.ndarray  # (rows,) number of the bucket; -1: not used
+    bucket: np.ndarray  # (rows,) number of the bucket; -1: the row is not used
     held_out: np.ndarray  # (rows,) bool: for validation
-    reasons: dict[str, int]  # why the others are not used
+    reasons: dict[str, int]  # reason -> number of rows that are not used
 
     def rows(self, validation: bool = False) -> np.ndarray:
-        """Of the index, ascending."""
+        """The usable rows of the index for training or validation, in ascending order."""
         return np.flatnonzero((self.bucket >= 0) & (self.held_out == validation))
 
     @cached_property
     def hash(self) -> str:
-        """Of all that a plan is made of besides seed, epoch and world size: the dataset, and what is used."""
+        """A hash of the dataset and the selected rows. Other inputs of a plan are seed, epoch, world size."""
         digest = hashlib.blake2b(self.index.dataset_hash.encode(), digest_size=16)
         digest.update(repr([b.model_dump() for b in self.data.buckets]).encode())
         digest.update(self.bucket.astype("<i4").tobytes() + self.held_out.tobytes())
         return digest.hexdigest()
 
     def table(self) -> list[str]:
-        """Lines for people: how many clips each bucket has, and why others are left out."""
+        """Lines for the user: the number of clips of each bucket, and why other clips are left out."""
         lines = ["frames  height x width   clips  held out"]
         for k, b in enumerate(self.data.buckets):
             used = self.bucket == k
@@ -63,7 +63,7 @@ class Selection:
 
 
 def open_selection(dataset: str, data: Data) -> Selection:
-    """Read a dataset's columns and choose. Raises `ValueError`: see `read_index` and `select`."""
+    """Read the columns of a dataset and select rows. Raises `ValueError`: see `read_index` and `select`."""
     keys = {MOTION_COLUMN: "data.motion_tag"} if data.motion_tag else {}
     keys |= dict.fromkeys(data.where, "data.where")
     try:
@@ -75,9 +75,9 @@ def open_selection(dataset: str, data: Data) -> Selection:
 
 
 def select(index: Index, data: Data) -> Selection:
-    """Give every row of `index` its bucket, or a reason why it has none; and hold some out for validation.
+    """Give every row of `index` a bucket, or a reason for leaving the row out. Hold out rows for validation.
 
-    Raises `ValueError`, with the table of buckets and reasons, when nothing is left to train on.
+    Raises `ValueError`, with the table of buckets and reasons, if no row is left for training.
     """
     why = np.full(len(index), "", dtype=object)
     frames, fps, width, height = (index.numbers[c] for c in ("frames", "fps", "width", "height"))
@@ -86,7 +86,7 @@ def select(index: Index, data: Data) -> Selection:
         if len(index) and np.isnan(values).all():
             raise ValueError(
                 f"data.where: {name} was not measured in {index.dataset}; "
-                f"there is {', '.join(index.measured)}"
+                f"the measured columns are {', '.join(index.measured)}"
             )
         _mark(why, np.isnan(values), f"data.where: no {name}")
         if bounds.min is not None:
@@ -131,15 +131,16 @@ def select(index: Index, data: Data) -> Selection:
 
 
 def _mark(why: np.ndarray, rows: np.ndarray, reason: str) -> None:
-    """The first reason counts."""
+    """Set the reason of rows that have no reason yet."""
     why[rows & (why == "")] = reason
 
 
 def _fitting(frames: np.ndarray, fps: np.ndarray, is_image: np.ndarray, data: Data) -> np.ndarray:
-    """(buckets, rows) bool: the buckets with the most frames that a clip can fill; for an image, one."""
+    """Which buckets fit, (buckets, rows) bool. For a clip: the buckets with the most frames that it can fill.
+    For an image: the buckets with one frame."""
     rate = np.where(is_image | ~(fps > 0), 1.0, fps)
     lengths = np.array([b.frames for b in data.buckets])
-    # As `transform.last_start`: half a source frame is forgiven.
+    # As in `transform.last_start`, half a source frame may be missing.
     spare = (frames - 0.5 + 1e-6) / rate - (lengths[:, None] - 1) / data.fps
     able = np.where(is_image, lengths[:, None] == 1, spare >= 0)
     most = np.where(able, lengths[:, None], 0).max(0)
@@ -150,8 +151,11 @@ def _fitting(frames: np.ndarray, fps: np.ndarray, is_image: np.ndarray, data: Da
 def _nearest(
     fits: np.ndarray, width: np.ndarray, height: np.ndarray, buckets: tuple[Bucket, ...]
 ) -> np.ndarray:
-    """Of the buckets that fit, the one of the nearest aspect; of these the largest that is not larger than
-    the clip, or where all are, the smallest."""
+    """The best fitting bucket of each row, (rows,). -1: no bucket fits.
+
+    The buckets of the nearest aspect are compared. The best bucket is the largest bucket that is not larger
+    than the clip. If all buckets are larger than the clip, the smallest bucket is best.
+    """
     with np.errstate(invalid="ignore", divide="ignore"):
         aspect = np.log(width / height)
     distance = np.stack([np.abs(np.log(b.width / b.height) - aspect) for b in buckets])
@@ -170,7 +174,8 @@ def _nearest(
 
 
 def _held_out(index: Index, usable: np.ndarray, fraction: float) -> np.ndarray:
-    """By the hash of the clip's id, so that a clip stays held out whatever is added to the dataset."""
+    """Which rows are held out, (rows,) bool. The hash of the clip id decides, so a clip stays held out when
+    the dataset grows."""
     chosen = np.zeros(len(index), dtype=bool)
     rows = np.flatnonzero(usable)
     if not fraction or len(rows) < _MIN_ROWS_TO_HOLD_OUT:
@@ -193,18 +198,18 @@ class Plan:
     bucket: np.ndarray  # (batches,) number of the bucket
     rows: np.ndarray  # (batches, batch size) rows of the index
     single_frame: np.ndarray  # (batches,) bool: one frame of each clip, as images
-    group_rank: np.ndarray  # (row groups,) place of each row group in the order of reading
+    group_rank: np.ndarray  # (row groups,) position of each row group in the order of reading
 
     def __len__(self) -> int:
         return len(self.bucket)
 
     def shape(self, batch: int) -> Bucket:
-        """Of the samples in a batch."""
+        """The shape of the samples in a batch."""
         bucket = self.selection.data.buckets[self.bucket[batch]]
         return bucket.model_copy(update={"frames": 1}) if self.single_frame[batch] else bucket
 
     def position(self, batch: int, i: int) -> int:
-        """A number of its own for each sample of the epoch, over all ranks."""
+        """The number of sample `i` of a batch, which is unique in the epoch over all ranks."""
         size = self.rows.shape[1]
         return (batch * self.world + self.rank) * size + i
 
@@ -219,11 +224,11 @@ def plan_epoch(
     rank: int = 0,
     world: int = 1,
 ) -> Plan:
-    """The plan of one rank for one epoch. A clip is used at most once, unless its bucket has not enough for
-    one batch on some rank: then that batch repeats clips.
+    """The plan of one rank for one epoch.
 
-    What does not fill a batch is left out in this epoch; in the next one it is something else.
-    Raises `ValueError`, with the table, when there is no batch.
+    A clip is used at most once. Only if the clips of a bucket do not fill one batch on every rank, this batch
+    repeats clips. Clips that do not fill a last batch are left out of this epoch. Every epoch leaves out
+    other clips. Raises `ValueError`, with the table, if there is no batch.
     """
     groups = len(selection.index.group_file)
     key = ("order", seed, phase, epoch)
@@ -239,7 +244,10 @@ def plan_epoch(
 
 
 def plan_validation(selection: Selection, batch_size: int, *, rank: int = 0, world: int = 1) -> Plan:
-    """The held-out clips, always in the same batches; the last of a bucket may repeat some. May be empty."""
+    """The plan of held-out clips, always with the same batches. The plan may be empty.
+
+    The last batch of a bucket may repeat clips.
+    """
     order = np.arange(len(selection.index.group_file))
     rows = selection.rows(validation=True)
     return _plan(selection, rows, batch_size, 0, rank, world, order, fill=True)
@@ -264,7 +272,8 @@ def _plan(
     for k in range(len(selection.data.buckets)):
         shares = _shares(np.flatnonzero(of_bucket == k), bounds, batch_size, fill)
         count = len(shares[0])
-        # A batch can be had when its last row has been read; it is due when the slowest rank can have it.
+        # A rank can build a batch when the last row of the batch is read. The batch is due when the slowest
+        # rank can build it.
         due = np.max([s.max(1, initial=0) - b for s, b in zip(shares, bounds[:-1], strict=True)], axis=0)
         numbers.append(np.full(count, k))
         complete.append(due)
@@ -275,7 +284,7 @@ def _plan(
             f"{selection.index.dataset} gives no batch to {world} processes: every bucket has fewer clips. "
             "Use fewer processes, or more data\n" + "\n".join(selection.table())
         )
-    order = np.lexsort((bucket, np.concatenate(complete)))  # stable: within a bucket, as they come
+    order = np.lexsort((bucket, np.concatenate(complete)))  # stable: batches of a bucket keep their order
     return Plan(
         selection=selection,
         epoch=epoch,
@@ -289,14 +298,15 @@ def _plan(
 
 
 def _shares(places: np.ndarray, bounds: np.ndarray, batch_size: int, fill: bool) -> list[np.ndarray]:
-    """One bucket's batches for each rank, equally many: places in the sequence, (batches, batch size).
+    """The batches of one bucket for each rank: places in the sequence, (batches, batch size).
 
-    places: where in the sequence this bucket's rows are; bounds: where each rank's stretch begins and ends.
+    Every rank gets the same number of batches. places: the places of the bucket's rows in the sequence;
+    bounds: (ranks + 1,), where the part of each rank starts and ends.
     """
     world = len(bounds) - 1
     shares = [places[a:b] for a, b in pairwise(np.searchsorted(places, bounds))]
     if len(places) >= world and min(map(len, shares)) == 0:
-        # A rare bucket: it is cut by itself, at the price of some row groups read by two ranks.
+        # A rare bucket is cut separately. Two ranks may then read the same row group.
         shares = [places[a:b] for a, b in pairwise(np.arange(world + 1) * len(places) // world)]
     elif fill and 0 < len(places) < world:
         shares = [places] * world

@@ -1,7 +1,7 @@
-"""Reading a dataset's shards for training: an index made of their columns, row groups, and clips' frames.
+"""Reading the shards of a dataset for training: an index of the columns, row groups, and frames of clips.
 
-Of the schema only the names of columns are used here. Video bytes are read row group by row group, never row
-by row: a row group is what a Parquet file can give at once.
+This module uses only the names of the columns in the schema. Video bytes are read by whole row groups,
+because a row group is the smallest unit that a Parquet file can give.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ import pyarrow.parquet as pq
 _SIZES = ("frames", "fps", "width", "height")
 _READ_ATTEMPTS = 3
 _RETRY_S = 0.5
-_KEPT_FOOTERS = 256  # some 100 kB each, decoded
+_KEPT_FOOTERS = 256  # about 100 kB each, decoded
 _INDEX_THREADS = 8
-_REFUSED_BY_DECORD = (16, 24, 32, 48, 96, 144)  # widths: it stumbles over its own padding of rows
+_REFUSED_BY_DECORD = (16, 24, 32, 48, 96, 144)  # widths at which decord fails because of its padding of rows
 
 
 def shard_files(dataset: str | Path) -> list[Path]:
-    """The shards of a local dataset, in order. Raises `ValueError` when there are none."""
+    """The shards of a local dataset, in order. Raises `ValueError` if there are no shards."""
     files = sorted(p for p in (Path(dataset) / "shards").glob("*.parquet") if not p.name.startswith("_"))
     if not files:
         raise ValueError(_no_shards(dataset))
@@ -42,16 +42,16 @@ def shard_files(dataset: str | Path) -> list[Path]:
 
 
 def _no_shards(dataset: str | Path) -> str:
-    return f"{dataset} has no shards: reelmill build makes them"
+    return f"{dataset} has no shards: reelmill build makes shards"
 
 
 def clips(
     dataset: str | Path, columns: Sequence[str] | None = None, *, seed: int | None = None
 ) -> Iterator[dict[str, Any]]:
-    """Rows of the shards, one row group in memory at a time; row groups in an order that `seed` decides.
+    """The rows of the shards, with one row group in memory at a time.
 
-    Rows are shuffled inside a shard when it is written, so whole row groups are read in order: one read
-    per row group, not per row.
+    seed: shuffles the order of the row groups. Rows were shuffled inside of a shard when the shard was
+    written. Rows of a row group therefore keep their order, and one read gives a whole row group.
     """
     groups = []
     for path in shard_files(dataset):
@@ -66,9 +66,9 @@ def clips(
 
 
 def frames(row: Mapping[str, Any], indices: Sequence[int] | None = None) -> np.ndarray:
-    """Frames of one row's clip, (T, H, W, 3) uint8 RGB: all, or those at `indices`.
+    """The frames of a row's clip, (T, H, W, 3) uint8 RGB. indices: only these frames.
 
-    Raises `ValueError` when the clip is not what its row says.
+    Raises `ValueError` if the clip has another number of frames or another size than its row says.
     """
     wanted = list(range(row["frames"]) if indices is None else indices)
     decoded = _by_av if row["width"] in _REFUSED_BY_DECORD else _by_decord
@@ -84,12 +84,13 @@ def frames(row: Mapping[str, Any], indices: Sequence[int] | None = None) -> np.n
 
 
 def _by_decord(mp4: bytes, wanted: list[int]) -> tuple[int, np.ndarray]:
-    """How many frames there are, and those wanted: seeks to the nearest key frame."""
+    """The number of frames, and the wanted frames (T, H, W, 3) uint8. Seeks to the nearest key frame."""
     if "decord" not in sys.modules:
-        # decord loads every CUDA library that it finds, NVBLAS among them: a PyTorch that comes later crashes
-        # in its matrix products on the CPU. Processes that only decode import decord before, and no PyTorch.
+        # decord loads every CUDA library that it finds, including NVBLAS. If PyTorch is imported later, it
+        # crashes in matrix products on the CPU. Processes that only decode have imported decord before, and
+        # never import PyTorch.
         import torch  # noqa: F401
-    from decord import VideoReader  # half a second, which only those who decode need to spend
+    from decord import VideoReader  # here, because the import takes half a second
 
     reader = VideoReader(io.BytesIO(mp4), num_threads=1)
     inside = [i for i in wanted if i < len(reader)]
@@ -97,7 +98,7 @@ def _by_decord(mp4: bytes, wanted: list[int]) -> tuple[int, np.ndarray]:
 
 
 def _by_av(mp4: bytes, wanted: list[int]) -> tuple[int, np.ndarray]:
-    """How many frames there are, and those wanted: decodes all."""
+    """The number of frames, and the wanted frames (T, H, W, 3) uint8. Decodes all frames."""
     import av
 
     with av.open(io.BytesIO(mp4), "r") as container:
@@ -107,30 +108,32 @@ def _by_av(mp4: bytes, wanted: list[int]) -> tuple[int, np.ndarray]:
 
 
 class UnknownColumn(ValueError):
-    """The second argument is its name."""
+    """A column that no shard has. The first argument is the message, the second the name of the column."""
 
 
 class Unreadable(Exception):
-    """A row group that cannot be read, after some attempts."""
+    """A row group that cannot be read, even after several attempts."""
 
 
 @dataclass(frozen=True)
 class Index:
-    """What training knows of a dataset before it reads any video: arrays with an element for each row, in
-    the order of the shards."""
+    """The facts about a dataset that training knows before it reads any video.
+
+    Arrays have one element per row, in the order of the shards.
+    """
 
     dataset: str
     files: tuple[str, ...]  # addresses, sorted
     clip_ids: pa.ChunkedArray
     captions: pa.ChunkedArray  # null: unconditional
-    numbers: Mapping[str, np.ndarray]  # by column, with those of _SIZES: float64, NaN where null
-    group: np.ndarray  # (rows,) which of the dataset's row groups
-    group_file: np.ndarray  # (row groups,) which of `files`
-    group_in_file: np.ndarray
-    group_start: np.ndarray  # (row groups + 1,) first row of each
-    dataset_hash: str  # of clip ids, captions and sizes, in order, and of the row groups' bounds
+    numbers: Mapping[str, np.ndarray]  # by column, including _SIZES: (rows,) float64, NaN for null
+    group: np.ndarray  # (rows,) number of the row group in the dataset
+    group_file: np.ndarray  # (row groups,) position of the row group's file in `files`
+    group_in_file: np.ndarray  # (row groups,) number of the row group in its file
+    group_start: np.ndarray  # (row groups + 1,) first row of each row group
+    dataset_hash: str  # of clip ids, captions and sizes, in order, and of the bounds of row groups
     measured: tuple[str, ...] = ()  # the numeric columns that have values
-    bytes_read: int = 0  # what making the index took
+    bytes_read: int = 0  # number of bytes that were read for the index
 
     def __len__(self) -> int:
         return len(self.group)
@@ -139,7 +142,7 @@ class Index:
         return str(self.clip_ids[row].as_py())
 
     def caption(self, row: int) -> str | None:
-        """Null and empty captions are None."""
+        """The caption of a row. None for a null or empty caption."""
         text = self.captions[row].as_py()
         return text if text and text.strip() else None
 
@@ -148,10 +151,10 @@ class Index:
 
 
 def read_index(dataset: str | Path, columns: Collection[str] = ()) -> Index:
-    """Read the shards' columns: ids, captions, sizes, and the numeric `columns` asked for.
+    """Read columns of all shards: ids, captions, sizes, and the numeric `columns`.
 
     dataset: a local folder or an fsspec address. A column that only some shards have is null in the others.
-    Raises `ValueError` when there are no shards, when a file is none, or when no shard has one of `columns`.
+    Raises `ValueError` if there are no shards, if a file is not a shard, or if no shard has one of `columns`.
     """
     location = str(dataset).rstrip("/")
     fs, root = fsspec.url_to_fs(location)
@@ -169,7 +172,7 @@ def read_index(dataset: str | Path, columns: Collection[str] = ()) -> Index:
         if name not in known:
             near = difflib.get_close_matches(name, measured, 3, 0.4)
             there = ", ".join([*near, *(n for n in measured if n not in near)])
-            raise UnknownColumn(f"{dataset} has no numeric column {name!r}; there is {there}", name)
+            raise UnknownColumn(f"{dataset} has no numeric column {name!r}; the columns are {there}", name)
 
     digest = hashlib.blake2b(digest_size=16)
     counts: list[int] = []
@@ -204,12 +207,12 @@ def read_index(dataset: str | Path, columns: Collection[str] = ()) -> Index:
 
 @dataclass(frozen=True)
 class _Columns:
-    """Of one shard."""
+    """The columns of one shard."""
 
     table: pa.Table
     numbers: dict[str, np.ndarray]
-    known: set[str]  # numeric columns
-    measured: set[str]  # of these, those with values
+    known: set[str]  # the numeric columns
+    measured: set[str]  # the numeric columns that have values
     group_rows: list[int]
     bytes_read: int
 
@@ -222,7 +225,7 @@ def _read_columns(fs: Any, path: str, wanted: Sequence[str]) -> _Columns:
             needed = ("clip_id", "caption", "video", *_SIZES)
             missing = [n for n in needed if n not in schema.names]
             if missing:
-                raise ValueError(f"{path} is no shard of reelmill: it has no column {', '.join(missing)}")
+                raise ValueError(f"{path} is not a shard of reelmill: it has no column {', '.join(missing)}")
             numeric = {f.name for f in schema if pa.types.is_integer(f.type) or pa.types.is_floating(f.type)}
             table = file.read(["clip_id", "caption", *(n for n in wanted if n in numeric)])
             groups = [file.metadata.row_group(g).num_rows for g in range(file.num_row_groups)]
@@ -242,7 +245,7 @@ def _read_columns(fs: Any, path: str, wanted: Sequence[str]) -> _Columns:
 
 
 def _with_values(footer: Any) -> set[str]:
-    """Columns that are not null throughout, as far as the footer tells."""
+    """The columns that have a value, according to the footer's statistics."""
     found = set()
     for c in range(footer.num_columns if footer.num_row_groups else 0):
         chunks = (footer.row_group(g).column(c) for g in range(footer.num_row_groups))
@@ -252,7 +255,7 @@ def _with_values(footer: Any) -> set[str]:
 
 
 class GroupReader:
-    """Reads the clips of whole row groups, and counts what it reads. For one thread at a time."""
+    """Reads the clips of whole row groups, and counts bytes. Only one thread at a time may use a reader."""
 
     def __init__(self, index: Index):
         self.index = index
@@ -262,9 +265,9 @@ class GroupReader:
         self._footers: OrderedDict[str, Any] = OrderedDict()
 
     def read(self, group: int, rows: Collection[int] | None = None) -> dict[int, bytes]:
-        """Row of the index -> its mp4, of one row group: of all its rows, or of `rows`.
+        """The clips of one row group: row of the index -> bytes of its mp4. rows: only these rows.
 
-        Raises `Unreadable`; `ValueError` when the shards have changed since the index was read.
+        Raises `Unreadable`, and `ValueError` if the shards have changed since the index was read.
         """
         index = self.index
         path = index.files[index.group_file[group]]
@@ -272,7 +275,7 @@ class GroupReader:
         table = self._attempt(path, int(index.group_in_file[group]))
         self.groups_read[group] += 1
         if not table["clip_id"].combine_chunks().equals(_whole(index.clip_ids[start:end])):
-            raise ValueError(f"{path} has changed since training began; start again, on the new dataset")
+            raise ValueError(f"{path} has changed since training began; start again with the new dataset")
         videos = _leaf(table)
         return {r: videos[r - start].as_py() for r in (range(start, end) if rows is None else rows)}
 
@@ -282,7 +285,7 @@ class GroupReader:
                 time.sleep(_RETRY_S * attempt)
             footer = self._footers.get(path)
             try:
-                # Without pre_buffer exactly the two column chunks are read.
+                # Without pre_buffer, exactly two column chunks are read.
                 with (
                     _Counted(self._fs, path, self._count) as source,
                     pq.ParquetFile(source, metadata=footer, pre_buffer=False) as file,
@@ -315,11 +318,11 @@ def _leaf(table: pa.Table) -> pa.ChunkedArray:
 
 
 class _Counted(io.RawIOBase):
-    """A file opened for reading that tells how many bytes each read gave."""
+    """A file opened for reading. `count` is called with the number of bytes of each read."""
 
     def __init__(self, fs: Any, path: str, count: Callable[[int], None]):
         local = "file" in (fs.protocol if isinstance(fs.protocol, tuple) else (fs.protocol,))
-        # A remote file must not read ahead: Parquet knows exactly which bytes it wants.
+        # A remote file must not read ahead, because Parquet asks for exactly the bytes that it needs.
         self._file = fs.open(path, "rb") if local else fs.open(path, "rb", cache_type="none")
         self._count = count
 

@@ -1,7 +1,8 @@
-"""Attention of the transformer: on a GPU it takes fast kernels only, or fails and says what would help.
+"""Attention of the transformer. On a GPU it uses only fast kernels, or fails with an error that helps.
 
-PyTorch chooses a kernel by itself, and where no fast one fits it falls to the "math" one, in silence: that
-makes the whole matrix of tokens by tokens: 22 GB in bfloat16 for one head of 49 frames of 1920x1072.
+PyTorch chooses a kernel without asking. Where no fast kernel fits, PyTorch silently takes the "math" kernel,
+which computes the whole matrix of tokens by tokens: 22 GB in bfloat16 for one head and 49 frames of
+1920x1072.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-# What PyTorch says when none of the kernels that are allowed can be taken: on a GPU, and on a CPU.
+# PyTorch's messages when no allowed kernel fits: on a GPU, and on a CPU.
 _NONE_FITS = ("No available kernel", "No viable backend")
 
 _ONE = {
@@ -24,11 +25,12 @@ _ONE = {
 
 
 def kernels(choice: str, device: str, dtype: torch.dtype, masked: bool) -> list[SDPBackend]:
-    """Those that are allowed, the best first; nothing: all, as PyTorch would choose.
+    """The allowed kernels, the best kernel first. An empty list: PyTorch chooses among all kernels.
 
-    choice: `transformer.attention` of the configuration; device: its type. The order is that of published
-    measurements on an H100 (FlashAttention-3's, forward, heads of 64 and 128): cuDNN, then FlashAttention-2.
-    These two take half precision only, and Flash no mask: for the rest there is the memory-efficient one.
+    choice: `transformer.attention` of the configuration; device: the device's type; masked: whether there is
+    an attention mask. The order follows published measurements on an H100 (of FlashAttention-3: forward
+    passes, heads of 64 and 128): cuDNN, then FlashAttention-2. Both kernels need half precision, and Flash
+    accepts no mask. The memory-efficient kernel serves the other cases.
     """
     if choice == "any" or device != "cuda":
         return []
@@ -42,10 +44,10 @@ def kernels(choice: str, device: str, dtype: torch.dtype, masked: bool) -> list[
 
 
 class Pinned:
-    """The library's attention, with no other kernels than those allowed.
+    """The library's attention, limited to the allowed kernels.
 
-    Here and not around the whole network: with gradient checkpointing blocks are computed again by
-    `backward`, where nothing around the network holds any more, and another kernel would keep other tensors.
+    The limit is set here, and not around the whole network. With gradient checkpointing, `backward` computes
+    blocks again, outside of any context around the network. Another kernel would then save other tensors.
     """
 
     def __init__(self, inner: Any, choice: str):
@@ -68,21 +70,21 @@ class Pinned:
 
 
 def pin(model: nn.Module, choice: str) -> None:
-    """Let the attention of all blocks go this way."""
+    """Limit the attention of all blocks to the kernels that `choice` allows."""
     library: Any = model
     for block in library.transformer_blocks:
         block.attn1.set_processor(Pinned(block.attn1.processor, choice))
 
 
 def remedy(error: RuntimeError, masked: bool) -> str | None:
-    """What to do where no kernel that is allowed fits; None: the error is another one."""
+    """The advice to print when no allowed kernel fits. None: the error has another cause."""
     if not any(text in str(error) for text in _NONE_FITS):
         return None
     ways = ["train.precision=bf16 (on a GPU that has it)", "transformer.head_dim=64 or 128"]
     if masked:
         ways.insert(0, "text.padded=true or train.batch_size=1 (captions of one length need no mask)")
     return (
-        f"transformer.attention: no kernel that it allows takes this model{' with a mask' if masked else ''} "
-        f"on this device. What would help: {'; '.join(ways)}; or transformer.attention=any, which may be "
-        "very slow and take memory that grows with the square of the tokens"
+        f"transformer.attention: no allowed kernel fits this model{' with a mask' if masked else ''} "
+        f"on this device. Possible remedies: {'; '.join(ways)}; or transformer.attention=any, which may be "
+        "very slow and needs memory that grows with the square of the tokens"
     )

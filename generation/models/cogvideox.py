@@ -1,6 +1,6 @@
-"""The transformer of both stages, diffusers' `CogVideoXTransformer3DModel`: its start, its call, its cost.
+"""The transformer of both stages, diffusers' `CogVideoXTransformer3DModel`: initial weights, calls, costs.
 
-Latents are (B, C, t, h, w) here and everywhere; only `predict` turns them to the library's (B, t, C, h, w).
+Latents are (B, C, t, h, w) in all modules. Only `predict` changes latents to the library's (B, t, C, h, w).
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from generation.models import rotary as _rotary
 from generation.models.hub import find
 from generation.models.pretrained import FLASHVIDEO, TRANSFORMER, check_fits, read, write
 
-# Zero at the start: each block is then the identity, the output is zero, and the noise strength changes
-# nothing. The other layers as in DiT's `initialize_weights`.
+# These layers start at zero: each block is then the identity, the output is zero, and the noise strength has
+# no effect. The other layers start as in DiT's `initialize_weights`.
 _ZERO = re.compile(r"(norm1|norm2|norm_out)\.linear$|^proj_out$|^ofs_embedding\.linear_2$")
 _NORMAL = re.compile(r"^(time|ofs)_embedding\.")
 
 
 def tokens(grid: tuple[int, int, int], patch: int) -> int:
-    """Video tokens of a latent grid (t, h, w).
+    """The number of video tokens of a latent grid (t, h, w).
 
-    Raises `ValueError` where the patch does not divide height or width: diffusers would drop the rest.
+    Raises `ValueError` where the patch does not divide height or width: diffusers would drop the remainder.
     """
     t, h, w = grid
     for name, length in (("height", h), ("width", w)):
@@ -50,7 +50,7 @@ def skeleton(
     temporal_compression: int = 4,
     sample: tuple[int, int, int] | None = None,
 ) -> nn.Module:
-    """The model of a configuration without memory for its weights, on the meta device."""
+    """The model of a configuration on the meta device, where weights take no memory."""
     from diffusers import CogVideoXTransformer3DModel
 
     t, h, w = sample or (13, 60, 90)
@@ -62,7 +62,7 @@ def skeleton(
             in_channels=channels,
             out_channels=channels,
             time_embed_dim=transformer.time_embed_dim,
-            # As wide as the time embedding, which it is added to.
+            # The noise-strength embedding is added to the time embedding, so both have the same width.
             ofs_embed_dim=transformer.time_embed_dim if transformer.noise_strength else None,
             text_embed_dim=text_dim,
             patch_size=transformer.patch,
@@ -87,11 +87,11 @@ def build(
     seed: int = 0,
     dtype: torch.dtype = torch.float32,
 ) -> nn.Module:
-    """The model of a configuration on the CPU: with its pretrained weights, or from scratch.
+    """The model of a configuration on the CPU, with pretrained weights or with initial weights.
 
     channels: of the latents; text_dim, max_tokens: of the text encoder; sample: the latent grid (t, h, w)
-    that is the base of "resized" positions and the default size of diffusers' pipeline. The same `seed` gives
-    the same weights, and no global random state changes. Raises `ValueError` for pretrained weights that are
+    that is the base of "resized" positions and the default size of diffusers' pipeline. Equal seeds give
+    equal weights, and no global random state changes. Raises `ValueError` for pretrained weights that are
     missing or do not fit.
     """
     if transformer.pretrained:
@@ -107,7 +107,7 @@ def build(
         model = skeleton(transformer, channels, text_dim, max_tokens, temporal_compression, sample)
         model.to_empty(device="cpu")
         _initialise(model, seed)
-        nn.Module.to(model, dtype)  # the library's own warns of nothing
+        nn.Module.to(model, dtype)  # the library's own `to` prints a warning without a reason
     kernels.pin(model, transformer.attention)
     if transformer.gradient_checkpointing:
         checkpointing(model)
@@ -115,17 +115,17 @@ def build(
 
 
 def checkpointing(model: nn.Module) -> None:
-    """Keep no activations within blocks: compute them again on the way back."""
+    """Switch on gradient checkpointing: the backward pass computes activations within blocks again."""
     library: Any = model
     library.enable_gradient_checkpointing()
 
 
 def compile_blocks(blocks: Iterable[nn.Module], backend: str = "inductor") -> None:
-    """Compile each block by itself, when it is first called.
+    """Compile each block separately, at its first call.
 
-    All blocks but the first share one graph, and so do all grids and texts: these differ from bucket to
-    bucket and from prompt to prompt, so that no length is a constant. One row, a mask and training have
-    graphs of their own.
+    All blocks except the first share one graph. Grids and texts of all sizes share it, too: sizes change from
+    bucket to bucket and from prompt to prompt, so no length is compiled as a constant. A batch of one row, a
+    mask and training need separate graphs.
     """
     for block in blocks:
         block.compile(backend=backend, dynamic=True)
@@ -133,7 +133,7 @@ def compile_blocks(blocks: Iterable[nn.Module], backend: str = "inductor") -> No
 
 @torch.no_grad()
 def _initialise(model: nn.Module, seed: int, prefix: str = "") -> None:
-    """Every parameter, each from a generator of its own: one part more or less changes no other."""
+    """Set every parameter. Each weight has a separate generator, so adding a layer changes no other layer."""
     done: set[int] = set()
     for path, module in model.named_modules():
         name = f"{prefix}{path}"
@@ -168,9 +168,9 @@ def load(
 ) -> nn.Module:
     """A trained transformer on the CPU.
 
-    source: its folder, a pipeline's folder that holds it as `transformer`, or the name of either on the hub.
-    noise_strength: give it that embedding where it has none, as when Stage II starts from Stage I's weights.
-    Raises `ValueError`: see `hub.find` and `pretrained.read`.
+    source: the folder of a transformer, the folder of a pipeline with a part `transformer`, or a hub name of
+    either. noise_strength: add the noise-strength embedding where the weights lack it, as when Stage II
+    starts from Stage I's weights. Raises `ValueError`: see `hub.find` and `pretrained.read`.
     """
     model = read(find(TRANSFORMER, source, revision), dtype)
     config: Any = model.config
@@ -180,7 +180,7 @@ def load(
 
 
 def add_noise_strength(model: nn.Module, seed: int = 0) -> None:
-    """Give a model that has none a noise-strength embedding. Its last layer is zero: nothing changes yet."""
+    """Add a noise-strength embedding to a model without one. The last layer is zero: outputs stay equal."""
     from diffusers.models.embeddings import TimestepEmbedding, Timesteps
 
     library: Any = model
@@ -198,12 +198,12 @@ def add_noise_strength(model: nn.Module, seed: int = 0) -> None:
 
 
 def save(model: nn.Module, folder: str | Path) -> Path:
-    """Write a diffusers folder, which `load` and diffusers' `from_pretrained` read; its weights' path."""
+    """Write a folder for `load` and diffusers' `from_pretrained`. Returns the path of the weights."""
     return write(model, dict(model.named_parameters()), folder)
 
 
 def save_state(model: nn.Module, state: Mapping[str, Tensor], folder: str | Path) -> Path:
-    """As `save`, with other weights of the same names: averages, or ones gathered from many processes."""
+    """Write a folder as `save` does, with the weights `state`: averages, or weights from many processes."""
     return write(model, state, folder)
 
 
@@ -215,7 +215,8 @@ def rotary(
 ) -> tuple[Tensor, Tensor] | None:
     """Cosines and sines for a latent grid (t, h, w), or None for a model with absolute positions.
 
-    positions: "integer" or "resized", see `generation.models.rotary.tables`.
+    Each table is (video tokens, head_dim) float32. positions: "integer" or "resized", see
+    `generation.models.rotary.tables`.
     """
     assert positions in {"integer", "resized"}, positions
     config: Any = model.config
@@ -237,19 +238,20 @@ def predict(
     strength: Tensor | None = None,
     positions: str = "integer",
 ) -> Tensor:
-    """The network's output for latents (B, C, t, h, w), in their shape and precision.
+    """The network's output for latents (B, C, t, h, w), in the shape and precision of the latents.
 
-    text: (B, L, D); mask (B, L) bool: True where a token is real; None: all are. time (B,): network time,
-    1000 at the noisy end; strength (B,): the noise step of Stage II's start, if the model has the embedding.
-    Padding is invisible: a row's result is what it would be without it. Raises `ValueError` for sizes that
-    the patch does not divide, for text of another length than absolute positions allow, and where attention
-    would need a kernel that is not allowed (`generation.models.attention`).
+    text: (B, L, D); mask: (B, L) bool, True where a token is real; None: all tokens are real. time: (B,), the
+    network time, which is 1000 at the noisy end. strength: (B,), the noise step of Stage II's start, if the
+    model has the embedding. The mask hides padding, so the result of a row does not depend on the padding.
+
+    Raises `ValueError` for sizes that the patch does not divide, for a text length that does not fit absolute
+    positions, and where attention would need a forbidden kernel (`generation.models.attention`).
     """
     config: Any = model.config
     grid = (latents.shape[2], latents.shape[3], latents.shape[4])
     count = tokens(grid, config.patch_size)
     assert (strength is not None) == (config.ofs_embed_dim is not None), (
-        "noise strength: given, or embedded, alone"
+        "noise strength: the input and the embedding must exist together"
     )
     if strength is not None and config.get(FLASHVIDEO):
         strength = torch.stack([strength, torch.full_like(strength, grid[0])], dim=1)  # (B, 2)
@@ -260,7 +262,7 @@ def predict(
         )
     attention: dict[str, Tensor] | None = None
     if mask is not None and not bool(mask.all()):
-        # Only then: any mask tensor keeps attention from its fastest kernel.
+        # Only where a token is hidden: with a mask tensor, attention cannot use the fastest kernel.
         video = torch.ones(len(mask), count, dtype=torch.bool, device=latents.device)
         attention = {"attention_mask": torch.cat([mask.to(latents.device), video], dim=1)}
     library: Any = model
@@ -285,18 +287,19 @@ def predict(
 
 
 def parameters(transformer: Transformer, channels: int, text_dim: int) -> int:
-    """How many there are, without making them."""
+    """The number of parameters of a configuration. No weights are created."""
     return sum(p.numel() for p in skeleton(transformer, channels, text_dim).parameters())
 
 
 def flops(
     transformer: Transformer, channels: int, video_tokens: int, text_tokens: int, text_dim: int
 ) -> float:
-    """Floating-point operations of one sample's forward pass; a multiplication and an addition are two.
+    """Floating-point operations of the forward pass of one sample. A multiply-add counts as two operations.
 
-    2 P N + 4 L d N^2 for N tokens, width d and L layers of P / L = 12 d^2 weights, and the smaller rest:
-    patch, text and output projections, time embedding, adaptive norms. Training takes three times as many,
-    four with gradient checkpointing; guidance doubles a step of sampling.
+    The main terms are 2 P N + 4 L d N^2 for N tokens, width d and L layers of P / L = 12 d^2 weights. Smaller
+    terms are the patch, text and output projections, the time embedding and the adaptive norms. Training
+    takes three times as many operations, and four times with gradient checkpointing. Guidance doubles a step
+    of sampling.
     """
     layers, time = transformer.layers, transformer.time_embed_dim
     width = transformer.heads * transformer.head_dim
@@ -311,4 +314,5 @@ def flops(
 
 
 def video_tokens(config: Config, bucket: Bucket) -> int:
+    """The number of video tokens of one sample of a bucket."""
     return tokens(config.latent_grid(bucket), config.transformer.patch)

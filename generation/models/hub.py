@@ -1,4 +1,4 @@
-"""Where a published model lies, in a folder or on the model hub, and what tells its contents from others."""
+"""The location of a published model, in a folder or on the model hub, and a hash of its contents."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from generation.config import content_hash
 
 WEIGHTS = {".safetensors", ".bin"}
 _CONTENTS = {".json", ".txt", ".model", *WEIGHTS}
-_WHOLE, _SAMPLE = 1 << 20, 1 << 14  # files up to so many bytes are read whole; others in samples
-_SPREAD, _HEADER = 256, 100_000_000  # samples; bytes that a safetensors header has at most
+_WHOLE, _SAMPLE = 1 << 20, 1 << 14  # bytes: files up to _WHOLE are read completely, others in samples
+_SPREAD, _HEADER = 256, 100_000_000  # number of samples; largest size of a safetensors header in bytes
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """What is looked for."""
+    """A kind of model that a key of the configuration names."""
 
-    key: str  # of the configuration, that names it
-    files: tuple[str, ...]  # its config.json, in the folder or a part of it; the first choice first
-    example: str  # what could be named instead
-    class_name: str = ""  # as its config.json has it; "": any
+    key: str  # the key of the configuration
+    files: tuple[str, ...]  # possible places of config.json in the folder, the first choice first
+    example: str  # a right value of the key, for error messages
+    class_name: str = ""  # the class in config.json; "": any class
 
 
 @dataclass(frozen=True)
 class Location:
-    """Where it is: what `from_pretrained` is told."""
+    """The location of a model, as `from_pretrained` needs it."""
 
     wanted: Wanted
     name: str  # folder or hub name
@@ -38,13 +38,16 @@ class Location:
     commit: str | None = None  # on the hub
 
     def identity(self, *others: str) -> str:
-        """Stands for what it holds, and `others`, parts beside it: the commit, or the contents of files."""
+        """A text that changes with the contents: the commit, or a hash of the files.
+
+        others: further parts of the model whose contents count, too.
+        """
         parts = dict.fromkeys((self.part, *others))
         return self.commit or content_hash([fingerprint(Path(self.name) / part) for part in parts])
 
 
 def find(wanted: Wanted, source: str | Path, revision: str | None = None) -> Location:
-    """`source`: a folder or a hub name. Raises `ValueError` that names the key and a remedy."""
+    """Find a model. source: a folder or a hub name. Raises `ValueError` that names the key and a remedy."""
     folder, name = Path(source).expanduser(), str(source)
     if folder.is_dir():
         for file in wanted.files:
@@ -54,8 +57,8 @@ def find(wanted: Wanted, source: str | Path, revision: str | None = None) -> Loc
         raise ValueError(f"{wanted.key}: there is no folder {name}; name one that exists: {wanted.example}")
     elif location := _on_hub(wanted, name, revision):
         return location
-    looked = " nor ".join(wanted.files)
-    what = f"{wanted.class_name}: neither {looked} tells of one" if wanted.class_name else looked
+    looked = " or ".join(wanted.files)
+    what = f"{wanted.class_name}: no {looked} names this class" if wanted.class_name else looked
     raise ValueError(f"{wanted.key}: {name} holds no {what}; name {wanted.example}")
 
 
@@ -67,7 +70,7 @@ def _on_hub(wanted: Wanted, name: str, revision: str | None) -> Location | None:
     unreachable: Exception | None = None
     for file in wanted.files:
         try:
-            tried = unreachable is not None  # long enough
+            tried = unreachable is not None  # one failed connection is enough
             found = hf_hub_download(name, file, revision=revision, local_files_only=tried)
         except errors.RemoteEntryNotFoundError:
             continue
@@ -83,15 +86,16 @@ def _on_hub(wanted: Wanted, name: str, revision: str | None) -> Location | None:
             ) from error
         except errors.RevisionNotFoundError as error:
             raise ValueError(
-                f"{key.rpartition('.')[0]}.revision: {name} has no {revision}; name a branch, tag or commit"
+                f"{key.rpartition('.')[0]}.revision: {name} has no revision {revision}; name a branch, a tag "
+                "or a commit"
             ) from error
         except errors.HFValidationError as error:
-            raise ValueError(f"{key}: {name} is neither a folder nor a hub name") from error
-        except OSError as error:  # no connection, none wanted, or a server in trouble
+            raise ValueError(f"{key}: {name} is not a folder and not a hub name") from error
+        except OSError as error:  # no connection, offline mode, or a failing server
             unreachable = unreachable or error
             continue
         if _is(wanted, Path(found)):
-            # .../snapshots/COMMIT/[part/]config.json: the commit stands for all of its files.
+            # .../snapshots/COMMIT/[part/]config.json: the commit identifies all files of the model.
             commit = Path(found).parents[file.count("/")].name
             return Location(wanted, name, file.rpartition("/")[0], Path(found), commit)
     if unreachable is not None:
@@ -113,8 +117,11 @@ def _is(wanted: Wanted, config_file: Path) -> bool:
 
 
 def fingerprint(folder: Path) -> list[tuple[str, str]]:
-    """Names and contents of a model's files; large ones by their length and samples of every tensor: two
-    trainings differ in nearly all numbers of what they changed, and gigabytes need not be read."""
+    """The names of a model's files, each with a hash of the content.
+
+    Of a large file, the hash covers the length and a sample of every tensor. Two trainings differ in nearly
+    all numbers of the tensors that they changed, so reading gigabytes is unnecessary.
+    """
     found = []
     for path in sorted(folder.iterdir()):
         if path.suffix not in _CONTENTS or not path.is_file():
@@ -130,7 +137,7 @@ def fingerprint(folder: Path) -> list[tuple[str, str]]:
 
 
 def _starts(file: BinaryIO, size: int) -> Iterable[int]:
-    """Where samples start: evenly spread, and at each tensor of a safetensors file; small files are whole."""
+    """The offsets where samples start: evenly spread, and at each tensor. A small file is read completely."""
     if size <= _WHOLE:
         return range(0, size, _SAMPLE)
     spread = [(size - _SAMPLE) * k // (_SPREAD - 1) for k in range(_SPREAD)]
@@ -138,10 +145,11 @@ def _starts(file: BinaryIO, size: int) -> Iterable[int]:
         length = int.from_bytes(file.read(8), "little")
         header = json.loads(file.read(min(length, _HEADER)))
         at = [8 + length + about["data_offsets"][0] for k, about in header.items() if k != "__metadata__"]
-    except (ValueError, AttributeError, LookupError, TypeError):  # of another format, or damaged
+    except (ValueError, AttributeError, LookupError, TypeError):  # another format, or a damaged file
         at = []
     return spread + sorted(at)
 
 
 def first_line(error: Exception) -> str:
+    """The first line of an error's message, or the name of its class."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,7 +1,7 @@
-"""Low-rank adapters: a frozen transformer, and two thin matrices beside each chosen layer that learn.
+"""Low-rank adapters: the transformer is frozen, and two thin matrices beside each chosen layer learn.
 
-W x becomes W x + (alpha / rank) B A x with A (rank, in) and B (out, rank). Done with peft; on disk it is the
-one file that diffusers' `CogVideoXPipeline.load_lora_weights` loads.
+W x becomes W x + (alpha / rank) B A x with A (rank, in) and B (out, rank). The library peft does the work.
+Adapters are saved as the file that diffusers' `CogVideoXPipeline.load_lora_weights` loads.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from generation.config import Lora
 from generation.disk import save_tensors
 
 FILE = "pytorch_lora_weights.safetensors"
-_NAME = "default"  # of the adapter, in peft
-_RECORD = "lora_adapter_metadata"  # where diffusers looks for rank and alpha
+_NAME = "default"  # the name of the adapter in peft
+_RECORD = "lora_adapter_metadata"  # the entry in which diffusers looks for rank and alpha
 
 
 def layers(model: nn.Module, targets: tuple[str, ...]) -> dict[str, nn.Linear]:
-    """The layers of a model without adapters that `targets` mean, by path: equal to one, or ending in it.
+    """The linear layers that `targets` name, by path. A path equals a target or ends in ".target".
 
-    Raises `ValueError` naming every target that means no layer.
+    The model has no adapters yet. Raises `ValueError` that names every target without a layer.
     """
     linear = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
     found: dict[str, nn.Linear] = {}
@@ -47,15 +47,15 @@ def layers(model: nn.Module, targets: tuple[str, ...]) -> dict[str, nn.Linear]:
 
 
 def parameters(model: nn.Module, lora: Lora) -> int:
-    """How many an adapter would have; the model may be on the meta device."""
+    """The number of parameters that adapters would have. The model may be on the meta device."""
     return sum(lora.rank * (m.in_features + m.out_features) for m in layers(model, lora.targets).values())
 
 
 def add(model: nn.Module, lora: Lora, seed: int = 0) -> None:
-    """Put fresh adapters beside the target layers and freeze all else. Nothing changes yet: B is zero.
+    """Add new adapters to the target layers and freeze all other parameters. B is zero: outputs stay equal.
 
-    A is drawn as peft draws it, uniform within 1 / sqrt(in), but by `seed`. Adapters are float32 whatever the
-    model is. Raises `ValueError` when a target means no layer.
+    A is uniform within 1 / sqrt(in), as in peft, but `seed` decides the draws. Adapters are always float32.
+    Raises `ValueError` for a target without a layer.
     """
     from peft import LoraConfig
 
@@ -86,15 +86,16 @@ def save(model: nn.Module, folder: str | Path) -> Path:
 
 
 def save_state(model: nn.Module, state: Mapping[str, Tensor], folder: str | Path) -> Path:
-    """As `save`, with other weights of the names of `trainable`: averages, or ones gathered from processes.
+    """Write a file as `save` does, with the weights `state`: averages, or weights from many processes.
 
-    Rank, alpha and layers are written too: without alpha an adapter would be loaded at another strength.
+    state has the names of `trainable`. Rank, alpha and layers are written, too: without alpha, an adapter
+    would be loaded at another strength.
     """
     from diffusers import CogVideoXPipeline
 
     library: Any = model
     settings = library.peft_config[_NAME]
-    assert set(state) == set(trainable(model)), "a state of exactly the adapters"
+    assert set(state) == set(trainable(model)), "the state must hold exactly the adapters"
     record = {
         "transformer.r": settings.r,
         "transformer.lora_alpha": settings.lora_alpha,
@@ -102,7 +103,8 @@ def save_state(model: nn.Module, state: Mapping[str, Tensor], folder: str | Path
     }
 
     def write(tensors: dict[str, Tensor], file: str) -> None:
-        # One entry alone: safetensors writes several in any order, and equal weights would differ in hash.
+        # Exactly one entry: safetensors writes several entries in any order, and then the hashes of equal
+        # weights would differ.
         save_tensors(tensors, file, {_RECORD: json.dumps(record, sort_keys=True)})
 
     CogVideoXPipeline.save_lora_weights(
@@ -119,10 +121,10 @@ def save_state(model: nn.Module, state: Mapping[str, Tensor], folder: str | Path
 
 
 def load(model: nn.Module, folder: str | Path, learn: bool = False) -> int:
-    """Put saved adapters into a model that has none, and return how many layers they adapt.
+    """Load saved adapters into a model without adapters. Returns the number of adapted layers.
 
-    learn: only they will be trained. Raises `ValueError` when the file is missing, cannot be read, or is not
-    of this transformer: the library loads what fits, and only warns of the rest.
+    learn: whether the adapters will be trained. Raises `ValueError` when the file is missing, unreadable or
+    for another transformer. The library alone would load the fitting layers and only print a warning.
     """
     path = Path(folder) / FILE
     state, metadata = _read(path)
@@ -138,15 +140,15 @@ def load(model: nn.Module, folder: str | Path, learn: bool = False) -> int:
             )
         if (a.shape[1], b.shape[0]) != (layer.in_features, layer.out_features) or a.shape[0] != b.shape[1]:
             raise ValueError(
-                f"{path}: {name} adapts a layer of {a.shape[1]} to {b.shape[0]}, here it is "
+                f"{path}: {name} adapts a layer of {a.shape[1]} to {b.shape[0]}, but this layer is "
                 f"{layer.in_features} to {layer.out_features}; take the weights it was trained on"
             )
     if metadata and isinstance(metadata.get("target_modules"), list):
         here = layers(model, tuple(metadata["target_modules"]))
         if set(here) != paths:
             raise ValueError(
-                f"{path}: adapts {len(paths)} layers, but its targets mean {len(here)} of this transformer; "
-                "take the weights it was trained on"
+                f"{path}: adapts {len(paths)} layers, but its targets name {len(here)} layers of this "
+                "transformer; take the weights it was trained on"
             )
     library: Any = model
     with _undisturbed(model):
@@ -163,7 +165,7 @@ def load(model: nn.Module, folder: str | Path, learn: bool = False) -> int:
 
 
 def fuse(model: nn.Module) -> None:
-    """Add the adapters into the weights beside them and take them away: a plain model, which learns whole."""
+    """Merge the adapters into the weights and remove the adapters. Then all parameters may learn."""
     library: Any = model
     library.fuse_lora()
     library.unload_lora()
@@ -190,13 +192,13 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
 
 
 def _undisturbed(model: nn.Module) -> Any:
-    """peft draws from the global random state, on the device of the layer: keep it as it was."""
+    """A context that restores the global random state, which peft uses on the device of the layer."""
     device = next(model.parameters()).device
     return torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
 
 
 def _finish(model: nn.Module, count: int, learn: bool) -> None:
-    """Adapters in float32, the only parameters that may learn; exactly `count` layers are adapted."""
+    """Make the adapters float32 and freeze all other parameters. Exactly `count` layers must be adapted."""
     adapters = trainable(model)
     assert len(adapters) == 2 * count, (len(adapters), count)
     for p in model.parameters():

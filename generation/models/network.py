@@ -21,10 +21,10 @@ from generation.run import read_config, write_weights
 def build_model(
     config: Config, channels: int, text_dim: int, dtype: torch.dtype = torch.float32
 ) -> nn.Module:
-    """The network of a stage, ready to be trained: from scratch or from `transformer.pretrained`, with LoRA.
+    """The network of a stage, ready for training: from scratch or from `transformer.pretrained`, with LoRA.
 
-    Raises `ValueError` when the checkpoint is missing or has other sizes than configuration, codec and text
-    encoder.
+    channels: of the latents; text_dim: of the text tokens. Raises `ValueError` when the checkpoint is
+    missing, or when its sizes do not fit the configuration, the codec and the text encoder.
     """
     wanted, adapter = _resolved(config.transformer)
     grid = config.latent_grid(config.data.buckets[0])
@@ -40,7 +40,10 @@ def build_model(
 
 
 def _resolved(wanted: Transformer) -> tuple[Transformer, Path | None]:
-    """`pretrained` may be RUN/STAGE of ours: its weights, or for a LoRA its base and the adapters."""
+    """The base weights and the folder of adapters, if `pretrained` is RUN/STAGE of a reelmill training.
+
+    A stage that was trained without LoRA has no folder of adapters (None). The same holds for checkpoints.
+    """
     if not wanted.pretrained:
         return wanted, None
     folder = Path(wanted.pretrained).expanduser()
@@ -52,15 +55,15 @@ def _resolved(wanted: Transformer) -> tuple[Transformer, Path | None]:
         found, below = _resolved(wanted.model_copy(update={"pretrained": base.pretrained}))
         if below:
             raise ValueError(
-                f"transformer.pretrained: {folder} is a LoRA on a LoRA; name the run at the bottom, or "
-                "train one with lora=null"
+                f"transformer.pretrained: {folder} is a LoRA on a LoRA; name the run of the first LoRA, or "
+                "train a run with lora=null"
             )
         return found, weights
     return wanted.model_copy(update={"pretrained": str(weights)}), None
 
 
 def base_identity(config: Config) -> list[Any]:
-    """What stands for the weights below a LoRA."""
+    """Hashes that identify the weights below a LoRA. An empty list: no LoRA."""
     if not config.lora:
         return []
     base, adapter = _resolved(config.transformer)
@@ -77,10 +80,10 @@ def export(
     step: int,
     latents_hash: str = "",
 ) -> Path:
-    """Write `weights/`, whole or not at all: the whole transformer, or the LoRA alone.
+    """Write `weights/` completely or not at all: the whole transformer, or only the LoRA.
 
-    latents_hash: what stands for the codec's weights, where others may take their place
-    (`codecs.base.latents_hash`).
+    latents_hash: identifies the codec's weights, where a later training may replace the codec
+    (`codecs.base.latents_hash`). Returns the folder `weights/`.
     """
 
     def write(aside: Path) -> Path:

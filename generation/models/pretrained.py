@@ -24,13 +24,13 @@ TRANSFORMER = Wanted(
 )
 VAE = Wanted("codec.model", ("config.json", "vae/config.json"), _EXAMPLE, "AutoencoderKLCogVideoX")
 
-# Of a config.json that `generation.published.convert` wrote from FlashVideo's Stage II: see
+# A key in the config.json that `generation.published.convert` writes for FlashVideo's Stage II: see
 # `FlashVideoEmbeddings`.
 FLASHVIDEO = "flashvideo_embeddings"
 
 
 class _Sinusoids(nn.Module):
-    """Numbers (B, N) to sinusoids (B, N, width), as the time embedding's."""
+    """Turns numbers (B, N) into sinusoids (B, N, width), like those of the time embedding."""
 
     def __init__(self, width: int, flip_sin_to_cos: bool, freq_shift: float):
         from diffusers.models.embeddings import Timesteps
@@ -44,10 +44,10 @@ class _Sinusoids(nn.Module):
 
 
 class FlashVideoEmbeddings(nn.Module):
-    """In place of diffusers' `ofs_embedding`, what FlashVideo's Stage II adds to its time embedding.
+    """The embeddings that FlashVideo's Stage II adds to the time embedding, in place of `ofs_embedding`.
 
-    The noise strength and the number of latent frames, each through an MLP of its own like that of the time:
-    sinusoids as wide as the network, where diffusers' are as wide as the time embedding.
+    The noise strength and the number of latent frames each have an MLP, like the time. The sinusoids are as
+    wide as the network. (The sinusoids of diffusers' `ofs_embedding` are as wide as the time embedding.)
     """
 
     def __init__(self, width: int, time_embed_dim: int):
@@ -58,13 +58,13 @@ class FlashVideoEmbeddings(nn.Module):
         self.frames = TimestepEmbedding(width, time_embed_dim)
 
     def forward(self, sinusoids: Tensor) -> Tensor:
-        """(B, 2, width) to (B, time_embed_dim)."""
+        """Turn sinusoids (B, 2, width) into the embedding (B, time_embed_dim)."""
         result: Tensor = self.strength(sinusoids[:, 0]) + self.frames(sinusoids[:, 1])
         return result
 
 
 def shell(config: Mapping[str, Any]) -> nn.Module:
-    """The transformer of a config.json, on the meta device."""
+    """The transformer that a config.json describes, on the meta device."""
     from diffusers import CogVideoXTransformer3DModel
 
     plain = {key: value for key, value in config.items() if key != FLASHVIDEO}
@@ -79,16 +79,17 @@ def shell(config: Mapping[str, Any]) -> nn.Module:
         width = sizes.num_attention_heads * sizes.attention_head_dim
         model.ofs_proj = _Sinusoids(width, sizes.flip_sin_to_cos, sizes.freq_shift)
         model.ofs_embedding = FlashVideoEmbeddings(width, sizes.time_embed_dim)
-    # The width of the sinusoids: at this one diffusers itself fails, where it would else make up weights.
+    # The width of the sinusoids. Loading with diffusers alone fails at this width; with another width,
+    # diffusers would invent weights.
     model.register_to_config(ofs_embed_dim=width, **{FLASHVIDEO: True})
     result = model
     return result
 
 
 def read(location: Location, dtype: torch.dtype = torch.float32) -> nn.Module:
-    """A network that `write` or diffusers' `save_pretrained` wrote, on the CPU.
+    """Read a network that `write` or diffusers' `save_pretrained` wrote, on the CPU.
 
-    Raises `ValueError` when it cannot be read, is incomplete, or patches time (1.5).
+    Raises `ValueError` when the network cannot be read, is incomplete, or has patches over time (1.5).
     """
     import diffusers
     from safetensors import SafetensorError
@@ -104,19 +105,19 @@ def read(location: Location, dtype: torch.dtype = torch.float32) -> nn.Module:
             revision=location.commit,
             torch_dtype=dtype,
             use_safetensors=True,
-            low_cpu_mem_usage=True,  # no weights are drawn only to be replaced
+            low_cpu_mem_usage=True,  # create no random weights, which the file would replace
             output_loading_info=True,
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise ValueError(f"{key}: {source} cannot be loaded: {error}") from error
-    # The library only warns of these, and starts what is missing at random.
+    # The library only prints a warning about such weights, and fills missing weights at random.
     odd = {kind: sorted(map(str, found[f"{kind}_keys"])) for kind in ("missing", "unexpected", "mismatched")}
     if any(odd.values()):
         parts = "; ".join(f"{len(keys)} {kind}, such as {keys[0]}" for kind, keys in odd.items() if keys)
         raise ValueError(f"{key}: the weights in {source} are not those of its config.json: {parts}")
     if getattr(model.config, "patch_size_t", None) is not None:
         raise ValueError(
-            f"{key}: {source} patches time as well (CogVideoX 1.5); take a CogVideoX 1.0 model such as "
+            f"{key}: {source} has patches over time, too (CogVideoX 1.5); take a CogVideoX 1.0 model such as "
             "THUDM/CogVideoX-5b"
         )
     result: nn.Module = model
@@ -136,7 +137,7 @@ def _read_flashvideo(location: Location, config: Mapping[str, Any], dtype: torch
         model.load_state_dict(state, strict=True, assign=True)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise ValueError(f"{location.wanted.key}: {location.name} cannot be loaded: {error}") from error
-    return nn.Module.to(model, dtype).eval()  # the library's own `to` warns of nothing
+    return nn.Module.to(model, dtype).eval()  # the library's own `to` prints a warning without a reason
 
 
 def check_fits(
@@ -146,7 +147,7 @@ def check_fits(
     noise_strength: bool,
     transformer: Transformer | None = None,
 ) -> None:
-    """Raise `ValueError` naming every number in which a loaded model differs from what is wanted of it."""
+    """Check the sizes of a loaded model. Raises `ValueError` that names every size that differs."""
     config: Any = model.config
     pairs: list[tuple[str, Any, Any]] = [
         ("input channels (the codec's)", config.in_channels, channels),
@@ -171,14 +172,15 @@ def check_fits(
 
 
 def write(model: nn.Module, state: Mapping[str, Tensor], folder: str | Path) -> Path:
-    """Write config.json and the weights `state` as diffusers does, and return the path of the weights' file.
+    """Write config.json and the weights `state` in the layout of diffusers. Returns the path of the weights.
 
-    state: of all parameters of `model`, by name; its own, averages, or ones gathered from many processes.
+    state: values for all parameters of `model`, by name: the parameters themselves, averages, or weights from
+    many processes.
     """
     assert not any("lora_" in name for name in state), "adapters are saved by generation.models.lora"
     config: Any = model.config
     whole: Any = shell(config)
-    # Learned position tables are buffers: no optimiser sees them, but they belong to the weights.
+    # Learned position tables are buffers. An optimiser does not see buffers, but they belong to the weights.
     buffers = {
         name: value for name, value in model.state_dict().items() if name in dict(model.named_buffers())
     }

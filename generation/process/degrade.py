@@ -1,7 +1,8 @@
-"""Stage II's start: how a sharp clip becomes one that looks like an enlarged preview.
+"""The start of Stage II: how a sharp clip is made to look like an enlarged preview.
 
-Pixels first (weak or strong), then, in latents, noise. Every parameter, and the field of noise, is drawn once
-per clip and is the same for all its frames: ones that flickered would teach the model to smooth motion.
+First the pixels are degraded (weakly or strongly). Then noise is added to the latents. Every parameter and
+the noise field are drawn once per clip and are the same for all frames of the clip. Values that change from
+frame to frame would teach the model to smooth motion.
 """
 
 from __future__ import annotations
@@ -31,20 +32,20 @@ Key = tuple[int | str, ...]
 class Pass:
     """One round of the strong chain: blur, resize, noise, codec, in this order."""
 
-    sigma: tuple[float, float]  # of the Gaussian blur, down and across, in pixels of the round's input
+    sigma: tuple[float, float]  # of the Gaussian blur: vertical, horizontal; in pixels of the round's input
     size: tuple[int, int]  # height and width after the resize
     mode: Mode
-    noise: float  # standard deviation, of the range [-1, 1]
-    grey: bool  # the same noise in all three colours
+    noise: float  # standard deviation, for pixels in [-1, 1]
+    grey: bool  # True: the same noise in all three colours
     crf: int | None  # of H.264; None: no codec
 
 
 def degrade_pixels(video: Tensor, degradation: config.Degradation, *key: int | str) -> Tensor:
-    """Clips (B, 3, T, H, W) in [-1, 1], degraded: same shape and range, float32.
+    """Degrade clips (B, 3, T, H, W) in [-1, 1]. The result is float32 with the same shape and range.
 
-    Each is scaled down by a factor drawn from `degradation.scale` and back to its size: directly (weak), or
-    with probability `degradation.strong_probability` through two rounds of blur, resize, noise and codec
-    (strong). Decided by `key` and the place in the batch alone. H and W at least 16, any T.
+    Each clip is scaled down by a factor drawn from `degradation.scale`, and then scaled back. Weak: a direct
+    resize. Strong, with probability `degradation.strong_probability`: two rounds of blur, resize, noise and
+    codec. Only `key` and the place in the batch decide the draws. H and W are at least 16; T is any length.
     """
     assert video.ndim == 5, tuple(video.shape)
     assert video.shape[1] == 3, tuple(video.shape)
@@ -53,7 +54,7 @@ def degrade_pixels(video: Tensor, degradation: config.Degradation, *key: int | s
 
 
 def _degrade_clip(clip: Tensor, degradation: config.Degradation, key: Key) -> Tensor:
-    """(3, T, H, W) to the same."""
+    """Degrade one clip (3, T, H, W). The shape stays."""
     frames = clip.transpose(0, 1)  # (T, 3, H, W)
     size = (frames.shape[2], frames.shape[3])
     factor = _between(*degradation.scale, *key, "scale")
@@ -61,7 +62,7 @@ def _degrade_clip(clip: Tensor, degradation: config.Degradation, key: Key) -> Te
         small = strong(frames, draw_passes(size, factor, *key), *key)
     else:
         small = _resize(frames, _reduced(size, factor), "bilinear")
-    # Back with what enlarges a preview when it is enhanced.
+    # Stage II enlarges a preview with the same filter.
     return _resize(small, size, "bilinear").transpose(0, 1)
 
 
@@ -74,7 +75,7 @@ def _reduced(size: tuple[int, int], factor: float) -> tuple[int, int]:
 
 
 def _resize(frames: Tensor, size: tuple[int, int], mode: Mode) -> Tensor:
-    """(T, 3, H, W) to (T, 3, *size), without aliasing, in [-1, 1]."""
+    """Resize (T, 3, H, W) to (T, 3, *size) without aliasing, in [-1, 1]."""
     if size == tuple(frames.shape[2:]):
         return frames
     if mode == "area":
@@ -88,10 +89,11 @@ def _resize(frames: Tensor, size: tuple[int, int], mode: Mode) -> Tensor:
 def draw_passes(size: tuple[int, int], factor: float, *key: int | str) -> tuple[Pass, Pass]:
     """The two rounds of the strong chain, which together scale frames of `size` down by `factor`.
 
-    FlashVideo does not say what its chain is. This one has the order of Real-ESRGAN's: two rounds, the second
-    weaker. Ranges are ours: blur in proportion to the factor of its round, so that they suit any resolution.
+    FlashVideo does not describe its chain. This chain has the order of Real-ESRGAN's chain: two rounds, and
+    the second round is weaker. The ranges are choices of this project. Blur is proportional to the factor of
+    the round, so that the ranges suit any resolution.
     """
-    share = _between(0.3, 0.7, *key, "share")  # of the factor, in the first round
+    share = _between(0.3, 0.7, *key, "share")  # of the factor (as exponent), in the first round
     first, second = factor**share, factor ** (1 - share)
     return (
         _draw_pass(_reduced(size, first), first, 0.5, 20 / 255, (18, 32), (*key, 1)),
@@ -102,7 +104,7 @@ def draw_passes(size: tuple[int, int], factor: float, *key: int | str) -> tuple[
 def _draw_pass(
     size: tuple[int, int], factor: float, blur: float, noise: float, crf: tuple[int, int], key: Key
 ) -> Pass:
-    """A round of at most `blur` x `factor` pixels of blur and `noise` of noise, and a `crf` of the range."""
+    """Draw one round. `blur` * `factor` (in pixels) and `noise` are upper bounds; `crf` is a range."""
     modes: tuple[Mode, ...] = ("area", "bilinear", "bicubic")
     sigma = _between(0.05, blur, *key, "sigma") * factor
     across = _between(0.05, blur, *key, "across") * factor
@@ -117,11 +119,14 @@ def _draw_pass(
 
 
 def strong(frames: Tensor, passes: tuple[Pass, ...], *key: int | str) -> Tensor:
-    """(T, 3, H, W) in [-1, 1] through `passes`, to the last one's size. `key` decides the noise."""
+    """Apply `passes` to frames (T, 3, H, W) in [-1, 1]. The result has the size of the last pass.
+
+    key: decides the noise.
+    """
     for number, one in enumerate(passes):
         frames = _resize(_blur(frames, one.sigma), one.size, one.mode)
         field = draws.normal((1 if one.grey else 3, *one.size), *key, "noise", number).to(frames)
-        field = field - field.mean((1, 2), keepdim=True)  # no colour cast, which few pixels would have
+        field = field - field.mean((1, 2), keepdim=True)  # with few pixels the mean would be a colour cast
         frames = (frames + one.noise * field).clamp(-1, 1)
         if one.crf is not None:
             frames = _h264(frames, one.crf)
@@ -129,16 +134,16 @@ def strong(frames: Tensor, passes: tuple[Pass, ...], *key: int | str) -> Tensor:
 
 
 def _blur(frames: Tensor, sigma: tuple[float, float]) -> Tensor:
-    """Gaussian, along the axes: oblique ones would need kernels of two dimensions, ten times the work.
+    """Gaussian blur of (T, 3, H, W) along both axes. An oblique blur needs 2D kernels: ten times the work.
 
-    A sum of shifted frames, one frame at a time so that it stays in the cache: ten times as fast as
-    `conv2d`, which is slow for single channels.
+    The blur is a sum of shifted frames, ten times as fast as `conv2d`, which is slow for single channels.
+    One frame is blurred at a time, so that the frame stays in the processor's cache.
     """
     return torch.stack([_blur_along(_blur_along(frame, 1, sigma[0]), 2, sigma[1]) for frame in frames])
 
 
 def _blur_along(frame: Tensor, axis: int, sigma: float) -> Tensor:
-    """(3, H, W) to the same; the edge is repeated beyond it."""
+    """Blur one frame (3, H, W) along `axis` 1 or 2. Pixels outside of the frame repeat the edge."""
     radius = math.ceil(3 * sigma)
     weights = [math.exp(-0.5 * (k / sigma) ** 2) for k in range(-radius, radius + 1)]
     total = sum(weights)
@@ -149,15 +154,15 @@ def _blur_along(frame: Tensor, axis: int, sigma: float) -> Tensor:
     return out
 
 
-# BT.601 at full range, rows Y, U, V. Done here and not by the codec's own conversion, which rounds down: it
-# darkens by a level each time, and the model would learn to brighten previews.
+# BT.601 at full range, rows Y, U, V. The conversion of the codec's library is not used, because it rounds
+# down: each conversion would darken frames by a level, and the model would learn to brighten previews.
 _YUV = torch.tensor([[0.299, 0.587, 0.114], [-0.168736, -0.331264, 0.5], [0.5, -0.418688, -0.081312]])
 
 
 def _h264(frames: Tensor, crf: int) -> Tensor:
-    """(T, 3, H, W) in [-1, 1], encoded and decoded again: a real codec, colour at half resolution included.
+    """Encode frames (T, 3, H, W) in [-1, 1] as H.264 and decode them. Colour has half the resolution.
 
-    Padded by repetition to whole macroblocks, so any size will do.
+    Frames of any size are padded to whole macroblocks by repeating the edge, and cropped afterwards.
     """
     height, width = frames.shape[2:]
     padded = F.pad(frames.cpu(), (0, -width % 16, 0, -height % 16), mode="replicate")  # (T, 3, H', W')
@@ -175,10 +180,11 @@ def _h264(frames: Tensor, crf: int) -> Tensor:
 
 
 def _encode_decode(pictures: np.ndarray, crf: int) -> np.ndarray:
-    """Planar yuv420p pictures (T, 3H/2, W), uint8, through H.264: the same result for the same pictures.
+    """Encode planar yuv420p pictures (T, 3H/2, W) uint8 as H.264 and decode them.
 
-    So one thread each way, as what the encoder decides may depend on their number, and no macroblock tree:
-    libx264's reads memory that was never set (seen at widths up to 80), and now and then decides otherwise.
+    Equal pictures must give equal results. The encoder and the decoder therefore use one thread each, because
+    decisions may depend on the number of threads. The macroblock tree is off: in libx264 the tree reads
+    uninitialised memory (seen at widths up to 80), so its decisions sometimes change.
     """
     encoder = av.CodecContext.create("libx264", "w")
     assert isinstance(encoder, av.VideoCodecContext)
@@ -205,26 +211,30 @@ def _encode_decode(pictures: np.ndarray, crf: int) -> np.ndarray:
 
 
 def degrade_latents(z: Tensor, noise: Tensor, k: int | Tensor) -> Tensor:
-    """Stage II's start a_k z + b_k noise, by the schedule without SNR shift. `k`: one noise step, or (B,)."""
+    """Stage II's start, a_k z + b_k noise, for latents z (B, C, t, h, w).
+
+    The schedule has no SNR shift. k: one noise step, or steps (B,).
+    """
     return diffusion.add_noise(z, noise, k)
 
 
 def noise_center(tokens: int) -> int:
     """The noise step that suits clips of `tokens` video tokens: 60 + 97.6 ln(tokens / 192), within 20..900.
 
-    An interpolation of our own. Its upper anchor is published (FlashVideo: 675 at 104,520 tokens; more
-    noise for more pixels and more frames); the lower is toy sizes, which need noise of 0.1 to 0.4 (step 60:
-    0.25).
+    The formula is an interpolation of this project between two anchors. The upper anchor is FlashVideo's: 675
+    at 104,520 tokens, with more noise for more pixels and more frames. The lower anchor is for toy sizes,
+    which need noise of 0.1 to 0.4 (step 60: 0.25).
     """
     assert tokens >= 1, tokens
     return round(min(900.0, max(20.0, 60 + 97.6 * math.log(tokens / 192))))
 
 
 def noise_range(tokens: int, kind: Literal["wide", "narrow"]) -> tuple[int, int]:
-    """First and last noise step to train at, about `noise_center`.
+    """The first and the last noise step of training, around `noise_center`.
 
-    The published ranges in proportion: 600..900 (wide: the first phases) and 650..750 (narrow: the last) at
-    104,520 tokens, whose centre is 675. What lies between is our interpolation.
+    At 104,520 tokens, whose centre is 675, the ranges are the published ones: 600..900 (wide: the first
+    phases) and 650..750 (narrow: the last phases). For other sizes they are scaled in proportion to the
+    centre, which is a choice of this project.
     """
     low, high = (600, 900) if kind == "wide" else (650, 750)
     center = noise_center(tokens)

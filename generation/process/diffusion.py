@@ -1,7 +1,7 @@
-"""Diffusion with zero terminal SNR and v-prediction, and the sampler that Stage I uses.
+"""Diffusion with zero terminal SNR and v-prediction, and the sampler of Stage I.
 
-A noise step k = 0..999 mixes x_k = a_k x0 + b_k noise with a^2 + b^2 = 1; step 999 is pure noise. The network
-predicts v = a noise - b x0. (The weighted loss of CogVideoX, |x0' - x0|^2 / b^2, is |v' - v|^2.)
+Noise step k = 0..999 mixes x_k = a_k x0 + b_k noise, with a^2 + b^2 = 1. Step 999 is pure noise. The network
+predicts v = a noise - b x0. (The weighted loss of CogVideoX, |x0' - x0|^2 / b^2, equals |v' - v|^2.)
 """
 
 from __future__ import annotations
@@ -20,10 +20,11 @@ Spacing = Literal["trailing", "floored"]
 
 
 def schedule(snr_shift: float = 1.0) -> Tensor:
-    """a_k, the square roots of alpha-bar: (1000,) float64, falling to exactly 0.
+    """The factors a_k, which are the square roots of alpha-bar: (1000,) float64, falling to exactly 0.
 
-    CogVideoX's: betas even in their square roots from 0.00085 to 0.012, signal-to-noise ratio divided by
-    `snr_shift` (1 for 5B, 3 for 2B), then a scaled so that its last value is 0 and its first is kept.
+    The schedule is CogVideoX's. The square roots of the betas are evenly spaced, for betas from 0.00085 to
+    0.012. The signal-to-noise ratio is divided by `snr_shift` (1 for 5B, 3 for 2B). Then a is shifted and
+    scaled so that the last value becomes 0 and the first value stays.
     """
     betas = torch.linspace(0.00085**0.5, 0.0120**0.5, STEPS, dtype=torch.float64) ** 2
     alpha_bar = torch.cumprod(1 - betas, dim=0)
@@ -32,14 +33,14 @@ def schedule(snr_shift: float = 1.0) -> Tensor:
 
 
 def alpha_beta(k: int, snr_shift: float = 1.0) -> tuple[float, float]:
-    """(a, b) of noise step `k`."""
+    """The factors (a, b) of noise step `k`, for x_k = a x0 + b noise."""
     assert 0 <= k < STEPS, k
     a = float(schedule(snr_shift)[k])
     return a, math.sqrt(1 - a * a)
 
 
 def _mix(k: int | Tensor, like: Tensor, snr_shift: float) -> tuple[float, float] | tuple[Tensor, Tensor]:
-    """(a, b): numbers for one `k`; for (B,) steps tensors that broadcast against (B, ...) `like`."""
+    """(a, b): numbers for one `k`; for steps (B,), tensors (B, 1, ...) for use with `like` (B, ...)."""
     if not isinstance(k, Tensor):
         return alpha_beta(k, snr_shift)
     a = schedule(snr_shift)[k.cpu()].reshape(-1, *[1] * (like.ndim - 1))  # (B, 1, ...)
@@ -47,29 +48,30 @@ def _mix(k: int | Tensor, like: Tensor, snr_shift: float) -> tuple[float, float]
 
 
 def add_noise(x0: Tensor, noise: Tensor, k: int | Tensor, snr_shift: float = 1.0) -> Tensor:
-    """a x0 + b noise. `k`: one step, or (B,) steps for (B, ...) latents; so too below."""
+    """The noisy latents a x0 + b noise. k: one step, or steps (B,) for latents (B, ...)."""
     a, b = _mix(k, x0, snr_shift)
     return a * x0 + b * noise
 
 
 def v_target(x0: Tensor, noise: Tensor, k: int | Tensor, snr_shift: float = 1.0) -> Tensor:
-    """What the network learns to predict: a noise - b x0. At k = 999, -x0."""
+    """The target of the network, v = a noise - b x0, which is -x0 at k = 999. k: as in `add_noise`."""
     a, b = _mix(k, x0, snr_shift)
     return a * noise - b * x0
 
 
 def timesteps(steps: int, spacing: Spacing = "trailing") -> list[int]:
-    """Noise steps that a sampler visits, from 999 down.
+    """The noise steps that a sampler visits, from 999 down.
 
-    trailing: diffusers', 999, 979, ..., 19 for 50. floored: the integer parts of an even grid from 999 to 0
-    without its end, as CogVideoX and FlashVideo have them: 999, 979, 959, ..., 19 for 51.
+    trailing: the steps of diffusers, such as 999, 979, ..., 19 for 50 steps. floored: the integer parts of an
+    even grid from 999 to 0 without the end, as in CogVideoX and FlashVideo: 999, 979, 959, ..., 19 for 51.
 
     Raises `ValueError` unless 1 <= steps <= 1000.
     """
     if not 1 <= steps <= STEPS:
         raise ValueError(f"steps: {steps} evaluations; take 1 to {STEPS}")
     if spacing == "floored":
-        # Rounding errors included, which are below a whole step for 111 and others.
+        # The published code has the same rounding errors: some values lie just below an integer, such as
+        # 110.99... for 99 steps.
         return np.linspace(STEPS - 1, 0, steps, endpoint=False).astype(int).tolist()
     return (np.arange(STEPS, 0, -STEPS / steps)[:steps].round().astype(int) - 1).tolist()
 
@@ -93,13 +95,15 @@ def dpm_solver(
     With l = ln(a/b), h = l' - l, r = h_before / h:
         D = (1 + 1/2r) x0 - (1/2r) x0_before
         x' = (b'/b) exp(-h) x - a' (exp(-2h) - 1) D + b' sqrt(1 - exp(-2h)) noise
-    and the last step returns x0. At step 999 h is infinite: x' is x0 with fresh noise, and the next step is
-    of first order. `predict_v(x, k)` is evaluated `steps` times (guidance is its business);
-    `draw(step, shape)` gives the noise that each step but the last adds; `progress` is told the number of
-    evaluations done.
+    The last step returns x0. At step 999, h is infinite: x' is x0 with fresh noise, and the next step is of
+    first order.
 
-    Numbers of diffusers' CogVideoXDPMScheduler for trailing steps whose number divides 1000. Elsewhere that
-    one leaves the latent at step k - 1000 // steps, while the network is next told another; here they agree.
+    predict_v(x, k): evaluated `steps` times; guidance happens inside. draw(step, shape): the noise that each
+    step except the last step adds. progress: called with the number of finished evaluations.
+
+    The results equal those of diffusers' CogVideoXDPMScheduler for trailing steps whose number divides 1000.
+    For other numbers, diffusers leaves the latent at step k - 1000 // steps, but tells the network another
+    step next. Here both steps agree.
     """
     a_of = schedule(snr_shift).tolist()
     visited = timesteps(steps, spacing)
@@ -131,11 +135,11 @@ def dpm_solver(
 def guidance_scale(
     ramp: Literal["constant", "dynamic", "published"], scale: float, step: int, steps: int, timestep: int
 ) -> float:
-    """Scale of classifier-free guidance at evaluation `step` of `steps`, at noise step `timestep`.
+    """The scale of classifier-free guidance at evaluation `step` of `steps`, at noise step `timestep`.
 
     constant: `scale`. dynamic: 1 + scale (1 - cos(pi (step / steps)^5)) / 2, which rises from 1 to nearly
-    1 + scale. published: CogVideoX and FlashVideo put steps - timestep where that formula has step, so it
-    jumps about within [1, 1 + scale]; for comparisons with them.
+    1 + scale. published: the same formula with steps - timestep in place of step, as in the code of CogVideoX
+    and FlashVideo. This scale jumps irregularly within [1, 1 + scale] and exists for comparisons.
     """
     if ramp == "constant":
         return scale

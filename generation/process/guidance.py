@@ -1,4 +1,4 @@
-"""Classifier-free guidance: both predictions in one batch or one after the other; at scale 1 there is one."""
+"""Classifier-free guidance: two predictions, in one batch or one after the other. Scale 1 needs only one."""
 
 from __future__ import annotations
 
@@ -19,11 +19,12 @@ def guided_prediction(
     positions: str = "integer",
     apart: bool = False,
 ) -> Tensor:
-    """The guided prediction for latents (1, C, t, h, w), float32.
+    """The guided prediction for latents (1, C, t, h, w): (1, C, t, h, w) float32.
 
-    text, contrast: tokens (L, D) of the caption, and of the negative prompt or zeros; time, strength: as in
-    `cogvideox.predict`. apart: one row at a time, which takes half the memory. Texts of two lengths always
-    go apart: in one batch they would need a mask, and attention with a mask takes slower kernels.
+    text: tokens (L, D) of the caption; contrast: tokens of the negative prompt, or zeros; time, strength: as
+    in `cogvideox.predict`. apart: the two predictions are computed one after the other, with half the memory.
+    Texts of two lengths are always computed apart: in one batch they would need a mask, and attention with a
+    mask takes slower kernels.
     """
     rows = [text] if scale == 1.0 else [text, contrast]
     together = not apart and len({len(row) for row in rows}) == 1
@@ -46,6 +47,6 @@ def guided_prediction(
 
 
 def combine(cond: Tensor, uncond: Tensor, scale: float) -> Tensor:
-    """Classifier-free guidance, uncond + scale (cond - uncond) in float32; exactly `cond` at scale 1."""
+    """Combine two predictions: uncond + scale (cond - uncond) in float32, or exactly `cond` at scale 1."""
     cond, uncond = cond.float(), uncond.float()
     return cond if scale == 1 else uncond + scale * (cond - uncond)

@@ -1,7 +1,7 @@
-"""Stage I: text to low-resolution latents. Training loss and sampler, for both objectives.
+"""Stage I, from text to low-resolution latents: training loss and sampler, for both objectives.
 
-v: v-prediction on the zero-terminal-SNR schedule, sampled with stochastic DPM-Solver++ 2M.
-flow: from Gaussian noise at time 0 to data at time 1, sampled with Euler.
+v: v-prediction on the schedule with zero terminal SNR, sampled with stochastic DPM-Solver++ 2M.
+flow: a flow from Gaussian noise at time 0 to data at time 1, sampled with Euler steps.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from generation.process import diffusion, flow, guidance
 from generation.text.tokens import null_like, stack
 
 Key = tuple[int | str, ...]
-Step = Callable[[int, int], None]  # evaluations done, of how many
+Step = Callable[[int, int], None]  # receives the finished evaluations, and all evaluations
 
 
 def training_time(objective: Objective, index: int, *key: int | str) -> float:
-    """The training time of plan position `index`: t in [0, 1), evenly spread over neighbouring positions."""
+    """The training time t in [0, 1) of plan position `index`. Neighbouring positions spread evenly over t."""
     shift = objective.shift if objective.kind == "flow" else 1.0
     return flow.training_time(index, shift, "time", *key)
 
@@ -36,18 +36,18 @@ def loss(
     noise_keys: Sequence[Key],
     positions: str = "integer",
 ) -> Tensor:
-    """Mean squared error of the prediction, for each sample: (B,).
+    """The mean squared error of the prediction, for each sample: (B,).
 
-    latents (B, C, t, h, w); text: tokens (L, D) of each sample; `at`: times in [0, 1). For v-prediction the
-    error in v is the error in x0 weighted by 1 / (1 - alpha_bar): v - v' = -(x0 - x0') / sqrt(1 - alpha_bar)
-    at a given noisy sample.
+    latents: (B, C, t, h, w); text: tokens (L, D) of each sample; at: times in [0, 1); noise_keys: the keys of
+    the noise of each sample. For v-prediction, the squared error in v is the squared error in x0 weighted by
+    1 / (1 - alpha_bar), because v - v' = -(x0 - x0') / sqrt(1 - alpha_bar) at a given noisy sample.
     """
     noise = torch.stack([draws.normal(tuple(latents.shape[1:]), "noise", *key) for key in noise_keys]).to(
         latents.device
     )
     if objective.kind == "v":
-        # Time runs from the noisy end, as in a flow: t = 0 is step 999.
-        steps = torch.tensor([min(999, int(1000 * (1 - t))) for t in at])  # on the CPU, where the schedule is
+        # Time runs from the noisy end, as in a flow: t = 0 is step 999. The schedule is on the CPU.
+        steps = torch.tensor([min(999, int(1000 * (1 - t))) for t in at])
         noisy = diffusion.add_noise(latents, noise, steps, objective.snr_shift)
         target = diffusion.v_target(latents, noise, steps, objective.snr_shift)
         network_time = steps.float().to(latents.device)
@@ -76,11 +76,11 @@ def sample(
     on_step: Step | None = None,
     apart: bool = False,
 ) -> Tensor:
-    """Latents (1, C, t, h, w) of `shape` (C, t, h, w) for one caption's tokens (L, D), drawn by `key`.
+    """Sample latents (1, C, t, h, w) of `shape` (C, t, h, w) for the tokens `text` (L, D) of one caption.
 
-    `negative`: tokens of the negative prompt; None: zeros, as in training. One evaluation is one pair of
-    conditional and unconditional predictions; without guidance (1.0) the pair's second half is left out.
-    apart: see `guidance.guided_prediction`.
+    key: decides all random draws; negative: tokens (L, D) of the negative prompt; None: zeros, as in
+    training. One evaluation is a pair of a conditional and an unconditional prediction. Without guidance
+    (scale 1.0) the unconditional prediction is left out. apart: see `guidance.guided_prediction`.
     """
     noise = draws.normal((1, *shape), "sample", *key).to(device)
     steps = sampling.steps

@@ -1,9 +1,9 @@
-"""Stage II: from the degraded low-resolution latent to the high-resolution one, along a flow.
+"""Stage II: a flow from the degraded low-resolution latent to the high-resolution latent.
 
-z0 = alpha_k * latent of the low-quality video + beta_k * noise, z1 = latent of the high-quality video;
-the network learns z1 - z0 at (1 - t) z0 + t z1, told how noisy z0 is by the noise step k (FlashVideo, eq. 2
-and algorithm 1). In training the low-quality video is the high-quality one degraded; in use it is Stage I's
-output, or any video, scaled to the wanted size.
+z0 = alpha_k * latent of the low-quality video + beta_k * noise, and z1 = latent of the high-quality video.
+The network learns z1 - z0 at (1 - t) z0 + t z1. The noise step k tells the network how noisy z0 is
+(FlashVideo, eq. 2 and algorithm 1). In training, the low-quality video is a degraded copy of the high-quality
+video. In use, the low-quality video is the output of Stage I, or any video, scaled to the wanted size.
 """
 
 from __future__ import annotations
@@ -24,13 +24,16 @@ from generation.text.tokens import null_like, stack
 
 
 def noise_steps(degradation: Degradation, tokens: int) -> tuple[int, int]:
-    """The range that training draws noise steps from, for so many video tokens."""
+    """The first and the last noise step of training, for `tokens` video tokens."""
     return degradation.noise_steps or noise_range(tokens, degradation.noise_range)
 
 
 def noise_step(degradation: Degradation, sampling: Sampling, tokens: int) -> int:
-    """The noise step that sampling uses: the configured one, else the middle of a configured training range,
-    else that of the token count."""
+    """The noise step of sampling, for `tokens` video tokens.
+
+    The first of these that exists: the configured step, the middle of the configured training range, the step
+    for the number of tokens.
+    """
     if sampling.noise_step is not None:
         return sampling.noise_step
     if degradation.noise_steps:
@@ -39,8 +42,11 @@ def noise_step(degradation: Degradation, sampling: Sampling, tokens: int) -> int
 
 
 def draw_noise_step(span: tuple[int, int], index: int, *key: int | str) -> int:
-    """A step within `span`, ends included. Drawn anew for each plan position `index`: a second evenly spread
-    sequence beside that of the times would bind the two together."""
+    """Draw a noise step within `span`, ends included, for plan position `index`.
+
+    Steps are drawn independently. An evenly spread sequence, as for the times, would correlate the steps with
+    the times.
+    """
     low, high = span
     return low + int(draws.uniform("noise step", index, *key) * (high - low + 1))
 
@@ -55,13 +61,14 @@ def loss(
     noise_keys: Sequence[Key],
     positions: str = "integer",
 ) -> Tensor:
-    """Mean squared error of the velocity, for each sample: (B,).
+    """The mean squared error of the velocity, for each sample: (B,).
 
     clean, low_quality: latents (B, C, t, h, w) of the video and of its degraded copy; text: tokens (L, D) of
-    each sample; `at`: flow times in [0, 1); steps: noise steps of the degraded latents.
+    each sample; at: flow times in [0, 1); steps: noise steps of the degraded latents; noise_keys: the keys of
+    the noise of each sample.
     """
     noise = torch.stack([draws.normal(tuple(clean.shape[1:]), "noise", *key) for key in noise_keys])
-    k = torch.tensor(list(steps))  # on the CPU, where the schedule is
+    k = torch.tensor(list(steps))  # on the CPU, like the schedule
     z0 = degrade_latents(low_quality, noise.to(clean.device), k)
     t = torch.tensor(list(at), dtype=torch.float32, device=clean.device)
     tokens, mask = stack(text)
@@ -78,7 +85,7 @@ def loss(
 
 
 def resize(video: Tensor, height: int, width: int) -> Tensor:
-    """Video (B, 3, T, H, W) at another size: bilinear, antialiased, as the published pipeline does."""
+    """Resize video (B, 3, T, H, W) in [-1, 1]: bilinear and antialiased, as in the published code."""
     b, c, t, h, w = video.shape
     if (h, w) == (height, width):
         return video
@@ -99,11 +106,11 @@ def sample(
     on_step: Step | None = None,
     apart: bool = False,
 ) -> Tensor:
-    """High-resolution latents (1, C, t, h, w) from `low_quality`, the latents of the video scaled up.
+    """Sample high-resolution latents (1, C, t, h, w) from `low_quality`, the latents of the enlarged video.
 
-    `step`: noise step of the start; text, negative: tokens (L, D), `negative` None: zeros, as in training.
-    The state is float32 throughout: the published sampler rounds it, and its times, to bfloat16.
-    apart: see `guidance.guided_prediction`.
+    step: noise step of the start; text, negative: tokens (L, D); negative None: zeros, as in training; key:
+    decides the noise. The state is always float32. (The published sampler rounds the state and the times to
+    bfloat16.) apart: see `guidance.guided_prediction`.
     """
     device = low_quality.device
     noise = draws.normal(tuple(low_quality.shape), "enhance", *key).to(device)

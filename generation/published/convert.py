@@ -1,8 +1,8 @@
-"""Checkpoints as they were published (CogVideoX, FlashVideo: `.pt` of SwissArmyTransformer) to folders that
+"""Converts published checkpoints (CogVideoX, FlashVideo: `.pt` of SwissArmyTransformer) to folders that
 `transformer.pretrained` and `codec.model` name.
 
-Nothing but tensors is ever read of a file, and few of them are in memory at a time: files of gigabytes are
-mapped, and written tensor by tensor.
+Only tensors are read from a file, and only few tensors are in memory at a time: large files are mapped into
+memory, and written tensor by tensor.
 """
 
 from __future__ import annotations
@@ -36,37 +36,37 @@ from generation.published.keys import Part, Published, transformer_part, vae_par
 _DTYPES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 _TRANSFORMER, _VAE = "model.diffusion_model.", "first_stage_model."
 _PROJ, _CONV = "mixins.patch_embed.proj.weight", "encoder.conv_in.conv.weight"
-_TABLE = "mixins.pos_embed.pos_embedding"  # of absolute positions
+_TABLE = "mixins.pos_embed.pos_embedding"  # the table of absolute positions
 _STAGE2 = ("ref_step_time_embedding.", "time_size_embedding.")
 
-# What a converted network does without: computed anew (positions), never used (embeddings of words and
-# places, which SAT's base class has), or for training alone (`loss`: a perceptual network, a discriminator).
+# Tensors that a converted network does not need. Positions are computed. Embeddings of words and places are
+# never used: they come from SAT's base class. `loss` (a perceptual network, a discriminator) is for training.
 _LEFT_OUT = (
     "mixins.pos_embed.freqs_",
     "transformer.word_embeddings.",
     "transformer.position_embeddings.",
     "loss.",
 )
-# Other networks of a file, none of which makes the wanted one another.
+# Other networks in a file. They have no effect on the converted network.
 _BESIDE = ("conditioner.", "denoiser.", "loss_fn.", _VAE)
 
-GRID = (13, 30, 45)  # patches over time, height and width that absolute positions were made for
-_SPACING = 1.875  # of these, over height and width
+GRID = (13, 30, 45)  # patches over time, height and width in the table of absolute positions
+_SPACING = 1.875  # distance of these positions over height and width
 
 
 @dataclass(frozen=True)
 class Recognised:
-    """What a checkpoint is, and how it is converted."""
+    """The kind of a checkpoint, and the plan of its conversion."""
 
-    what: str  # in words
-    stage: str  # what it serves as: stage1, stage2 or vae
+    what: str  # a description for the user
+    stage: str  # the stage that can use the network: stage1, stage2 or vae
     model: nn.Module  # on the meta device
-    parts: Mapping[str, Part]
+    parts: Mapping[str, Part]  # by name of the converted tensor
     published: Published
-    left_out: Mapping[str, int]  # how many tensors, by the beginning of their keys
+    left_out: Mapping[str, int]  # number of tensors, by the beginning of their keys
 
     def told(self) -> list[str]:
-        """Lines for the user."""
+        """Lines for the user: the description, and the tensors that are left out."""
         left_out = ", ".join(f"{n} of {key}*" for key, n in self.left_out.items())
         return [f"{self.published.path}: {self.what}", *([f"left out: {left_out}"] if left_out else [])]
 
@@ -78,14 +78,14 @@ def convert(
     positions: str | None = None,
     say: Callable[[str], None] = lambda text: None,
 ) -> Path:
-    """Write the folder OUT, whole or not at all, from a published file.
+    """Convert a published file to the folder `out`, completely or not at all. Returns `out`.
 
-    lora_alpha: what adapters in the file were trained with; scaled by it over their rank, they are merged.
-    positions: "rotary" or "absolute", for a file that does not tell. Raises `ValueError` that names the
-    file, the key and a remedy.
+    lora_alpha: alpha of the training of the adapters in the file. Adapters are scaled by alpha / rank and
+    merged. positions: "rotary" or "absolute", for a file that does not show its positions. say: receives
+    lines for the user. Raises `ValueError` that names the file, the key and a remedy.
     """
     if out.exists():
-        raise ValueError(f"{out}: it is there already; name another folder, or remove it")
+        raise ValueError(f"{out}: this folder exists already; name another folder, or remove it")
     found = recognise(checkpoint, lora_alpha, positions)
     for line in found.told():
         say(line)
@@ -97,9 +97,9 @@ def convert(
 
 @contextmanager
 def _whole(out: Path) -> Iterator[Path]:
-    """A new folder that becomes `out` when all went well; else nothing is left of it."""
+    """A new temporary folder. It is renamed to `out` after success, and removed after an error."""
     out.parent.mkdir(parents=True, exist_ok=True)
-    for left in out.parent.glob(f"_{out.name}-*"):  # of one that was killed
+    for left in out.parent.glob(f"_{out.name}-*"):  # from a conversion that was killed
         if re.fullmatch(r"[0-9a-f]{16}\.part", left.name.removeprefix(f"_{out.name}-")):
             shutil.rmtree(left)
     aside = out.with_name(f"_{out.name}-{secrets.token_hex(8)}.part")
@@ -113,22 +113,24 @@ def _whole(out: Path) -> Iterator[Path]:
 
 
 def into_run(found: Recognised, config: Config, run: Path) -> Path:
-    """Make RUN/STAGE of a transformer, which is sampled with as if it had been trained; its folder.
+    """Convert a transformer to RUN/STAGE, so that sampling can use it like a trained stage.
 
-    config: of that stage, without LoRA and pretrained weights. Raises `ValueError` for an autoencoder, for
-    sizes that are not the configuration's, and for a stage that is there.
+    config: the configuration of the stage, without LoRA and pretrained weights. Raises `ValueError` for an
+    autoencoder, for sizes that differ from the configuration, and for a stage that exists already. Returns
+    RUN/STAGE.
     """
     if found.stage == "vae":
         raise ValueError(
-            f"{found.published.path}: it is {found.what}; convert it with --out FOLDER, and name that as "
-            "codec.model"
+            f"{found.published.path}: this file is {found.what}; convert it with --out FOLDER, and write "
+            "codec.model=FOLDER"
         )
     folder = run / config.stage
     if folder.exists():
-        raise ValueError(f"{folder}: it is there already; name another run, or remove it")
+        raise ValueError(f"{folder}: this folder exists already; name another run, or remove it")
     assert config.stage == found.stage
     sizes: Any = found.model.config
-    # Channels and text are the codec's and the text encoder's: they are compared when these are there.
+    # The text width is not compared here, because the text encoder may not be on this machine yet. The same
+    # holds for the channels of a codec that is not on disk.
     wanted = config.transformer
     channels = _channels(config) or sizes.in_channels
     check_fits(found.model, channels, sizes.text_embed_dim, wanted.noise_strength, wanted)
@@ -144,7 +146,10 @@ def into_run(found: Recognised, config: Config, run: Path) -> Path:
 
 
 def _channels(config: Config) -> int | None:
-    """Of the codec's latents; None where that takes a download. Raises `ValueError` for one that is none."""
+    """The channels of the codec's latents. None: a download would be necessary.
+
+    Raises `ValueError` if `codec.model` is not a codec.
+    """
     model = config.codec.model
     if config.codec.kind != "cogvideox" or model is None:
         return open_codec(config.codec).channels
@@ -160,18 +165,21 @@ def _channels(config: Config) -> int | None:
 
 
 def _write_folder(found: Recognised, folder: Path) -> Path:
-    """config.json and the weights; the path of these."""
+    """Write config.json and the weights, and return the path of the weights."""
     model: Any = found.model
     model.save_config(folder)
     _write(folder / FILE, found.published, found.parts)
     return folder / FILE
 
 
-# ---- what it is
+# ---- recognising a checkpoint
 
 
 def recognise(checkpoint: Path, lora_alpha: float = 1.0, positions: str | None = None) -> Recognised:
-    """Every tensor is accounted for, and every shape checked, before anything is written."""
+    """Recognise a checkpoint. Every key and every shape is checked before anything is written.
+
+    lora_alpha, positions: as in `convert`. Raises `ValueError` that names the file, the key and a remedy.
+    """
     if not (math.isfinite(lora_alpha) and lora_alpha > 0):
         raise ValueError(f"--lora-alpha: a number above 0, not {lora_alpha}")
     tensors = _load(checkpoint)
@@ -191,9 +199,9 @@ def recognise(checkpoint: Path, lora_alpha: float = 1.0, positions: str | None =
         what, stage, model, parts = _vae(published)
     else:
         raise ValueError(
-            f"{checkpoint}: neither a transformer ({_TRANSFORMER}{_PROJ}) nor an autoencoder ({_CONV}) of "
-            f"CogVideoX or FlashVideo is in it, but {_some(sorted(tensors))}; a model in the layout of "
-            "diffusers needs no conversion"
+            f"{checkpoint}: the file has no transformer ({_TRANSFORMER}{_PROJ}) and no autoencoder ({_CONV}) "
+            f"of CogVideoX or FlashVideo, but {_some(sorted(tensors))}; a model in the layout of diffusers "
+            "needs no conversion"
         )
     if lora_alpha != 1 and not published.rank:
         raise ValueError(f"--lora-alpha: {checkpoint} has no LoRA; leave it out")
@@ -202,8 +210,8 @@ def recognise(checkpoint: Path, lora_alpha: float = 1.0, positions: str | None =
     strangers += [prefix + k for k in published.unused() if not k.startswith(_LEFT_OUT)]
     if strangers:
         raise ValueError(
-            f"{checkpoint}: {_some(sorted(strangers))} is not known; the file is of another architecture "
-            "(CogVideoX 1.0 and FlashVideo are known), and would lose what it has learnt there"
+            f"{checkpoint}: {_some(sorted(strangers))} is not known; the file has another architecture "
+            "(CogVideoX 1.0 and FlashVideo are known), and a conversion would lose these weights"
         )
     dropped = [k for k in published.unused() if k.startswith(_LEFT_OUT)] + sorted(beside)
     starts = Counter(next(s for s in (*_LEFT_OUT, *_BESIDE) if k.startswith(s)) for k in dropped)
@@ -215,7 +223,7 @@ def _some(keys: list[str]) -> str:
 
 
 def _load(path: Path) -> dict[str, Tensor]:
-    """Tensors by key. Raises `ValueError` for a file that holds anything that could run code."""
+    """The tensors of a file, by key. Raises `ValueError` for a file that could run code."""
     if path.is_dir():
         what = "name the file in it"
         if (path / "config.json").is_file():
@@ -225,22 +233,24 @@ def _load(path: Path) -> dict[str, Tensor]:
             )
         raise ValueError(f"{path}: it is a folder; {what}")
     if not path.is_file():
-        raise ValueError(f"{path}: there is no such file; name it itself, not its folder")
+        raise ValueError(f"{path}: there is no such file; name the file itself, not its folder")
     try:
         content = _safely(path)
     except pickle.UnpicklingError as error:
-        culprit = re.search(r"GLOBAL (\S+)", str(error))  # not the library's advice, to trust the file
+        culprit = re.search(r"GLOBAL (\S+)", str(error))  # the library's advice to trust the file is left out
         what = (
             f"it holds more than tensors ({culprit[1]})" if culprit else "it cannot be read as tensors alone"
         )
         raise ValueError(
-            f"{path}: {what}, and what could run code is not opened; take the file from its publisher, "
-            "whole, or have its maker save its tensors alone"
+            f"{path}: {what}, and a file that could run code is not opened; download the complete file from "
+            "its publisher, or ask the publisher for a file with tensors only"
         ) from error
     except (RuntimeError, EOFError, ValueError, OSError, KeyError) as error:
-        why = "" if isinstance(error, KeyError) else f" ({first_line(error)})"  # a number, which says nothing
+        # The text of a KeyError is only a number.
+        why = "" if isinstance(error, KeyError) else f" ({first_line(error)})"
         raise ValueError(
-            f"{path}: it cannot be read{why}; it is no file of torch.save, or cut short: download it anew"
+            f"{path}: it cannot be read{why}; torch.save did not write this file, or the file is incomplete: "
+            "download it again"
         ) from error
     for name in ("module", "state_dict", "model"):  # of DeepSpeed, Lightning, and others
         if isinstance(content, dict) and isinstance(content.get(name), dict):
@@ -250,25 +260,29 @@ def _load(path: Path) -> dict[str, Tensor]:
     for key, value in content.items():
         if not isinstance(value, Tensor) or not isinstance(key, str):
             raise ValueError(
-                f"{path}: {key} is no tensor but {type(value).__name__}; name a checkpoint of weights alone"
+                f"{path}: {key} is not a tensor but {type(value).__name__}; name a checkpoint that holds "
+                "only weights"
             )
     return content
 
 
 def _safely(path: Path) -> Any:
-    """What is in the file, if that is tensors, plain values, and arrays of numbers: SAT keeps the state of
-    NumPy's generator beside the weights."""
+    """The content of a file that holds only tensors, plain values and arrays of numbers.
+
+    Arrays are allowed because SAT saves the state of NumPy's generator beside the weights. Raises
+    `pickle.UnpicklingError` for other content.
+    """
     make: Any = np.empty(0).__reduce__()[0]
     arrays: list[Any] = [(make, f"numpy.{core}.multiarray._reconstruct") for core in ("core", "_core")]
     arrays += [np.ndarray, np.dtype, type(np.dtype(np.uint32))]
     with torch.serialization.safe_globals(arrays), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of pickles that are then refused
+        warnings.simplefilter("ignore")  # warnings about pickles that are then refused
         try:
             return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         except RuntimeError as error:
             if "mmap can only be used" not in str(error):
                 raise
-            # Of before PyTorch 1.6: in memory whole.
+            # Files from before PyTorch 1.6 cannot be mapped. They are read completely.
             return torch.load(path, map_location="cpu", weights_only=True)
 
 
@@ -279,8 +293,8 @@ def _check_shapes(published: Published, model: nn.Module, parts: Mapping[str, Pa
         if shape != like.shape:
             raise published.error(
                 part.key,
-                f"gives {tuple(shape)} and {tuple(like.shape)} is wanted ({name}): the file is damaged, or "
-                "of another architecture",
+                f"gives {tuple(shape)}, but {tuple(like.shape)} is needed ({name}): the file is damaged, or "
+                "has another architecture",
             )
         if dtype not in _DTYPES:
             raise published.error(part.key, f"is {dtype}; save it as bfloat16, float16 or float32")
@@ -302,18 +316,19 @@ def _transformer(published: Published, positions: str | None) -> tuple[str, str,
     if stage2:
         what = "FlashVideo's Stage II"
     elif published.rank:
-        what = f"CogVideoX with a LoRA of rank {published.rank}, as FlashVideo's Stage I; merged"
+        what = f"CogVideoX with a LoRA of rank {published.rank}, like FlashVideo's Stage I; merged"
     count = sum(p.numel() for p in model.parameters())
     what += f": {sizes['num_layers']} layers of {width}, {'rotary' if rotary else 'absolute'} positions, "
     return what + f"{count / 1e6:,.1f} M parameters", "stage2" if stage2 else "stage1", model, parts
 
 
 def _sizes(published: Published) -> dict[str, Any]:
-    """The configuration that shapes tell of."""
+    """The sizes of the transformer, read from the shapes of its tensors."""
     proj, text = published.tensor(_PROJ), published.tensor("mixins.patch_embed.text_proj.weight")
     if proj.ndim == 2:
         raise published.error(
-            _PROJ, "patches time as well (CogVideoX 1.5); take a checkpoint of CogVideoX 1.0 or FlashVideo"
+            _PROJ,
+            "has patches over time, too (CogVideoX 1.5); take a checkpoint of CogVideoX 1.0 or FlashVideo",
         )
     width, channels, patch = proj.shape[0], proj.shape[1], proj.shape[2]
     final = published.tensor("mixins.final_layer.linear.weight")
@@ -321,8 +336,8 @@ def _sizes(published: Published) -> dict[str, Any]:
     if out != channels:
         raise published.error(
             _PROJ,
-            f"takes {channels} channels and the output has {out}: a model that continues images; take one of "
-            "text to video",
+            f"takes {channels} channels and the output has {out}: this is an image-to-video model; take a "
+            "text-to-video model",
         )
     head = len(published.tensor("mixins.adaln_layer.query_layernorm_list.0.weight"))
     layers = [int(m[1]) for k in published if (m := re.match(r"transformer\.layers\.(\d+)\.", k))]
@@ -339,9 +354,10 @@ def _sizes(published: Published) -> dict[str, Any]:
 
 
 def _is_rotary(published: Published, wanted: str | None) -> bool:
-    """As the file tells: by a table of positions, by angles (CogVideoX-5B), or by what only FlashVideo has.
+    """Whether positions are rotary. The file shows it by a table of positions (absolute), by angles
+    (CogVideoX-5B), or by tensors that only FlashVideo has.
 
-    Raises `ValueError` where it does not (CogVideoX-2B), or tells otherwise than `wanted`.
+    Raises `ValueError` if the file shows no positions (CogVideoX-2B), or others than `wanted`.
     """
     told: bool | None = None
     if _TABLE in published:
@@ -350,20 +366,23 @@ def _is_rotary(published: Published, wanted: str | None) -> bool:
         told = True
     if told is None and wanted is None:
         raise ValueError(
-            f"{published.path}: it has neither {published.prefix}{_TABLE} nor …freqs_sin, and does not tell "
-            "its positions; say --positions rotary (CogVideoX-5B, FlashVideo) or --positions absolute "
-            "(CogVideoX-2B)"
+            f"{published.path}: the file does not show the kind of its positions, because it has no "
+            f"{published.prefix}{_TABLE} and no …freqs_sin; add --positions rotary (CogVideoX-5B, "
+            "FlashVideo) or --positions absolute (CogVideoX-2B)"
         )
     if None not in (told, wanted) and told != (wanted == "rotary"):
         raise ValueError(
-            f"{published.path}: --positions {wanted}, but its positions are "
+            f"{published.path}: --positions {wanted}, but the positions of the file are "
             f"{'rotary' if told else 'absolute'}; leave --positions out"
         )
     return wanted == "rotary" if told is None else told
 
 
 def _check_table(published: Published) -> int:
-    """How many text tokens there are. diffusers computes the table of positions; a stored one must be it."""
+    """The number of text tokens. diffusers computes the table of positions, so a stored table must be equal.
+
+    Raises `ValueError` for another table.
+    """
     from diffusers.models.embeddings import get_3d_sincos_pos_embed
 
     if _TABLE not in published:
@@ -374,14 +393,15 @@ def _check_table(published: Published) -> int:
     if text < 1:
         raise published.error(
             _TABLE,
-            f"of {tuple(table.shape)} is not for text and {t} x {h} x {w} patches, as CogVideoX-2B's is",
+            f"of {tuple(table.shape)} is not for text and {t} x {h} x {w} patches, as in CogVideoX-2B",
         )
     computed = get_3d_sincos_pos_embed(table.shape[2], (w, h), t, _SPACING, output_type="pt").flatten(0, 1)
-    # In bfloat16 numbers below 1 are off by up to 0.002.
+    # In bfloat16, numbers below 1 have errors of up to 0.002.
     if table[0, :text].any() or (table[0, text:].float() - computed).abs().max() > 4e-3:
         raise published.error(
             _TABLE,
-            "holds other positions than CogVideoX-2B's: they were trained, which diffusers' has no place for",
+            "holds other positions than CogVideoX-2B: they were trained, but diffusers cannot store trained "
+            "positions",
         )
     return text
 
@@ -419,9 +439,10 @@ def _vae(published: Published) -> tuple[str, str, nn.Module, dict[str, Part]]:
 
 
 def _write(path: Path, published: Published, parts: Mapping[str, Part]) -> None:
-    """A safetensors file, one tensor after the other: the library's own writer wants all at once.
+    """Write a safetensors file one tensor after the other. The library's writer needs all tensors in memory.
 
-    8 bytes for the header's length, the header in JSON, the tensors (safetensors' README, "Format").
+    The format is: 8 bytes for the header's length, the header in JSON, the tensors (safetensors' README,
+    "Format").
     """
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     end = 0
@@ -437,7 +458,7 @@ def _write(path: Path, published: Published, parts: Mapping[str, Part]) -> None:
             tensor = published.make(part)
             if not bool(torch.isfinite(tensor).all()):
                 raise published.error(
-                    part.key, "has values that are no numbers: the file is damaged; download it anew"
+                    part.key, "has infinite or undefined values: the file is damaged; download it again"
                 )
             file.write(tensor.contiguous().view(torch.uint8).numpy().data)
         assert file.tell() == 8 + len(text) + end

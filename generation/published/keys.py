@@ -1,8 +1,9 @@
-"""Where a converted network's tensors come from: names of diffusers, and keys of SwissArmyTransformer (SAT).
+"""The origin of a converted network's tensors: names of diffusers, and keys of SwissArmyTransformer (SAT).
 
-CogVideoX and FlashVideo were published in SAT's layout: one linear layer for queries, keys and values, and
-one of 12 d for the adaptive norm, where diffusers has three and two. A layer with low-rank adapters has its
-weights as `….original.weight`, and beside it `….matrix_A.i` and `….matrix_B.i`.
+CogVideoX and FlashVideo were published in SAT's layout. SAT has one linear layer for queries, keys and
+values, where diffusers has three. SAT has one layer of 12 d outputs for the adaptive norm, where diffusers
+has two. A layer with low-rank adapters has its weights as `….original.weight`, and the adapters as
+`….matrix_A.i` and `….matrix_B.i`.
 """
 
 from __future__ import annotations
@@ -19,16 +20,19 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Part:
-    """Which of `of` equal parts of a published tensor, along its first axis, make one of the converted."""
+    """The parts of a published tensor that make one converted tensor.
+
+    The published tensor `key` is divided into `of` equal parts along the first axis, and `chunks` are chosen.
+    """
 
     key: str
     chunks: tuple[int, ...] = (0,)
     of: int = 1
 
 
-# diffusers' name, SAT's key, and what of it. The 12 d of an adaptive norm are shift, scale and gate of
-# attention, and of the feed-forward, for video; then the same for text. diffusers has norm1 for attention
-# (video, text) and norm2 for the feed-forward. `(\w+)` is weight or bias.
+# diffusers' name, SAT's key, chosen parts, number of parts. The 12 d outputs of an adaptive norm are shift,
+# scale and gate of attention, then of the feed-forward, for video; then the same for text. diffusers has
+# norm1 for attention (video, text) and norm2 for the feed-forward. `(\w+)` is weight or bias.
 _BLOCK, _LAYER, _NORM = r"transformer_blocks\.(\d+)", r"transformer.layers.\1", r"mixins.adaln_layer"
 _EMBEDDINGS = {
     "time_embedding": "time_embed",
@@ -62,7 +66,7 @@ _TRANSFORMER: list[tuple[str, str, tuple[int, ...], int]] = [
 
 
 def transformer_part(name: str) -> Part:
-    """Where the parameter `name` of diffusers' transformer comes from."""
+    """The origin of the parameter `name` of diffusers' transformer."""
     for pattern, key, chunks, of in _TRANSFORMER:
         if match := re.fullmatch(pattern, name):
             return Part(match.expand(key), chunks, of)
@@ -70,8 +74,10 @@ def transformer_part(name: str) -> Part:
 
 
 def vae_part(name: str, levels: int) -> Part:
-    """Where the parameter `name` of diffusers' autoencoder comes from. SAT counts the decoder's levels from
-    the finest one, diffusers from the coarsest."""
+    """The origin of the parameter `name` of diffusers' autoencoder.
+
+    SAT counts the decoder's levels from the finest level, diffusers from the coarsest level.
+    """
     key = re.sub(r"mid_block\.resnets\.(\d)", lambda m: f"mid.block_{int(m[1]) + 1}", name)
     key = re.sub(r"up_blocks\.(\d+)", lambda m: f"up.{levels - 1 - int(m[1])}", key)
     for ours, theirs in (
@@ -86,17 +92,16 @@ def vae_part(name: str, levels: int) -> Part:
 
 
 class Published:
-    """Tensors of a checkpoint by key, without `prefix`. Knows which of them were asked for."""
+    """The tensors of a checkpoint by key, without `prefix`. `unused` lists the keys that were never read."""
 
     def __init__(self, path: Path, tensors: Mapping[str, Tensor], prefix: str, lora_alpha: float):
         self.path, self.prefix, self._alpha = path, prefix, lora_alpha
         self._tensors = {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}
         self._used: set[str] = set()
         downs = (k.partition(".matrix_A.")[0] for k in self._tensors if ".matrix_A." in k)
-        self._adapters = Counter(downs)  # how many pairs a layer has
-        self.rank = next(
-            (len(t) for k, t in self._tensors.items() if ".matrix_A." in k), 0
-        )  # of a LoRA; or 0
+        self._adapters = Counter(downs)  # number of pairs of a layer
+        # The rank of the LoRA; 0: the checkpoint has no LoRA.
+        self.rank = next((len(t) for k, t in self._tensors.items() if ".matrix_A." in k), 0)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._tensors)
@@ -108,33 +113,34 @@ class Published:
         return ValueError(f"{self.path}: {self.prefix}{key} {what}")
 
     def tensor(self, key: str) -> Tensor:
-        """Of a layer that is adapted, the original. Raises `ValueError` for one that is not there."""
+        """The tensor of a key; for an adapted layer, the original weights. Raises `ValueError` if missing."""
         found = key if key in self._tensors else self._original(key)
         if found not in self._tensors:
             raise self.error(
-                key, "is missing: the file is incomplete, or of another architecture; take a whole one"
+                key, "is missing: the file is incomplete or has another architecture; take a complete file"
             )
         self._used.add(found)
         return self._tensors[found]
 
     def shape(self, part: Part) -> tuple[int, ...]:
-        """Of what `make` makes. Raises `ValueError` where its parts are not equal."""
+        """The shape of the tensor that `make` returns. Raises `ValueError` if the parts are not equal."""
         whole = self.tensor(part.key).shape
         self._check_pairs(part.key)
         if not whole or whole[0] % part.of:
             raise self.error(
-                part.key, f"of {tuple(whole)} is not {part.of} equal parts: it is of another kind"
+                part.key, f"of {tuple(whole)} is not {part.of} equal parts: the file is of another kind"
             )
         return (whole[0] // part.of * len(part.chunks), *whole[1:])
 
     def make(self, part: Part) -> Tensor:
-        """The tensor, with adapters merged, in the precision of the file."""
+        """The converted tensor with merged adapters, in the precision of the file."""
         whole = self.tensor(part.key)
         size = len(whole) // part.of
         pieces = [self._rows(part.key, whole, k * size, (k + 1) * size) for k in part.chunks]
         return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
 
     def unused(self) -> list[str]:
+        """The keys that were never read, sorted."""
         return sorted(self._tensors.keys() - self._used)
 
     def _original(self, key: str) -> str:
@@ -142,7 +148,7 @@ class Published:
         return f"{layer}.original.{kind}"
 
     def _pairs(self, key: str) -> list[tuple[str, str]]:
-        """The adapters of a weight: one pair, or one for each of queries, keys and values."""
+        """The keys of a weight's adapters: one pair, or three pairs for queries, keys and values."""
         layer, _, kind = key.rpartition(".")
         count = self._adapters[layer] if kind == "weight" else 0
         return [(f"{layer}.matrix_A.{k}", f"{layer}.matrix_B.{k}") for k in range(count)]
@@ -160,7 +166,7 @@ class Published:
                 )
 
     def _rows(self, key: str, whole: Tensor, first: int, last: int) -> Tensor:
-        """Rows `first` to `last` of W, or of W + alpha / rank B A."""
+        """Rows `first` to `last` of the weight W, or of W + (alpha / rank) B A for an adapted layer."""
         pairs = self._pairs(key)
         if not pairs:
             return whole[first:last]

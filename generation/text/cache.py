@@ -14,16 +14,16 @@ from generation.text.encoder import TextEncoder
 
 
 class TextCache:
-    """Tokens of captions, by content: in memory, and one safetensors file each below `folder`, if given.
+    """Tokens of captions, in memory and in `folder` (None: only in memory), one safetensors file per caption.
 
-    The encoder is asked, and so loaded, at the first caption that is nowhere. Several processes may share
-    a folder. A file that is damaged counts as absent and is written anew.
+    The encoder is loaded when the cache needs the first missing caption. Several processes may share a
+    folder. A damaged file counts as absent, and the cache writes it again.
     """
 
     def __init__(self, folder: str | Path | None, encoder: TextEncoder, memory_bytes: int = 1 << 28):
         self.encoder = encoder
         self._disk = TensorCache(folder) if folder is not None else None
-        self._memory: OrderedDict[str, Tensor] = OrderedDict()  # the least recently asked for first
+        self._memory: OrderedDict[str, Tensor] = OrderedDict()  # the least recently used caption first
         self._memory_bytes = memory_bytes
         self._used = 0
 
@@ -36,11 +36,11 @@ class TextCache:
         return self.encoder.dim
 
     def get(self, captions: Sequence[str]) -> list[Tensor]:
-        """Tokens (L, D) of each caption, float32 on the CPU. They are shared: do not write into them."""
+        """Tokens (L, D) of each caption, float32 on the CPU. Do not change the tensors: they are shared."""
         return [self._get(caption) if caption.strip() else self.encoder.null() for caption in captions]
 
     def release(self) -> None:
-        """Free the encoder's weights; what is cached stays."""
+        """Free the encoder's weights. Cached tokens stay."""
         self.encoder.release()
 
     def _get(self, caption: str) -> Tensor:

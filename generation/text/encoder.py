@@ -1,8 +1,8 @@
-"""Captions to token states: T5, any text encoder that transformers loads, and the packaged MiniLM.
+"""Captions to token states, with T5, with any text encoder of transformers, or with the packaged MiniLM.
 
-Tokens are float32 (L, D) on the CPU, one tensor per caption: L = text.max_tokens with pads attended, as
-published weights expect (text.padded), else the caption's own tokens. Null is zeros: no caption, an empty
-one, or one dropped in training.
+Tokens are float32 (L, D) on the CPU, one tensor per caption. With text.padded, L is text.max_tokens and pads
+are attended, as published weights expect. Otherwise L is the number of real tokens. Null tokens are zeros.
+They stand for a missing caption, an empty caption, or a caption that training drops.
 """
 
 from __future__ import annotations
@@ -23,31 +23,33 @@ log = logging.getLogger(__name__)
 
 
 class TextEncoder(Protocol):
-    """What the stages know of a text encoder. The first `encode` loads weights, `release` frees them."""
+    """A text encoder as the stages use it. The first `encode` loads the weights, and `release` frees them."""
 
-    hash: str  # stands for everything that decides what tokens mean, wherever the weights lie
-    dim: int  # D
-    dtype: torch.dtype  # that it computes in
+    hash: str  # of everything that decides the meaning of tokens; the location of the weights does not count
+    dim: int  # D, the width of tokens
+    dtype: torch.dtype  # the precision of the computation
 
     def encode(self, texts: Sequence[str]) -> list[Tensor]:
-        """Tokens (L, D) of each, the same bits whatever the others are."""
+        """Tokens (L, D) of each text. The other texts do not change a single bit of the result."""
         ...
 
     def null(self) -> Tensor:
-        """What an empty caption gives: zeros (text.max_tokens, D) where padded, else (1, D)."""
+        """The tokens of an empty caption: zeros (text.max_tokens, D) with text.padded, else (1, D)."""
         ...
 
     def release(self) -> None:
-        """Free the weights; the next `encode` loads them again."""
+        """Free the weights. The next `encode` loads them again."""
         ...
 
 
 class TransformersEncoder:
-    """A text encoder of transformers: the last layer's states.
+    """A text encoder of the library transformers. Tokens are the states of the last layer.
 
-    Captions go through the network one by one: then the same caption always gives the same bits, which an
-    exact resume needs, and real tokens need no mask. Weights are float32 on a CPU; on other devices bfloat16
-    (T5 overflows in float16), but for MiniLM, which is small.
+    Captions are encoded one after the other. Then a caption always gives the same bits, which an exact resume
+    needs, and real tokens need no mask. Weights are float32 on a CPU and bfloat16 on other devices (T5
+    overflows in float16). The small MiniLM is always float32.
+
+    Raises `ValueError` that names a key and a remedy when the model does not fit the settings.
     """
 
     def __init__(self, settings: Text, device: torch.device):
@@ -70,11 +72,11 @@ class TransformersEncoder:
             config = AutoConfig.from_pretrained(self._location.config_file)
         except (ValueError, OSError, KeyError) as error:
             raise ValueError(
-                f"text.model: {name} is of no kind that transformers knows ({first_line(error)})"
+                f"text.model: {name} has no model type that transformers knows ({first_line(error)})"
             ) from error
         if settings.kind == "t5" and config.model_type != "t5":
             raise ValueError(
-                f"text.kind: {name} is no T5 but a {config.model_type}; write text.kind=transformers"
+                f"text.kind: {name} is not a T5 but a {config.model_type}; write text.kind=transformers"
             )
         text_config = config.get_text_config()
         positions = getattr(text_config, "max_position_embeddings", None)
@@ -85,7 +87,7 @@ class TransformersEncoder:
             )
         dim = getattr(text_config, "hidden_size", None)
         if not isinstance(dim, int):
-            raise ValueError(f"text.model: {name} ({config.model_type}) is no text encoder")
+            raise ValueError(f"text.model: {name} ({config.model_type}) is not a text encoder")
         return dim
 
     def null(self) -> Tensor:
@@ -108,25 +110,25 @@ class TransformersEncoder:
         if not ids:
             return self.null()
         tokens = torch.tensor([ids], device=self._device)
-        # All ones: pads, where there are any, are attended.
+        # The mask is all ones, because pads are attended, too.
         states = model(input_ids=tokens, attention_mask=torch.ones_like(tokens)).last_hidden_state[0]
         states = states.to("cpu", torch.float32)  # (L, D)
         if not bool(torch.isfinite(states).all()):
             raise ValueError(
-                f"text.model: {self._location.name} gives values that are no numbers for {text!r}"
+                f"text.model: {self._location.name} gives infinite or undefined values for {text!r}"
             )
         return states
 
     def _ids(self, tokenizer: Any, text: str) -> list[int]:
         limit = self._settings.max_tokens
-        text = text.encode("utf-8", "replace").decode()  # half a surrogate pair is nothing a tokenizer takes
+        text = text.encode("utf-8", "replace").decode()  # tokenizers refuse half of a surrogate pair
         ids: list[int] = tokenizer(text, verbose=False)["input_ids"]
         if len(ids) > limit:
             self.truncated += 1
             if self.truncated == 1:
                 log.warning(
-                    "A caption has %d tokens and text.max_tokens is %d: the rest of it is not read. "
-                    "Others like it are not reported.",
+                    "A caption has %d tokens and text.max_tokens is %d: the encoder ignores the rest. "
+                    "Further long captions are not reported.",
                     len(ids),
                     limit,
                 )
@@ -158,7 +160,7 @@ class TransformersEncoder:
             )
         except (OSError, ValueError, RuntimeError, KeyError, ImportError, SafetensorError) as error:
             remedy = "name a complete folder, as `save_pretrained` writes it"
-            if find_spec("sentencepiece") is None and "tiktoken" in str(error):  # which is tried instead
+            if find_spec("sentencepiece") is None and "tiktoken" in str(error):  # the library's second choice
                 remedy = "its tokenizer needs `pip install sentencepiece`"
             raise ValueError(
                 f"text.model: {location.name} cannot be loaded ({first_line(error)}); {remedy}"
@@ -168,12 +170,12 @@ class TransformersEncoder:
                 progress.enable_progress_bar()
         if model.config.is_encoder_decoder:
             model = model.get_encoder()
-        model = getattr(model, "text_model", model)  # of CLIP and the like, which see pictures, too
+        model = getattr(model, "text_model", model)  # of CLIP and similar models, which encode pictures, too
         self._check_loaded(tokenizer, model, report["missing_keys"])
         return tokenizer, model.to(self._device).eval().requires_grad_(False)
 
     def _check_loaded(self, tokenizer: Any, model: Any, missing_keys: set[str]) -> None:
-        """What transformers makes up where files lack it, saying so at the most, is refused."""
+        """Refuse missing weights and tokenizers. The library would invent them, perhaps with a warning."""
         name = self._location.name
         missing = sorted(key for key in missing_keys if "pooler" not in key)
         if missing:
@@ -181,8 +183,8 @@ class TransformersEncoder:
         known, trained = len(tokenizer), model.get_input_embeddings().num_embeddings
         if not trained / 2 <= known <= trained:
             raise ValueError(
-                f"text.model: the tokenizer of {name} knows {known} tokens and the weights {trained}: its "
-                "files are missing, or another model's"
+                f"text.model: the tokenizer of {name} knows {known} tokens and the weights {trained}: the "
+                "files of the tokenizer are missing or belong to another model"
             )
         if self._settings.padded and tokenizer.pad_token_id is None:
             raise ValueError(f"text.padded: the tokenizer of {name} has no pad token; write false")

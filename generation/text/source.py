@@ -1,4 +1,4 @@
-"""Where a text encoder and its tokenizer are."""
+"""The location of a text encoder and its tokenizer."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ TEXT = Wanted(
 
 
 def locate(settings: Text) -> tuple[Location, str]:
-    """The encoder, at the root or as diffusers lays it out, and the subfolder of its tokenizer.
+    """The location of the encoder, and the subfolder of its tokenizer.
 
-    Raises `ValueError` that names text.model and a remedy.
+    The encoder is at the root of the folder, or in a part as in the layout of diffusers. Raises `ValueError`
+    that names text.model and a remedy.
     """
     location = find(TEXT, settings.model or _packaged_minilm(), settings.revision)
     tokenizer = "tokenizer" if location.part else ""
@@ -33,7 +34,8 @@ def locate(settings: Text) -> tuple[Location, str]:
         )
     if not any(_is_tokenizer(p) for p in (folder / tokenizer).iterdir()):
         raise ValueError(
-            f"text.model: {folder / tokenizer} holds no tokenizer (tokenizer.json, spiece.model or the like)"
+            f"text.model: {folder / tokenizer} holds no tokenizer (a file such as tokenizer.json or "
+            "spiece.model)"
         )
     return location, tokenizer
 

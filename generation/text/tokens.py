@@ -1,4 +1,4 @@
-"""Tokens of several captions as one batch, and what stands for no caption."""
+"""Tokens of several captions as one batch, and zeros in place of a caption."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from torch import Tensor
 
 
 def stack(tokens: Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:
-    """Tokens (L_i, D) as one batch (B, L, D) and its mask (B, L), True at real tokens.
+    """Tokens (L_i, D) as one batch (B, L, D), and the batch's mask (B, L) bool, True at real tokens.
 
-    The mask is None where all have one length: attention without a mask takes the fast kernels.
+    Captions of equal length have no mask (None), because attention without a mask uses the fast kernels.
     """
     lengths = [len(t) for t in tokens]
     if len(set(lengths)) == 1:
@@ -22,8 +22,8 @@ def stack(tokens: Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:
 
 
 def null_like(tokens: Tensor) -> Tensor:
-    """Zeros in a caption's place, of its shape: to drop it in training, and to contrast with in sampling.
+    """Zeros (L, D) in place of a caption: for dropped captions in training, and for guidance in sampling.
 
-    Of the caption's length, so that both halves of a guided pair are of one length and need no mask.
+    The zeros have the caption's length, so that both rows of a guided pair need no mask.
     """
     return torch.zeros_like(tokens)

@@ -116,7 +116,7 @@ def test_units_are_by_size() -> None:
         (["--whole", "--stage", "stage1", "--rounds", "2"], "not with --stage, --rounds"),
         (["--whole", "--size", "270p", "--compile"], "not with --size, --compile"),
         (["--whole", "--steps", "1", "--no-training"], "not with --steps, --no-training"),
-        (["--preset", "nope"], "preset nope: there are tiny, "),
+        (["--preset", "nope"], "preset nope does not exist; the presets are tiny, "),
         (["--steps", "0"], "argument --steps: 0: an integer of 1 or more"),
         (["--steps", "1001"], "steps: "),
         (["--rounds", "0"], "argument --rounds: 0: an integer of 1 or more"),

@@ -1,4 +1,4 @@
-"""Draws keyed by content."""
+"""Random draws by key."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_a_key_means_the_same_in_another_process() -> None:
 
 
 def test_a_key_means_the_same_for_good() -> None:
-    """A change would alter every training run that is resumed."""
+    """A change of the draws would change every resumed training."""
     assert draws.uniform(0, "a") == 0.3514334289851708
     assert draws.stratified(5, 0, "a") == 0.441603372734645
     assert draws.generator(0, "a").initial_seed() == 1509395084
@@ -102,7 +102,7 @@ def test_any_run_of_positions_covers_the_interval(start: int, count: int) -> Non
 
 
 def test_the_docstring_tells_the_truth_about_seeds() -> None:
-    """The generator's seed has 32 bits; PyTorch would drop others silently."""
+    """The generator's seed has 32 bits. PyTorch would silently drop further bits."""
     one, other = (torch.Generator().manual_seed(seed) for seed in (5, 5 + 2**32))
     assert torch.equal(torch.rand(3, generator=one), torch.rand(3, generator=other))
     assert all(draws.generator("s", k).initial_seed() < 2**32 for k in range(100))

@@ -176,7 +176,7 @@ def test_an_error_of_the_workers_becomes_one_message(what: str, command: Command
     config, data, expected = tiny(), command.data, 2
     if what == "no dataset":
         data = command.place / "nowhere"
-        says = f"reelmill: {data} has no shards: reelmill build makes them"
+        says = f"reelmill: {data} has no shards: reelmill build makes shards"
     elif what == "no clip":
         config = tiny(data={"buckets": [{"frames": 121, "height": 16, "width": 24}]})
         says = f"reelmill: {data} has no clip to train on: change data.buckets, data.fps or data.where"

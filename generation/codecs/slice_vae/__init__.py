@@ -1,10 +1,10 @@
-"""The Slice VAE, an autoencoder of our own. In: video. Out: codes, the reconstruction, and the loss.
+"""The Slice VAE, the autoencoder of this project. In: video. Out: codes, the reconstruction, and the loss.
 
 network        encoder and decoder, in slices of time that join exactly
-causal         layers that hand what the next slice needs on as a value
-task           the loss of an autoencoder, with everything that judges it
+causal         layers that return the data for the next slice as a value
+task           the loss of an autoencoder, with all networks that judge the reconstruction
 perceptual     a distance of pictures in the features of another network
-discriminator  networks that tell real video from reconstructed video
+discriminator  networks that distinguish real video from reconstructed video
 
-May import `codecs.dct` and `config`.
+This room may import `codecs.dct` and `config`.
 """

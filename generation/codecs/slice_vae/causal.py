@@ -1,9 +1,10 @@
-"""Causal layers of a video autoencoder: what a slice needs of the one before goes in and out as a value.
+"""Causal layers of a video autoencoder. A layer receives and returns the data that slices share as a value.
 
-Every layer maps (x, past) to (y, tail): x (B, C, T, H, W) is a slice of a video's features, `past` the tail
-that the layer gave for the slice before, None at the video's start. A layer has no state of its own, so
-slices of many videos can be under way at once, and recomputing for gradient checkpointing sees what the first
-time saw. Before the start stands the first frame, repeated: a still image and its still video are the same.
+Every layer maps (x, past) to (y, tail). x (B, C, T, H, W) is a slice of a video's features. `past` is the
+tail that the layer returned for the previous slice, or None at the start of the video. A layer stores no
+state. Slices of many videos can therefore be processed in turn, and gradient checkpointing can compute a
+layer again with the same inputs. The first frame is repeated before the start of the video, so an image and a
+still video give the same codes.
 """
 
 from __future__ import annotations
@@ -20,16 +21,16 @@ Past = Any  # nested tuples of tensors and None, in the shape of the layers
 
 
 class CausalConv(nn.Module):
-    """A 3D convolution that sees no later frame: output j ends with input frame stride * j + stride - 1."""
+    """A 3D convolution without later frames. Output j uses input frames up to stride * j + stride - 1."""
 
     def __init__(
         self, inputs: int, outputs: int, time: int = 3, side: int = 3, stride: tuple[int, int] = (1, 1)
     ):
-        """time, side: of the kernel; stride: in time, and each way in space."""
+        """time, side: size of the kernel in frames and pixels; stride: in time, and along each side."""
         super().__init__()
         in_time, in_space = stride
         assert time >= in_time, "frames between two outputs would be left out"
-        self.front = time - in_time  # frames before a slice that its first output sees
+        self.front = time - in_time  # number of frames before a slice that the first output uses
         self.conv = nn.Conv3d(
             inputs,
             outputs,
@@ -43,14 +44,14 @@ class CausalConv(nn.Module):
             return self.conv(x), None
         before = x[:, :, :1].expand(-1, -1, self.front, -1, -1) if past is None else past
         x = torch.cat([before, x], dim=2)
-        # A copy: a view would keep the slice of every layer in memory until the last one is done.
+        # A copy, because a view would keep the slices of all layers in memory until the last layer is done.
         return self.conv(x), x[:, :, -self.front :].clone()
 
 
 class Norm(nn.Module):
-    """Root mean square over the channels of each pixel, in float32 (Zhang and Sennrich 2019).
+    """Divides each pixel by its root mean square over the channels, in float32 (Zhang and Sennrich 2019).
 
-    It looks at neither other frames nor other pixels: a slice and a tile are normalised as the whole is.
+    The norm uses one pixel of one frame at a time, so slices and tiles give the same result as the whole.
     """
 
     def __init__(self, channels: int):
@@ -63,7 +64,7 @@ class Norm(nn.Module):
 
 
 class Residual(nn.Module):
-    """Two convolutions beside a shortcut."""
+    """A residual block: two convolutions, and a shortcut beside them."""
 
     def __init__(self, inputs: int, outputs: int, time: int):
         super().__init__()
@@ -79,7 +80,7 @@ class Residual(nn.Module):
 
 
 class Down(nn.Module):
-    """A half of the frames (`time` 2) in pairs aligned at their end, of the sides (`side` 2), or of both."""
+    """Halves the frames (`time` 2), the sides (`side` 2), or both. The last frame ends the last pair."""
 
     def __init__(self, channels: int, time: int, side: int):
         super().__init__()
@@ -92,10 +93,10 @@ class Down(nn.Module):
 
 
 class Up(nn.Module):
-    """Twice the frames (`time` 2), the sides (`side` 2), or both.
+    """Doubles the frames (`time` 2), the sides (`side` 2), or both.
 
-    Both frames of a pair have weights of their own: frames repeated and then convolved would be equal to one
-    another throughout the first pair, before which nothing but itself stands.
+    The two frames of a pair have separate weights. If frames were repeated and then convolved, both frames of
+    the first pair would be equal, because only copies of the first frame precede the pair.
     """
 
     def __init__(self, channels: int, time: int, side: int):
@@ -118,7 +119,7 @@ class Up(nn.Module):
 def through(
     layers: Sequence[nn.Module] | nn.ModuleList, x: Tensor, past: Past, recompute: bool
 ) -> tuple[Tensor, Past]:
-    """One layer after the other. recompute: keep no activations inside of a layer for the backward pass."""
+    """Apply one layer after the other. recompute: gradient checkpointing of each layer."""
     tails = []
     for k, layer in enumerate(layers):
         before = past[k] if past else None

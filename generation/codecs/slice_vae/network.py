@@ -1,14 +1,17 @@
-"""Slice VAE: a causal 3D autoencoder that works through a video in slices, exactly (after EasyAnimate's).
+"""Slice VAE: a causal 3D autoencoder that processes a video in slices of time (after EasyAnimate's).
 
-A latent frame covers `temporal` frames of video and is aligned at their end: of T frames there are
-ceil(T / temporal) latent ones, the first frame being repeated in front where T is no multiple; so an image
-has one latent frame. Convolutions see the present and the past, normalisation one pixel: sliced is whole, and
-what a slice cuts off comes from the tails of the one before (`generation.codecs.slice_vae.causal`).
+A latent frame covers `temporal` frames of video and is aligned at their end. T frames have ceil(T / temporal)
+latent frames. If `temporal` does not divide T, the first frame is repeated in front. An image has one latent
+frame. Convolutions use present and past frames, and normalisation uses one pixel, so slices give exactly the
+same result as the whole video. A slice gets earlier frames from the tails of the previous slice
+(`generation.codecs.slice_vae.causal`).
 
-Against EasyAnimate's: no attention in the middle, so that a pixel depends on a bounded neighbourhood and
-tiles can be blended; no second stream that is shifted by half a slice; both frames that one is decoded to
-have weights of their own; and beside the network runs a linear map from patches to codes and back, which
-starts as a truncated DCT: an untrained network adds nothing to it, and brightness need not pass its norms.
+Differences from EasyAnimate's autoencoder:
+- There is no attention in the middle. A pixel depends on a bounded neighbourhood, so tiles can be blended.
+- There is no second stream that is shifted by half a slice.
+- When a layer doubles the frames, the two frames of a pair have separate weights.
+- A linear map from patches to codes and back runs beside the network. The map starts as a truncated DCT, and
+  the output of an untrained network is zero. Brightness therefore needs no path through the norms.
 """
 
 from __future__ import annotations
@@ -31,7 +34,10 @@ FIRST_LOG_VARIANCE = -6.0
 
 
 class Encoder(nn.Module):
-    """(B, 3, T, H, W), T a multiple of `temporal`, to mean and logarithm of variance (B, 2 C, t, h, w)."""
+    """Turns (B, 3, T, H, W) into mean and logarithm of variance of the codes, together (B, 2 C, t, h, w).
+
+    T is a multiple of `temporal`.
+    """
 
     def __init__(self, settings: config.SliceVae):
         super().__init__()
@@ -55,7 +61,7 @@ class Encoder(nn.Module):
         nn.init.zeros_(self.out.weight)
         assert self.out.bias is not None
         nn.init.zeros_(self.out.bias[: settings.channels])
-        # Codes of variance 1 would drown in it what the mean says at first.
+        # With variance 1, the noise would hide the mean at the start.
         nn.init.constant_(self.out.bias[settings.channels :], FIRST_LOG_VARIANCE)
         block = settings.temporal, settings.spatial, settings.spatial
         self.linear = nn.Conv3d(IMAGE, settings.channels, block, block, bias=False)
@@ -68,7 +74,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """(B, C, t, h, w) to (B, 3, temporal * t, spatial * h, spatial * w)."""
+    """Turns codes (B, C, t, h, w) into video (B, 3, temporal * t, spatial * h, spatial * w)."""
 
     def __init__(self, settings: config.SliceVae):
         super().__init__()
@@ -103,7 +109,7 @@ class Decoder(nn.Module):
 
 
 class SliceVAE(nn.Module):
-    """Encoder and decoder, and the statistics of their codes, which are measured after training."""
+    """Encoder and decoder, and the statistics of the codes, which are measured after training."""
 
     latent_mean: Tensor  # (C,)
     latent_std: Tensor  # (C,)
@@ -118,7 +124,7 @@ class SliceVAE(nn.Module):
     def encode(self, video: Tensor, slice_frames: int | None = None) -> tuple[Tensor, Tensor]:
         """Mean and logarithm of variance of the codes, each (B, C, t, h, w), of a video in [-1, 1].
 
-        slice_frames: frames at a time, a multiple of `temporal`; None: all at once.
+        slice_frames: frames of a slice, a multiple of `temporal`; None: all frames at once.
         """
         temporal = self.settings.temporal
         assert slice_frames is None or slice_frames % temporal == 0
@@ -131,11 +137,15 @@ class SliceVAE(nn.Module):
         return mean, spread.clamp(-30.0, 20.0)
 
     def decode(self, codes: Tensor, frames: int, slice_latents: int | None = None) -> Tensor:
-        """(B, C, t, h, w) to (B, 3, frames, H, W), not clamped. Raises `ValueError` for another t."""
+        """Turn codes (B, C, t, h, w) into video (B, 3, frames, H, W), not clamped.
+
+        slice_latents: latent frames of a slice; None: all at once. Raises `ValueError` if `frames` needs
+        another number of latent frames.
+        """
         return torch.cat(list(self.pieces(codes, frames, slice_latents)), dim=2)
 
     def pieces(self, codes: Tensor, frames: int, slice_latents: int | None = None) -> Iterator[Tensor]:
-        """What `decode` gives, in pieces of some latent frames each; None: all at once."""
+        """The result of `decode` in pieces, one piece for each slice of `slice_latents` latent frames."""
         skip = surplus(frames, codes.shape[2], self.settings.temporal)
         past = None
         for start, end in slices(codes.shape[2], slice_latents):
@@ -144,8 +154,10 @@ class SliceVAE(nn.Module):
 
 
 def lowest_frequencies(channels: int, time: int, side: int) -> Tensor:
-    """The first so many vectors of the orthonormal DCT of a patch (C, 3, time, side, side), by the sum of
-    their frequencies in cycles per frame and pixel; grey before colour."""
+    """The lowest `channels` vectors of the orthonormal DCT of a patch: (C, 3, time, side, side).
+
+    The order is by the sum of the frequencies over time, height and width, with grey before colour.
+    """
     bases = dct_matrix(time), dct_matrix(side), dct_matrix(side)
     orders = itertools.product(range(time), range(side), range(side), range(IMAGE))
     colours = dct_matrix(IMAGE)
@@ -158,11 +170,15 @@ def lowest_frequencies(channels: int, time: int, side: int) -> Tensor:
 
 
 def latent_frames(frames: int, temporal: int) -> int:
+    """The number of latent frames of a video of `frames` frames."""
     return math.ceil(frames / temporal)
 
 
 def surplus(frames: int, latents: int, temporal: int) -> int:
-    """Frames that decoding makes in front of a video of `frames`. `ValueError`: they have other latents."""
+    """The number of extra frames that decoding makes in front of a video of `frames` frames.
+
+    Raises `ValueError` if the video has another number of latent frames than `latents`.
+    """
     if frames < 1 or latent_frames(frames, temporal) != latents:
         raise ValueError(
             f"{latents} latent frames are {(latents - 1) * temporal + 1} to {latents * temporal} frames of "
@@ -172,23 +188,23 @@ def surplus(frames: int, latents: int, temporal: int) -> int:
 
 
 def padded(video: Tensor, temporal: int) -> Tensor:
-    """With the first frame repeated in front, up to a multiple of `temporal`."""
+    """Repeat the first frame in front, up to a multiple of `temporal` frames."""
     missing = -video.shape[2] % temporal
     return torch.cat([video[:, :, :1].expand(-1, -1, missing, -1, -1), video], dim=2) if missing else video
 
 
 def folded(video: Tensor, frames: int, side: int) -> Tensor:
-    """(B, C, T, H, W) to (B, C f s s, T / f, H / s, W / s) for patches of f frames and s pixels a side."""
+    """Turn (B, C, T, H, W) into (B, C f s s, T / f, H / s, W / s). A patch has f frames and s x s pixels."""
     stacked = video.unflatten(2, (-1, frames)).transpose(2, 3).flatten(1, 2)  # (B, C f, T / f, H, W)
     return functional.pixel_unshuffle(stacked.transpose(1, 2), side).transpose(1, 2)
 
 
 def unfolded(patches: Tensor, frames: int, side: int) -> Tensor:
-    """Undoes `folded`."""
+    """The inverse of `folded`."""
     stacked = functional.pixel_shuffle(patches.transpose(1, 2), side).transpose(1, 2)
     return stacked.unflatten(1, (-1, frames)).transpose(2, 3).flatten(2, 3)
 
 
 def slices(length: int, size: int | None) -> Iterator[tuple[int, int]]:
-    """Start and end of each slice."""
+    """Start and end of each slice of `size` frames. size None: one slice."""
     return pairwise([*range(0, length, size or length), length])

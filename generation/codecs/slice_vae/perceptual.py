@@ -1,4 +1,4 @@
-"""A distance of pictures in the features of a network, and where such networks come from."""
+"""A distance of pictures in the features of a network, and the loading of such networks."""
 
 from __future__ import annotations
 
@@ -10,15 +10,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-# Pictures (N, 3, H, W) in [-1, 1] to the features of some layers, each (N, C, h, w)
+# Turns pictures (N, 3, H, W) in [-1, 1] into the features of some layers, each (N, C, h, w)
 Extractor = Callable[[Tensor], Sequence[Tensor]]
 
 _VGG_LAYERS = (3, 8, 15, 22, 29)  # after the last activation of each block
 
 
 def distance(extract: Extractor, a: Tensor, b: Tensor) -> Tensor:
-    """(N,): squared distance of features whose channels have unit length at each pixel, averaged over pixels
-    and summed over layers (Zhang et al. 2018, LPIPS without its linear heads)."""
+    """The perceptual distance of pictures a and b (N, 3, H, W) in [-1, 1]: (N,).
+
+    The features of each pixel are scaled to unit length over the channels. Squared differences are averaged
+    over pixels and summed over layers (Zhang et al. 2018, LPIPS without the linear heads).
+    """
     found = []
     for left, right in zip(extract(a), extract(b), strict=True):
         difference = functional.normalize(left.float(), dim=1) - functional.normalize(right.float(), dim=1)
@@ -27,10 +30,10 @@ def distance(extract: Extractor, a: Tensor, b: Tensor) -> Tensor:
 
 
 def open_extractor(name: str, weights: str | None, device: torch.device) -> Extractor:
-    """`vgg16`, or `package.module:factory`, whose factory takes `weights` and gives an `Extractor`.
+    """Open an extractor by name: `vgg16`, or `package.module:factory`.
 
-    An extractor that is a module is moved to the device, and its weights do not learn. Raises `ValueError`
-    with the key and a remedy when it cannot be had.
+    The factory takes `weights` and returns an `Extractor`. If the extractor is a module, it is moved to the
+    device and its weights are frozen. Raises `ValueError` that names the key and a remedy.
     """
     if name == "vgg16":
         made: Any = _vgg16(weights)
@@ -41,9 +44,9 @@ def open_extractor(name: str, weights: str | None, device: torch.device) -> Extr
         except (ImportError, AttributeError, ValueError, TypeError) as error:
             reason = str(error).splitlines()[0]
             raise ValueError(
-                f"vae_loss.extractor: {name} cannot be had ({reason}); write vgg16, or "
-                "package.module:factory of a module that can be imported (PYTHONPATH=. finds those of this "
-                "folder), whose factory takes vae_loss.extractor_weights"
+                f"vae_loss.extractor: {name} cannot be loaded ({reason}); write vgg16, or "
+                "package.module:factory of a module that Python can import (PYTHONPATH=. adds modules of "
+                "this folder), whose factory takes vae_loss.extractor_weights"
             ) from error
     if isinstance(made, nn.Module):
         made = made.to(device).eval().requires_grad_(False)
@@ -52,7 +55,7 @@ def open_extractor(name: str, weights: str | None, device: torch.device) -> Extr
 
 
 class _VGG(nn.Module):
-    """torchvision's layers up to the last that is looked at."""
+    """torchvision's VGG-16 up to the last layer whose features are used."""
 
     mean: Tensor
     std: Tensor
@@ -60,7 +63,7 @@ class _VGG(nn.Module):
     def __init__(self, layers: nn.Sequential):
         super().__init__()
         self.layers = layers
-        # Of ImageNet's pictures, in [0, 1]
+        # Statistics of ImageNet's pictures, in [0, 1]
         self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1))
         self.register_buffer("std", torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1))
 
@@ -75,7 +78,7 @@ class _VGG(nn.Module):
 
 
 def _vgg16(weights: str | None) -> nn.Module:
-    """weights: a file with torchvision's state of VGG-16; None: the published ones, which it downloads."""
+    """VGG-16. weights: a file with torchvision's state; None: torchvision downloads the published weights."""
     from torchvision.models import VGG16_Weights, vgg16
 
     try:
@@ -86,12 +89,12 @@ def _vgg16(weights: str | None) -> nn.Module:
             network.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
     except (OSError, RuntimeError, ValueError) as error:
         raise ValueError(
-            "vae_loss.extractor_weights: the weights of VGG-16 cannot be had "
+            "vae_loss.extractor_weights: the weights of VGG-16 cannot be loaded "
             f"({str(error).splitlines()[0]}); name torchvision's vgg16-397923af.pth, or write "
             "vae_loss.perceptual=0"
         ) from error
     layers = network.features[: _VGG_LAYERS[-1] + 1]
     for layer in layers:
         if isinstance(layer, nn.ReLU):
-            layer.inplace = False  # features that were handed out must stay
+            layer.inplace = False  # later layers must not overwrite the returned features
     return _VGG(layers)

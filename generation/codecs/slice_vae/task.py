@@ -1,7 +1,7 @@
-"""What an autoencoder is trained for: to give back the video, from codes that are nearly normal.
+"""The training loss of an autoencoder: it must reconstruct the video from codes that are nearly normal.
 
-The discriminators learn in the same step as the autoencoder, from the same reconstruction: one loss, one
-backward pass, one optimiser, and so nothing more to be kept for an exact resume.
+The discriminators learn in the same step as the autoencoder, from the same reconstruction. There is one loss,
+one backward pass and one optimiser, so an exact resume needs no further state.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from generation.config import SliceVae, VaeLoss
 
 
 class VaeTask(nn.Module):
-    """The autoencoder and what judges it. Only `vae` is exported.
+    """The autoencoder, and the networks that judge its reconstructions. Only `vae` is exported.
 
-    `forward` gives everything that is minimised, for each sample alone: neither the batch nor the layout of
-    processes matters.
+    `forward` returns the losses of each sample separately, so the batch and the layout of processes have no
+    effect on them.
     """
 
     def __init__(self, settings: SliceVae, loss: VaeLoss, extract: Extractor | None = None):
@@ -30,16 +30,16 @@ class VaeTask(nn.Module):
         self.vae = SliceVAE(settings)
         self.discriminator = Discriminator(loss.discriminator_width) if loss.adversarial else None
         self._loss = loss
-        self._extract = [extract] if extract else []  # in a list: its weights are not this module's
+        self._extract = [extract] if extract else []  # in a list, so that its weights stay out of this module
 
     def forward(
         self, video: Tensor, noise: Tensor, judged: bool = False, decoder_only: bool = False
     ) -> tuple[Tensor, dict[str, Tensor], Tensor]:
-        """The loss of each sample (B,); its parts by name, each (B,) and without a gradient; and the video
-        that was made.
+        """The loss (B,), its parts by name, each (B,) without a gradient, and the reconstruction.
 
-        video (B, 3, T, H, W) in [-1, 1]; noise: standard normal, in the shape of the codes; judged: the
-        discriminators take part; decoder_only: the encoder gets no gradient.
+        video: (B, 3, T, H, W) in [-1, 1], as is the reconstruction; noise: standard normal, in the shape of
+        the codes (B, C, t, h, w); judged: whether the discriminators are used; decoder_only: the encoder gets
+        no gradient.
         """
         with torch.set_grad_enabled(torch.is_grad_enabled() and not decoder_only):
             mean, log_variance = self.vae.encode(video)
@@ -68,23 +68,27 @@ class VaeTask(nn.Module):
         return distance(self._extract[0], *frames).reshape(len(made), -1).mean(1)
 
     def _unconvinced(self, made: Tensor) -> Tensor:
-        """Its gradient goes to the reconstruction, and not to the discriminators' weights."""
+        """The adversarial loss (B,). Its gradient reaches the reconstruction, not the discriminators."""
         assert self.discriminator is not None
         still = {name: p.detach() for name, p in self.discriminator.named_parameters()}
         return unconvinced(cast(list[Tensor], functional_call(self.discriminator, still, (made,))))
 
 
 def divergence(mean: Tensor, log_variance: Tensor, values: int) -> Tensor:
-    """Kullback-Leibler from N(mean, variance) to N(0, 1), in nats per value of the video: (B,)."""
+    """The Kullback-Leibler divergence of N(mean, variance) from N(0, 1), in nats per value: (B,).
+
+    values: the number of values of one video.
+    """
     each = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance)
     return each.flatten(1).sum(1) / values
 
 
 def balance(faithful: Tensor, adversarial: Tensor, made: Tensor) -> Tensor:
-    """The factor (B,) that gives both losses gradients of one length at the reconstruction (B, 3, T, H, W).
+    """The factor (B,) for `adversarial` that gives the gradients of both losses equal length.
 
-    VQGAN compares them at the last layer's weights (Esser et al. 2021), a codec of sound at its output
-    (Défossez et al. 2022), as here: there each sample has its own, and weights may be sharded.
+    The gradients are taken at the reconstruction `made` (B, 3, T, H, W), as in an audio codec (Défossez et
+    al. 2022). There each sample has a separate gradient, and weights may be sharded. VQGAN takes the
+    gradients at the weights of the last layer (Esser et al. 2021).
     """
     lengths = [
         torch.autograd.grad(loss.sum(), made, retain_graph=True)[0].flatten(1).norm(dim=1)

@@ -1,4 +1,4 @@
-"""The published autoencoder's class behind the codec protocol, with tiny random weights."""
+"""The class of the published autoencoder as a codec, with tiny random weights."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from generation.models.pretrained import FILE
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """As `diffusers` saves a pipeline: the autoencoder lies in `vae`."""
+    """A folder like a pipeline of `diffusers`: the autoencoder is in `vae`."""
     from diffusers import AutoencoderKLCogVideoX
 
     torch.manual_seed(0)
@@ -76,9 +76,9 @@ def test_a_clip_is_encoded_as_if_it_were_alone(codec: CogVideoXCodec) -> None:
 
 
 def test_tiles_are_blended_and_where_one_is_enough_nothing_changes(codec: CogVideoXCodec) -> None:
-    """What norms make of a tile by itself stays a difference: these weights are random, the worst case."""
+    """Norms see only a tile, so a difference remains. Random weights are the worst case."""
     tiled = open_codec(codec.settings.model_copy(update={"tile": 8, "tile_overlap": 6}))
-    assert tiled.hash != codec.hash  # its latents are others
+    assert tiled.hash != codec.hash  # tiles change latents
     small = video(17)
     assert torch.equal(tiled.encode(small), codec.encode(small))
     large = draws.normal((1, 3, 17, 64, 80), "large").clamp(-1, 1)  # 8 x 10 latent pixels: two tiles
@@ -108,7 +108,7 @@ def test_the_hash_stands_for_weights_and_scale(folder: Path, codec: CogVideoXCod
     assert same.hash == codec.hash == open_codec(codec.settings).hash
     scaled = CogVideoXCodec(config.Codec(kind="cogvideox", model=str(folder)))
     assert scaled.hash != codec.hash
-    # Equal sizes of another training: one bias of many thousand numbers is enough.
+    # Weights of another training with equal sizes: one changed bias among many thousand numbers is enough.
     shutil.copytree(folder / "vae", tmp_path / "vae")
     path = tmp_path / "vae" / FILE
     weights = load_file(path)

@@ -1,4 +1,4 @@
-"""What a computation has alive at its peak."""
+"""The peak memory of a computation."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from generation.codecs.footprint import Footprint
 
 @pytest.mark.parametrize("device", ["cpu", "meta"])
 def test_what_is_alive_at_once_is_counted_and_what_is_gone_is_not(device: str) -> None:
-    x = torch.zeros(1000, device=device)  # 4000 bytes, and there before
+    x = torch.zeros(1000, device=device)  # 4000 bytes, which exist before
     with Footprint() as counted:
         a = x + 1
         b = a * 2
@@ -32,7 +32,7 @@ def test_what_backward_needs_is_alive_until_then() -> None:
     with Footprint() as counted:
         y = (x @ weight).exp()
         total = y.sum()
-        assert counted.bytes == 20000 + 4  # of exp its result is kept, and nothing of the product
+        assert counted.bytes == 20000 + 4  # autograd keeps the result of exp, and nothing of the product
         del y
         assert counted.bytes == 20000 + 4
         total.backward()

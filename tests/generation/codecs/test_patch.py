@@ -1,4 +1,4 @@
-"""The patch codec: lossless, causal, orthonormal; errors that say what would be right."""
+"""The patch codec is lossless, causal and orthonormal, and its errors name right values."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_eight_bits_come_back_exactly() -> None:
 def test_dct_is_orthonormal_and_the_textbooks(n: int) -> None:
     matrix = dct_matrix(n)
     assert (matrix @ matrix.T - torch.eye(n, dtype=torch.float64)).abs().max() < 1e-14
-    # Independently, by the real part of a Fourier transform of the mirrored row.
+    # An independent computation: the real part of a Fourier transform of the mirrored row.
     x = _random(n).double()
     mirrored = torch.fft.fft(torch.cat([x, x.flip(0)]))[:n]
     turn = torch.exp(-1j * torch.pi * torch.arange(n, dtype=torch.float64) / (2 * n))
@@ -64,7 +64,7 @@ def test_dct_is_orthonormal_and_the_textbooks(n: int) -> None:
 
 
 def test_the_whole_transform_is_orthonormal() -> None:
-    """Behind the first frame the matrix of `encode` is orthogonal, and `decode` is its transpose."""
+    """After the first frame, the matrix of `encode` is orthogonal, and `decode` is its transpose."""
     codec = _codec(2, 2, std=1.0)
     size = 3 * 2 * 2 * 2
     matrix = _dense(codec._forward, size, (3, 2, 2, 2))
@@ -77,7 +77,7 @@ def test_norm_is_kept() -> None:
     codec = _codec(4, 8, std=0.25)
     video = _random(1, 3, 9, 16, 24)
     latents = codec.encode(video).double() * 0.25
-    first = 4 * video[:, :, :1].double().square().sum()  # four copies of it
+    first = 4 * video[:, :, :1].double().square().sum()  # four copies of the first frame
     rest = video[:, :, 1:].double().square().sum()
     assert latents.square().sum() == pytest.approx(float(first + rest), rel=1e-6)
     assert latents[:, :, 1:].square().sum() == pytest.approx(float(rest), rel=1e-6)
@@ -90,13 +90,13 @@ def test_white_noise_stays_white() -> None:
 
 
 def test_latents_of_other_origin_are_projected() -> None:
-    """Latents that no video has: later frames come back, the first is the nearest that a video has."""
+    """Latents that no video has. Later frames come back, and the first frame is the nearest possible."""
     codec = _codec(4, 2)
     latents = _random(1, codec.channels, 3, 2, 2)
     again = codec.encode(codec.decode(latents, 9))
     assert (again - latents)[:, :, 1:].abs().max() < 2e-6
     assert (codec.encode(codec.decode(again, 9)) - again).abs().max() < 2e-6
-    # Orthogonal: what is lost is perpendicular to what is kept.
+    # The lost part is perpendicular to the kept part.
     lost, kept = (latents - again)[:, :, 0].double(), again[:, :, 0].double()
     assert lost.abs().max() > 0.1
     assert abs(float((lost * kept).sum())) < 1e-5
@@ -133,7 +133,7 @@ def test_pieces_are_the_whole() -> None:
     pieces = list(codec.decode_stream(latents, 13))
     assert [p.shape[2] for p in pieces] == [1, 4, 4, 4]
     assert torch.equal(torch.cat(pieces, 2), codec.decode(latents, 13))
-    # A stream that stopped after some latent frames would have gone the same way.
+    # The latent frames do not depend on later frames, so a shorter stream gives the same frames.
     assert torch.equal(codec.decode(latents[:, :, :2], 5), codec.decode(latents, 13)[:, :, :5])
 
 

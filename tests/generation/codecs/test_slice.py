@@ -1,4 +1,4 @@
-"""A Slice VAE as the stages see it: statistics, slices, tiles, samples of their own, and clear errors."""
+"""A Slice VAE as a codec: statistics, slices, tiles, independent samples, and clear errors."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.generation.codecs.slice_vae.test_network import apart, network, video
 
 
 def write(folder: Path, **sizes: Any) -> Path:
-    """RUN/vae of a training that ended, with statistics of some kind."""
+    """RUN/vae as after a finished training, with arbitrary statistics."""
     vae = network(**sizes)
     vae.latent_mean += torch.linspace(-0.5, 0.5, 4)
     vae.latent_std *= torch.linspace(0.2, 0.8, 4)
@@ -89,7 +89,7 @@ def test_every_length_comes_back(folder: Path) -> None:
 def test_tiled_is_whole_within_a_bound_that_falls_with_the_overlap(
     folder: Path, overlap: int, bound: float
 ) -> None:
-    """Random weights see noise, which is the worst case: what a tile lacks is as large as what it has."""
+    """Random weights and noise are the worst case: the missing neighbours of a tile matter most."""
     clip = video(2, 176, 40)
     whole, tiled = codec(folder), codec(folder, tile=34, tile_overlap=overlap)
     latents = whole.encode(clip)
@@ -111,7 +111,7 @@ def test_wrong_uses_name_the_key_and_the_remedy(folder: Path, tmp_path: Path) ->
         open_codec(Settings(kind="slice", model=str(folder)))
     with pytest.raises(ValueError, match=r"codec\.model: .* is a run; name its autoencoder, .*vae"):
         codec(folder.parent)
-    with pytest.raises(ValueError, match=r"codec\.model: .* holds no Slice VAE; `reelmill train vae"):
+    with pytest.raises(ValueError, match=r"codec\.model: .* holds no Slice VAE; .*`reelmill train vae"):
         codec(tmp_path)
     with pytest.raises(ValueError, match=r"codec\.model: name the autoencoder"):
         Settings(kind="slice")
@@ -121,7 +121,7 @@ def test_wrong_uses_name_the_key_and_the_remedy(folder: Path, tmp_path: Path) ->
         codec(folder).grid(9, 18, 16)
     broken = write(tmp_path / "broken")
     (broken / "weights" / "vae.safetensors").write_bytes(b"no weights")
-    with pytest.raises(ValueError, match="no weights of a Slice VAE that can be read"):
+    with pytest.raises(ValueError, match="the weights of a Slice VAE cannot be read"):
         codec(broken)
 
 
@@ -149,7 +149,7 @@ codec = open_codec(Codec(kind="slice", model=sys.argv[1], slice_latents=1))
 folder, height, width = Path(sys.argv[2]), *map(int, sys.argv[3:])
 for frames in (49, 49, 193):
     latents = torch.randn((1, 4, *codec.grid(frames, height, width)))
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew at what is in use
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts again at the memory in use
     pieces = (to_uint8(piece[0]) for piece in codec.decode_stream(latents, frames))
     write_mp4(folder / f"{frames}.mp4", pieces, 8)
     print(frames, peak_mib())
@@ -160,10 +160,10 @@ for frames in (49, 49, 193):
 def test_peak_memory_of_decoding_does_not_grow_with_the_length(
     height: int, width: int, tmp_path: Path
 ) -> None:
-    """In a process of its own, from latents to the mp4: once to warm up, and then 49 frames and 193, which
-    are 0.9 GB of float32 at 480x832.
+    """Decode latents to an mp4 in a new process: once to warm up, then 49 and 193 frames.
 
-    glibc keeps freed memory for later, more of it by chance; here large tensors go back at once.
+    193 frames at 480x832 are 0.9 GB of float32. glibc keeps a random amount of freed memory, so this test
+    makes glibc return large tensors at once.
     """
     vae = write(tmp_path / "vae", spatial=8, patch=2, widths=(8, 8, 8))
     command = [sys.executable, "-c", _DECODE, vae, tmp_path, str(height), str(width)]
@@ -172,6 +172,6 @@ def test_peak_memory_of_decoding_does_not_grow_with_the_length(
     peaks = {int(frames): float(mib) for frames, mib in map(str.split, done.stdout.splitlines())}
     print(f"{width}x{height}, frames and peak memory in MiB: {peaks}")
     assert read_video(tmp_path / "193.mp4").frames.shape == (193, height, width, 3)
-    # The latents themselves, 4 channels of float32.
+    # The memory of the latents: 4 channels of float32.
     more = (193 - 49) / 4 * height / 8 * width / 8 * 16 / 2**20
-    assert peaks[193] < 1.01 * peaks[49] + more  # 144 frames, as bytes, would be 5 in 100 and above
+    assert peaks[193] < 1.01 * peaks[49] + more  # 144 frames as bytes would add at least 5 %

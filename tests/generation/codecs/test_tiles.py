@@ -1,4 +1,4 @@
-"""Tiles cover a picture, overlap enough, and blend to what they were cut from."""
+"""Tiles cover a picture, overlap enough, and blend to the original picture."""
 
 from __future__ import annotations
 

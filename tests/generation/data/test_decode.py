@@ -1,4 +1,4 @@
-"""Decoding processes: what they give, how they fail, and that none is left behind."""
+"""Decoding processes: their results, their failures, and that no process is left."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_a_child_that_hangs_is_replaced(mp4: bytes) -> None:
 
 
 class Bomb:
-    """Something that goes off where it is unpickled: in the child."""
+    """An object that runs code when a process unpickles it: in the child."""
 
     def __init__(self, function: Callable[..., object], *arguments: object):
         self.call = function, arguments
@@ -200,7 +200,7 @@ def test_items_come_in_order_and_at_most_so_many_ahead() -> None:
     items = ahead(source(), 2, lambda item: None)
     assert next(items) == 0
     time.sleep(0.3)
-    assert len(made) <= 4  # the one taken, two in the queue, one in hand
+    assert len(made) <= 4  # one taken, two in the queue, one held by the thread
     assert list(items) == list(range(1, 10))
 
 

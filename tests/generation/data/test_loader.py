@@ -1,4 +1,4 @@
-"""The loader: the plan's batches, bit for bit, whatever the workers, the world and the stops."""
+"""The loader gives the plan's batches bit for bit, for any number of workers, ranks and stops."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ def data(*buckets: Bucket, **changed: Any) -> Data:
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """44 videos and 12 images, in row groups of 4."""
+    """A dataset of 44 videos and 12 images, in row groups of 4 rows."""
     return synthetic.write_dataset(tmp_path_factory.mktemp("d"), 44, images=12)
 
 
 def digest(batch: Batch) -> tuple[Any, ...]:
-    """All that a training step sees."""
+    """All values of a batch that a training step uses."""
     assert batch.video is not None
     pixels = hashlib.blake2b(batch.video.numpy().tobytes()).hexdigest()
     return batch.epoch, batch.index, tuple(batch.samples), tuple(batch.video.shape), pixels
@@ -93,7 +93,7 @@ def test_ranks_see_other_clips_and_equal_batches(dataset: Path) -> None:
 
 
 def test_ten_thousand_rows(tmp_path: Path) -> None:
-    """Every row group is read once per epoch, the order is another one in each, a resume is exact."""
+    """Every row group is read once per epoch, every epoch has another order, and a resume is exact."""
     rng = np.random.default_rng(0)
     mp4s = [synthetic.encode(rng.integers(0, 256, (1, 64, 48, 3), np.uint8), 8, crf=6) for _ in range(16)]
     rows = [synthetic.row(k, mp4s[k % 16], 1, 8, 48, 64) for k in range(10_000)]
@@ -110,7 +110,7 @@ def test_ten_thousand_rows(tmp_path: Path) -> None:
         first = [digest(b) for b in islice(batches, length)]
         groups = loader.reader.groups_read
         assert set(groups.values()) == {1}
-        assert len(groups) >= 199  # the last one may hold nothing but what fills no batch
+        assert len(groups) >= 199  # the last row group may hold only clips that fill no batch
         read = loader.selection.index.bytes_read + loader.reader.bytes_read
         assert 0.9 < read / size <= 1.05
         before = sum(groups.values())
@@ -152,7 +152,7 @@ def test_frames_are_the_right_ones(tmp_path: Path, fps: float) -> None:
 
 
 def test_a_clip_shows_what_its_caption_says(dataset: Path) -> None:
-    """Captions stay with their clips, and pixels are red, green and blue in this order."""
+    """Captions stay with their clips, and channels have the order red, green, blue."""
     with Loader.open(dataset, data(), 3, seed=0) as loader:
         for batch in islice(loader.batches(), 10):
             assert batch.video is not None

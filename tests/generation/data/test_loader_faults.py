@@ -1,4 +1,4 @@
-"""Clips and shards that cannot be read: they are replaced, named and counted, and many end the training."""
+"""Clips and shards that cannot be read are replaced, named and counted. Too many of them end the training."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def data(**changed: Any) -> Data:
 
 
 def with_bad(folder: Path, bad: Sequence[int], clips: int = 24, **changed: Any) -> Path:
-    """A dataset some of whose clips are cut short."""
+    """A dataset in which some clips are cut short."""
 
     def change(k: int, row: dict[str, Any]) -> dict[str, Any]:
         cut = row["video"]["bytes"][: len(row["video"]["bytes"]) // 2]
@@ -79,7 +79,7 @@ def test_a_bucket_without_a_good_clip_ends_the_training(tmp_path: Path) -> None:
     chosen = data(max_bad_fraction=1.0)
     with (
         Loader.open(tmp_path, chosen, 2, seed=0) as loader,
-        pytest.raises(ValueError, match="none of 9 clips"),
+        pytest.raises(ValueError, match="9 clips of a bucket were tried, and none"),
     ):
         next(loader.batches())
 
@@ -124,7 +124,7 @@ def test_a_bad_clip_counts_once_an_epoch_and_not_at_validation(tmp_path: Path) -
         for _ in range(20):
             told = [line for b in loader.validation() for line in b.bad]
             assert told
-        for _ in range(5):  # of a loader that is set back again and again
+        for _ in range(5):  # a loader that starts again several times
             list(islice(loader.batches(), len(loader.plan(0))))
 
 

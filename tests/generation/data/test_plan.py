@@ -1,4 +1,4 @@
-"""Plans: which rows, in which buckets, in which order. No file is read here."""
+"""Plans: which rows are used, in which buckets and order. These tests read no file."""
 
 from __future__ import annotations
 
@@ -61,10 +61,10 @@ def data(*buckets: Bucket, **changed: object) -> Data:
         (24, 24.0, 8.0, 5),
         (49, 24.0, 8.0, 17),
         (500, 24.0, 8.0, 17),
-        (28, 24.0, 7.0, 9),  # 8 / 7 s are 27.43 intervals of 27: half a source frame is forgiven
+        (28, 24.0, 7.0, 9),  # 8 / 7 s are 27.43 intervals and the clip has 27: half a frame may be missing
         (27, 24.0, 7.0, 5),
         (9, 8.0, 8.0, 9),
-        (5, 4.0, 8.0, 9),  # of a slow clip some frames are used twice
+        (5, 4.0, 8.0, 9),  # some frames of a slow clip are used twice
         (12, 25.0, 8.0, None),  # 0.46 s: 5 frames need half a second
         (31, 30000 / 1001, 8.0, 9),
         (1, math.nan, 8.0, 1),
@@ -91,7 +91,7 @@ def test_a_clip_gets_the_most_frames_that_its_duration_can_fill(
         (500, 500, (80, 80)),
         (500, 400, (80, 80)),
         (3000, 300, (128, 224)),
-        # of one aspect, the largest that is not larger than the clip; the smallest where all are
+        # with one aspect: the largest bucket that is not larger than the clip, or else the smallest bucket
         (1920, 1080, (128, 224)),
         (224, 128, (128, 224)),
         (222, 128, (64, 112)),
@@ -114,14 +114,14 @@ def test_a_short_video_is_used_as_an_image_where_there_is_a_bucket_for_images() 
 
 
 def test_sizes_of_nearly_one_aspect_compete_by_size() -> None:
-    """480x256 is 1.875, 960x544 is 1.765: a clip of 16:9 that is smaller than the second takes the first."""
+    """480x256 has aspect 1.875 and 960x544 has 1.765. A 16:9 clip smaller than 960x544 takes 480x256."""
     buckets = (bucket(9, 544, 960), bucket(9, 256, 480))
     clips = [(33, 24.0, 854, 480), (33, 24.0, 1920, 1080), (33, 24.0, 100, 56)]
     assert select(index_of(clips), data(*buckets)).bucket.tolist() == [1, 0, 1]
 
 
 def test_clips_that_would_have_to_be_enlarged_are_left_out_where_that_is_asked_for() -> None:
-    """Stage II would learn their blur as its target."""
+    """Stage II would learn the blur of upscaled clips as its target."""
     buckets = (Bucket(frames=9, height=360, width=640), Bucket(frames=9, height=720, width=1280))
     rows = [(33, 24.0, 1280, 720), (33, 24.0, 1220, 686), (33, 24.0, 640, 360), (33, 24.0, 320, 180)]
     free = select(index_of(rows), Data(buckets=buckets, validation_fraction=0))
@@ -216,7 +216,7 @@ def cases(draw: st.DrawFn) -> tuple[Selection, int, int]:
 
 
 def plans_of(found: Selection, batch: int, world: int, epoch: int = 0, seed: int = 0) -> list[Plan] | None:
-    """Of all ranks; None where there are fewer clips than ranks."""
+    """The plans of all ranks. None if there are fewer clips than ranks."""
     if all((found.bucket[found.rows()] == k).sum() < world for k in range(len(found.data.buckets))):
         return None
     return [plan_epoch(found, batch, seed=seed, epoch=epoch, rank=r, world=world) for r in range(world)]
@@ -241,7 +241,7 @@ def test_ranks_agree_and_share_out_the_rows(case: tuple[Selection, int, int]) ->
     assert not first.single_frame[frames == 1].any()
     positions = [p.position(k, i) for p in plans for k in range(len(p)) for i in range(batch)]
     assert sorted(positions) == list(range(len(first) * world * batch))
-    # No row twice, but in a bucket's one batch that had to be filled; and never on two ranks.
+    # A row occurs twice only in the single batch of a small bucket, and never on two ranks.
     for k in range(len(found.data.buckets)):
         per_rank = [p.rows[p.bucket == k] for p in plans]
         distinct = [len(set(r.ravel())) for r in per_rank]
@@ -298,7 +298,7 @@ def test_epochs_seeds_and_phases_have_orders_of_their_own() -> None:
 
 @pytest.mark.parametrize("world", [1, 3])
 def test_every_row_gets_its_turn(world: int) -> None:
-    """Batches of 7 leave rows out in each epoch: not the same ones."""
+    """Batches of 7 leave rows out in each epoch, and the rows differ between epochs."""
     rows = [VIDEO if k % 4 else IMAGE for k in range(101)]
     found = select(index_of(rows), data(bucket(9, 32, 64), bucket(1, 32, 64)))
     seen: Counter[int] = Counter()
@@ -318,7 +318,7 @@ def test_a_bucket_too_small_for_a_batch_is_repeated() -> None:
 
 
 def test_a_rare_bucket_is_used_wherever_its_rows_lie() -> None:
-    """Two images in one row group of many: both ranks get one."""
+    """Only one row group holds images, and it holds two: both ranks get one image."""
     found = select(index_of([IMAGE] * 2 + [VIDEO] * 98), data(bucket(9, 32, 64), bucket(1, 32, 64)))
     for epoch in range(5):
         a, b = plans_of(found, 2, 2, epoch) or []
@@ -342,4 +342,4 @@ def test_the_hash_says_whether_plans_are_of_the_same_rows() -> None:
         return select(index, data(where={"motion.speed": Between(min=minimum)})).hash
 
     assert digest(0.2, 0.05) == digest(0.2, 0.09) == digest(0.15, 0.05)
-    assert digest(0.2, 0.05) != digest(0.01, 0.05)  # scored again: another row falls out
+    assert digest(0.2, 0.05) != digest(0.01, 0.05)  # new scores remove another row

@@ -1,4 +1,4 @@
-"""The contract between curation and training: what one writes, the other reads, frame by frame."""
+"""The contract between curation and training: training reads exactly the frames that curation writes."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from tests.generation import synthetic
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two shards of counted clips, as the cutter writes them."""
+    """Two shards of clips with numbered frames, as the cutter writes them."""
     folder = tmp_path_factory.mktemp("d")
     config = load_config(
         CHEAP, ["spans.min_seconds=1", "spans.max_seconds=1", "shards.row_group_mb=0.05", "cut.crf=10"]
@@ -64,7 +64,7 @@ def test_every_row_decodes_to_the_frames_that_it_names(dataset: Path) -> None:
         first = round(row["start_s"] * 25)
         assert numbers == list(range(first, first + row["frames"]))
         seen += numbers
-        # decord against PyAV, which wrote it
+        # decord compared with PyAV, which wrote the clip
         assert np.abs(pictures.astype(int) - np.stack(decode(row["video"]["bytes"]))).mean() < 1.0
         some = frames(row, [row["frames"] - 1, 0])
         assert [render.read_counter(p) for p in some] == [numbers[-1], numbers[0]]
@@ -104,7 +104,7 @@ def test_decord_and_pyav_give_the_same_frames_where_both_can() -> None:
 
 @pytest.mark.parametrize("width", [16, 24, 32, 48, 80, 96, 112, 144, 160, 240])
 def test_narrow_clips_are_decoded(width: int) -> None:
-    """decord cannot read some of them."""
+    """decord cannot read clips of some widths."""
     (what,) = synthetic.contents(1)
     pictures = synthetic.render_clip(what, 5, width, 64, 8)
     row = synthetic.row(0, synthetic.encode(pictures, 8), 5, 8, width, 64)
@@ -132,7 +132,7 @@ def test_the_index_is_the_columns(dataset: Path) -> None:
 
 def test_the_index_reads_no_video(dataset: Path) -> None:
     size = sum(p.stat().st_size for p in shard_files(dataset))
-    assert read_index(dataset).bytes_read < 0.2 * size + 2 * 65536  # the end of each file
+    assert read_index(dataset).bytes_read < 0.2 * size + 2 * 65536  # the footer of each file
 
 
 def test_nulls_and_images(tmp_path: Path) -> None:
@@ -156,7 +156,7 @@ def test_the_hash_is_of_ids_captions_sizes_and_order(tmp_path: Path) -> None:
         return read_index(tmp_path / name).dataset_hash
 
     first = digest("a")
-    assert digest("b") == first  # wherever it lies
+    assert digest("b") == first  # the location does not count
     assert digest("c", **{"motion.speed": 0.9, "uri": "other"}) == first
     others = [
         digest("d", clip_id="x"),
@@ -171,7 +171,7 @@ def test_the_hash_is_of_ids_captions_sizes_and_order(tmp_path: Path) -> None:
 
 def test_a_misspelt_column_is_answered_with_what_there_is(dataset: Path) -> None:
     with pytest.raises(
-        ValueError, match=r"no numeric column 'motion.sped'; there is motion.speed, .*fps, .*width"
+        ValueError, match=r"no numeric column 'motion.sped'; the columns are motion.speed, .*fps, .*width"
     ):
         read_index(dataset, ["motion.sped"])
 
@@ -181,16 +181,16 @@ def test_what_was_not_measured_is_told_with_its_key_and_what_was(tmp_path: Path)
     at_least = {"min": 1.0}
     with pytest.raises(
         ValueError,
-        match=r"data\.where: quality\.brightness was not measured in .*; there is aesthetics\.mean, ",
+        match=r"data\.where: quality\.brightness was not measured in .*; the .* are aesthetics\.mean, ",
     ) as caught:
         open_selection(str(tmp_path), Data.model_validate({"where": {"quality.brightness": at_least}}))
-    there = str(caught.value).partition("there is ")[2].split(", ")
+    there = str(caught.value).partition("columns are ")[2].split(", ")
     assert {"motion.speed", "fps", "duration_s"} <= set(there)
     assert [name for name in there if name in SCORE_COLUMNS] == ["aesthetics.mean", "motion.speed"]
     for path in (tmp_path / "shards").glob("*.parquet"):
         pq.write_table(pq.read_table(path).drop_columns("motion.speed"), path)
     for key, value in {"motion_tag": True, "where": {"motion.speed": at_least}}.items():
-        with pytest.raises(ValueError, match=rf"data\.{key}: .* no numeric column 'motion\.speed'; there is"):
+        with pytest.raises(ValueError, match=rf"data\.{key}: .* no numeric column 'motion\.speed'; the"):
             open_selection(str(tmp_path), Data.model_validate({key: value}))
 
 
@@ -212,7 +212,7 @@ def test_files_that_are_no_shards_say_so(tmp_path: Path) -> None:
         read_index(tmp_path)
     pq.write_table(pa.table({"clip_id": ["a"], "caption": ["b"]}), other)
     with pytest.raises(
-        ValueError, match=r"z.parquet is no shard of reelmill: it has no column video, frames"
+        ValueError, match=r"z.parquet is not a shard of reelmill: it has no column video, frames"
     ):
         read_index(tmp_path)
     other.rename(other.with_name("_z.parquet"))  # unfinished files do not count
@@ -252,7 +252,7 @@ def test_a_row_group_that_cannot_be_read(dataset: Path, tmp_path: Path) -> None:
     reader = GroupReader(index)
     reader.read(0)
     path = shard_files(tmp_path)[0]
-    path.write_bytes(path.read_bytes()[:1000])  # its end is gone, and the footer in memory is none of it
+    path.write_bytes(path.read_bytes()[:1000])  # without its end; the footer in memory is outdated
     with pytest.raises(Unreadable, match=r"row group 0 of .*shard-00000.parquet cannot be read"):
         reader.read(0)
     path.unlink()
@@ -274,7 +274,7 @@ def test_an_address_is_read_as_a_folder_is(dataset: Path) -> None:
 
 
 def test_pytorch_may_be_imported_after_reading_clips(tmp_path: Path) -> None:
-    """decord brings a CUDA library along that ends a process in PyTorch's first matrix product on the CPU."""
+    """decord loads a CUDA library that crashes a process in PyTorch's first matrix product on the CPU."""
     synthetic.write_dataset(tmp_path, 2)
     script = (
         "from generation.data.shards import clips, frames\n"

@@ -1,4 +1,4 @@
-"""Which frames and which window a sample shows, and its pixels."""
+"""The frames, the window and the pixels of a sample."""
 
 from __future__ import annotations
 
@@ -45,12 +45,12 @@ def test_frames_are_the_nearest_in_time(
     shown = np.arange(frames) / source
     assert len(found) == count
     for index, t in zip(found, times, strict=True):
-        assert abs(shown[index] - t) <= np.abs(shown - t).min() + 1e-5 / source  # ties either way
+        assert abs(shown[index] - t) <= np.abs(shown - t).min() + 1e-5 / source  # ties: either frame
 
 
 @pytest.mark.parametrize("source", RATES)
 def test_steps_are_even_where_the_rates_divide(source: float) -> None:
-    """Also where the middle falls between two frames, where the last bit of a division would decide."""
+    """The middle may lie between two frames, where the last bit of a division could decide."""
     for frames in range(97, 103):
         found = frame_indices(9, source, source / 3, frames)
         assert set(np.diff(found)) == {3}
@@ -109,7 +109,7 @@ def test_a_random_window_keeps_the_scale_and_stays_inside() -> None:
     assert min(w[0] for w in seen) == min(w[1] for w in seen) == 0
     assert max(w[2] for w in seen) == 70
     assert max(w[3] for w in seen) == 50
-    # A smaller clip is scaled up first: the window is the largest of the bucket's aspect.
+    # A smaller clip is scaled up: the window is the largest window with the bucket's aspect.
     smaller = window(40, 20, bucket, "random", fixed(0.5))
     assert smaller == pytest.approx((20 - 40 / 3, 0, 20 + 40 / 3, 20))
 
@@ -132,11 +132,11 @@ def test_scaling_is_the_antialiased_bicubic_of_torch(size: tuple[int, int]) -> N
     found = fit(pictures, (0.0, 0.0, 64.0, 48.0), *size)
     source = torch.from_numpy(pictures).permute(0, 3, 1, 2).double()
     expected = F.interpolate(source, size, mode="bicubic", antialias=True).clamp(0, 255).permute(0, 2, 3, 1)
-    assert np.abs(found.astype(float) - expected.numpy()).max() <= 1.5  # it rounds there, too
+    assert np.abs(found.astype(float) - expected.numpy()).max() <= 1.5  # PIL rounds between its passes, too
 
 
 def test_a_scaled_window_shows_what_lies_there() -> None:
-    """A ramp says which source pixel each pixel shows: kernels that sum to one keep it."""
+    """A ramp shows the source place of each pixel, because kernels with sum 1 keep a ramp."""
     x = np.arange(200) * 1.0
     ramp = np.broadcast_to(x[None, None, :, None], (1, 60, 200, 3)).astype(np.uint8)
     box = (30.5, 10.0, 130.5, 60.0)
@@ -152,7 +152,7 @@ def test_a_sample_is_decided_from_the_columns() -> None:
     video = plan_sample(index, 0, data, bucket, False, 5, fixed(0.5))
     assert (len(video.indices), video.caption, video.position) == (9, "high motion, clip 00000000", 5)
     single = plan_sample(index, 0, data, bucket, True, 5, fixed(0.99))
-    assert (single.indices, single.caption) == ((32,), "clip 00000000")  # a picture does not move
+    assert (single.indices, single.caption) == ((32,), "clip 00000000")  # an image has no motion
     image = plan_sample(index, 1, data, data.buckets[1], False, 5, fixed(0.5))
     assert (image.indices, image.caption) == ((0,), "clip 00000001")
     assert len({video.transform, single.transform, image.transform}) == 3

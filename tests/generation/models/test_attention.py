@@ -1,4 +1,4 @@
-"""Attention's kernels: which are allowed where, that they hold in every call, and what is said otherwise."""
+"""Attention kernels: which kernels are allowed, that every call obeys, and the error message."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_the_slow_kernel_is_never_among_those_of_a_gpu() -> None:
                 assert found
                 assert MATH not in found
     assert attention.kernels("fast", "cuda", torch.bfloat16, masked=False) == [CUDNN, FLASH]
-    # Those two would refuse these.
+    # cuDNN and Flash would refuse these inputs.
     assert FLASH not in attention.kernels("fast", "cuda", torch.bfloat16, masked=True)
     assert attention.kernels("fast", "cuda", torch.float32, masked=False) == [EFFICIENT]
     assert attention.kernels("flash", "cuda", torch.float32, masked=True) == [FLASH]
@@ -53,7 +53,7 @@ def test_the_slow_kernel_is_never_among_those_of_a_gpu() -> None:
 
 
 def test_they_hold_in_every_call_also_when_blocks_are_computed_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`backward` calls them long after the network's own call has ended."""
+    """`backward` calls blocks again, long after the network's call has ended."""
     asked: list[tuple[Any, ...]] = []
 
     def on_a_cpu(*about: Any) -> list[SDPBackend]:
@@ -74,7 +74,7 @@ def test_they_hold_in_every_call_also_when_blocks_are_computed_again(monkeypatch
         cogvideox.predict(model.eval(), latents, text, mask, time)
     assert asked == [("fast", "cpu", torch.bfloat16, True)] * 3
     assert seen.masks == [False] * 6 + [True] * 3
-    assert torch.backends.cuda.math_sdp_enabled()  # outside, all is as it was
+    assert torch.backends.cuda.math_sdp_enabled()  # outside, nothing has changed
 
 
 def test_a_choice_changes_no_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -88,7 +88,7 @@ def test_a_choice_changes_no_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_where_no_kernel_fits_the_way_out_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A CPU has no memory-efficient kernel: what a GPU says of Flash with a mask, it says of this."""
+    """A CPU has no memory-efficient kernel. Its error is like the error of a GPU for Flash with a mask."""
     monkeypatch.setattr(attention, "kernels", lambda *_: [EFFICIENT])
     model, (latents, text, time, _) = tiny(), inputs()
     with pytest.raises(ValueError, match=r"transformer\.attention: .*train\.precision=bf16") as caught:

@@ -1,4 +1,4 @@
-"""The transformer: its cost, its start, padding, noise strength."""
+"""The transformer: its cost, its initial weights, padding, noise strength."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ def shape(**changes: Any) -> Transformer:
 
 
 def tiny(seed: int = 0, **changes: Any) -> Any:
-    """2 layers of width 32, 4 latent channels, text of width 24."""
+    """A model of 2 layers of width 32, with 4 latent channels and text of width 24."""
     return cogvideox.build(shape(**changes), 4, 24, 8, seed=seed)
 
 
 @torch.no_grad()
 def awake(model: Any, keep: str = "\0") -> Any:
-    """The same model with every parameter drawn, as if trained; those whose names start with `keep` stay."""
+    """Draw every parameter, as if the model were trained. keep: the beginning of names that do not change."""
     for k, (name, p) in enumerate(model.named_parameters()):
         if not name.startswith(keep):
             draw = torch.Generator().manual_seed(k)
@@ -120,7 +120,7 @@ def test_flops_are_those_that_pytorch_counts(patch: int, strength: bool) -> None
     assert counter.get_total_flops() == cogvideox.flops(config, 4, video, 5, 24)
 
 
-# The start
+# Initial weights
 
 
 def test_the_start_is_the_same_for_a_seed_and_leaves_global_draws_alone() -> None:
@@ -164,9 +164,12 @@ def test_the_start_predicts_zero_in_every_block_and_at_the_end() -> None:
 
 
 def test_every_parameter_learns_within_four_steps() -> None:
-    """Also the biases that softmax might ignore: keys are normed after their bias, and turned by position
-    after the norm's, so neither adds the same to all scores. Rows that cannot ever learn are those that shape
-    the text after the last block, where nothing reads it."""
+    """All parameters learn, including the biases that softmax might ignore.
+
+    Keys are normed after their bias and rotated by position after the norm's bias, so no bias adds the same
+    number to all scores. Only rows that shape the text after the last block cannot learn, because nothing
+    reads that text.
+    """
     model = tiny(noise_strength=True)
     latents, text, time, steps = inputs()
     target = torch.randn(latents.shape, generator=torch.Generator().manual_seed(9))
@@ -184,15 +187,15 @@ def test_every_parameter_learns_within_four_steps() -> None:
     assert first["proj_out.weight"] == 1
     assert (
         first["ofs_embedding.linear_1.weight"] == 4
-    )  # the last: behind output, gates and its own last layer
+    )  # the noise strength is behind the output layer, the gates and its own last layer
     last = model.transformer_blocks[1]
-    still = {"norm1": [5], "norm2": [3, 4, 5]}  # of shift, scale, gate and the same for text
+    still = {"norm1": [5], "norm2": [3, 4, 5]}  # among shift, scale, gate, and the same for text
     for name, module in (("norm1", last.norm1), ("norm2", last.norm2)):
         rows = module.linear.weight.grad.view(6, -1).abs().amax(1)
         assert [k for k in range(6) if rows[k] == 0] == still[name]
 
 
-# The call
+# Calls of the network
 
 
 def test_predict_is_the_library_on_its_own_layout() -> None:
@@ -218,7 +221,7 @@ def test_a_model_in_bfloat16_answers_in_the_precision_of_its_input() -> None:
 
 
 class _Masks(TorchFunctionMode):
-    """The masks that attention was called with; it runs as it would."""
+    """Records the masks of all calls of attention. Attention itself runs as usual."""
 
     def __init__(self) -> None:
         self.seen: list[Tensor | None] = []
@@ -241,7 +244,7 @@ def test_padding_is_invisible(heads: int) -> None:
         one = slice(k, k + 1)
         alone = cogvideox.predict(model, latents[one], text[one, :length], None, time[one])
         torch.testing.assert_close(together[one], alone, atol=1e-5, rtol=0)
-    # Without the mask, padding would be seen.
+    # Without the mask, padding changes the result.
     seen = cogvideox.predict(model, latents, text, None, time)
     assert (seen[1:] - together[1:]).abs().amax((1, 2, 3, 4)).min() > 1e-3
     assert torch.allclose(seen[0], together[0], atol=1e-5)

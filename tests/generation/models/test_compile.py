@@ -1,4 +1,4 @@
-"""Compiled blocks: the same numbers, and no compilation for every shape."""
+"""Compiled blocks give the same numbers, and are not compiled again for every shape."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def sampling(backend: str) -> None:
 
 
 def training(backend: str) -> None:
-    """Gradients, too; and with gradient checkpointing."""
+    """Outputs and gradients are equal, also with gradient checkpointing."""
     plain, compiled = awake(tiny()).train(), awake(tiny(gradient_checkpointing=True)).train()
     cogvideox.compile_blocks(compiled.transformer_blocks, backend)
     for model in (plain, compiled):
@@ -56,7 +56,7 @@ def training(backend: str) -> None:
 
 
 def test_sampling_has_the_same_numbers_and_one_compilation_for_all_shapes() -> None:
-    """Only traced here: machine code takes a minute to make."""
+    """The blocks are only traced, because generating machine code takes a minute."""
     sampling("eager")
 
 

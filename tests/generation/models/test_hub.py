@@ -1,4 +1,4 @@
-"""Models in folders and on the hub: what is found, what is refused, and what a model is known by."""
+"""Models in folders and on the hub: found models, refused models, and the identity of a model."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def _config(kind: str) -> bytes:
     return json.dumps({"_class_name": WANTED[kind].class_name}).encode()
 
 
-# What the hub has: files of each model.
+# The files of each model on the hub.
 HUB = {
     "org/text": {"config.json": b'{"model_type": "t5"}'},
     "org/transformer": {"config.json": _config("transformer")},
@@ -45,7 +45,7 @@ HUB = {
 
 @pytest.fixture
 def server() -> Iterator[str]:
-    """Answers as the hub does."""
+    """A server that answers like the hub."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_HEAD(self) -> None:
@@ -109,7 +109,7 @@ for kind, name, revision in json.loads(sys.argv[1]):
 
 
 def _ask(cache: Path, models: list[tuple[str, str, str | None]], **environment: str) -> list[Any]:
-    """What is found, in a process of its own: the hub's address is read at import."""
+    """Ask in a new process, because the library reads the hub's address when it is imported."""
     environment = {**os.environ, "HF_HOME": str(cache), "HF_HUB_OFFLINE": "0", **environment}
     done = subprocess.run(
         [sys.executable, "-c", _ASK, json.dumps(models)],
@@ -133,7 +133,7 @@ FOUND = {
 
 def test_models_of_the_hub_are_found_and_known_by_their_commit(server: str, tmp_path: Path) -> None:
     assert _ask(tmp_path, list(FOUND), HF_ENDPOINT=server) == list(FOUND.values())
-    # Once seen they need no connection; others cannot be had.
+    # Models in the cache need no connection. Other models cannot be loaded.
     *found, other = _ask(tmp_path, [*FOUND, ("transformer", "org/unseen", None)], HF_HUB_OFFLINE="1")
     assert found == list(FOUND.values())
     assert other.startswith(
@@ -156,11 +156,14 @@ def test_what_the_hub_does_not_give_is_named_with_a_remedy(server: str, tmp_path
         assert unknown.startswith(f"{key}: the hub has no org/unknown, and there is no such folder")
         assert bare.startswith(f"{key}: the hub has no unknown, and there is no such folder")
         assert wanted.example in bare
-        assert invalid == f"{key}: a b is neither a folder nor a hub name"
+        assert invalid == f"{key}: a b is not a folder and not a hub name"
         assert none.startswith(f"{key}: org/none holds no ")
         revision = said[kind, "org/pipeline", "v9"]
         section = key.partition(".")[0]
-        assert revision == f"{section}.revision: org/pipeline has no v9; name a branch, tag or commit"
+        assert (
+            revision
+            == f"{section}.revision: org/pipeline has no revision v9; name a branch, a tag or a commit"
+        )
         if wanted.class_name:
             assert other.startswith(f"{key}: org/other holds no {wanted.class_name}")
 
@@ -172,11 +175,11 @@ def test_a_folder_that_is_not_there_is_not_looked_for_on_the_hub(kind: str, tmp_
             hub.find(WANTED[kind], source)
 
 
-# ---- what it is known by
+# ---- the identity of a model
 
 
 def _write(folder: Path, small: float = 0.0, large: float = 0.0) -> list[tuple[str, str]]:
-    """8 MB, of which one small tensor lies between samples that are spread evenly."""
+    """A file of 8 MB. One small tensor lies between the evenly spread samples."""
     folder.mkdir(exist_ok=True)
     values = torch.arange(2 << 20, dtype=torch.float32).reshape(2, -1)
     tensors = {"a": values[0] + large, "b": torch.full((16,), small), "c": values[1].contiguous()}
@@ -199,7 +202,7 @@ def test_equal_sizes_of_another_training_are_another_model(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("start", [b"", b"\xff" * 8, (4).to_bytes(8, "little") + b"null"])
 def test_weights_that_do_not_say_where_tensors_are(tmp_path: Path, start: bytes) -> None:
-    """Pickles, and damaged files, which loading refuses."""
+    """Pickles and damaged files, which loading refuses later."""
     path = tmp_path / ("model.safetensors" if start else "pytorch_model.bin")
     path.write_bytes(start + bytes(2 << 20))
     first = hub.fingerprint(tmp_path)

@@ -20,7 +20,7 @@ SETTINGS = Lora(rank=3, alpha=6.0)
 
 @torch.no_grad()
 def trained(model: Any) -> Any:
-    """The same model with adapters that do something."""
+    """Make the adapters of a model nonzero, so that they change the output."""
     for k, p in enumerate(lora.trainable(model).values()):
         p.copy_(torch.randn(p.shape, generator=torch.Generator().manual_seed(k)) * 0.3)
     return model
@@ -33,7 +33,7 @@ def output(model: Any) -> torch.Tensor:
 
 
 def pipeline(model: Any) -> Any:
-    """diffusers' pipeline around a transformer. LoRA concerns nothing else of it."""
+    """diffusers' pipeline around a transformer. A LoRA uses no other part of the pipeline."""
     from diffusers import AutoencoderKLCogVideoX, CogVideoXDPMScheduler, CogVideoXPipeline
 
     with torch.random.fork_rng():
@@ -178,7 +178,7 @@ def test_other_adapters_of_the_same_names_can_be_saved(tmp_path: Path) -> None:
 
 
 def test_adapters_of_pipelines_are_loaded_too(tmp_path: Path) -> None:
-    """Without a record of alpha the library takes it to be the rank, and so do we."""
+    """If the file has no alpha, the library uses the rank as alpha. This project does the same."""
     model = awake(tiny())
     lora.add(model, Lora(rank=3, alpha=3.0, targets=ATTENTION))
     path = lora.save(trained(model), tmp_path)
@@ -198,8 +198,8 @@ def test_fusing_keeps_the_output_and_leaves_a_plain_model(tmp_path: Path) -> Non
     assert all(p.requires_grad for p in model.parameters())
     torch.testing.assert_close(output(model), adapted, atol=1e-4, rtol=0)
     assert (adapted - before).abs().max() > 0.1
-    cogvideox.save(model, tmp_path)  # which adapters would not allow
-    lora.add(model, SETTINGS)  # and new ones can be trained
+    cogvideox.save(model, tmp_path)  # adapters would forbid this
+    lora.add(model, SETTINGS)  # new adapters can be trained
 
 
 def test_the_whole_model_is_not_saved_with_adapters_in_it(tmp_path: Path) -> None:
@@ -234,9 +234,9 @@ def test_adapters_of_another_transformer_are_refused(tmp_path: Path) -> None:
     path = lora.save(model, tmp_path)
     with pytest.raises(ValueError, match=r"transformer_blocks\.1\.\S+ is not in this transformer"):
         lora.load(tiny(layers=1), tmp_path)
-    with pytest.raises(ValueError, match="adapts 16 layers, but its targets mean 24"):
+    with pytest.raises(ValueError, match="adapts 16 layers, but its targets name 24"):
         lora.load(tiny(layers=3), tmp_path)
-    with pytest.raises(ValueError, match="adapts a layer of 32 to 32, here it is 48 to 48"):
+    with pytest.raises(ValueError, match="adapts a layer of 32 to 32, but this layer is 48 to 48"):
         lora.load(tiny(heads=3), tmp_path)
     state = load_file(path)
     state.pop(next(iter(state)))

@@ -1,4 +1,4 @@
-"""Transformers on disk: what diffusers reads and writes, and what is refused."""
+"""Transformers on disk: the files of diffusers, and refused files."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ KINDS: dict[str, dict[str, Any]] = {
 
 
 def published(kind: str, **changes: Any) -> Any:
-    """A tiny model of the library's, with the positions of a published one, as if trained."""
+    """A tiny model of diffusers with the positions of a published model, as if it were trained."""
     settings = {
         "num_layers": 2,
         "num_attention_heads": 2,
@@ -59,7 +59,7 @@ def test_diffusers_loads_what_we_save(tmp_path: Path, strength: bool) -> None:
     assert not any(found[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
     assert output(model).abs().max() > 0.1
     assert torch.equal(output(theirs), output(model))
-    assert torch.equal(output(cogvideox.load(tmp_path)), output(model))  # a folder that holds it
+    assert torch.equal(output(cogvideox.load(tmp_path)), output(model))  # the folder around `transformer`
 
 
 @pytest.mark.parametrize("kind", list(KINDS))
@@ -164,7 +164,7 @@ def test_a_folder_with_no_transformer_in_it(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(ValueError, match=r"config\.json cannot be read"):
         cogvideox.load(tmp_path)
-    # A stage of a run has a config.json of its own beside the transformer.
+    # A stage of a run has another config.json beside the transformer.
     (tmp_path / "config.json").write_text(json.dumps({"stage": "stage1"}))
     cogvideox.save(awake(tiny()), tmp_path / "transformer")
     assert torch.equal(output(cogvideox.load(tmp_path)), output(awake(tiny())))

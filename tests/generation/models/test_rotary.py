@@ -1,4 +1,4 @@
-"""Rotary positions against their formula in float64, and what they mean inside the transformer."""
+"""Rotary positions compared with their formula in float64, and their effect inside the transformer."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SPLITS = {16: (4, 6, 6), 48: (12, 18, 18), 64: (16, 24, 24), 128: (32, 48, 48)}
 
 
 def angles(head_dim: int, axes: tuple[list[float], list[float], list[float]]) -> np.ndarray:
-    """Angle of every token (in order of t, h, w) and dimension, from the formula, in float64."""
+    """The angle of every token (in order of t, h, w) and dimension, by the formula, in float64."""
     rows = []
     for place in itertools.product(*axes):
         row: list[float] = []
@@ -73,8 +73,8 @@ def test_a_score_depends_on_the_difference_of_positions_alone() -> None:
     assert len(by_difference) == 5 * 7 * 9
     assert max(max(group) - min(group) for group in by_difference.values()) < 1e-4
     means = sorted(group[0] for group in by_difference.values())
-    assert means[-1] - means[0] > 1  # and it does depend on it
-    # On each axis by itself too, and on the sign: a video played backwards is another video.
+    assert means[-1] - means[0] > 1  # the result depends on the distance
+    # The result depends on the distance along each axis, and on its sign: a reversed video is another video.
     for one in ((1, 0, 0), (0, 1, 0), (0, 0, 1)):
         forth, back = by_difference[one][0], by_difference[tuple(-x for x in one)][0]
         still = by_difference[0, 0, 0][0]
@@ -103,14 +103,14 @@ def test_another_grid_in_the_same_process_has_its_own_positions() -> None:
     other = outputs("high low", awake(tiny()))
     assert torch.equal(one["low"], other["low"])
     assert torch.equal(one["high"], other["high"])
-    # As many tokens, other shape: nothing that is keyed by the token count alone would tell them apart.
+    # Two grids with equal numbers of tokens and other shapes: a cache by token count would confuse them.
     a, b = rotary.tables(16, (2, 3, 4)), rotary.tables(16, (2, 4, 3))
     assert a[0].shape == b[0].shape
     assert not torch.equal(a[0], b[0])
 
 
 class _Attention(TorchFunctionMode):
-    """What attention was called with; it runs as it would."""
+    """Records the inputs of attention. Attention itself runs as usual."""
 
     def __init__(self) -> None:
         self.calls: list[tuple[torch.Tensor, torch.Tensor, Any]] = []

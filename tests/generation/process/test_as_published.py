@@ -1,7 +1,7 @@
 """FlashVideo as published: its two presets, and every setting in which its paper and its code disagree.
 
-Each option changes what it should, and nothing else. What a sampler does is followed call by call, around a
-network that remembers what it is given.
+Each option has only its documented effect. The tests follow a sampler call by call, around a network that
+records its inputs.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ SHAPE = (4, 3, 4, 6)  # (C, t, h, w)
 
 
 def differences(one: dict[str, Any], other: dict[str, Any], path: str = "") -> dict[str, tuple[Any, Any]]:
-    """`key: (here, there)` of all in which two configurations differ."""
+    """The differences of two configurations, as `key: (here, there)`."""
     found: dict[str, tuple[Any, Any]] = {}
     for key in sorted({*one, *other}):
         a, b = one.get(key), other.get(key)
@@ -61,7 +61,7 @@ def test_both_presets_have_what_paper_and_code_agree_on(name: str) -> None:
         assert config.codec.std == std
         assert config.transformer.positions == "integer"
         assert (config.text.padded, config.text.max_tokens, config.text.dropout) == (True, 226, 0.1)
-        assert config.sampling.negative_prompt == ""  # the null is zeros
+        assert config.sampling.negative_prompt == ""  # the null tokens are zeros
         assert config.sampling.guidance == scale
         assert config.objective.shift == 1.0  # training times are uniform
     assert (one.objective.kind, one.objective.snr_shift) == ("v", 1.0)
@@ -101,7 +101,7 @@ def test_presets_share_nothing_that_can_be_changed() -> None:
 
 
 def test_the_adapters_of_the_code_have_no_feed_forward() -> None:
-    """flashvideo.md section 8; on the meta device."""
+    """The numbers of flashvideo.md, section 8. The model is on the meta device."""
     model = cogvideox.skeleton(PUBLISHED["5B"], 16, 4096)
     millions = {}
     for name in ("flashvideo", "flashvideo-released"):
@@ -112,11 +112,11 @@ def test_the_adapters_of_the_code_have_no_feed_forward() -> None:
     assert millions["flashvideo-released"] == pytest.approx(132.1 + 203.7, abs=0.1)
 
 
-# ---- what a sampler does
+# ---- the work of a sampler
 
 
 class Remembers(nn.Module):
-    """A tiny network, and what it is told at each evaluation."""
+    """A tiny network that records its inputs at each evaluation."""
 
     def __init__(self, noise_strength: bool) -> None:
         super().__init__()
@@ -137,7 +137,7 @@ class Remembers(nn.Module):
 
 
 def trace(stage: str, monkeypatch: pytest.MonkeyPatch, overrides: dict[str, Any]) -> dict[str, Any]:
-    """What sampling at tiny size does: first latents, times, guidance, noise strength, text, positions."""
+    """Records of sampling at tiny size: first latents, times, guidance, noise strength, text, positions."""
     model = Remembers(stage == "stage2")
     scales: list[float] = []
     guided = guidance.combine
@@ -170,7 +170,7 @@ def trace(stage: str, monkeypatch: pytest.MonkeyPatch, overrides: dict[str, Any]
         "times": [float(call["timestep"][0]) for call in model.calls],
         "scales": scales,
         "strength": None if first["ofs"] is None else first["ofs"][:1],
-        "text": pair["encoder_hidden_states"],  # of the caption, and of what it is contrasted with
+        "text": pair["encoder_hidden_states"],  # of the caption and of the contrast
         "positions": first["image_rotary_emb"][0],
         "result": result,
     }
@@ -211,13 +211,13 @@ def test_an_option_of_sampling_changes_what_it_should_and_nothing_else(
 
 
 def test_as_released_stage_one_visits_its_times_with_its_guidance(monkeypatch: pytest.MonkeyPatch) -> None:
-    """flashvideo.md section 1: the first and the last of 51."""
+    """flashvideo.md, section 1: the first and the last of 51 steps."""
     found = trace("stage1", monkeypatch, {"sampling": settings("stage1", "flashvideo-released")["sampling"]})
     assert found["evaluations"] == 51
     assert found["times"][:3] == [999, 979, 959]
     assert found["times"][-1] == 19
     assert found["scales"][:3] == pytest.approx([8.29, 4.00, 2.40], abs=0.0051)
-    # At a scale of 1 there is nothing to contrast with: the evaluation is of the caption alone.
+    # At scale 1 there is no contrast: the network evaluates only the caption.
     assert len(found["scales"]) == sum(
         diffusion.guidance_scale("published", 8, i, 51, k) != 1
         for i, k in enumerate(map(int, found["times"]))
@@ -225,7 +225,7 @@ def test_as_released_stage_one_visits_its_times_with_its_guidance(monkeypatch: p
 
 
 def test_as_released_stage_two_visits_its_times_with_its_guidance(monkeypatch: pytest.MonkeyPatch) -> None:
-    """flashvideo.md section 2.5, in the paper's four evaluations and the code's five."""
+    """flashvideo.md, section 2.5, with the paper's four evaluations and the code's five."""
     for name, times in (
         ("flashvideo", [1000, 882.4, 714.3, 454.5]),
         ("flashvideo-released", [1000, 909.1, 789.5, 625, 384.6]),
@@ -235,7 +235,7 @@ def test_as_released_stage_two_visits_its_times_with_its_guidance(monkeypatch: p
         assert set(found["scales"]) == {13}
         assert found["strength"].tolist() == [675]
         assert torch.equal(found["text"][1], null_like(found["text"][0]))
-        a = 0.263959  # of step 675
+        a = 0.263959  # the factor of step 675
         start = found["start"][0].transpose(0, 1)
         low = draws.normal((1, *SHAPE), "low")[0]
         noise = draws.normal((1, *SHAPE), "enhance", "key", 0)[0]
@@ -243,7 +243,7 @@ def test_as_released_stage_two_visits_its_times_with_its_guidance(monkeypatch: p
 
 
 def test_a_prefix_is_told_to_the_text_encoder_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of what is written down, prompts stay as they are: another stage may want another prefix."""
+    """Files keep the prompts without a prefix, because another stage may need another prefix."""
     told: list[list[str]] = []
 
     class Text:
@@ -303,7 +303,7 @@ def test_the_noise_range_of_training_is_the_configured_one() -> None:
         assert stage2.noise_steps(degradation, 104_520) == span
         drawn = [stage2.draw_noise_step(span, k, "seed") for k in range(2000)]
         assert (min(drawn), max(drawn)) == span
-    # What sampling uses is set apart.
+    # Sampling uses separate settings.
     assert stage2.noise_step(Degradation(noise_steps=(600, 750)), Sampling(noise_step=675), 104_520) == 675
 
 

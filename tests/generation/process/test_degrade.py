@@ -24,7 +24,7 @@ STRONG = Degradation(strong_probability=1.0)
 
 
 def _clip(frames: int = 5, height: int = 64, width: int = 96, *, batch: int = 1) -> Tensor:
-    """Texture at every scale that moves two pixels a frame, (B, 3, T, H, W) in [-1, 1]."""
+    """A texture of every scale that moves two pixels per frame: (B, 3, T, H, W) in [-1, 1]."""
     field = torch.zeros(batch, 3, height, width + 2 * frames)
     for size in (2, 4, 8, 16, 64):
         rough = draws.normal((batch, 3, -(-height // size), -(-width // size) + frames), "clip", size)
@@ -38,14 +38,14 @@ def _still(frames: int, height: int = 64, width: int = 96) -> Tensor:
 
 
 def _detail(video: Tensor) -> float:
-    """Energy above an eighth of a cycle per pixel, per pixel."""
+    """The energy of frequencies above 1/8 cycle per pixel, divided by the number of pixels."""
     spectrum = torch.fft.fft2(video).abs().square()
     fy, fx = (torch.fft.fftfreq(n) for n in video.shape[-2:])
     high = (fy[:, None].square() + fx.square()).sqrt() > 0.125
     return float((spectrum * high).sum() / spectrum[..., 0, 0].numel() / (high.numel() ** 2))
 
 
-# ---- pixels: what holds for both chains
+# ---- pixels: properties of both chains
 
 
 @pytest.mark.parametrize("degradation", [WEAK, STRONG])
@@ -72,7 +72,7 @@ def test_extremes_stay_in_range(degradation: Degradation, side: float) -> None:
     for k in range(6):
         out = degrade.degrade_pixels(video, degradation, "extreme", k)
         assert out.abs().max() <= 1
-        assert (out - video).abs().mean() < 0.06  # noise that is clipped darkens white a little
+        assert (out - video).abs().mean() < 0.06  # clipped noise darkens white a little
 
 
 def test_clips_too_small_are_a_mistake() -> None:
@@ -130,7 +130,7 @@ def test_strong_loses_more_detail_than_weak_and_weak_some() -> None:
 
 
 def test_the_mean_colour_is_kept() -> None:
-    """A cast that came with every degradation would be learned as one to take back."""
+    """If every degradation had the same colour cast, the model would learn to remove it from all videos."""
     tint = torch.tensor([0.4, -0.1, -0.5])[:, None, None, None]
     video = (0.5 * _clip(3, 96, 96) + tint).clamp(-1, 1)
     casts = {}
@@ -140,9 +140,7 @@ def test_the_mean_colour_is_kept() -> None:
         assert cast.abs().max() < 0.03  # four levels of 255
         casts[name] = cast.mean(0).abs().max()
     assert casts["weak"] < 0.001
-    assert (
-        casts["strong"] < 0.01
-    )  # what the codec takes from saturated colours; there is no darkening besides
+    assert casts["strong"] < 0.01  # the codec weakens saturated colours; nothing else darkens the video
 
 
 def test_a_larger_factor_loses_more() -> None:
@@ -169,7 +167,7 @@ def test_a_larger_factor_loses_more() -> None:
 
 
 def test_weak_is_an_antialiased_resize() -> None:
-    """Against PIL, whose bilinear filter is antialiased too."""
+    """A comparison with PIL, whose bilinear filter is antialiased, too."""
     video = _clip(2, 64, 96)
     out = degrade.degrade_pixels(video, Degradation(scale=(4.0, 4.0), strong_probability=0.0), "pil")
     for t in range(2):
@@ -223,7 +221,7 @@ def test_parameters_are_in_their_ranges_and_the_second_round_is_weaker() -> None
         values = np.array([[of(one) for one in pair] for pair in rounds])
         assert values[:, 1].mean() < values[:, 0].mean()
     noise = np.array([[one.noise for one in pair] for pair in rounds])
-    assert abs(np.corrcoef(noise.T)[0, 1]) < 0.2  # the rounds are drawn apart
+    assert abs(np.corrcoef(noise.T)[0, 1]) < 0.2  # the two rounds are drawn independently
 
 
 def test_a_still_clip_stays_still_but_for_the_codec() -> None:
@@ -268,7 +266,7 @@ def test_noise_has_its_strength_and_no_cast() -> None:
         assert out.mean((2, 3)).abs().max() < 1e-6
         assert torch.equal(out[:, 0], out[:, 1]) == one_colour
         assert torch.equal(out[0], out[2])
-        twice = degrade.strong(grey, (noisy, noisy), "noise")  # fields of their own, or it would double
+        twice = degrade.strong(grey, (noisy, noisy), "noise")  # equal fields would double the noise
         assert twice.std().item() == pytest.approx(0.1 * math.sqrt(2), rel=0.05)
 
 
@@ -277,11 +275,11 @@ def test_noise_has_its_strength_and_no_cast() -> None:
 
 @pytest.mark.parametrize(("frames", "height", "width"), [(5, 48, 48), (17, 96, 32), (33, 64, 80)])
 def test_codec_repeats_itself(frames: int, height: int, width: int) -> None:
-    """At these sizes libx264's macroblock tree gives several results, in a few of a hundred runs."""
+    """At these sizes, libx264's macroblock tree gives different results in a few of a hundred runs."""
     clip = (_clip(frames, height, width)[0].transpose(0, 1) * 0.3).contiguous()
     seen = set()
     for k in range(80):
-        kept = torch.empty(1000 + 977 * k).fill_(k)  # memory is found in another state each time
+        kept = torch.empty(1000 + 977 * k).fill_(k)  # each run finds other values in uninitialised memory
         seen.add(degrade._h264(clip, 20).numpy().tobytes())
         del kept
     assert len(seen) == 1
@@ -315,7 +313,7 @@ def test_codec_loses_by_its_crf() -> None:
 
 
 def test_codec_keeps_the_order_of_frames() -> None:
-    """Its packets come in another order than the frames, since some are predicted from later ones."""
+    """Packets are in another order than frames, because some frames are predicted from later frames."""
     levels = torch.linspace(-0.9, 0.9, 33)
     frames = levels[:, None, None, None].expand(33, 3, 32, 32) + 0.1 * _clip(33, 32, 32)[0].transpose(0, 1)
     torch.testing.assert_close(
@@ -331,7 +329,7 @@ def test_latents_mix_with_noise_by_the_published_schedule(k: int) -> None:
     z, noise = torch.randn(2, 2, 4, 3, 4, 4, generator=draws.generator("z")).unbind()
     a, b = diffusion.alpha_beta(k)
     torch.testing.assert_close(degrade.degrade_latents(z, noise, k), a * z + b * noise)
-    each = degrade.degrade_latents(z, noise, torch.tensor([k, 675]))  # a step for each of two samples
+    each = degrade.degrade_latents(z, noise, torch.tensor([k, 675]))  # one step for each of two samples
     torch.testing.assert_close(each[0], a * z[0] + b * noise[0])
     torch.testing.assert_close(each[1], 0.263959 * z[1] + 0.964534 * noise[1], rtol=0, atol=5e-6)
 

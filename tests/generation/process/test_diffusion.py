@@ -1,4 +1,4 @@
-"""The zero-SNR schedule, v-prediction and the sampler, against float64 and against diffusers."""
+"""The zero-SNR schedule, v-prediction and the sampler, compared with float64 and with diffusers."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ PUBLISHED = [
 
 
 def _float64_schedule(snr_shift: float) -> np.ndarray:
-    """The definition, step by step, without tensors."""
+    """The definition of the schedule, step by step, without tensors."""
     low, high = math.sqrt(0.00085), math.sqrt(0.0120)
     product, roots = 1.0, []
     for k in range(1000):
@@ -93,7 +93,7 @@ def test_targets_in_float64(snr_shift: float) -> None:
     np.testing.assert_allclose(x.numpy(), a * x0.numpy() + b * noise.numpy(), rtol=0, atol=1e-6)
     np.testing.assert_allclose(v.numpy(), a * noise.numpy() - b * x0.numpy(), rtol=0, atol=1e-6)
     np.testing.assert_allclose(a * x.numpy() - b * v.numpy(), x0.numpy(), rtol=0, atol=2e-6)
-    for row, step in enumerate(steps):  # a batch of steps is what one step after the other gives
+    for row, step in enumerate(steps):  # a batch gives the same result as single steps
         one = diffusion.v_target(x0[row : row + 1], noise[row : row + 1], step, snr_shift)
         torch.testing.assert_close(v[row : row + 1], one, rtol=0, atol=1e-7)
 
@@ -135,7 +135,7 @@ def _scheduler(snr_shift: float) -> Any:
 
 
 def _oracle(snr_shift: float) -> Callable[[Any, int], Any]:
-    """v of clean latents from N(0.8, 0.25), in closed form."""
+    """The exact v for clean latents from N(0.8, 0.25), in closed form."""
     a_of = _float64_schedule(snr_shift)
 
     def predict(x: Any, k: int) -> Any:
@@ -150,7 +150,7 @@ def _oracle(snr_shift: float) -> Callable[[Any, int], Any]:
 @pytest.mark.parametrize("snr_shift", [1.0, 3.0])
 @pytest.mark.parametrize("steps", [1, 2, 4, 10, 50, 200])
 def test_the_same_latents_as_diffusers(steps: int, snr_shift: float) -> None:
-    """From the same noises: its `step` ignores `variance_noise`, and draws twice but uses the second."""
+    """diffusers with equal noise. Its `step` ignores `variance_noise`, draws twice and uses the second."""
     predict, start = _oracle(snr_shift), draws.normal((2, 4, 3, 2, 2), "start")
     scheduler = _scheduler(snr_shift)
     scheduler.set_timesteps(steps)
@@ -180,9 +180,7 @@ def _float64_sampler(
     y = before = start
     for i in range(1, steps):
         if i == 1:
-            y = (
-                x0 + sigma[1] * noises[0]
-            )  # nothing of the start is left: its weight is (sigma' / sigma)^2 = 0
+            y = x0 + sigma[1] * noises[0]  # the weight of the start is (sigma' / sigma)^2 = 0
         else:
             keep = (sigma[i] / sigma[i - 1]) ** 2
             aim = x0
@@ -210,7 +208,7 @@ def test_the_same_latents_as_float64(steps: int, snr_shift: float) -> None:
 
 
 def test_samples_have_the_distribution_of_the_data() -> None:
-    """The oracle is exact, so what is sampled with it must be N(0.8, 0.25)."""
+    """The oracle is exact, so the samples must have the distribution N(0.8, 0.25)."""
     out = diffusion.dpm_solver(
         _oracle(1.0), draws.normal((40_000,), "s"), 200, lambda step, shape: draws.normal(shape, "s", step)
     )
@@ -235,7 +233,7 @@ def test_the_state_is_float32_and_evaluations_are_counted() -> None:
     out = diffusion.dpm_solver(predict, draws.normal((1, 3), "x").bfloat16(), 4, draw, progress=done.append)
     assert out.dtype == torch.float32
     assert seen == diffusion.timesteps(4) == [999, 749, 499, 249]
-    assert drawn == [(0, (1, 3)), (1, (1, 3)), (2, (1, 3))]  # the last step adds none
+    assert drawn == [(0, (1, 3)), (1, (1, 3)), (2, (1, 3))]  # the last step adds no noise
     assert done == [1, 2, 3, 4]
 
 
@@ -244,12 +242,12 @@ def test_timesteps_are_diffusers() -> None:
     scheduler = _scheduler(1.0)
     for steps in range(1, 1001):
         scheduler.set_timesteps(steps)
-        # For 61 and others rounding gives it one step too many, -1.
+        # For 61 and other numbers, rounding gives diffusers one step too many, -1.
         assert diffusion.timesteps(steps) == scheduler.timesteps.tolist()[:steps], steps
 
 
 def test_floored_timesteps_are_those_of_the_published_code() -> None:
-    """flashvideo.md section 1: 999, 979, 959, ..., 19 for its 51 evaluations."""
+    """flashvideo.md, section 1: 999, 979, 959, ..., 19 for FlashVideo's 51 evaluations."""
     visited = diffusion.timesteps(51, "floored")
     assert visited[:3] == [999, 979, 959]
     assert visited[-1] == 19

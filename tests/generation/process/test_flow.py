@@ -1,4 +1,4 @@
-"""Flow times, and the Euler solver against closed forms."""
+"""Flow times, and the Euler solver compared with closed forms."""
 
 from __future__ import annotations
 
@@ -84,11 +84,11 @@ def test_path_from_source_to_data() -> None:
     assert torch.equal(flow.interpolate(z0, z1, 0.0), z0)
     assert torch.equal(flow.interpolate(z0, z1, 1.0), z1)
     times = torch.tensor([0.0, 0.25, 1.0], dtype=torch.float64)
-    mixed = flow.interpolate(z0, z1, times)  # a time for each of three samples
+    mixed = flow.interpolate(z0, z1, times)  # one time for each of three samples
     assert mixed.dtype == torch.float32
     for k, t in enumerate(times.tolist()):
         torch.testing.assert_close(mixed[k], flow.interpolate(z0[k], z1[k], t))
-    # Its derivative is the target of training.
+    # The derivative of the path is the target of training.
     slope = (
         flow.interpolate(z0.double(), z1.double(), 0.6) - flow.interpolate(z0.double(), z1.double(), 0.4)
     ) / 0.2
@@ -138,7 +138,7 @@ def test_the_error_halves_with_the_step(shift: float) -> None:
 
 
 def test_exact_flow_between_gaussians() -> None:
-    """From N(0, 1) to N(2, 0.25) with independent ends, the marginal velocity is linear in x and known."""
+    """From N(0, 1) to N(2, 0.25) with independent ends, the marginal velocity is known and linear in x."""
     mean, var = 2.0, 0.25
 
     def velocity(x: Tensor, t: float) -> Tensor:

@@ -1,4 +1,4 @@
-"""Guidance: in one batch or row by row, and what each costs, counted in calls of the network."""
+"""Guidance in one batch or row by row, and the cost of both ways, counted in calls of the network."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.generation.process.test_stages import SHAPE, STAGES, latents, network
 
 @contextmanager
 def counted(model: nn.Module) -> Iterator[list[int]]:
-    """The rows of each call of the network."""
+    """The number of rows in each call of the network."""
     rows: list[int] = []
 
     def note(module: nn.Module, args: tuple[object, ...], kwargs: dict[str, Tensor]) -> None:
@@ -42,7 +42,7 @@ def sampled(
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_without_guidance_a_step_is_one_row_through_the_network(stage: int) -> None:
-    """For any weights, also ones that were distilled or trained without: it is a matter of sampling alone."""
+    """Sampling alone decides this, for any weights, including distilled weights."""
     model = network(stage == 2, awake=True)
     with counted(model) as rows:
         sampled(model, stage, Sampling(steps=5, guidance=1.0), text(4, "negative"))
@@ -84,7 +84,7 @@ def test_each_row_is_the_prediction_of_its_text() -> None:
 
 
 def test_a_ramp_pays_for_guidance_only_where_it_has_some() -> None:
-    """The dynamic one begins at exactly 1."""
+    """The dynamic ramp begins at exactly 1."""
     model = network(False, awake=True)
     with counted(model) as rows:
         sampled(model, 1, Sampling(steps=4, guidance=4.0, guidance_ramp="dynamic"), None)
@@ -98,6 +98,6 @@ def test_both_predictions_are_combined() -> None:
     expected = uncond.double() + 13 * (cond.double() - uncond.double())
     torch.testing.assert_close(guidance.combine(cond, uncond, 13.0).double(), expected, rtol=0, atol=1e-5)
     half = guidance.combine(cond.bfloat16(), uncond.bfloat16(), 13.0)
-    assert half.dtype == torch.float32  # the difference is not rounded again before it is multiplied
+    assert half.dtype == torch.float32  # the difference is not rounded before the multiplication
     expected = uncond.bfloat16().double() + 13 * (cond.bfloat16().double() - uncond.bfloat16().double())
     torch.testing.assert_close(half.double(), expected, rtol=0, atol=1e-5)

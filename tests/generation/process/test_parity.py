@@ -1,4 +1,4 @@
-"""Stage I's sampler and transformer give what `diffusers.CogVideoXPipeline` gives from the same noise."""
+"""Stage I's sampler and transformer give the latents of `diffusers.CogVideoXPipeline` from equal noise."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from generation.process.guidance import combine
 from tests.generation.models.test_pretrained import published
 
 STEPS = 10
-BASE = (3, 4, 6)  # latent frames, rows and columns of the size that the checkpoints are made for
+BASE = (3, 4, 6)  # latent frames, rows and columns of the checkpoints' training size
 SHIFT = {"5B": 1.0, "2B": 3.0}
 
 
 def pipeline(folder: Path, kind: str) -> Any:
-    """A pipeline around a checkpoint; the VAE only says how many pixels a latent stands for."""
+    """A pipeline around a checkpoint. The VAE only gives the number of pixels per latent pixel."""
     with torch.random.fork_rng():
         vae = AutoencoderKLCogVideoX(
             block_out_channels=(8, 8, 8, 8), layers_per_block=1, norm_num_groups=2, latent_channels=4
@@ -42,8 +42,10 @@ def pipeline(folder: Path, kind: str) -> Any:
 
 
 def noises(shape: tuple[int, ...]) -> dict[int, Tensor]:
-    """What the pipeline's scheduler draws and uses, in our layout: from its second step on it draws twice and
-    uses the second."""
+    """The noise that the pipeline's scheduler uses, in reelmill's layout.
+
+    From the second step on, the scheduler draws twice and uses the second draw.
+    """
     draw = torch.Generator().manual_seed(11)
     b, c, t, h, w = shape
     used = {}
@@ -58,7 +60,7 @@ def noises(shape: tuple[int, ...]) -> dict[int, Tensor]:
     ("kind", "grid", "positions"),
     [
         ("5B", BASE, "resized"),
-        ("5B", BASE, "integer"),  # at the base grid the same
+        ("5B", BASE, "integer"),  # equal at the base grid
         ("5B", (2, 6, 4), "resized"),
         ("2B", BASE, "integer"),
         ("2B", (2, 6, 8), "integer"),
@@ -102,7 +104,7 @@ def test_our_latents_are_those_of_the_pipeline(
 
 
 def test_other_positions_give_other_latents(tmp_path: Path) -> None:
-    """Away from the base grid the two kinds of positions differ by far more than the parity above allows."""
+    """Away from the base grid, the two kinds of positions differ much more than the tolerance above."""
     published("5B").save_pretrained(tmp_path)
     model = cogvideox.load(tmp_path)
     draw = torch.Generator().manual_seed(7)

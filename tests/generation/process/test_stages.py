@@ -19,7 +19,7 @@ SHAPE = (CHANNELS, 2, 4, 4)
 
 
 def network(noise_strength: bool, awake: bool) -> nn.Module:
-    """A tiny transformer; as initialised its output is zero, awake it is not."""
+    """A tiny transformer. Its output is zero after initialisation. With `awake`, the output is not zero."""
     settings = Transformer(layers=2, heads=2, head_dim=16, time_embed_dim=32, noise_strength=noise_strength)
     model = build(settings, CHANNELS, TEXT_DIM, max_tokens=8)
     if awake:
@@ -99,12 +99,12 @@ STAGES = [pytest.param(0, id="stage1-flow"), pytest.param(1, id="stage1-v"), pyt
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_guidance_one_is_the_conditional_prediction_alone(stage: int) -> None:
-    """And the negative prompt has no say in it."""
+    """The negative prompt has no effect either."""
     model = network(stage == 2, awake=True)
     plain = Sampling(steps=3, guidance=1.0)
     result = sampled(model, stage, plain, None)
     assert torch.equal(result, sampled(model, stage, plain, text(4, "negative")))
-    # The same by way of both predictions: uncond + s (cond - uncond), s within rounding of 1.
+    # The same result from both predictions: uncond + s (cond - uncond), with s almost 1.
     near = sampled(model, stage, Sampling(steps=3, guidance=1.0 + 1e-7), None)
     assert torch.allclose(result, near, atol=1e-4)
 
@@ -117,7 +117,7 @@ def test_the_negative_prompt_matters(stage: int) -> None:
     assert torch.equal(default, sampled(model, stage, guided, null_like(text(4, "prompt"))))
     changed = sampled(model, stage, guided, text(4, "negative"))
     assert (default - changed).abs().mean() > 1e-3
-    longer = sampled(model, stage, guided, text(7, "negative"))  # of another length than the prompt
+    longer = sampled(model, stage, guided, text(7, "negative"))  # another length than the prompt
     assert torch.isfinite(longer).all()
     assert (longer - changed).abs().mean() > 1e-4
 
@@ -129,7 +129,7 @@ def test_a_seed_gives_the_same_bits_and_another_one_others(stage: int) -> None:
     state = torch.get_rng_state()
     assert torch.equal(sampled(model, stage, way, None, 3), sampled(model, stage, way, None, 3))
     assert not torch.equal(sampled(model, stage, way, None, 3), sampled(model, stage, way, None, 4))
-    assert torch.equal(state, torch.get_rng_state())  # nothing was drawn from the global one
+    assert torch.equal(state, torch.get_rng_state())  # the global random state did not change
 
 
 def test_a_velocity_of_zero_leaves_the_start_as_it_is() -> None:
@@ -167,7 +167,7 @@ def test_the_dynamic_ramp_follows_the_evaluations(monkeypatch: pytest.MonkeyPatc
     way = Sampling(steps=6, guidance=8.0, guidance_ramp="dynamic")
     sampled(network(False, awake=True), 1, way, None)
     ramp = [1 + 8 * (1 - math.cos(math.pi * (i / 6) ** 5)) / 2 for i in range(6)]
-    # Where the ramp is exactly 1 the second prediction is not made.
+    # Where the ramp is exactly 1, the second prediction is skipped.
     assert seen == pytest.approx([s for s in ramp if s != 1.0], abs=1e-6)
 
 
@@ -199,7 +199,7 @@ def test_scaling_a_video_keeps_flat_colours_and_its_own_size() -> None:
 
 
 def test_noise_steps_and_times_of_a_training_are_apart() -> None:
-    """Every quarter of the times meets every quarter of the noise steps, within one epoch."""
+    """Within one epoch, every quarter of the times occurs with every quarter of the noise steps."""
     met = {
         (
             int(stage1.training_time(Objective(kind="flow"), i, 0) * 4),

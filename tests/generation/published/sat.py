@@ -1,7 +1,7 @@
-"""Checkpoints in the layout of SwissArmyTransformer, and what the published networks compute with them.
+"""Checkpoints in the layout of SwissArmyTransformer, and the computation of the published networks.
 
-Written from the description of CogVideoX and FlashVideo (flashvideo.md, sections 1 to 3), in plain functions
-over the published names, and independent of diffusers: what a converted network is held against.
+The tests compare converted networks with these plain functions over the published names. The functions follow
+the description of CogVideoX and FlashVideo (flashvideo.md, sections 1 to 3) and do not use diffusers.
 """
 
 from __future__ import annotations
@@ -42,7 +42,10 @@ FIVE_B = Shape(layers=42, heads=48, head_dim=64, time=512, text=4096, channels=1
 
 
 def drawn(shapes: dict[str, tuple[int, ...]], device: str) -> State:
-    """Every tensor from a generator of its own, so that signals keep their size; on "meta", none."""
+    """Random tensors, each from a separate generator and scaled so that signals keep their size.
+
+    On the device "meta", tensors have no values.
+    """
     state = {}
     for k, (name, shape) in enumerate(shapes.items()):
         if device == "meta":
@@ -76,7 +79,7 @@ def _adapted(name: str, out: int, into: int, pairs: int, rank: int) -> dict[str,
 def transformer(
     s: Shape = TINY, rank: int = 0, stage2: bool = False, device: str = "cpu", prefix: str = DIFFUSION
 ) -> State:
-    """CogVideoX's; `rank`: with FlashVideo's Stage I adapters; `stage2`: with Stage II's two embeddings."""
+    """A checkpoint of CogVideoX. rank: adds FlashVideo's Stage I adapters; stage2: Stage II's embeddings."""
     d = s.width
     shapes: dict[str, tuple[int, ...]] = {
         "mixins.patch_embed.proj.weight": (d, s.channels, s.patch, s.patch),
@@ -108,8 +111,11 @@ def transformer(
 
 
 def absolute_positions(text: int, width: int, grid: tuple[int, int, int] = (13, 30, 45)) -> Tensor:
-    """CogVideoX-2B's table, (1, text + t h w, width): zeros for text; then a quarter of the width for time,
-    three eighths each for the column and the row, in steps of 1 / 1.875. Sines, then cosines, of each."""
+    """CogVideoX-2B's table, (1, text + t h w, width).
+
+    Text has zeros. For video, a quarter of the width is for time, and three eighths each are for the column
+    and the row, in steps of 1 / 1.875. Each part has sines, then cosines.
+    """
     t, h, w = grid
 
     def waves(position: Tensor, dim: int) -> Tensor:
@@ -124,11 +130,11 @@ def absolute_positions(text: int, width: int, grid: tuple[int, int, int] = (13, 
     return torch.cat([torch.zeros(text, width), table])[None]
 
 
-# ---- what the transformer computes
+# ---- the computation of the transformer
 
 
 def _linear(s: State, name: str, x: Tensor, alpha: float = 1.0) -> Tensor:
-    """With adapters, unmerged: x W + alpha / rank x A B, for each of the layer's equal parts."""
+    """A layer with unmerged adapters: x W + alpha / rank x A B, for each of the layer's equal parts."""
     if f"{name}.weight" in s:
         return x @ s[f"{name}.weight"].T + s[f"{name}.bias"]
     added = []
@@ -145,7 +151,7 @@ def _layernorm(s: State, name: str, x: Tensor, eps: float) -> Tensor:
 
 
 def _mlp(s: State, name: str, numbers: Tensor, width: int) -> Tensor:
-    """A sinusoid of each number (cosines, then sines) through two layers."""
+    """An embedding of numbers: sinusoids (cosines, then sines), and two layers."""
     rates = torch.exp(-math.log(10000) * torch.arange(width // 2) / (width // 2))
     angle = numbers[:, None] * rates
     wave = torch.cat([angle.cos(), angle.sin()], 1)
@@ -153,7 +159,7 @@ def _mlp(s: State, name: str, numbers: Tensor, width: int) -> Tensor:
 
 
 def _angles(grid: tuple[int, int, int], head_dim: int) -> Tensor:
-    """Of every video token and pair of neighbouring dimensions: (t h w, head_dim / 2)."""
+    """The angle of every video token and pair of neighbouring dimensions: (t h w, head_dim / 2)."""
     places = torch.cartesian_prod(*(torch.arange(n).float() for n in grid))  # (t h w, 3)
     dims = (head_dim // 4, head_dim // 8 * 3, head_dim // 8 * 3)
     parts = [
@@ -194,7 +200,7 @@ def predict(
     x = torch.cat([_linear(s, "mixins.patch_embed.text_proj", text), video], 1)
     table = s.get("mixins.pos_embed.pos_embedding")
     if table is not None:
-        x = x + table[:, : x.shape[1]]  # CogVideoX's own size: the first frames of the table
+        x = x + table[:, : x.shape[1]]  # at CogVideoX's own size: the first frames of the table
     emb = _mlp(s, "time_embed", time, d)
     if strength is not None:
         emb = emb + _mlp(s, "ref_step_time_embedding", strength, d)

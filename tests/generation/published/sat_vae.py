@@ -1,4 +1,4 @@
-"""The published autoencoder in SAT's layout: a checkpoint, and what it computes, as in `sat`."""
+"""The published autoencoder in SAT's layout: a checkpoint and its computation, as in `sat`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def _conv(name: str, out: int, into: int, kernel: int, dims: int = 3) -> dict[st
 
 
 def _res(name: str, into: int, out: int, codes: int) -> dict[str, tuple[int, ...]]:
-    """`codes`: of norms that look at the latent, in the decoder; else 0."""
+    """The tensors of a block. codes: the latent channels that the decoder's norms read; 0: encoder."""
     shapes = {**_norms(f"{name}.norm1", into, codes), **_norms(f"{name}.norm2", out, codes)}
     shapes |= {**_conv(f"{name}.conv1.conv", out, into, 3), **_conv(f"{name}.conv2.conv", out, out, 3)}
     return shapes | (_conv(f"{name}.nin_shortcut", out, into, 1) if into != out else {})
@@ -61,11 +61,11 @@ def autoencoder(
     return drawn(shapes, device)
 
 
-# ---- what it computes
+# ---- the computation
 
 
 def _causal(s: State, name: str, x: Tensor) -> Tensor:
-    """Time is padded with the first frame, space with zeros."""
+    """A causal convolution. Time is padded with the first frame, and space with zeros."""
     weight, bias = s[f"{name}.weight"], s[f"{name}.bias"]
     k = weight.shape[2]
     x = torch.cat([x[:, :, :1]] * (k - 1) + [x], 2)
@@ -80,7 +80,7 @@ def _frames(s: State, name: str, x: Tensor, **how: int) -> Tensor:
 
 
 def _group_norm(s: State, name: str, x: Tensor) -> Tensor:
-    """32 groups, over all of space and time."""
+    """A group norm with 32 groups, over space and time."""
     grouped = x.reshape(x.shape[0], 32, -1)
     grouped = grouped - grouped.mean(2, keepdim=True)
     x = (grouped / (grouped.square().mean(2, keepdim=True) + 1e-6).sqrt()).reshape(x.shape)
@@ -88,7 +88,7 @@ def _group_norm(s: State, name: str, x: Tensor) -> Tensor:
 
 
 def _enlarged(x: Tensor, size: tuple[int, int, int]) -> Tensor:
-    """Nearest; the first frame of an odd number apart."""
+    """Nearest-neighbour upsampling. For an odd number of frames, the first frame is treated separately."""
 
     def nearest(x: Tensor, t: int) -> Tensor:
         for dim, length in ((2, t), (3, size[1]), (4, size[2])):
@@ -123,11 +123,11 @@ def _blocks(s: State, name: str, x: Tensor, z: Tensor | None) -> Tensor:
 
 
 def encode(s: State, video: Tensor) -> Tensor:
-    """Means and logarithms of variances, (B, 2 codes, t, h, w), of a video (B, 3, T, H, W)."""
+    """The means and logarithms of variances, (B, 2 codes, t, h, w), of a video (B, 3, T, H, W)."""
     x = _causal(s, "encoder.conv_in.conv", video)
     for i in range(LEVELS):
         x = _blocks(s, f"encoder.down.{i}.block", x, None)
-        if i < 2 and x.shape[2] > 1:  # time is halved by means of pairs, the first frame kept
+        if i < 2 and x.shape[2] > 1:  # time is halved by averaging pairs; the first frame stays
             x = torch.cat([x[:, :, :1], (x[:, :, 1::2] + x[:, :, 2::2]) / 2], 2)
         if i < LEVELS - 1:
             x = _frames(s, f"encoder.down.{i}.downsample.conv", F.pad(x, (0, 1, 0, 1)), stride=2)
@@ -137,7 +137,7 @@ def encode(s: State, video: Tensor) -> Tensor:
 
 
 def decode(s: State, z: Tensor) -> Tensor:
-    """A video from codes (B, codes, t, h, w)."""
+    """A video (B, 3, T, H, W) from codes (B, codes, t, h, w)."""
     x = _causal(s, "decoder.conv_in.conv", z)
     for j in (1, 2):
         x = _res_block(s, f"decoder.mid.block_{j}", x, z)

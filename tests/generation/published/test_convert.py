@@ -1,4 +1,4 @@
-"""Published checkpoints: what a converted network computes, and which files are refused."""
+"""Published checkpoints: the results of converted networks, and refused files."""
 
 from __future__ import annotations
 
@@ -55,14 +55,14 @@ KINDS = {"CogVideoX-5B": five_b, "CogVideoX-2B": two_b, "Stage I": stage1, "Stag
 
 
 def saved(folder: Path, state: State, name: str = "published.pt") -> Path:
-    """As DeepSpeed keeps it."""
+    """Save a checkpoint in the layout of DeepSpeed."""
     path = folder / name
     torch.save({"module": state, "iteration": 7}, path)
     return path
 
 
 def inputs(kind: str) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-    """Latents, text, network times and noise steps. Absolute positions are those of 60 x 90 latents alone."""
+    """Latents, text, network times and noise steps. Absolute positions exist only for 60 x 90 latents."""
     draw = torch.Generator().manual_seed(0)
     grid = (2, 60, 90) if kind == "CogVideoX-2B" else (3, 4, 6)
     latents = torch.randn(2, 4, *grid, generator=draw)
@@ -98,7 +98,7 @@ def test_a_converted_transformer_computes_what_the_published_one_does(tmp_path: 
 
 @torch.no_grad()
 def test_two_b_as_it_is_published_has_no_table_of_positions(tmp_path: Path) -> None:
-    """github.com/zai-org/CogVideo/issues/100: SAT computes it."""
+    """SAT computes the table: github.com/zai-org/CogVideo/issues/100."""
     state = sat.transformer()
     model = cogvideox.load(convert.convert(saved(tmp_path, state), tmp_path / "out", positions="absolute"))
     latents, _, time, _ = inputs("CogVideoX-2B")
@@ -127,12 +127,12 @@ def test_what_sat_and_deepspeed_keep_beside_the_weights_is_no_hindrance(tmp_path
 
 @pytest.mark.parametrize("kind", ["Stage I", "Stage II"])
 def test_every_published_tensor_has_a_say(kind: str) -> None:
-    """In the computation that converted networks are held against: none can be mistaken unseen."""
+    """Every tensor changes the reference computation, so a wrong tensor would be noticed."""
     state = KINDS[kind]()
     before = theirs(state, kind, alpha=3.0)
     for name, tensor in state.items():
         if "key_value.original.bias" in name or "key_value.bias" in name:
-            continue  # the keys' part moves all scores alike, before their norm: seen below
+            continue  # the keys' bias is tested below
         changed = theirs({**state, name: tensor + 0.3 * torch.randn_like(tensor)}, kind, alpha=3.0)
         assert (changed - before).abs().max() > 1e-3, name
 
@@ -193,7 +193,7 @@ def test_a_converted_autoencoder_computes_what_the_published_one_does(tmp_path: 
 def test_published_sizes_are_recognised(
     tmp_path: Path, state: Callable[[], State], positions: str | None, says: str, millions: float
 ) -> None:
-    """On the meta device: keys and shapes alone."""
+    """A checkpoint on the meta device, with keys and shapes only."""
     found = convert.recognise(saved(tmp_path, state()), positions=positions)
     assert says in found.what
     assert f"{millions:,.1f} M parameters" in found.what
@@ -211,7 +211,7 @@ def test_the_presets_have_the_sizes_of_the_published_files(tmp_path: Path, stage
 
 
 def test_published_files_have_the_published_numbers_of_parameters() -> None:
-    """flashvideo.md, section 1: adapters of attention and of the adaptive norm, in one linear layer."""
+    """flashvideo.md, section 1: attention and the adaptive norm have adapters, each in one linear layer."""
     state = sat.transformer(FIVE_B, rank=128, device="meta")
     adapters = {name: t.numel() / 1e6 for name, t in state.items() if ".matrix_" in name}
     norm = sum(n for name, n in adapters.items() if "adaln" in name)
@@ -220,7 +220,7 @@ def test_published_files_have_the_published_numbers_of_parameters() -> None:
     assert sum(t.numel() for t in state.values()) / 1e9 == pytest.approx(5.903, abs=5e-4)
 
 
-# ---- what becomes of it
+# ---- use of a converted network
 
 
 def settings(folder: Path, **changes: Any) -> Transformer:
@@ -261,7 +261,7 @@ def test_the_number_of_frames_and_the_noise_strength_are_told_to_stage_two(tmp_p
 def test_diffusers_alone_does_not_make_up_what_its_class_lacks(tmp_path: Path) -> None:
     folder = convert.convert(saved(tmp_path, stage2()), tmp_path / "out")
     latents, text, time, strength = inputs("Stage II")
-    with pytest.raises((RuntimeError, ValueError)):  # whether it leaves weights unmade, or makes others
+    with pytest.raises((RuntimeError, ValueError)):  # diffusers leaves weights empty, or invents weights
         CogVideoXTransformer3DModel.from_pretrained(folder)(
             latents.transpose(1, 2), text, time, ofs=strength, image_rotary_emb=None
         )
@@ -317,7 +317,7 @@ print(peak - start)
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads what Linux says of memory")
 def test_a_large_file_is_never_in_memory_whole(tmp_path: Path) -> None:
-    """Of 100 MB at most a few tensors are; the largest, with adapters to merge, has 6 MB in float32."""
+    """Only few tensors of the 100 MB are in memory. The largest has 6 MB in float32, with its adapters."""
     large = sat.Shape(layers=8, heads=8, head_dim=64, time=512)
     state = {name: t.bfloat16() for name, t in sat.transformer(large, rank=8).items()}
     path = saved(tmp_path, state)
@@ -331,7 +331,7 @@ def test_a_large_file_is_never_in_memory_whole(tmp_path: Path) -> None:
     assert (tmp_path / "out" / FILE).stat().st_size > 95e6
 
 
-# ---- what is refused
+# ---- refused files
 
 
 def refused(tmp_path: Path, state: State, **how: Any) -> str:
@@ -351,7 +351,7 @@ def test_tensors_that_are_missing_unknown_or_of_another_shape_are_named(tmp_path
     text = refused(tmp_path, {**state, f"{LAYER}.stranger": torch.zeros(1), "odd": torch.zeros(1)})
     assert f"{LAYER}.stranger, odd is not known" in text
     text = refused(tmp_path, {**state, weight: torch.zeros(32, 64)})
-    assert f"{weight} gives (32, 64) and (32, 128) is wanted" in text
+    assert f"{weight} gives (32, 64), but (32, 128) is needed" in text
     text = refused(tmp_path, {**state, f"{LAYER}.attention.query_key_value.bias": torch.zeros(95)})
     assert "query_key_value.bias of (95,) is not 3 equal parts" in text
     text = refused(tmp_path, {**state, weight: torch.zeros(32, 128, dtype=torch.int8)})
@@ -371,7 +371,7 @@ def test_positions_that_a_file_does_not_tell_are_asked_for(tmp_path: Path) -> No
     plain = sat.transformer()
     text = refused(tmp_path, plain)
     assert "--positions rotary (CogVideoX-5B, FlashVideo) or --positions absolute" in text
-    assert "its positions are rotary; leave --positions out" in refused(
+    assert "the positions of the file are rotary; leave --positions out" in refused(
         tmp_path, five_b(), positions="absolute"
     )
     model: Any = cogvideox.load(convert.convert(saved(tmp_path, plain), tmp_path / "o", positions="rotary"))
@@ -381,7 +381,7 @@ def test_positions_that_a_file_does_not_tell_are_asked_for(tmp_path: Path) -> No
 def test_learned_positions_are_refused(tmp_path: Path) -> None:
     state = two_b()
     state[TABLE] = state[TABLE] + 0.01
-    assert f"{TABLE} holds other positions than CogVideoX-2B's" in refused(tmp_path, state)
+    assert f"{TABLE} holds other positions than CogVideoX-2B" in refused(tmp_path, state)
     state[TABLE] = state[TABLE][:, :100]
     assert f"{TABLE} of (1, 100, 32) is not for text and 13 x 30 x 45 patches" in refused(tmp_path, state)
 
@@ -424,21 +424,21 @@ def test_files_that_could_run_code_are_not_opened(tmp_path: Path, monkeypatch: p
 
 
 def test_files_that_are_none_are_told(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="there is no such file; name it itself"):
+    with pytest.raises(ValueError, match="there is no such file; name the file itself"):
         convert.convert(tmp_path / "no.pt", tmp_path / "out")
     with pytest.raises(ValueError, match="it is a folder; name the file in it"):
         convert.convert(tmp_path, tmp_path / "out")
     path = saved(tmp_path, five_b())
     path.write_bytes(path.read_bytes()[:-1000])
-    with pytest.raises(ValueError, match=r"cannot be read .* download it anew"):
+    with pytest.raises(ValueError, match=r"cannot be read .* download it again"):
         convert.convert(path, tmp_path / "out")
     path.write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
-    with pytest.raises(ValueError, match=r"cannot be read as tensors alone.* from its publisher, whole"):
+    with pytest.raises(ValueError, match=r"cannot be read as tensors alone.* file from its publisher"):
         convert.convert(path, tmp_path / "out")
     for content, says in (
         ({"module": {}}, "holds no tensors by name"),
         ([1, 2], "holds no tensors by name"),
-        ({"module": {"a": 3}}, "a is no tensor but int"),
+        ({"module": {"a": 3}}, "a is not a tensor but int"),
     ):
         torch.save(content, path)
         with pytest.raises(ValueError, match=says):
@@ -459,7 +459,7 @@ def test_a_folder_that_is_there_is_kept_and_a_failure_leaves_nothing(
     path, out = saved(tmp_path, five_b()), tmp_path / "out"
     out.mkdir()
     (out / "mine").write_text("mine")
-    with pytest.raises(ValueError, match="out: it is there already; name another"):
+    with pytest.raises(ValueError, match="out: this folder exists already; name another"):
         convert.convert(path, out)
     assert (out / "mine").read_text() == "mine"
 

@@ -1,4 +1,4 @@
-"""Text encoders: the real packaged MiniLM, and tiny ones of other kinds made here; their cache."""
+"""Text encoders: the packaged MiniLM, tiny encoders of other kinds, and the cache."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def test_a_caption_gives_the_same_bits_in_any_company(minilm: TransformersEncode
 
 
 def test_captions_of_like_meaning_lie_near(minilm: TransformersEncoder) -> None:
-    """The weights are trained ones, loaded as they should be."""
+    """The weights are trained weights and are loaded correctly."""
     near, like, far = (
         t.mean(0) / t.mean(0).norm()
         for t in minilm.encode(
@@ -145,7 +145,7 @@ def test_progress_bars_are_not_shown(minilm: TransformersEncoder, capfd: pytest.
 
 
 def test_t5_padded_as_published(t5: Path) -> None:
-    """What diffusers' CogVideoX pipeline does: padded ids alone, no mask."""
+    """diffusers' CogVideoX pipeline uses padded ids without a mask."""
     from transformers import AutoTokenizer, T5EncoderModel
 
     encoder = _t5(t5, padded=True)
@@ -172,7 +172,7 @@ def test_t5_real_tokens(t5: Path) -> None:
         states = T5EncoderModel.from_pretrained(t5)(batch.input_ids, attention_mask=batch.attention_mask)[0]
     assert (found[1] - states[1, :3]).abs().max() < 1e-5
     assert (found[0] - states[0]).abs().max() < 1e-5
-    # Padded and attended is something else.
+    # Attended pads change the tokens.
     assert (_t5(t5, padded=True).encode(["a dog"])[0][:3] - found[1]).abs().max() > 1e-3
 
 
@@ -193,7 +193,7 @@ def test_long_captions_are_cut_and_counted(t5: Path, caplog: pytest.LogCaptureFi
     assert encoder.truncated == 2
     assert len(caplog.records) == 1
     assert "10 tokens and text.max_tokens is 8" in caplog.text
-    # The end mark is kept: the eighth token of a cut caption is not its eighth word.
+    # A cut caption keeps the end mark: its eighth token is not its eighth word.
     assert torch.equal(tokens[0], encoder.encode(["a red blue fox dog runs sleeps"])[0])
 
 
@@ -214,14 +214,14 @@ def test_released_and_loaded_again(t5: Path) -> None:
 def test_hash(t5: Path, tmp_path: Path) -> None:
     first = _t5(t5).hash
     moved = shutil.copytree(t5, tmp_path / "moved")
-    assert _t5(moved).hash == first  # the place is not what it is
+    assert _t5(moved).hash == first  # the location does not count
     assert _t5(t5, max_tokens=9).hash != first
     assert _t5(t5, padded=True).hash != first
     assert open_text(Text(kind="transformers", model=str(t5), max_tokens=8)).hash != first
     weights = load_file(moved / "model.safetensors")
     key = "encoder.block.1.layer.1.DenseReluDense.wo.weight"
     weights[key] = weights[key] + 0.5
-    save_file(weights, moved / "model.safetensors", metadata={"format": "pt"})  # of the same length
+    save_file(weights, moved / "model.safetensors", metadata={"format": "pt"})  # the file has the same length
     assert _t5(moved).hash != first
 
 
@@ -274,7 +274,7 @@ def test_encoder_of_an_encoder_decoder(t5: Path, tmp_path: Path) -> None:
             ["a fox"]
         )
         assert tokens[0].shape == (3, dim)
-    # With all of T5's weights, T5EncoderModel takes its half.
+    # From the weights of a whole T5, T5EncoderModel loads the encoder.
     both = [open_text(Text(kind=k, model=str(tmp_path / "t5"), max_tokens=8)) for k in ("t5", "transformers")]
     assert torch.equal(both[0].encode(["a fox"])[0], both[1].encode(["a fox"])[0])
 
@@ -295,7 +295,7 @@ def test_text_half_of_a_model_that_sees(tmp_path: Path) -> None:
 
 
 def test_folders_of_diffusers(t5: Path, tmp_path: Path) -> None:
-    """A pipeline's folder: text_encoder/ beside tokenizer/."""
+    """The folder of a pipeline has text_encoder/ beside tokenizer/."""
     (tmp_path / "text_encoder").mkdir()
     (tmp_path / "tokenizer").mkdir()
     for path in t5.iterdir():
@@ -304,7 +304,7 @@ def test_folders_of_diffusers(t5: Path, tmp_path: Path) -> None:
     assert torch.equal(_t5(tmp_path).encode(["a fox"])[0], _t5(t5).encode(["a fox"])[0])
 
 
-# What is wrong with a model
+# Errors of a model
 
 
 def test_no_folder(tmp_path: Path) -> None:
@@ -329,11 +329,11 @@ def test_incomplete_folder(t5: Path, tmp_path: Path, removed: str, words: str) -
 
 
 def test_wrong_kind(gpt2: Path, t5: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"text\.kind: .* no T5 but a gpt2; write text\.kind=transformers"):
+    with pytest.raises(ValueError, match=r"text\.kind: .* not a T5 but a gpt2; write .*=transformers"):
         _t5(gpt2)
     folder = shutil.copytree(t5, tmp_path / "t5")
     (folder / "config.json").write_text('{"model_type": "no_such_kind"}')
-    with pytest.raises(ValueError, match=r"text\.model: .* no kind that transformers knows"):
+    with pytest.raises(ValueError, match=r"text\.model: .* no model type that transformers knows"):
         _t5(folder)
 
 
@@ -357,7 +357,7 @@ def test_damaged_weights(t5: Path, tmp_path: Path) -> None:
 def test_tokenizer_of_another_model(t5: Path, gpt2: Path, tmp_path: Path) -> None:
     from transformers import T5Config, T5EncoderModel
 
-    for size in (8, 100):  # of a vocabulary that should have 12
+    for size in (8, 100):  # the vocabulary must have 12 tokens
         config = T5Config(vocab_size=size, d_model=32, d_kv=8, d_ff=64, num_layers=1, num_heads=4)
         T5EncoderModel(config).save_pretrained(tmp_path)
         _save_tokenizer(tmp_path)
@@ -370,7 +370,7 @@ def test_values_that_are_no_numbers(t5: Path, tmp_path: Path) -> None:
     weights = load_file(folder / "model.safetensors")
     weights["encoder.final_layer_norm.weight"][3] = float("nan")
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(ValueError, match="no numbers for 'a fox'"):
+    with pytest.raises(ValueError, match="infinite or undefined values for 'a fox'"):
         _t5(folder).encode(["a fox"])
 
 
@@ -481,14 +481,14 @@ def test_memory_is_bounded(t5: Path, tmp_path: Path) -> None:
     assert cache._used == sum(t.nbytes for t in cache._memory.values()) == 3 * size
     again = cache.get(texts)
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
-    # Nothing fits: still right.
+    # If no caption fits into memory, results are still right.
     assert torch.equal(
         TextCache(None, encoder, memory_bytes=0).get(["a fox"])[0], encoder.encode(["a fox"])[0]
     )
 
 
 def test_import_is_quick() -> None:
-    """Not by the clock: what takes seconds to import is not imported before it is needed."""
+    """Slow modules are imported only when they are needed. The test looks at modules, not at the time."""
     code = (
         "import sys, generation.text.encoder; "
         "print(sorted({'transformers', 'diffusers', 'peft'} & set(sys.modules)))"

@@ -189,13 +189,13 @@ def test_memory_is_told_before_the_start(data: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"lora": {}}, "lora: it adapts a transformer"),
+        ({"lora": {}}, "lora: adapters need a transformer"),
         ({"train": {"cache_latents": True}}, r"train\.cache_latents: the vae makes the latents"),
         ({"data": {"buckets": [{"frames": 8, "height": 18, "width": 16}]}}, r"height 18 is no multiple of 4"),
         ({"vae": {"widths": [8]}}, r"vae\.widths: 1 of them, but .* takes 3"),
         (
             {"phases": [{"steps": 1, "decoder_only": True}, {"steps": 1}]},
-            r"phases\.1\.decoder_only: .*settled",
+            r"phases\.1\.decoder_only: .*fixes the meaning",
         ),
     ],
 )

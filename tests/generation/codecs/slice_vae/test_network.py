@@ -1,4 +1,4 @@
-"""Slice VAE: sliced is whole, nothing sees the future, everything is seen, and the shapes of the contract."""
+"""Slice VAE: slices equal the whole, nothing depends on later frames, and shapes are as documented."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ TOLERANCE = 1e-5  # relative to the largest value
 
 
 def network(seed: int = 0, **changes: object) -> SliceVAE:
-    """Of random weights, also where a new one starts with zeros and is but its linear map."""
+    """A network of random weights. Layers that start at zero are random, too."""
     settings = SliceVae.model_validate(
         {"channels": 4, "spatial": 4, "widths": (8, 12, 16), "blocks": 1, **changes}
     )
@@ -132,7 +132,7 @@ def test_a_still_video_is_its_image() -> None:
 
 @torch.no_grad()
 def test_frames_of_the_first_latent_differ() -> None:
-    """Frames that are repeated and then convolved would not."""
+    """If frames were repeated and then convolved, they would be equal."""
     made = network(4).decode(draws.normal((1, 4, 1, 3, 3), "codes"), 4)
     for t in range(3):
         assert (made[:, :, t] - made[:, :, t + 1]).abs().max() > 1e-3
@@ -172,7 +172,7 @@ def test_an_encoding_that_ended_early_leaves_nothing_behind() -> None:
 
 
 def test_the_convolution_ends_with_the_present() -> None:
-    """Against sums by hand."""
+    """A comparison with explicit sums."""
     conv = CausalConv(1, 1, time=3, side=1, stride=(2, 1))
     with torch.no_grad():
         conv.conv.weight[:] = torch.tensor([1.0, 10.0, 100.0]).view(1, 1, 3, 1, 1)
@@ -199,14 +199,14 @@ def test_patches_are_folded_and_unfolded() -> None:
     clip = video(6, 8, 8)
     small = folded(clip, 3, 2)
     assert small.shape == (1, 36, 2, 4, 4)
-    # Colour by colour, frame by frame, row by row.
+    # The order is colour, frame, row.
     assert torch.equal(small[0, 12 + 4 + 1, 1], clip[0, 1, 4, ::2, 1::2])
     assert torch.equal(unfolded(small, 3, 2), clip)
 
 
 @torch.no_grad()
 def test_untrained_it_is_a_truncated_dct() -> None:
-    """Orthonormal: what lies in the span of the lowest frequencies comes back as it was."""
+    """The basis is orthonormal: video in the span of the lowest frequencies comes back unchanged."""
     vae = SliceVAE(SliceVae(channels=12, spatial=4, widths=(8, 12, 16), blocks=1)).eval()
     basis = lowest_frequencies(12, 4, 4).flatten(1)
     assert torch.allclose(basis @ basis.T, torch.eye(12), atol=1e-6)
@@ -231,7 +231,7 @@ def test_wrong_lengths_name_the_right_ones() -> None:
 
 
 def test_the_default_is_of_the_published_size() -> None:
-    """EasyAnimate's: about 100 M and 145 M."""
+    """EasyAnimate's autoencoder has about 100 M and 145 M parameters."""
     with torch.device("meta"):
         vae = SliceVAE(SliceVae())
     sizes = [sum(p.numel() for p in part.parameters()) / 1e6 for part in (vae.encoder, vae.decoder)]

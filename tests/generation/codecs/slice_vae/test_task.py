@@ -1,4 +1,4 @@
-"""What an autoencoder minimises: closed forms, who learns from what, samples that do not see each other."""
+"""The losses of an autoencoder: closed forms, the gradients of each part, and independent samples."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def task(extract: Any = None, **loss: Any) -> VaeTask:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         made = VaeTask(VAE, VaeLoss(**{"discriminator_width": 8, **loss}), extract)
-        nn.init.normal_(made.vae.decoder.out.weight, std=0.05)  # else the network has no part in it yet
+        nn.init.normal_(made.vae.decoder.out.weight, std=0.05)  # otherwise the network's output would be zero
         nn.init.normal_(made.vae.encoder.out.weight, std=0.05)
     return made
 
@@ -89,7 +89,7 @@ def test_each_sample_is_judged_alone() -> None:
 
 
 def test_the_autoencoder_and_the_discriminators_learn_each_from_its_own() -> None:
-    """The discriminators from their hinge loss alone; the autoencoder from all but that."""
+    """The discriminators learn only from the hinge loss. The autoencoder learns from all other losses."""
     video, noise = clips()
     made = task(adversarial=0.5, l1=1.0)
     assert made.discriminator is not None
@@ -140,7 +140,7 @@ def test_images_and_short_videos_are_judged_by_frames_alone() -> None:
 
 
 class Edges(nn.Module):
-    """An extractor of a user's: differences of neighbours."""
+    """An extractor that a user could write: differences of neighbouring pixels."""
 
     def __init__(self, weights: str | None):
         super().__init__()
@@ -172,7 +172,7 @@ def test_a_perceptual_term_takes_part_and_its_weights_do_not_learn() -> None:
 
 
 def test_vgg_gives_the_features_of_torchvision(tmp_path: Path) -> None:
-    """Of random weights: the published ones are a download."""
+    """The weights are random, because the published weights need a download."""
     from torchvision.models import vgg16
 
     with torch.random.fork_rng():
@@ -194,7 +194,7 @@ def test_vgg_gives_the_features_of_torchvision(tmp_path: Path) -> None:
 
 def test_extractors_that_cannot_be_had_name_the_key_and_the_remedy(tmp_path: Path) -> None:
     cpu = torch.device("cpu")
-    with pytest.raises(ValueError, match=r"vae_loss\.extractor: no\.such:thing cannot be had .* write vgg16"):
+    with pytest.raises(ValueError, match=r"vae_loss\.extractor: no\.such:thing cannot be loaded .* vgg16"):
         open_extractor("no.such:thing", None, cpu)
     with pytest.raises(ValueError, match=r"vae_loss\.extractor: .* whose factory takes"):
         open_extractor("tests.generation.codecs.slice_vae.test_task:clips", "a", cpu)
