@@ -215,7 +215,7 @@ def test_an_unfit_judge_is_code_1(run: Path, dataset: Path, settings: Path) -> N
         (["--set", "lpips=vgg"], ["lpips: the weights of vgg cannot be had", "or write lpips=null"]),
         (["--set", "lpips=alex"], ["lpips: alex takes pictures of at least 31 pixels a side"]),
         (["--out", "{blank}"], ["{blank}", "it cannot be made", "name another"]),
-        (["--device", "tpu"], ["device tpu: cpu or cuda"]),
+        (["--device", "tpu"], ["device tpu: take cpu or cuda"]),
     ],
 )
 def test_wrong_use_says_what_would_be_right(

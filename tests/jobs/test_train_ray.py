@@ -183,7 +183,7 @@ def test_what_is_wrong_comes_out_of_the_workers_as_one_message(what: str, comman
         config = tiny(seed=1)
         says = (
             f"reelmill: {command.run / 'stage1'} holds a training of another configuration; take another "
-            "--out, or go on with the same one. Changed: seed: 0 -> 1"
+            "--out, or resume with the same configuration. Changed: seed: 0 -> 1"
         )
     else:
         config = tiny(train={"learning_rate": 1e30, "warmup_steps": 0})
