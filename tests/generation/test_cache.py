@@ -1,4 +1,4 @@
-"""The cache of tensors: what was put comes back bit for bit, or not at all."""
+"""The cache of tensors: a stored tensor is returned bit for bit, or counts as absent."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_a_damaged_file_counts_as_absent_and_is_replaced(tmp_path: Path, damage:
     found = cache.get(KEY)
     assert found is not None
     assert torch.equal(found, tensor)
-    assert [p for p in tmp_path.rglob("*") if p.is_file()] == [path]  # nothing is left aside
+    assert [p for p in tmp_path.rglob("*") if p.is_file()] == [path]  # no temporary file is left
 
 
 def test_a_failed_write_leaves_nothing(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The memory that is left on a device, in a process and in a container."""
+"""The free memory of a device, for a process and in a container."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def test_processes_on_one_machine_share_its_memory(monkeypatch: pytest.MonkeyPat
     alone = available(CPU)
     assert 50e6 < alone <= psutil.virtual_memory().total
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
-    assert available(CPU) == pytest.approx(alone / 4, rel=0.3)  # others come and go
+    assert available(CPU) == pytest.approx(alone / 4, rel=0.3)  # other processes start and end meanwhile
 
 
 def _group(folder: Path, limit: str, used: int, **stat: int) -> Path:
