@@ -81,9 +81,7 @@ def test_uniform_fills_the_unit_interval() -> None:
     values = sorted(draws.uniform("u", k) for k in range(5000))
     assert values[0] >= 0
     assert values[-1] < 1
-    distance = max(
-        abs(v - k / 5000) for k, v in enumerate(values)
-    )  # Kolmogorov-Smirnov; p < 1e-4 beyond
+    distance = max(abs(v - k / 5000) for k, v in enumerate(values))  # Kolmogorov-Smirnov; p < 1e-4 beyond
     assert distance < 2.2 / math.sqrt(5000)
 
 
