@@ -458,7 +458,7 @@ def test_broken_videos_are_named_and_the_old_page_stays(tmp_path: Path) -> None:
     (video,) = save_videos(save_evaluation(tmp_path) / "videos", ["x"])
     before = write_page(tmp_path).read_text()
     (video / "final.mp4").write_bytes(b"nothing")
-    with pytest.raises(ValueError, match=r"final\.mp4: not a video"):
+    with pytest.raises(ValueError, match=r"final\.mp4 cannot be read as a video"):
         write_page(tmp_path)
     (video / "preview.json").write_text("{")
     with pytest.raises(ValueError, match=r"preview\.json is not JSON"):
