@@ -1,12 +1,12 @@
 """Training and sampling of the two-stage text-to-video model. The package does not import Ray or the other
-packages. Of their work, this package knows only the schema of the shards.
+packages. It only knows the schema of the shards that the other packages write.
 
-Every room may use these modules, which belong to no room: `config` and `presets` (the settings of a stage),
-`run` (the folder of a run), `disk` (files that are written completely or not at all), `cache` (tensors on
-disk, found by their origin), `draws` (random numbers by key), `device` (peak speed, precision, memory) and
-`media` (frames and video files).
+Every room may use the modules beside the rooms: `config` and `presets` (the configuration of a stage),
+`run` (the folder of a run), `disk` (files that appear whole or not at all), `cache` (tensors by their
+origin), `draws` (random numbers by key), `device` (peak, precision, memory) and `media` (frames and video
+files).
 
-The rooms follow in order. A room imports only rooms from lines above its own line:
+These are the rooms in order. A room imports only rooms of the lines before its own line:
 
 data, models              clips of the shards as batches; networks and their weights
 text, codecs              captions as token states; video as latents and back

@@ -1,6 +1,6 @@
-"""Frames into mp4 files, and frames out of any video file, with PyAV.
+"""Frames are written to mp4 files, and read from any video file, with PyAV.
 
-Frames are uint8 RGB, (n, H, W, 3), as displayed.
+Frames are uint8 RGB (n, H, W, 3), as a player displays them.
 """
 
 from __future__ import annotations
@@ -21,27 +21,27 @@ from av.video.stream import VideoStream
 from torch import Tensor
 
 _BT709 = 1  # AVCOL_SPC_BT709
-_SEEK_GAP_SECONDS = 5.0  # what is nearer is reached by decoding on
-_ASSUMED_RATE = 25.0  # of files that declare none
+_SEEK_GAP_SECONDS = 5.0  # a nearer start is reached by decoding, without a seek
+_ASSUMED_RATE = 25.0  # frames per second of files that declare no rate
 
 
 def to_uint8(video: Tensor) -> np.ndarray:
-    """Float (…, 3, n, H, W) in [-1, 1] to uint8 (…, n, H, W, 3): rounded to the nearest level, clamped.
+    """Convert float (…, 3, n, H, W) in [-1, 1] to uint8 (…, n, H, W, 3).
 
-    Raises `ValueError` where a value is not finite.
+    Values are rounded to the nearest level and clamped. Raises `ValueError` when a value is not finite.
     """
     if not bool(torch.isfinite(video).all()):
         bad = (~torch.isfinite(video)).transpose(-4, -3).flatten(-3).any(-1)
         frames = bad.reshape(-1, bad.shape[-1]).any(0).nonzero().flatten().tolist()
         raise ValueError(
-            f"the video has values that are no numbers (NaN or infinite), first in frame {frames[0]}"
+            f"the video has values that are not finite (NaN or infinite), first in frame {frames[0]}"
         )
     levels = ((video.detach().float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
     return levels.movedim(-4, -1).contiguous().cpu().numpy()
 
 
 def from_uint8(frames: np.ndarray) -> Tensor:
-    """uint8 (…, n, H, W, 3) to float32 (…, 3, n, H, W) in [-1, 1]; `to_uint8` gives the same frames back."""
+    """Convert uint8 (…, n, H, W, 3) to float32 (…, 3, n, H, W) in [-1, 1]. `to_uint8` undoes it."""
     assert frames.dtype == np.uint8, f"frames are uint8, not {frames.dtype}"
     return torch.from_numpy(np.ascontiguousarray(np.moveaxis(frames, -1, -4))).float() / 127.5 - 1
 
@@ -52,18 +52,18 @@ def from_uint8(frames: np.ndarray) -> Tensor:
 
 
 def write_mp4(path: str | Path, pieces: Iterable[np.ndarray], fps: float, crf: int = 16) -> Path:
-    """Encode pieces of video, each uint8 (n, H, W, 3), to an H.264 mp4 (yuv420p, BT.709), as they come.
+    """Encode pieces of video, each uint8 (n, H, W, 3), to an H.264 mp4 (yuv420p, BT.709), piece by piece.
 
-    The file appears whole or not at all: it is written aside as `_NAME` and renamed at the end. Raises
-    `ValueError` for odd or changing sizes, for no frame at all, and for a rate that is none; whatever
-    `pieces` raises goes through.
+    The file appears whole or not at all: it is written as `_NAME` and renamed at the end. Raises `ValueError`
+    for odd or changing sizes, for no frames, and for a frame rate that is not positive and finite. An error
+    that `pieces` raises is not changed.
     """
     path = Path(path)
     if not (math.isfinite(fps) and fps > 0):
-        raise ValueError(f"{path}: {fps} is no frame rate; give frames per second, such as 8")
+        raise ValueError(f"{path}: {fps} is not a frame rate; give frames per second, such as 8")
     aside = path.with_name(f"_{path.name}")
     try:
-        # The index in front, so that players may start before they have read all.
+        # The index comes first, so that players can start before they have read the whole file.
         with av.open(str(aside), "w", format="mp4", options={"movflags": "+faststart"}) as container:
             _encode(container, pieces, fps, crf, path)
         aside.replace(path)
@@ -108,14 +108,14 @@ def _encode(
 
 
 def _add_stream(container: OutputContainer, rate: Fraction, width: int, height: int, crf: int) -> VideoStream:
-    # Without mbtree=0 equal frames give other bytes now and then, where sides are no multiples of 16.
+    # Without mbtree=0, equal frames sometimes give different bytes when a side is not a multiple of 16.
     options = {"crf": str(crf), "preset": "medium", "x264-params": "mbtree=0"}
     stream = container.add_stream("libx264", rate=rate, options=options)
     assert isinstance(stream, VideoStream)
     stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
     context = stream.codec_context
     context.time_base = 1 / rate
-    # Said, as players guess otherwise: BT.709 for large pictures, BT.601 for small ones.
+    # Without these tags players guess: BT.709 for large pictures, BT.601 for small ones.
     context.color_range = ColorRange.MPEG
     context.colorspace = _BT709
     context.color_primaries = ColorPrimaries.BT709
@@ -126,9 +126,10 @@ def _add_stream(container: OutputContainer, rate: Fraction, width: int, height: 
 def write_grid(
     path: str | Path, videos: Sequence[np.ndarray], fps: float, columns: int | None = None
 ) -> Path:
-    """One mp4 that shows several equally sized clips, uint8 (T, H, W, 3), side by side, row by row.
+    """Write one mp4 that shows several clips of one size, uint8 (T, H, W, 3), in a grid, row by row.
 
-    About as many rows as columns unless told; a shorter clip stays on its last frame; free places are black.
+    columns: without this number there are about as many columns as rows. A shorter clip stays on its last
+    frame. Empty places are black. Raises `ValueError` when there is no clip or the sizes differ.
     """
     sizes = {v.shape[1:3] for v in videos}
     if len(sizes) != 1:
@@ -156,6 +157,8 @@ def _mosaic(videos: Sequence[np.ndarray], columns: int) -> Iterator[np.ndarray]:
 
 @dataclass(frozen=True)
 class Video:
+    """Frames, and their rate in frames per second."""
+
     frames: np.ndarray  # uint8 (T, H, W, 3)
     fps: float
 
@@ -163,32 +166,33 @@ class Video:
 def read_video(
     path: str | Path, fps: float | None = None, start_s: float = 0.0, frames: int | None = None
 ) -> Video:
-    """The first video stream of a file, as displayed: turned and with square pixels.
+    """Read the first video stream of a file as a player displays it: rotated, and with square pixels.
 
-    Frame k shows what is on display `start_s` + k / fps seconds after the stream's first frame, by
-    presentation times, so a variable rate comes out right. fps: the file's own average rate unless told.
-    frames: no more than so many; the file may give fewer. Pictures are videos of one frame.
+    Frame k is the frame that a player shows `start_s` + k / fps seconds after the stream's first frame. The
+    presentation times decide, so a variable frame rate is read correctly. A picture is a video of one frame.
 
-    Raises `ValueError` that names the file: missing, no video stream, broken, no frame, too short.
+    fps: None means the file's average rate. frames: the largest number of frames; the file may have fewer.
+    Raises `ValueError` that names the file when the file is missing, broken or too short, or when the file
+    has no video stream or no frame.
     """
     path = Path(path)
     if not path.is_file():
         raise ValueError(
-            f"{path}: {'a folder, not a video file' if path.is_dir() else 'there is no such file'}"
+            f"{path}: {'this is a folder, not a video file' if path.is_dir() else 'there is no such file'}"
         )
     if fps is not None and not (math.isfinite(fps) and fps > 0):
-        raise ValueError(f"{path}: {fps} is no frame rate; give frames per second, such as 8")
+        raise ValueError(f"{path}: {fps} is not a frame rate; give frames per second, such as 8")
     if not (math.isfinite(start_s) and start_s >= 0):
-        raise ValueError(f"{path}: start at {start_s} s; give 0 or more seconds")
+        raise ValueError(f"{path}: the start is {start_s} s; give 0 or more seconds")
     if frames is not None and frames < 1:
-        raise ValueError(f"{path}: {frames} frames asked; give 1 or more")
+        raise ValueError(f"{path}: {frames} frames were asked for; give 1 or more")
     source = None
     try:
         source = _Source(path)
         rate = fps or source.rate
         chosen = source.sampled(rate, start_s, frames)
     except av.error.FFmpegError as error:
-        raise ValueError(f"{path}: not a video that can be read ({error.strerror or error})") from error
+        raise ValueError(f"{path} cannot be read as a video ({error.strerror or error})") from error
     finally:
         if source is not None:
             source.close()
@@ -196,7 +200,7 @@ def read_video(
 
 
 class _Source:
-    """An opened file and its first frame. Times are seconds after it."""
+    """An opened file and its first frame. Times are seconds after the first frame."""
 
     def __init__(self, path: Path):
         self._path = path
@@ -206,7 +210,7 @@ class _Source:
             self._decoded = self._container.decode(self._stream)
             first = next(self._decoded, None)
             if first is None:
-                raise ValueError(f"{path}: its video stream has no frame")
+                raise ValueError(f"{path}: the video stream has no frame")
             self._first = first
             self._zero = first.time or 0.0
             rate = self._stream.average_rate or self._stream.guessed_rate
@@ -216,7 +220,7 @@ class _Source:
             raise
 
     def _open(self) -> InputContainer:
-        # `file:` and the one protocol allowed: a name with a colon, or a playlist, opens nothing else.
+        # Only local files can be opened: a name with a colon, or a playlist, cannot reach anything else.
         options = {"protocol_whitelist": "file"}
         return av.open(f"file:{self._path}", "r", options=options, metadata_errors="replace")
 
@@ -229,9 +233,9 @@ class _Source:
         raise ValueError(f"{self._path}: the file has no video stream that can be decoded")
 
     def sampled(self, rate: float, start_s: float, limit: int | None) -> list[np.ndarray]:
-        """RGB pictures at `start_s` + k / rate."""
-        # Written times are rounded, by up to a millisecond in Matroska: a frame that comes a little late
-        # still belongs to its moment.
+        """RGB pictures, uint8 (H, W, 3), at the times `start_s` + k / rate; at most `limit`."""
+        # Files store rounded times, in Matroska to a millisecond: a frame may come a little late for its
+        # moment.
         tolerance = 0.25 / max(rate, self.rate)
         chosen: list[np.ndarray] = []
         shown: av.VideoFrame | None = None
@@ -255,27 +259,27 @@ class _Source:
         show(until=end - tolerance)
         if not chosen:
             raise ValueError(
-                f"{self._path}: the video ends after {end:.3f} s; there is nothing at {start_s} s"
+                f"{self._path}: the video ends after {end:.3f} s, so it has no frame at {start_s} s"
             )
         return chosen
 
     def _frames(self, start_s: float) -> Iterator[tuple[float, av.VideoFrame]]:
-        """Frames with rising times, the first of them at or before `start_s`."""
+        """Frames and their times, which rise. The first frame is at or before `start_s`."""
         first = self._seek(start_s) if start_s > _SEEK_GAP_SECONDS else self._first
         time, last = 0.0, -math.inf
         for frame in chain([first], self._decoded):
             time = frame.time - self._zero if frame.time is not None else time
-            if time > last:  # a repeated or backward time is not a new moment
+            if time > last:  # a frame with a repeated or earlier time is skipped
                 yield time, frame
                 last = time
-            time += self._duration(frame)  # where the next one tells none
+            time += self._duration(frame)  # for a next frame that has no time
 
     def _seek(self, start_s: float) -> av.VideoFrame:
-        """A frame at or before `start_s`, after which decoding goes on."""
+        """A frame at or before `start_s`. Decoding continues with the frames after it."""
         assert self._stream.time_base is not None
         target = self._zero + start_s
         try:
-            # Half a second early: some containers index key frames by decoding time.
+            # The target is half a second early, as some containers index key frames by decoding time.
             ticks = int((target - 0.5) / self._stream.time_base)
             self._container.seek(ticks, stream=self._stream, backward=True)
             self._decoded = self._container.decode(self._stream)
@@ -283,7 +287,7 @@ class _Source:
             if first is not None and first.time is not None and first.time <= target:
                 return first
         except av.error.FFmpegError:
-            pass  # no index, or a broken one: from the start, then
+            pass  # without a usable index, decoding starts from the beginning
         self._container.close()
         self._container = self._open()
         self._stream = self._video_stream()
@@ -296,7 +300,7 @@ class _Source:
         return 1 / self.rate
 
     def _picture(self, frame: av.VideoFrame) -> np.ndarray:
-        """RGB, square pixels, upright, of the size of the first frame."""
+        """An upright picture with square pixels, uint8 RGB (H, W, 3). The first frame decides the size."""
         aspect = self._stream.sample_aspect_ratio or self._stream.codec_context.sample_aspect_ratio or 1
         width, height = self._first.width, self._first.height
         if aspect > 1:
@@ -306,7 +310,7 @@ class _Source:
         rgb = frame.reformat(
             width, height, "rgb24", interpolation=Interpolation.BICUBIC | Interpolation.ACCURATE_RND
         ).to_ndarray()
-        # Degrees that a player turns the stored picture counter-clockwise, as numpy does.
+        # `rotation` is in degrees counter-clockwise, and `rot90` turns counter-clockwise as well.
         return np.ascontiguousarray(np.rot90(rgb, round(self._first.rotation / 90) % 4))
 
     def close(self) -> None:

@@ -1,7 +1,7 @@
 """A run's folder: RUN/{vae,stage1,stage2}/{config.json, checkpoints/, weights/, log.jsonl, tensorboard/, …}.
 
-`weights/` is what sampling loads, and other programs can: a diffusers folder `transformer/`, or for a LoRA
-`pytorch_lora_weights.safetensors`.
+Sampling loads `weights/`, and other programs can load the same files. A diffusion stage has a diffusers
+folder `transformer/` there, and a LoRA has `pytorch_lora_weights.safetensors`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ STAGES = ("vae", "stage1", "stage2")
 
 
 def read_config(run: Path, stage: str) -> Config:
-    """The configuration of a stage that was trained. Raises `ValueError` when there is none."""
+    """The configuration of a trained stage. Raises `ValueError` when it is missing or cannot be read."""
     path = run / stage / "config.json"
     if not path.exists():
         if not run.is_dir():
@@ -37,7 +37,7 @@ def read_config(run: Path, stage: str) -> Config:
         return Config.model_validate_json(path.read_text(encoding="utf-8"))
     except ValidationError as error:
         raise ValueError(
-            f"{path}: not a configuration of this version of reelmill: {_told(error)}"
+            f"{path} is not a configuration of this version of reelmill: {_told(error)}"
         ) from error
 
 
@@ -48,7 +48,11 @@ def _told(error: ValidationError) -> str:
 def write_weights(
     config: Config, folder: Path, step: int, write: Callable[[Path], Path], latents_hash: str = ""
 ) -> Path:
-    """FOLDER/weights, whole or not at all. `write` fills it, and returns the file that stands for it."""
+    """Write FOLDER/weights and weights.json, whole or not at all. Returns that folder.
+
+    write: fills a folder and returns the main weights file, whose hash identifies the weights.
+    latents_hash: identifies the weights of the autoencoder whose latents were trained on.
+    """
     final, aside = folder / "weights", folder / "_weights"
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir()

@@ -1,17 +1,17 @@
-"""Figures about a run. In: a run, a dataset, prompts. Out: evaluation.json, and videos of the prompts.
+"""Figures about a run. In: a run, a dataset, prompts. Out: evaluation.json and videos of the prompts.
 
-parts       the evaluation part by part, each kept on disk, so that a stopped evaluation goes on
-settings    how a run is evaluated
-codec       what the autoencoder gives back of real clips
-restoring   what Stage II restores of degraded clips
+parts       the evaluation part by part; each part is kept on disk, so a stopped evaluation can resume
+settings    the settings of an evaluation
+codec       how well the autoencoder reconstructs real clips
+restoring   how well Stage II restores degraded clips
 following   whether videos of Stage I, and of both stages, show what their prompts say
-judge       a small network of our own that reads words off videos
-networks    networks of others: LPIPS, CLIP, and features of videos
+judge       a small network, trained here, that recognises words in videos
+networks    published networks: LPIPS, CLIP, and features of videos
 scores      numbers about videos, by formula
-figures     what every part returns
-real_clips  clips of a dataset, as training sees them
-bars        what a figure must reach, and what a control must not reach
-vbench      videos laid out for the tool of VBench
+figures     the result type of all parts
+real_clips  clips of a dataset, prepared as for training
+bars        limits that a figure must reach and a control must miss
+vbench      copies of videos for the tool of VBench
 
-May import every room but `train`, `published` and `report`.
+The room may import every room except `train`, `published` and `report`.
 """

@@ -1,4 +1,4 @@
-"""What the autoencoder gives back of real clips, and whether that is enough for claims in its latents."""
+"""How well the autoencoder reconstructs real clips, and whether claims about its latents are possible."""
 
 from __future__ import annotations
 
@@ -15,14 +15,16 @@ from generation.evaluate.networks import lpips
 from generation.evaluate.real_clips import Clips
 from generation.evaluate.settings import Settings
 
-FIT_DB = 2.0  # that a codec's reconstruction must be above bicubic, for claims in its latents to count
-FIT_DETAIL = 0.7  # and the part of the detail that it must keep
-_CLAIMS = ("_db", ".ssim", ".ssim_gain", ".latent_error")  # ends of figures that are such claims
+# A codec must be so many dB above bicubic, and keep this part of the detail. Else figures that depend on its
+# latents do not count.
+FIT_DB = 2.0
+FIT_DETAIL = 0.7
+_CLAIMS = ("_db", ".ssim", ".ssim_gain", ".latent_error")  # ends of the names of such figures
 
 
 @torch.no_grad()
 def evaluate_codec(codec: Codec, truth: Clips, settings: Settings) -> Found:
-    """What a codec gives back of real clips, beside bicubic."""
+    """Compare the reconstructions of a codec with real clips, beside bicubic scaling. Gains are in dB."""
     made = torch.cat(
         [codec.decode(codec.encode(v[None].to(codec.device)), v.shape[1]).cpu() for v in truth.video]
     )
@@ -43,25 +45,25 @@ def evaluate_codec(codec: Codec, truth: Clips, settings: Settings) -> Found:
 
 
 def is_fit(figures: Figures) -> bool:
-    """Whether latents of the codec hold what Stage II has to restore."""
+    """Whether the latents of a codec with these figures hold the detail that Stage II has to restore."""
     return bool(figures["gain_db"] >= FIT_DB and figures["detail"] >= FIT_DETAIL)
 
 
 def void(figures: Figures, path: str) -> str:
-    """Why a figure counts for nothing; nothing where it counts."""
+    """Why the figure at `path` does not count. Empty if it counts."""
     is_fit = figures.get("stage2", {}).get("vae_fit", True)
     claims = path.startswith("stage2.") and path.endswith(_CLAIMS)
     return "VAE unfit" if claims and not is_fit else ""
 
 
 def in_focus(captions: Sequence[str | None], settings: Settings) -> Tensor:
-    """Which clips Stage II is told of: (N,) bool. Raises `ValueError` when there are none."""
+    """The clips with the word `focus` in their caption: (N,) bool. Raises `ValueError` without such clips."""
     if settings.focus is None:
         return torch.ones(len(captions), dtype=torch.bool)
     truth = labels(captions, {"focus": (settings.focus,)})[:, 0] == 0
     if not bool(truth.any()):
         raise ValueError(
             f"focus: no caption of the {len(captions)} held-out clips has the word {settings.focus}; name "
-            "one that they have, take more clips, or write focus=null"
+            "a word of these captions, take more clips, or write focus=null"
         )
     return truth

@@ -1,4 +1,4 @@
-"""What every part of an evaluation returns: plain numbers by name, and notes."""
+"""The result of a part of an evaluation: plain numbers by name, and notes."""
 
 from __future__ import annotations
 
@@ -14,15 +14,17 @@ Say = Callable[[str], None]
 
 @dataclass
 class Found:
-    """Figures, and what is to be known of them. One that says nothing is None."""
+    """Figures, and notes about them. A figure without meaning is None."""
 
     figures: Figures = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
 
 def mean(values: Tensor) -> float | None:
+    """The mean of (N,), in float64. None if N is 0."""
     return float(values.double().mean()) if len(values) else None
 
 
 def ratio(a: float, b: float) -> float | None:
+    """a / b. None if b is not above 0."""
     return a / b if b > 0 else None

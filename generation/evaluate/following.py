@@ -1,7 +1,7 @@
 """Whether videos show what their prompts say: the evaluation of Stage I, and of both stages together.
 
-A judge reads words off them, or optical flow their direction. Beside what is claimed stand controls, which
-must do worse: other prompts, untrained weights, a video that stands still, Stage I's scaled up.
+A judge recognises words in the videos, and optical flow recognises the direction. Controls must do worse than
+the claimed result: other prompts, untrained weights, a video that stands still, scaled-up videos of Stage I.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from generation.process import stage1
 from generation.sample.trained import Trained
 
 _DIRECTIONS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
-_OF_A_PROMPT = 8  # videos, that are compared with each other
+_OF_A_PROMPT = 8  # videos of a prompt, which are compared with each other
 
 
 # ---------------------------------------------------------------------------------------------------
@@ -36,22 +36,22 @@ _OF_A_PROMPT = 8  # videos, that are compared with each other
 
 
 class JudgeUnfit(Exception):
-    """It is not sure enough about real clips to judge others."""
+    """The judge is not accurate enough about real clips to judge other videos."""
 
 
 def examine(found: Judge, truth: Clips) -> Figures:
-    """What the judge, and optical flow, make of real held-out clips. Raises `JudgeUnfit`."""
+    """The accuracy of the judge and of optical flow on real held-out clips. Raises `JudgeUnfit`."""
     if found.unfit:
         told = ", ".join(
             f"{name} {found.accuracy[name]:.3f}"
             if not math.isnan(found.accuracy[name])
-            else f"{name} nothing, as none of their captions has one of its words"
+            else f"{name} not at all, as no caption has a word of this group"
             for name in found.unfit
         )
         raise JudgeUnfit(
-            f"judge unfit: on {len(truth)} real held-out clips it is right about {told}, and below "
-            f"{judge.FIT} it judges nothing. Train it longer (judge_steps, judge_clips), or leave that group "
-            "of words out (attributes)"
+            f"judge unfit: on {len(truth)} real held-out clips the judge is right about {told}, and it needs "
+            f"{judge.FIT}. Train the judge longer (judge_steps, judge_clips), or leave that group of words "
+            "out (attributes)"
         )
     figures: Figures = {"accuracy": dict(found.accuracy)}
     flow = by_flow(truth.video, truth.captions, found.attributes)
@@ -61,8 +61,11 @@ def examine(found: Judge, truth: Clips) -> Figures:
 
 
 def by_flow(videos: Tensor, prompts: Sequence[str | None], attributes: judge.Attributes) -> float | None:
-    """The share of videos that move as prompts say, by optical flow; what stands still does not. None: no
-    group is of directions, no prompt has one, or these are pictures."""
+    """The share of videos (N, 3, T, H, W) that move as their prompts say, by optical flow.
+
+    A video that stands still counts as wrong. None: there is no group of directions, no prompt has a
+    direction, or the videos have one frame.
+    """
     groups = ([word.lower() for word in words] for words in attributes.values())
     group = next((words for words in groups if set(words) <= set(_DIRECTIONS)), None)
     if group is None or videos.shape[2] < 2:
@@ -75,7 +78,7 @@ def by_flow(videos: Tensor, prompts: Sequence[str | None], attributes: judge.Att
 
 
 def read_by(found: Judge, videos: Tensor, prompts: Sequence[str | None]) -> Figures:
-    """How often videos show what their prompts say: by group, all at once, and the latter over chance."""
+    """How often videos (N, 3, T, H, W) show what their prompts say: by group, jointly, and over chance."""
     truth, read = labels(prompts, found.attributes), found.read(videos)
     right = (None if math.isnan(share) else share for share in judge.accuracy(read, truth))
     accuracy = dict(zip(found.attributes, right, strict=True))
@@ -99,20 +102,24 @@ def read_by(found: Judge, videos: Tensor, prompts: Sequence[str | None]) -> Figu
 def is_seen(
     prompts: Sequence[str | None], trained_on: Sequence[str | None], attributes: judge.Attributes
 ) -> list[bool | None]:
-    """Whether the words of a prompt came together in a caption of the training set. None: it has not a word
-    of every group."""
+    """Whether a caption of the training set has the same words as the prompt, of all groups.
+
+    None: the prompt does not have a word of every group.
+    """
     known = {tuple(row) for row in labels(trained_on, attributes).tolist()}
     return [None if -1 in row else tuple(row) in known for row in labels(prompts, attributes).tolist()]
 
 
 def shuffled(prompts: Sequence[str]) -> list[str]:
-    """Every video with another one's prompt, and with another prompt, but where one is of more than half of
-    the videos."""
+    """The prompts of other videos, in a fixed order.
+
+    Every video gets a different prompt, except where one prompt belongs to more than half of the videos.
+    """
     order = torch.randperm(len(prompts), generator=draws.generator("shuffle prompts")).tolist()
     place: dict[str, int] = {}
     for k in order:
         place.setdefault(prompts[k], len(place))
-    # Equal ones beside each other: then that many places on there is none of them any more.
+    # Equal prompts are neighbours now, so a shift by the largest number of equal prompts separates them.
     order.sort(key=lambda k: place[prompts[k]])
     away = max(Counter(prompts).values(), default=0) % max(1, len(prompts))
     following = dict(zip(order, order[away:] + order[:away], strict=True))
@@ -120,7 +127,7 @@ def shuffled(prompts: Sequence[str]) -> list[str]:
 
 
 def swapped(prompt: str, swap: Mapping[str, str]) -> str:
-    """With other words in the place of some."""
+    """The prompt with words replaced by `swap`, whatever their case."""
     others = {word.lower(): other for word, other in swap.items()}
     return re.sub(r"\w+", lambda word: others.get(word[0].lower(), word[0]), prompt)
 
@@ -132,7 +139,7 @@ def swapped(prompt: str, swap: Mapping[str, str]) -> str:
 
 @dataclass(frozen=True)
 class Made:
-    """Videos of prompts, as they lie on disk, (N, 3, T, H, W) each."""
+    """Videos of prompts, as read from disk: each tensor is (N, 3, T, H, W) in [-1, 1]."""
 
     prompts: list[str]
     previews: Tensor
@@ -140,7 +147,7 @@ class Made:
 
 
 def read_made(prompts: Sequence[str], folders: Sequence[Path], finals: bool) -> Made:
-    """Of the folders that `previews.sample_previews` made. Raises `ValueError` for what cannot be read."""
+    """Read the folders of `sample.previews.sample_previews`. Raises `ValueError` for broken videos."""
 
     def read(name: str) -> Tensor:
         return torch.stack([from_uint8(read_video(folder / name).frames) for folder in folders])
@@ -150,7 +157,7 @@ def read_made(prompts: Sequence[str], folders: Sequence[Path], finals: bool) -> 
 
 @torch.no_grad()
 def sample_untrained(trained: Trained, prompts: Sequence[str], shape: Bucket, say: Say) -> Tensor:
-    """Stage I with the weights of step 0: a control. (N, 3, T, H, W)"""
+    """Videos (N, 3, T, H, W) of Stage I with the weights of step 0, as a control."""
     say(f"stage1: {len(prompts)} videos of untrained weights")
     config, codec = trained.config, trained.codec
     texts, negative = trained.embedded(prompts)
@@ -177,9 +184,9 @@ def sample_untrained(trained: Trained, prompts: Sequence[str], shape: Bucket, sa
 def evaluate_stage1(
     made: Made, real: Clips, captions: Sequence[str | None], found: Judge | None, fresh: Tensor | None
 ) -> Found:
-    """Prompt following of the previews, and how much those of one prompt differ.
+    """How well previews follow their prompts, and how much the previews of one prompt differ.
 
-    real: clips that were trained on; captions: of all of them; fresh: what untrained weights made of the
+    real: some training clips. captions: of all training clips. fresh: videos of untrained weights for the
     first prompts.
     """
     size = (made.previews.shape[-2], made.previews.shape[-1])
@@ -192,11 +199,11 @@ def evaluate_stage1(
     notes = []
     if figures["spread"] is None:
         notes.append(
-            "stage1: no prompt comes twice, so nothing tells how much videos of one prompt differ; write "
-            "some of them several times in the file of --prompts"
+            "stage1: no prompt comes twice, so the difference between videos of one prompt is not measured; "
+            "write some prompts several times in the file of --prompts"
         )
     if found is None:
-        notes.append("stage1: without attributes nothing says whether videos follow their prompts")
+        notes.append("stage1: without attributes, it is not measured whether videos follow their prompts")
         return Found(figures, notes)
     followed = _follow(found, made.previews, made.prompts, captions)
     figures |= followed.figures
@@ -206,8 +213,10 @@ def evaluate_stage1(
 
 
 def _follow(found: Judge, videos: Tensor, prompts: Sequence[str], captions: Sequence[str | None]) -> Found:
-    """By the judge: all videos, those of prompts whose words came together in training, the others; and with
-    the prompts of others, and standing still, as controls."""
+    """The judge's figures: of all videos, and of prompts whose words were or were not together in a caption.
+
+    The controls are the same videos with other prompts, and videos that stand still.
+    """
     figures = read_by(found, videos, prompts)
     notes = [f"no prompt has a word of {name}" for name in found.attributes if figures[name] is None]
     seen = is_seen(prompts, captions, found.attributes)
@@ -219,7 +228,7 @@ def _follow(found: Judge, videos: Tensor, prompts: Sequence[str], captions: Sequ
     if others != list(prompts):
         figures["shuffled_prompts"] = read_by(found, videos, others)
     else:
-        notes.append("all prompts are the same, so there are no others to judge by, as a control")
+        notes.append("all prompts are the same, so there is no control with other prompts")
     figures["standing_still"] = read_by(found, _still(videos), prompts)
     return Found(figures, notes)
 
@@ -231,8 +240,10 @@ def _still(videos: Tensor) -> Tensor:
 def _spread(
     videos: Tensor, prompts: Sequence[str | None], rows: Sequence[int], size: tuple[int, int]
 ) -> float | None:
-    """How much videos of one prompt differ at some height and width, in levels of 255: of `rows`, the mean
-    over the prompts that come again."""
+    """How much videos of one prompt differ, in levels of 255, at this size (height, width).
+
+    The mean over the prompts that `rows` has several times. None without such prompts.
+    """
     places: dict[str, list[int]] = defaultdict(list)
     for k in rows:
         places[prompts[k] or ""].append(k)
@@ -257,9 +268,9 @@ def evaluate_chain(
     found: Judge | None,
     features: Callable[[Tensor], Tensor] | None,
 ) -> Found:
-    """Prompt following of the final videos, and how far sets of videos are from `truth`, the held-out clips.
+    """How well final videos follow their prompts, and how far sets of videos are from held-out clips `truth`.
 
-    real: clips that were trained on; captions: of all of them; features: None: the judge's.
+    real: some training clips. captions: of all training clips. features: None means the judge's features.
     """
     assert made.finals is not None
     figures: Figures = {"videos": len(made.prompts)}
@@ -273,9 +284,9 @@ def evaluate_chain(
     features = features or (found.features if found else None)
     count = min(len(made.finals), len(truth), len(real))
     if features is None:
-        notes.append("chain: without attributes or an extractor there is no distance to real videos")
+        notes.append("chain: without attributes or an extractor, distances to real videos are not measured")
     elif count < 2:
-        notes.append("chain: distances of sets take two prompts and two held-out clips at least")
+        notes.append("chain: distances of sets need at least two prompts and two held-out clips")
     else:
         figures |= _distances(made, truth, real, count, features)
     return Found(figures, notes)
@@ -284,10 +295,13 @@ def evaluate_chain(
 def _distances(
     made: Made, truth: Clips, real: Clips, count: int, features: Callable[[Tensor], Tensor]
 ) -> Figures:
-    """Of sets of one size, as Fréchet's is larger the smaller they are. `static`: the final videos standing
-    still; `real_static`: real clips that do, other ones than the target's, which would be near to it whatever
-    they do. Ratios are of kernel distances: without bias, where features are more than videos and their
-    covariance is not known."""
+    """Distances of sets of `count` videos to held-out clips.
+
+    All sets have the same number of videos, as small sets have a larger Fréchet distance. `static`: the
+    final videos, standing still. `real_static`: training clips, standing still; held-out clips would be near
+    to themselves. Ratios use the kernel distance, which has no bias: with fewer videos than features, their
+    covariance is not known.
+    """
     assert made.finals is not None
     height, width = made.finals.shape[-2:]
     frames = min(made.finals.shape[2], truth.video.shape[2])

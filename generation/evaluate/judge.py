@@ -1,7 +1,7 @@
-"""A judge of videos: a small network that reads off a video which of some words its caption has.
+"""A judge of videos: a small network that predicts words of a video's caption from the video.
 
-The words come in groups of which a caption has one each (colours, directions, …). It is trained on real clips
-alone, and counts for a group only where it is right about real clips that it has not seen.
+The words are in groups (colours, directions, …), and a caption has one word of each group. The judge is
+trained only on real clips. It is used for a group only if it is right about real clips that it has not seen.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from torch import Tensor, nn
 from generation import draws
 from generation.evaluate import scores
 
-FIT = 0.99  # of held-out real clips that must be right, for a group to be judged
+FIT = 0.99  # a group is judged if the judge is right about this share of held-out real clips
 _WIDTHS = (32, 64, 96, 128, 128, 128)
-_NARROWEST = 4  # pixels a side that are left before what was seen is pooled
+_NARROWEST = 4  # pixels of a side before pooling, about
 _BATCH = 32
 
 Attributes = Mapping[str, Sequence[str]]  # group -> its words
 
 
 def labels(captions: Sequence[str | None], attributes: Attributes) -> Tensor:
-    """(N, groups) int64: which word of each group a caption has; -1 where it has none, or several."""
+    """(N, groups) int64: the word of each group in a caption, as its number; -1: none or several."""
     rows = []
     for caption in captions:
         words = set(re.findall(r"\w+", (caption or "").lower()))
@@ -40,7 +40,7 @@ def labels(captions: Sequence[str | None], attributes: Attributes) -> Tensor:
 
 
 class JudgeNet(nn.Module):
-    """Videos (B, 3, T, side, side) in [-1, 1] to features (B, D), and these to a score for every word."""
+    """Maps videos (B, 3, T, side, side) in [-1, 1] to features (B, D), and these to scores of all words."""
 
     def __init__(self, attributes: Attributes, side: int):
         super().__init__()
@@ -61,32 +61,33 @@ class JudgeNet(nn.Module):
         )
 
     def features(self, video: Tensor) -> Tensor:
-        """(B, D): mean and maximum over time and place."""
+        """Features (B, D): mean and maximum over time and place."""
         x = self.layers(video)  # (B, C, T, h, w)
         return torch.cat([x.mean((2, 3, 4)), x.amax((2, 3, 4))], 1)
 
     def forward(self, video: Tensor) -> dict[str, Tensor]:
+        """Scores (B, words) by group."""
         features = self.features(video)
         return {name: head(features) for name, head in self.heads.items()}
 
 
 @dataclass(frozen=True)
 class Judge:
-    """A trained one. `accuracy`: on real clips that it was not trained on, by group."""
+    """A trained judge. accuracy: by group, on real clips that are not in its training set."""
 
     net: JudgeNet
     attributes: Attributes
-    side: int  # pixels, that videos are scaled to
+    side: int  # videos are scaled to squares of so many pixels
     accuracy: Mapping[str, float]
 
     @property
     def unfit(self) -> list[str]:
-        """Groups that it must not be asked about."""
+        """Groups that the judge must not judge."""
         return [name for name, right in self.accuracy.items() if not right >= FIT]
 
     @torch.no_grad()
     def read(self, videos: Tensor) -> Tensor:
-        """The word of each group that a video shows: (N, groups)."""
+        """The numbers of the words that videos (N, 3, T, H, W) show: (N, groups)."""
         found = [self.net(part) for part in self._parts(videos)]
         return torch.cat(
             [torch.stack([part[n].argmax(1) for n in self.attributes], 1) for part in found]
@@ -94,7 +95,7 @@ class Judge:
 
     @torch.no_grad()
     def features(self, videos: Tensor) -> Tensor:
-        """What it saw before it says words, (N, D) float64, to compare sets of videos by."""
+        """Features (N, D) float64 of videos (N, 3, T, H, W), to compare sets of videos."""
         return torch.cat([self.net.features(part) for part in self._parts(videos)]).cpu().double()
 
     def _parts(self, videos: Tensor) -> list[Tensor]:
@@ -103,10 +104,10 @@ class Judge:
 
 
 def scaled(videos: Tensor, side: int) -> Tensor:
-    """(B, C, T, H, W) to squares of `side` pixels, bicubic."""
+    """Scale videos (B, C, T, H, W) to squares of `side` pixels, bicubic."""
     if videos.shape[-2:] == (side, side):
         return videos
-    # In parts: of thousands a copy or two would be gigabytes.
+    # Parts of a batch save memory, as copies of thousands of videos would be gigabytes.
     return torch.cat([scores.resized(part, side, side) for part in videos.split(_BATCH)])
 
 
@@ -119,25 +120,25 @@ def train(
     seed: int = 0,
     device: torch.device | None = None,
 ) -> Judge:
-    """A judge of real clips `videos` (N, 3, T, H, W) with words `truth` (N, groups).
+    """Train a judge on real clips `videos` (N, 3, T, H, W) with words `truth` (N, groups).
 
-    held_out: clips and words that it is examined on. device: where it learns; that of the videos unless told.
-    Raises `ValueError` for a word that no clip has.
+    held_out: clips and words that measure its accuracy. device: of the training; None means the device of
+    the videos. Raises `ValueError` for a word that no clip has.
     """
     for k, (name, words) in enumerate(attributes.items()):
         missing = [word for j, word in enumerate(words) if not bool((truth[:, k] == j).any())]
         if missing:
             raise ValueError(
-                f"attributes.{name}: of {len(truth)} captions none has {', '.join(missing)} and no "
-                "other word of the group; leave that out, or take a dataset whose captions say it, or more "
-                "of its clips with judge_clips"
+                f"attributes.{name}: none of {len(truth)} captions has {', '.join(missing)} as its only "
+                "word of the group; leave the word out, take a dataset whose captions have the word, or take "
+                "more clips with judge_clips"
             )
     device = device or videos.device
     side = min(videos.shape[-2:])
-    known = (truth >= 0).any(1)  # the others teach nothing, and a batch of them alone has no loss
+    known = (truth >= 0).any(1)  # other clips teach nothing, and a batch of only such clips has no loss
     if not bool(known.all()):
         videos, truth = videos[known], truth[known]
-    videos, truth = scaled(videos, side).cpu(), truth.cpu()  # there the draws are
+    videos, truth = scaled(videos, side).cpu(), truth.cpu()  # random draws are made on the CPU
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         net = JudgeNet(attributes, side).to(device)
@@ -170,20 +171,23 @@ def train(
 
 
 def accuracy(read: Tensor, truth: Tensor) -> list[float]:
-    """Of each group, over the rows that have a word of it; NaN where none has."""
+    """The share of right rows of each group, over rows with a word of the group; NaN without such rows.
+
+    read, truth: (N, groups).
+    """
     known = truth >= 0
     right = (read == truth) & known
     return (right.sum(0) / known.sum(0)).tolist()
 
 
 def joint(read: Tensor, truth: Tensor) -> float:
-    """The share of rows where all groups are right, of those that have words of all."""
+    """The share of rows with all groups right, over rows with words of all groups; NaN without such rows."""
     known = (truth >= 0).all(1)
     return float((read == truth)[known].all(1).double().mean()) if bool(known.any()) else math.nan
 
 
 def _varied(videos: Tensor, generator: torch.Generator) -> Tensor:
-    """Moved a little, lighter or darker, with a little noise: what changes no word."""
+    """Videos with changes that keep their words: a small move, lighter or darker, and a little noise."""
     b, _, _, h, w = videos.shape
     reach = max(1, min(h, w) // 10)
     padded = F.pad(videos.flatten(1, 2), (reach,) * 4, mode="replicate").unflatten(1, videos.shape[1:3])

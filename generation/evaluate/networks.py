@@ -1,6 +1,6 @@
-"""Scores by other people's networks: LPIPS, CLIP, and features of whole videos for distances of sets.
+"""Scores by published networks: LPIPS, CLIP, and features of whole videos for distances of sets.
 
-Each library is imported, and each network loaded, where it is asked for.
+A library is imported, and a network is loaded, only when it is used.
 """
 
 from __future__ import annotations
@@ -25,22 +25,22 @@ if TYPE_CHECKING:
 Net = Literal["alex", "vgg", "squeeze"]
 Features = Callable[[Tensor], Tensor]  # videos (N, 3, T, H, W) in [-1, 1] to (N, D) float64
 
-# torchvision's weights, and the pixels a side below which a layer would be left without any
+# torchvision's weights, and the smallest side in pixels: in smaller pictures a layer would have no pixels.
 _LPIPS = {
     "alex": ("AlexNet_Weights", 31),
     "vgg": ("VGG16_Weights", 16),
     "squeeze": ("SqueezeNet1_1_Weights", 17),
 }
-_FRAMES = 8  # of a video, that LPIPS is given at a time
-_CLIP_FRAMES = 4  # of a video, that CLIP sees
-_BATCH = 8  # videos
-# The names open_clip gives its weights in a hub repository, safest first.
+_FRAMES = 8  # of a video, which LPIPS gets at a time
+_CLIP_FRAMES = 4  # of a video, which CLIP gets
+_BATCH = 8  # videos at a time
+# The names of open_clip's weights in a hub repository; the safest format comes first.
 _HUB_WEIGHTS = (
     "open_clip_model.safetensors",
     "open_clip_pytorch_model.safetensors",
     "open_clip_pytorch_model.bin",
 )
-# By these files are found out that are missing, damaged, or of something else.
+# Errors of loading files that are missing, damaged, or of another kind.
 _UNREADABLE = (
     OSError,
     RuntimeError,
@@ -61,20 +61,19 @@ _UNREADABLE = (
 
 @torch.no_grad()
 def lpips(made: Tensor, true: Tensor, net: Net) -> Tensor:
-    """Learned perceptual distance of videos (B, 3, T, H, W) in [-1, 1]: (B,), the mean over frames; 0 for the
-    same (Zhang et al. 2018; of torchmetrics).
+    """Learned perceptual distance (B,) of videos (B, 3, T, H, W) in [-1, 1], as the mean over frames.
 
-    Raises `ValueError` with the key and a remedy where the weights of `net` are not to be had, and for
-    pictures that are too small for it.
+    Equal videos have distance 0 (Zhang et al. 2018; computed by torchmetrics). Raises `ValueError` with the
+    key and a remedy when the weights of `net` cannot be loaded, and when the pictures are too small.
     """
     if net not in _LPIPS:
-        raise ValueError(f"lpips: {net} is none of {', '.join(_LPIPS)}; name one, or write null")
+        raise ValueError(f"lpips: {net} is not one of {', '.join(_LPIPS)}; name one of them, or write null")
     height, width = made.shape[-2:]
     least = _LPIPS[net][1]
     if min(height, width) < least:
         others = [name for name, (_, side) in _LPIPS.items() if side <= min(height, width)]
         raise ValueError(
-            f"lpips: {net} takes pictures of at least {least} pixels a side, not {height} x {width} "
+            f"lpips: {net} needs pictures of at least {least} pixels a side, not {height} x {width} "
             f"(height x width); write {' or '.join([*others, 'null'])}"
         )
     metric = _lpips_metric(net, made.device)
@@ -97,13 +96,13 @@ def _lpips_metric(net: Net, device: torch.device) -> Metric:
     except _UNREADABLE as error:
         url, path = lpips_weights(net)
         raise ValueError(
-            f"lpips: the weights of {net} cannot be had ({first_line(error)}); put {url} at {path}, "
+            f"lpips: the weights of {net} cannot be loaded ({first_line(error)}); put {url} at {path}, "
             "or write lpips=null"
         ) from error
 
 
 def lpips_weights(net: Net) -> tuple[str, Path]:
-    """Where torchvision has the weights of a network from, and where it looks for them first."""
+    """Address of a network's weights at torchvision, and the local file that torchvision tries first."""
     import torchvision
 
     url = str(getattr(torchvision.models, _LPIPS[net][0]).DEFAULT.url)
@@ -116,11 +115,11 @@ def lpips_weights(net: Net) -> tuple[str, Path]:
 
 
 class ClipSimilarity:
-    """How near pictures are to what a prompt says (Hessel et al. 2021, without its factor of 2.5).
+    """How similar pictures are to a prompt (Hessel et al. 2021, without the factor of 2.5).
 
     model: a name of open_clip, or local-dir:FOLDER with a configuration, weights and tokenizer. pretrained: a
-    tag of open_clip's for that model, or a file; not used with local-dir:. Raises `ValueError` with the key
-    and a remedy where they are not to be had.
+    tag of open_clip for that model, or a file; not used with local-dir:. Raises `ValueError` with the key and
+    a remedy when they cannot be loaded.
     """
 
     def __init__(self, model: str, pretrained: str | None, device: torch.device):
@@ -129,7 +128,7 @@ class ClipSimilarity:
 
         name, weights, options = _find_clip(model, pretrained)
         try:
-            # `_from_pretrained` fails where `create_model` would go on with random weights.
+            # Without weights `_from_pretrained` fails, but `create_model` would continue with random weights.
             self._net, self._preprocess = open_clip.create_model_from_pretrained(
                 name, weights, device=device, weights_only=True, **options
             )
@@ -137,16 +136,18 @@ class ClipSimilarity:
         except (*_UNREADABLE, SafetensorError) as error:
             key = "clip.model" if weights is None else "clip.pretrained"
             raise ValueError(
-                f"{key}: {weights or model} cannot be used as {model} ({first_line(error)}); name what "
-                "open_clip has saved for that model, or write clip=null"
+                f"{key}: {weights or model} cannot be used as {model} ({first_line(error)}); name weights "
+                "that open_clip has saved for that model, or write clip=null"
             ) from error
         self._net.eval().requires_grad_(False)
         self._device = device
 
     @torch.no_grad()
     def __call__(self, videos: Tensor, prompts: Sequence[str]) -> Tensor:
-        """Mean cosine (N,) between a prompt and four frames of its video (N, 3, T, H, W) in [-1, 1], from the
-        middles of its quarters. Of a prompt that is too long for the model, the beginning counts."""
+        """The mean cosine (N,) between prompts and four frames of their videos (N, 3, T, H, W) in [-1, 1].
+
+        The frames are in the middles of the quarters of a video. Only the beginning of a long prompt counts.
+        """
         assert len(prompts) == len(videos)
         found = []
         for start in range(0, len(videos), _BATCH):
@@ -158,6 +159,7 @@ class ClipSimilarity:
         return torch.cat(found)
 
     def _pictures(self, videos: Tensor) -> Tensor:
+        """Unit vectors (B, 4, D) of four frames of videos (B, 3, T, H, W)."""
         from PIL import Image
 
         count = videos.shape[2]
@@ -169,21 +171,21 @@ class ClipSimilarity:
 
 
 def _find_clip(model: str, pretrained: str | None) -> tuple[str, str | None, dict[str, Any]]:
-    """What open_clip is to be told: a model, a file of weights (None: beside the configuration), options."""
+    """Arguments for open_clip: a model, a file of weights (None: beside the configuration), options."""
     import open_clip
 
     if model.startswith("local-dir:"):
         folder = Path(model.removeprefix("local-dir:")).expanduser()
         if not (folder / "open_clip_config.json").is_file():
             raise ValueError(
-                f"clip.model: {folder} has no open_clip_config.json; name a folder that has, or "
+                f"clip.model: {folder} has no open_clip_config.json; name a folder with this file, or "
                 "write clip=null"
             )
         return f"local-dir:{folder}", None, {}
     if model not in open_clip.list_models():
         raise ValueError(
-            f"clip.model: {model} is no model of open_clip; `open_clip.list_models()` has them. A "
-            "model of the hub is taken from a folder: `hf download NAME --local-dir FOLDER`, and write "
+            f"clip.model: {model} is not a model of open_clip; `open_clip.list_models()` lists them. To use "
+            "a model of the hub, run `hf download NAME --local-dir FOLDER` and write "
             "clip.model=local-dir:FOLDER"
         )
     path = Path(pretrained or "").expanduser()
@@ -192,13 +194,13 @@ def _find_clip(model: str, pretrained: str | None) -> tuple[str, str | None, dic
     tag = open_clip.get_pretrained_cfg(model, pretrained or "")
     if not tag:
         raise ValueError(
-            f"clip.pretrained: {pretrained} is neither a file nor, for {model}, one of "
-            f"{', '.join(open_clip.list_pretrained_tags_by_model(model)) or 'any tags'}"
+            f"clip.pretrained: {pretrained} is not a file, and not a tag of {model}; its tags are: "
+            f"{', '.join(open_clip.list_pretrained_tags_by_model(model)) or 'none'}"
         )
     # Every tag of open_clip has a hub repository.
     repo, _, filename = tag["hf_hub"].rpartition("/")
     names = (filename.replace(".bin", ".safetensors"), filename) if filename else _HUB_WEIGHTS
-    # What open_clip itself takes from a tag; but of the activation it would only warn that it is another one.
+    # open_clip takes these options from a tag itself, but for another activation it would only warn.
     options = {
         "force_quick_gelu": tag.get("quick_gelu", False),
         "image_mean": tag.get("mean"),
@@ -210,7 +212,7 @@ def _find_clip(model: str, pretrained: str | None) -> tuple[str, str | None, dic
 
 
 def _from_hub(pretrained: str | None, repo: str, names: Sequence[str]) -> str:
-    """The first of `names` that a repository of the hub has, from the cache or downloaded."""
+    """The file of the first of `names` that a hub repository has, from the cache or downloaded."""
     from huggingface_hub import errors, hf_hub_download, try_to_load_from_cache
 
     for name in names:
@@ -223,11 +225,11 @@ def _from_hub(pretrained: str | None, repo: str, names: Sequence[str]) -> str:
         except OSError as error:
             problem = error
             if not isinstance(error, errors.RemoteEntryNotFoundError):
-                break  # the others would not come either
+                break  # the other files would fail, too
     raise ValueError(
-        f"clip.pretrained: {pretrained}, which is {repo} on the hub, cannot be had "
-        f"({first_line(problem)}); connect to it once, or set HF_HOME to a cache that has it, or name a file "
-        "of its weights, or write clip=null"
+        f"clip.pretrained: {pretrained}, which is {repo} on the hub, cannot be loaded "
+        f"({first_line(problem)}); connect to the hub once, set HF_HOME to a cache with the weights, name "
+        "a file of the weights, or write clip=null"
     ) from problem
 
 
@@ -237,20 +239,20 @@ def _from_hub(pretrained: str | None, repo: str, names: Sequence[str]) -> str:
 
 
 def open_features(name: str, weights: str | None, device: torch.device) -> Features:
-    """`package.module:factory`, whose factory takes `weights` and gives a callable of videos (N, 3, T, H, W)
-    in [-1, 1] to features (N, D).
+    """Open an extractor of features. name: `package.module:factory`.
 
-    A module is moved to the device; it is given a few videos at a time. Raises `ValueError` with the key and
-    a remedy when it cannot be had, and later when it gives something else.
+    The factory takes `weights`, and returns a callable from videos (N, 3, T, H, W) in [-1, 1] to features
+    (N, D). If the callable is a module, it is moved to the device. It gets a few videos at a time. Raises
+    `ValueError` with the key and a remedy when the extractor cannot be loaded, and later for wrong features.
     """
     module, _, factory = name.partition(":")
     try:
         made: Any = getattr(importlib.import_module(module), factory)(weights)
     except (ImportError, *_UNREADABLE) as error:
         raise ValueError(
-            f"extractor: {name} cannot be had ({first_line(error)}); write package.module:factory "
-            "of a module that can be imported (PYTHONPATH=. finds those of this folder), whose factory takes "
-            "extractor_weights, or null"
+            f"extractor: {name} cannot be loaded ({first_line(error)}); write package.module:factory "
+            "of a module that can be imported (PYTHONPATH=. finds modules of this folder) and whose factory "
+            "takes extractor_weights, or null"
         ) from error
     if isinstance(made, nn.Module):
         made = made.to(device).eval().requires_grad_(False)
@@ -263,8 +265,8 @@ def open_features(name: str, weights: str | None, device: torch.device) -> Featu
             if not (isinstance(found, Tensor) and found.ndim == 2 and len(found) == len(part)):
                 got = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
                 raise ValueError(
-                    f"extractor: {name} gives {got} for {len(part)} videos; a tensor of "
-                    "(videos, features) is wanted"
+                    f"extractor: {name} returns {got} for {len(part)} videos; it must return a tensor of "
+                    "(videos, features)"
                 )
             parts.append(found.cpu().double())
         return torch.cat(parts)

@@ -1,4 +1,4 @@
-"""Real clips of a dataset, as training sees them: what evaluation compares with."""
+"""Real clips of a dataset, prepared as for training. Evaluation compares videos with these clips."""
 
 from __future__ import annotations
 
@@ -20,6 +20,8 @@ Which = Literal["trained on", "held out", "all"]
 
 @dataclass(frozen=True)
 class Clips:
+    """Clips with their captions and ids."""
+
     video: Tensor  # (N, 3, T, H, W) in [-1, 1]
     captions: list[str | None]
     ids: list[str]
@@ -37,20 +39,22 @@ def load(
     limit: int,
     seed: int = 0,
 ) -> Clips:
-    """At most `limit` clips in the shape of `bucket`, from their middle, as the dataset has them in order. Of
-    those that are trained on from any start, in any order, again and again until there are so many.
+    """Load clips in the shape of `bucket`.
 
-    data: as training had it, whose held-out clips are meant. Raises `ValueError` where there are none.
+    which: "held out" and "all" give at most `limit` clips in the dataset's order, each from its middle.
+    "trained on" gives `limit` pieces of training clips, from random starts in random order; clips may repeat.
+    data: the data settings of training, which decide the held-out clips. Raises `ValueError` when there are
+    no such clips.
     """
     again = which == "trained on"
     changes = {"buckets": (bucket,), "single_frame_fraction": 0.0, "random_start": again, "workers": 0}
     own = data.model_copy(update=changes)
     if which == "all":
         selection = open_selection(dataset, own)
-        # Then their middle is taken, and each of them once.
+        # Held-out clips are read once each, from their middle.
         selection = replace(selection, held_out=np.ones(len(selection.index), dtype=bool))
     else:
-        # As training did over all buckets: of few clips the first by hash is held out, of one bucket another.
+        # All buckets of training decide the held-out clips, as one bucket alone could hold out other clips.
         trained = open_selection(dataset, data)
         selection = select(trained.index, own)
         usable = np.where(trained.bucket >= 0, selection.bucket, -1)
@@ -70,29 +74,29 @@ def load(
             video.append(batch.video)
             captions += batch.captions
             found += batch.clip_ids
-    # In place: thousands of clips are gigabytes.
+    # The conversion is in place, as thousands of clips are gigabytes.
     return Clips(torch.cat(video).float().div_(127.5).sub_(1), captions, found)
 
 
 def ids(dataset: str, data: Data) -> set[str]:
-    """Of the clips that are trained on."""
+    """The ids of training clips."""
     selection = open_selection(dataset, data)
     return {selection.index.clip_id(row) for row in selection.rows()}
 
 
 def check_apart(dataset: str, trainings: Sequence[Data], held_out: str, found: Collection[str]) -> None:
-    """Raises `ValueError` where clips `found` of `held_out` are among those that are trained on."""
+    """Raises `ValueError` when some of the clips `found` of `held_out` are training clips."""
     known = set().union(*(ids(dataset, data) for data in trainings))
     both = known.intersection(found)
     if both:
         raise ValueError(
-            f"--held-out {held_out}: {len(both)} of {len(found)} clips are also in {dataset}, and trained "
-            "on; name a dataset of others, or none for those that training holds out"
+            f"--held-out {held_out}: {len(both)} of {len(found)} clips are training clips of {dataset}; name "
+            "a dataset of other clips, or leave --held-out out to use clips that training held out"
         )
 
 
 def captions(dataset: str, data: Data, which: Which, limit: int | None = None) -> list[str]:
-    """Captions of at most `limit` clips, evenly chosen in the order of their ids; of those that have one."""
+    """Captions of at most `limit` clips with captions, evenly chosen in the order of their ids."""
     fraction = {"validation_fraction": 0.0} if which == "all" else {}
     selection = open_selection(dataset, data.model_copy(update=fraction))
     rows = selection.rows(validation=which == "held out")

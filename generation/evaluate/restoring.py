@@ -1,8 +1,7 @@
-"""What Stage II can do, measured; `following` has Stage I and both stages together.
+"""How well Stage II restores degraded clips. `following` evaluates Stage I, and both stages together.
 
-Every part is a function that returns figures, plain numbers by name. A figure that says nothing is None, and
-a note says why. Beside what is claimed stand controls, which must do worse: untrained weights, other prompts,
-bicubic scaling, a video that stands still.
+The evaluation returns figures: plain numbers by name. A figure without meaning is None, and a note says why.
+Controls must do worse than the claimed result: untrained weights, other prompts, bicubic scaling.
 """
 
 from __future__ import annotations
@@ -28,11 +27,11 @@ from generation.sample.trained import Trained
 
 
 class Restoring:
-    """Held-out clips, their degraded copies, and what a network makes of these."""
+    """Held-out clips, their degraded copies, and the videos that a network makes from the copies."""
 
     def __init__(self, trained: Trained, truth: Clips, settings: Settings):
         self.trained, self.config, self.truth, self.settings = trained, trained.config, truth, settings
-        # Each clip's own degradation, as in training: of a batch all would get the same.
+        # Each clip has its own degradation, as in training. A batch would get one degradation for all clips.
         self.low = torch.cat(
             [
                 degrade_pixels(v[None], self.config.degradation, "evaluate", k)
@@ -45,12 +44,16 @@ class Restoring:
 
     @torch.no_grad()
     def encoded(self, videos: Tensor) -> Tensor:
+        """Latents (N, C, t, h, w) of videos (N, 3, T, H, W)."""
         codec = self.trained.codec
         return torch.cat([codec.encode(video[None].to(codec.device)) for video in videos])
 
     def row(self, video: Tensor, latents: Tensor) -> Figures:
-        """PSNR and the like of the clips in focus; gains are over bicubic. The latent error is that of all
-        clips, over the low-quality copies'."""
+        """The figures of videos (N, 3, T, H, W) with their latents. Most are means over the clips in focus.
+
+        PSNR is in dB, and gains are over bicubic. The latent error is the mean over all clips, divided by
+        the latent error of the low-quality copies.
+        """
         true, plain, scale, focus = self.truth.video, self.plain, self.settings.scale, self.focus
         psnr, ssim = scores.psnr(video, true), scores.ssim(video, true)
         above = psnr - scores.psnr(plain, true)
@@ -74,7 +77,7 @@ class Restoring:
 
     @torch.no_grad()
     def enhanced(self, model: nn.Module, prompts: Sequence[str], evaluations: int) -> tuple[Tensor, Tensor]:
-        """Videos and latents, with the same noise whatever the prompts are."""
+        """Videos (N, 3, T, H, W) and latents (N, C, t, h, w). The noise does not depend on the prompts."""
         sampling = self.config.sampling.model_copy(update={"steps": evaluations})
         codec, patch = self.trained.codec, self.config.transformer.patch
         t, h, w = self.latents.shape[2:]
@@ -97,8 +100,8 @@ class Restoring:
             videos.append(codec.decode(made, self.truth.video.shape[2]).cpu())
         if not all(bool(torch.isfinite(made).all()) for made in latents):
             raise ValueError(
-                f"{self.trained.folder}: it makes values that are no numbers, so its training has diverged; "
-                "train it anew, with a smaller train.learning_rate"
+                f"{self.trained.folder}: the network makes values that are not finite, so its training has "
+                "diverged; train again with a smaller train.learning_rate"
             )
         return torch.cat(videos), torch.cat(latents)
 
@@ -106,8 +109,11 @@ class Restoring:
 def evaluate_stage2(
     trained: Trained, truth: Clips, settings: Settings, found: Judge | None, say: Say
 ) -> Found:
-    """Rows by name: bicubic, low-quality copies, 1 and more evaluations, other and wrong prompts, untrained
-    weights."""
+    """The figures of Stage II, in rows by name.
+
+    The rows are bicubic, low-quality copies, several numbers of evaluations, other and wrong prompts, and
+    untrained weights. found: None means that no words are judged.
+    """
     of = Restoring(trained, truth, settings)
     prompts = [caption or "" for caption in truth.captions]
     figures: Figures = {}
@@ -137,10 +143,10 @@ def evaluate_stage2(
         if texts != prompts:
             restore(name, network, texts, usual)
     if "shuffled_prompts" not in figures:
-        notes.append("stage2: all captions are the same, so there are no others to shuffle them with")
+        notes.append("stage2: all captions are the same, so there is no control with other captions")
     if settings.swap and "wrong_prompts" not in figures:
         notes.append(f"stage2: no caption has one of the words of swap: {', '.join(settings.swap)}")
-    del network  # one at a time
+    del network  # one network is loaded at a time
     if trained.device.type == "cuda":
         free(trained.device)
     restore("untrained", trained.untrained(), prompts, usual)
@@ -161,5 +167,5 @@ def _remarks(trained: Trained, settings: Settings) -> list[str]:
     pictures = "smaller" if settings.scale > high else "larger"
     return [
         f"stage2: bicubic starts from {pictures} pictures (scale {settings.scale:g}) than Stage II does "
-        f"(degradation.scale {low:g} to {high:g}), so gains over it are of little meaning; take scale={low:g}"
+        f"(degradation.scale {low:g} to {high:g}), so gains over bicubic mean little; take scale={low:g}"
     ]

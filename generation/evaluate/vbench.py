@@ -1,4 +1,4 @@
-"""Videos laid out for VBench's own tool (Huang et al. 2024)."""
+"""Copies of videos for VBench's own tool (Huang et al. 2024)."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ _LONGEST = 255  # bytes of a file's name, on nearly all file systems
 
 
 def export_vbench(out: Path, videos: Sequence[Path], prompts: Sequence[str]) -> Path:
-    """Copy videos to OUT/{prompt}-{index}.mp4, by which VBench knows what they were made of: index 0 for the
-    first of a prompt, 1 for the next of it. Returns `out`.
+    """Copy videos to OUT/{prompt}-{index}.mp4. VBench reads the prompt from this name. Returns `out`.
 
-    A file appears whole or not at all: it is written aside and renamed. Existing ones are replaced. Raises
-    `ValueError`, before anything is copied, for a prompt that no file can be named by, for a video that is
-    not there, and for others that are: they would be scored, too.
+    index: 0 for the first video of a prompt, 1 for the second, and so on. A file appears whole or not at all:
+    it is written under another name and renamed. Existing files are replaced. Raises `ValueError`, before
+    anything is copied, when a prompt cannot be part of a file name, when a video is missing, and when `out`
+    holds other videos, which VBench would score as well.
     """
     counts: Counter[str] = Counter()
     names = []
@@ -28,11 +28,11 @@ def export_vbench(out: Path, videos: Sequence[Path], prompts: Sequence[str]) -> 
     others = sorted({p.name for p in out.glob("*.mp4")} - set(names))
     if others:
         raise ValueError(
-            f"{out}: it holds {len(others)} other videos ({others[0]} …), which VBench would score, too; "
+            f"{out} holds {len(others)} other videos ({others[0]} …), and VBench would score them, too; "
             "name an empty folder"
         )
     out.mkdir(parents=True, exist_ok=True)
-    aside = out / "_vbench"  # not _NAME: that is the name of another one, whose prompt begins with _
+    aside = out / "_vbench"  # not _NAME, which is the name of a prompt that begins with _
     try:
         for video, name in zip(videos, names, strict=True):
             shutil.copyfile(video, aside)
@@ -46,13 +46,14 @@ def _name(prompt: str, index: int) -> str:
     name = f"{prompt}-{index}.mp4"
     encoded = name.encode(errors="replace")
     told = prompt if len(prompt) <= 60 else f"{prompt[:60]}…"
-    if "/" in prompt or "\0" in prompt or encoded.decode() != name:  # half a character, the last
+    if "/" in prompt or "\0" in prompt or encoded.decode() != name:  # the last: half a character
         raise ValueError(
-            f"prompt {told!r}: VBench names files by prompts, and no name holds / or NUL; word it otherwise"
+            f"prompt {told!r}: VBench names files by prompts, and a name cannot hold / or NUL; "
+            "change the prompt"
         )
     if len(encoded) > _LONGEST:
         raise ValueError(
             f"prompt {told!r}: VBench names files by prompts, and a name has at most {_LONGEST} bytes, not "
-            f"{len(encoded)}; shorten it"
+            f"{len(encoded)}; shorten the prompt"
         )
     return name

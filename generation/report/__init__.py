@@ -1,8 +1,8 @@
-"""What people look at. In: folders of evaluations, trainings, previews. Out: pages and one picture.
+"""Pages and a picture for people. In: folders of evaluations, trainings, previews. Out: HTML and a PNG.
 
 page        the pages of an evaluation and of a recipe, filled into page.html
-curves      what a training wrote down, as charts
+curves      charts of the logs of a training
 picture     frames of previews beside frames of final videos, in one image
 
-May import `sample` (the folder of a preview) and what stands below the rooms. No room imports `report`.
+The room may import `sample` (for preview folders) and the modules beside the rooms. No room imports `report`.
 """

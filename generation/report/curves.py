@@ -1,7 +1,7 @@
-"""What a training wrote down, as charts over its steps, in the coordinates of a picture.
+"""Charts of the logs of a training, over its steps, in the coordinates of a picture.
 
-RUN/STAGE/log.jsonl           a line a step: step, loss, and for the autoencoder psnr
-RUN/STAGE/validation.jsonl    the same of held-out clips, now and then
+RUN/STAGE/log.jsonl           one line for each step: step, loss, and for the autoencoder psnr
+RUN/STAGE/validation.jsonl    the same values for held-out clips, for some steps
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-MOST_POINTS = 400  # of a line; more are not told apart
-_MOST_MARKS = 60
+MOST_POINTS = 400  # of a line, as more points cannot be seen
+_MOST_MARKS = 60  # a line with more points has no marks
 _SHOWN = {"loss": "loss", "psnr": "PSNR, dB"}
-_LOGARITHMIC = 10.0  # greatest over least value, from which the axis is
+_LOGARITHMIC = 10.0  # the axis is logarithmic from this ratio of largest to smallest value
 _MOST_TICKS = 8
 
 # A chart's coordinates; the page scales them.
@@ -29,32 +29,36 @@ Point = tuple[float, float]  # step, value
 class Line:
     """One line of a chart."""
 
-    name: str  # training, validation
+    name: str  # training or validation
     points: list[Point]  # x, y
-    titles: list[str]
-    marked: bool  # each point is seen
-    last: Point  # step and value, as they are
+    titles: list[str]  # of each point
+    marked: bool  # whether each point has a mark
+    last: Point  # step and value of the log, not thinned
 
     @property
     def path(self) -> str:
-        """As SVG takes it."""
+        """The points in the form of SVG's `points`."""
         return " ".join(f"{x:g},{y:g}" for x, y in self.points)
 
 
 @dataclass(frozen=True)
 class Tick:
-    place: float
+    """A tick of an axis."""
+
+    place: float  # x or y
     label: str
 
 
 @dataclass(frozen=True)
 class Chart:
-    what: str
+    """A chart with its lines and axes, in the coordinates of a picture."""
+
+    what: str  # the name of the values
     lines: list[Line]
     x_ticks: list[Tick]
     y_ticks: list[Tick]
     steps: int
-    thinned: int  # steps whose mean a point of the training line is; 1: none was thinned
+    thinned: int  # a point of the training line is the mean of so many steps
     logarithmic: bool
     width: int = _WIDTH
     height: int = _HEIGHT
@@ -65,15 +69,15 @@ class Chart:
 
 
 def charts(folder: Path) -> tuple[list[Chart], list[str]]:
-    """Of a stage's folder: the loss, PSNR where it was logged; and lines that tell what is missing.
+    """The charts of a stage's folder, and lines about missing logs. PSNR has a chart if it was logged.
 
-    Raises `ValueError` that names the file and its line, where one cannot be read.
+    Raises `ValueError` that names the file and the line when a log cannot be read.
     """
     logs, missing = {}, []
     for name, file in (("training", folder / "log.jsonl"), ("validation", folder / "validation.jsonl")):
         logs[name] = read_log(file) if file.is_file() else []
         if not logs[name]:
-            missing.append(f"{file.name} {'tells of no step' if file.is_file() else 'is missing'}")
+            missing.append(f"{file.name} {'has no steps' if file.is_file() else 'is missing'}")
     found = []
     for key, what in _SHOWN.items():
         series = {name: _series(lines, key) for name, lines in logs.items()}
@@ -83,20 +87,20 @@ def charts(folder: Path) -> tuple[list[Chart], list[str]]:
 
 
 def read_log(file: Path) -> list[dict[str, Any]]:
-    """The lines of a log, without the last one where it was cut off.
+    """The lines of a log. An incomplete last line is left out.
 
-    Raises `ValueError` that names the line.
+    Raises `ValueError` that names a broken line.
     """
     found = []
     for k, line in enumerate(file.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True), 1):
-        if not line.endswith("\n"):  # it is being written, or its writer was killed
+        if not line.endswith("\n"):  # the line is being written, or its writer was killed
             continue
         try:
             values = json.loads(line)
         except ValueError as error:
-            raise ValueError(f"{file}, line {k}: not JSON ({error})") from error
+            raise ValueError(f"{file}, line {k} is not JSON ({error})") from error
         if not isinstance(values, dict) or not _is_number(values.get("step")):
-            raise ValueError(f"{file}, line {k}: it does not tell its step")
+            raise ValueError(f"{file}, line {k} has no step")
         found.append(values)
     return found
 
@@ -110,9 +114,9 @@ def _is_number(value: Any) -> bool:
 
 
 def thinned(points: Sequence[Point], most: int = MOST_POINTS) -> list[Point]:
-    """The means of neighbours, of equally many each (the last may have fewer), so that `most` are left.
+    """At most `most` points: each is the mean of equally many neighbours, and the last may have fewer.
 
-    Means, since the loss of one step says little.
+    Means are taken because the loss of a single step is noisy.
     """
     each = math.ceil(len(points) / most)
     if each <= 1:
@@ -122,7 +126,7 @@ def thinned(points: Sequence[Point], most: int = MOST_POINTS) -> list[Point]:
 
 
 def chart(what: str, series: dict[str, list[Point]]) -> Chart:
-    """series: points by the line's name, of which one at least has a point."""
+    """A chart of the values `what`. series: points by the line's name; at least one line has a point."""
     drawn = {name: thinned(points) for name, points in series.items() if points}
     values = [value for points in drawn.values() for _, value in points]
     steps = max(step for points in series.values() for step, _ in points)
@@ -161,7 +165,7 @@ def chart(what: str, series: dict[str, list[Point]]) -> Chart:
 
 
 def ticks(lo: float, hi: float, about: int = 5) -> list[float]:
-    """Round numbers between `lo` and `hi`."""
+    """Round numbers between `lo` and `hi`, `about` so many."""
     rough = (hi - lo) / about
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(m * power for m in (1, 2, 5, 10) if m * power >= rough * 0.999)
@@ -170,7 +174,7 @@ def ticks(lo: float, hi: float, about: int = 5) -> list[float]:
 
 
 def powers(lo: float, hi: float) -> list[float]:
-    """Round numbers between `lo` and `hi`, both above 0, for a logarithmic axis; at most 8 of them."""
+    """At most 8 round numbers between `lo` and `hi`, both above 0, for a logarithmic axis."""
     tens = range(math.floor(math.log10(lo)), math.ceil(math.log10(hi)) + 1)
     for steps in ((1, 2, 5), (1,)):
         found = [m * 10.0**k for k in tens for m in steps if lo <= m * 10.0**k <= hi]

@@ -1,5 +1,5 @@
-"""Pages to look at: of an evaluation, its bars, figures and videos; of a recipe, all of that, how its
-trainings went and what it cost. Without scripts; nothing but the videos is outside of the page.
+"""HTML pages. The page of an evaluation shows bars, figures and videos. The page of a recipe also shows the
+curves of its trainings and its cost. Pages have no scripts, and only the videos are separate files.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from generation.report import curves
 from generation.sample.preview_folder import load_request, previews_in, some_of
 
 VIDEOS_SHOWN = 48
-# Pixels of a video's side in the page: of the longer one, about; the least; the most.
+# The sides of a video in the page, in pixels: the longer side, about; the smallest; the largest.
 _SIDE, _LEAST_SIDE, _MOST_SIDE = 256, 128, 480
 _MOST_TEXT = 600  # characters of a prompt
 _NOTHING = "–"
@@ -35,7 +35,7 @@ _PARTS = {
     "stage2": "Stage II",
     "chain": "Both stages",
 }
-# What a figure is called, and its unit. ↑: more is better, ↓: less is.
+# The title and the unit of each figure. ↑: more is better, ↓: less is better.
 _FIGURES = {
     "accuracy": ("right ↑", "share"),
     "bicubic_psnr_db": ("PSNR of bicubic", "dB"),
@@ -90,9 +90,9 @@ _CONTROLS = {
 
 
 def write_page(folder: Path, title: str = "Evaluation") -> Path:
-    """FOLDER/evaluation.html from FOLDER/evaluation.json and FOLDER/videos.
+    """Write FOLDER/evaluation.html from FOLDER/evaluation.json and FOLDER/videos. Returns the page's path.
 
-    Raises `ValueError` that names the file: an evaluation that is missing or broken, a video that is.
+    Raises `ValueError` that names the file when the evaluation is missing or broken, or a video is broken.
     """
     result = read_result("", folder, folder)
     if result is None:
@@ -108,9 +108,10 @@ def write_recipe_page(
     stages: Sequence[tuple[str, Path]],
     costs: Sequence[tuple[str, str, float]],
 ) -> Path:
-    """OUT/recipe.html. evaluations, stages: names and folders; costs: step, command, seconds.
+    """Write OUT/recipe.html. Returns the page's path.
 
-    What is missing is told on the page. Raises `ValueError` that names the file for what is broken.
+    evaluations, stages: names and folders. costs: step, command, seconds. The page lists missing files.
+    Raises `ValueError` that names a broken file.
     """
     results, missing = [], []
     for name, folder in evaluations:
@@ -142,13 +143,15 @@ def _write(path: Path, title: str, **content: Any) -> Path:
     template = environment.from_string(files("generation.report").joinpath("page.html").read_text("utf-8"))
     nothing = {"is_recipe": False, "missing": [], "trainings": [], "costs": [], "seconds": 0.0}
     page = template.render(title=title, **{**nothing, **content})
-    # A prompt may hold half a character, which UTF-8 has no bytes for.
+    # A prompt may hold half a character (a surrogate), which UTF-8 cannot encode.
     write_text(path, page.encode("utf-8", "replace").decode("utf-8"))
     return path
 
 
 @dataclass(frozen=True)
 class _Training:
+    """The charts of a stage's training, and lines about missing logs."""
+
     name: str
     charts: list[curves.Chart]
     missing: list[str]
@@ -161,24 +164,30 @@ class _Training:
 
 @dataclass(frozen=True)
 class Bar:
+    """The verdict on a bar."""
+
     passed: bool
     told: str
 
     @property
     def rest(self) -> str:
-        """What is told, without the verdict that it begins with."""
+        """The text without the verdict at its beginning."""
         return self.told.removeprefix("passed: " if self.passed else "missed: ")
 
 
 @dataclass(frozen=True)
 class Cell:
-    path: str  # such as stage1.seen.colour, by which bars name figures
-    text: str
-    exact: str
+    """A figure in a table."""
+
+    path: str  # such as stage1.seen.colour, the name of the figure in bars
+    text: str  # rounded
+    exact: str  # with all digits
 
 
 @dataclass(frozen=True)
 class Heading:
+    """The title of a figure."""
+
     key: str
     words: str
     unit: str
@@ -186,6 +195,8 @@ class Heading:
 
 @dataclass(frozen=True)
 class Row:
+    """A row of a table."""
+
     words: str
     is_control: bool
     cells: list[Cell | None]  # None: the row has no such figure
@@ -193,6 +204,8 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
+    """Figures with the same keys."""
+
     title: str
     headings: list[Heading]
     rows: list[Row]
@@ -200,6 +213,8 @@ class Table:
 
 @dataclass(frozen=True)
 class Part:
+    """The figures of a part of the evaluation."""
+
     name: str
     title: str
     tables: list[Table]
@@ -208,12 +223,12 @@ class Part:
 
 @dataclass(frozen=True)
 class Result:
-    """An evaluation as the page shows it."""
+    """An evaluation, in the form that the page shows."""
 
     name: str
-    page: str | None  # address of its own page
+    page: str | None  # the address of the evaluation's own page
     facts: list[tuple[str, str]]
-    bars: list[Bar]  # the missed ones first
+    bars: list[Bar]  # missed bars come first
     notes: list[str]
     parts: list[Part]
     settings: str
@@ -224,9 +239,9 @@ class Result:
 
 
 def read_result(name: str, folder: Path, base: Path) -> Result | None:
-    """Of FOLDER/evaluation.json; None where there is none. base: the folder of the page.
+    """Read FOLDER/evaluation.json. Returns None when the file is missing. base: the folder of the page.
 
-    Raises `ValueError` that names the file, where it is broken.
+    Raises `ValueError` that names the file when it is broken.
     """
     file = folder / "evaluation.json"
     if not file.is_file():
@@ -234,15 +249,15 @@ def read_result(name: str, folder: Path, base: Path) -> Result | None:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{file} is not JSON ({error}): evaluate anew") from error
+        raise ValueError(f"{file} is not JSON ({error}); evaluate again") from error
     kinds = {"figures": dict, "notes": list, "bars": list}
     for key, kind in kinds.items():
         found = content.get(key) if isinstance(content, dict) else None
         if not isinstance(found, kind):
-            raise ValueError(f"{file}: {key} is {found!r}, and not a {kind.__name__}: evaluate anew")
+            raise ValueError(f"{file}: {key} is {found!r}, not a {kind.__name__}; evaluate again")
     for bar in content["bars"]:
         if not isinstance(bar, dict) or not {"passed", "told"} <= bar.keys():
-            raise ValueError(f"{file}: {bar!r} is no bar: evaluate anew")
+            raise ValueError(f"{file}: {bar!r} is not a bar; evaluate again")
     bars = [Bar(bool(bar["passed"]), str(bar["told"])) for bar in content["bars"]]
     settings = content.get("settings") or {}
     groups = settings.get("attributes") if isinstance(settings, dict) else None
@@ -253,7 +268,7 @@ def read_result(name: str, folder: Path, base: Path) -> Result | None:
         facts=[
             ("run", str(content.get("run", _NOTHING))),
             ("trained on", str(content.get("data", _NOTHING))),
-            ("evaluated on", str(content.get("held_out") or "what training held out of it")),
+            ("evaluated on", str(content.get("held_out") or "clips that training held out")),
         ],
         bars=sorted(bars, key=lambda bar: bar.passed),
         notes=[str(note) for note in content["notes"]],
@@ -267,7 +282,7 @@ def read_result(name: str, folder: Path, base: Path) -> Result | None:
 
 
 def part_of(name: str, figures: Mapping[str, Any], groups: Sequence[str] = ()) -> Part:
-    """Figures of one part: those with the same keys in one table. groups: of words, that a judge reads."""
+    """The figures of a part, with the same keys in one table. groups: names of a judge's words."""
     single = {key: value for key, value in figures.items() if not isinstance(value, dict)}
     tables: list[Table] = []
     for group in _alike({key: value for key, value in figures.items() if isinstance(value, dict)}):
@@ -282,7 +297,7 @@ def part_of(name: str, figures: Mapping[str, Any], groups: Sequence[str] = ()) -
 
 
 def _alike(found: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Mapping[str, Any]]]:
-    """Put together what has a key in common."""
+    """Group figures that share a key."""
     groups: list[dict[str, Mapping[str, Any]]] = []
     for name, figures in found.items():
         group = next((g for g in groups if any(figures.keys() & other.keys() for other in g.values())), None)
@@ -296,14 +311,14 @@ def _alike(found: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Mapping[str
 def _tables(
     title: str, rows: Mapping[str, tuple[str, Mapping[str, Any]]], groups: Sequence[str]
 ) -> list[Table]:
-    """rows: a name to a path and figures. Figures within figures make a table of their own."""
+    """Tables of figures. rows: name -> (path, figures). Figures within figures get a separate table."""
     values = {
         (row, key): (f"{path}.{key}", value)
         for row, (path, figures) in rows.items()
         for key, value in figures.items()
     }
     flat = {place: told for place, told in values.items() if not isinstance(told[1], dict)}
-    if all(row in _FIGURES for row in rows):  # measured of each of several sets: these are the rows
+    if all(row in _FIGURES for row in rows):  # rows are figures, so exchange both
         flat = {(key, row): told for (row, key), told in flat.items()}
     found = []
     if flat:
@@ -329,6 +344,7 @@ def _tables(
 
 
 def heading(key: str, groups: Sequence[str] = ()) -> Heading:
+    """The heading of a figure. groups: names of a judge's words."""
     if key in groups:
         return Heading(key, f"{_words(key)} ↑", "share right")
     if key in _FIGURES:
@@ -348,7 +364,7 @@ def _words(key: str) -> str:
 
 
 def _unbroken(words: str) -> str:
-    """With the arrow on the last word's line."""
+    """The words, with the arrow on the line of the last word."""
     return words.replace(" ↑", "\u00a0↑").replace(" ↓", "\u00a0↓")
 
 
@@ -357,7 +373,7 @@ def _cell(path: str, value: Any) -> Cell:
 
 
 def number(value: Any) -> str:
-    """12,345 or 27.05 or 0.021; yes or no; a dash for none."""
+    """A value as text: 12,345 or 27.05 or 0.021; yes or no; a dash for None and NaN."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return _NOTHING
     if isinstance(value, bool):
@@ -373,7 +389,7 @@ def number(value: Any) -> str:
 
 
 def hours(seconds: float) -> str:
-    """h:mm:ss."""
+    """Seconds as h:mm:ss."""
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
 
@@ -385,10 +401,10 @@ def hours(seconds: float) -> str:
 
 @dataclass(frozen=True)
 class Shown:
-    """A video in the page."""
+    """A video in the page. Sizes are in pixels."""
 
     address: str
-    size: str  # in the file
+    size: str  # width×height in the file
     width: int  # in the page
     height: int
     enlarged: bool
@@ -396,6 +412,8 @@ class Shown:
 
 @dataclass(frozen=True)
 class Sample:
+    """A prompt with its videos."""
+
     name: str
     prompt: str
     preview: Shown | None  # None: the file is missing
@@ -403,7 +421,7 @@ class Sample:
 
 
 def _samples(videos: Path, base: Path) -> tuple[list[Sample], int]:
-    """At most `VIDEOS_SHOWN`, and how many there are."""
+    """At most `VIDEOS_SHOWN` samples, and the number of all samples."""
     folders = previews_in(videos)
     return [_sample(folder, base) for folder in some_of(folders, VIDEOS_SHOWN)], len(folders)
 
@@ -416,7 +434,7 @@ def _sample(folder: Path, base: Path) -> Sample:
         if (folder / name).is_file():
             height, width = read_video(folder / name, frames=1).frames.shape[1:3]
             found[name] = height, width
-    # Both in the same size, that of the larger one, to be compared.
+    # Both have the size of the larger video, so that they can be compared.
     height, width = displayed(*max(found.values(), key=math.prod)) if found else (0, 0)
     shown = {
         name: Shown(address(folder / name, base), f"{size[1]}×{size[0]}", width, height, height > size[0])
@@ -426,8 +444,10 @@ def _sample(folder: Path, base: Path) -> Sample:
 
 
 def displayed(height: int, width: int) -> tuple[int, int]:
-    """Height and width in the page: a whole multiple of a small video's. Sides are at most 480 pixels, and
-    at least 128 where that allows it."""
+    """Height and width in the page, in pixels. A small video is enlarged by a whole factor.
+
+    Sides are at most 480 pixels, and at least 128 pixels if the first rule allows it.
+    """
     longer, shorter = max(height, width), min(height, width)
     if longer > _MOST_SIDE:
         return max(1, height * _MOST_SIDE // longer), max(1, width * _MOST_SIDE // longer)
@@ -436,6 +456,6 @@ def displayed(height: int, width: int) -> tuple[int, int]:
 
 
 def address(file: Path, base: Path) -> str:
-    """Of a file, as a page in the folder `base` names it."""
+    """The relative address of a file, for a page in the folder `base`."""
     relative = PurePath(os.path.relpath(file, base))
     return "/".join(quote(os.fsencode(part), safe="") for part in relative.parts)

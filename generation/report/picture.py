@@ -1,5 +1,5 @@
-"""One picture of samples, for a README: of each prompt frames of the preview, and beside them the same frames
-of the final video. `python -m generation.report.picture RUN/evaluation/videos --out samples.png`
+"""A picture of samples, for a README: frames of each preview, and beside them the same frames of the final
+video. `python -m generation.report.picture RUN/evaluation/videos --out samples.png`
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from PIL import Image, ImageDraw, ImageFont
 from generation.media import read_video
 from generation.sample.preview_folder import is_preview, load_request, previews_in, some_of
 
-_SHAPE = 1.6  # of the picture, about: width over height
-_MOST_LINES = 2  # of a prompt
-_LETTERS = 72  # of the text's size, that the picture is about wide: readable where a page shows it smaller
+_SHAPE = 1.6  # width over height of the picture, about
+_MOST_LINES = 2  # of a prompt's text
+_LETTERS = 72  # the picture is about so many letters wide, so that text is readable in a smaller view
 _LEAST_TEXT, _MOST_TEXT = 14, 40  # pixels
 _PAPER, _INK, _SOFT = (255, 255, 255), (31, 35, 40), (102, 112, 121)
 
@@ -28,20 +28,20 @@ _PAPER, _INK, _SOFT = (255, 255, 255), (31, 35, 40), (102, 112, 121)
 class _Clip:
     prompt: str
     preview: np.ndarray  # uint8 (n, h, w, 3)
-    final: np.ndarray  # uint8 (n, H, W, 3): the same moments
+    final: np.ndarray  # uint8 (n, H, W, 3), at the same moments
 
 
 def write_picture(
     folders: Sequence[Path], out: Path, clips: int = 6, frames: int = 3, scale: int = 3
 ) -> Path:
-    """A PNG of at most so many previews, evenly chosen, with so many frames of each video.
+    """Write a PNG of at most `clips` previews, evenly chosen, with `frames` frames of each video.
 
-    folders: previews, or folders of previews. Final videos are enlarged `scale` times, previews to the same
-    size. The file appears whole or not at all. Raises `ValueError` that names the file: what is no preview,
-    has no final video, or is of another size than the others.
+    folders: previews, or folders of previews. Final videos are enlarged `scale` times, and previews are
+    enlarged to the same size. The file appears whole or not at all. Returns `out`. Raises `ValueError` that
+    names the file when a folder is not a preview, has no final video, or has videos of another size.
     """
     if out.suffix.lower() != ".png":
-        raise ValueError(f"{out}: the picture is a PNG; name it so")
+        raise ValueError(f"{out}: the picture is a PNG; give a name that ends in .png")
     for name, value in (("clips", clips), ("frames", frames), ("scale", scale)):
         if value < 1:
             raise ValueError(f"{name} is {value}; give 1 or more")
@@ -60,14 +60,14 @@ def write_picture(
 
 
 def _previews(folders: Sequence[Path]) -> list[Path]:
-    """Of folders of previews, those that were enhanced."""
+    """The preview folders. In a folder of previews, only previews with a final video count."""
     found: list[Path] = []
     for folder in folders:
         if folder.is_dir() and not is_preview(folder):
             inside = [f for f in previews_in(folder) if (f / "final.mp4").is_file()]
             if not inside:
                 raise ValueError(
-                    f"{folder}: no preview with a final.mp4 is in it; reelmill sample makes them"
+                    f"{folder} has no preview with a final.mp4; reelmill sample makes such previews"
                 )
             found += inside
         else:
@@ -80,17 +80,17 @@ def _previews(folders: Sequence[Path]) -> list[Path]:
 def _read(folder: Path, frames: int) -> _Clip:
     prompt = load_request(folder).prompt
     preview, final = (read_video(folder / name).frames for name in ("preview.mp4", "final.mp4"))
-    # A final video may end earlier: its frames are as many as the codec's stride allows.
+    # A final video may have fewer frames, as the codec's stride decides their number.
     moments = some_of(range(min(len(preview), len(final))), frames)
     return _Clip(prompt, preview[moments], final[moments])
 
 
 def _check_sizes(shown: Sequence[_Clip], out: Path) -> None:
-    """One heading tells the sizes of all."""
+    """Raises `ValueError` when sizes differ, as the headings show one size for all."""
     sizes = {(len(c.final), *c.preview.shape[1:3], *c.final.shape[1:3]) for c in shown}
     if len(sizes) > 1:
         told = ", ".join(f"{n} frames of {w}x{h} and {W}x{H}" for n, h, w, H, W in sorted(sizes))
-        raise ValueError(f"{out}: videos of one size are in a picture, not {told}")
+        raise ValueError(f"{out}: a picture shows videos of one size, not {told}")
 
 
 # ---------------------------------------------------------------------------------------------------
@@ -99,7 +99,7 @@ def _check_sizes(shown: Sequence[_Clip], out: Path) -> None:
 
 
 def _compose(shown: Sequence[_Clip], columns: int, scale: int) -> Image.Image:
-    """Clips in so many columns, row by row, under headings."""
+    """The picture: clips row by row in `columns` columns, under headings."""
     count, height, width = shown[0].final.shape[:3]
     height, width = height * scale, width * scale
     gap = max(2, width // 48)
@@ -126,7 +126,7 @@ def _compose(shown: Sequence[_Clip], columns: int, scale: int) -> Image.Image:
     for k, (row, text) in enumerate(zip(rows, texts, strict=True)):
         for column, words in enumerate(row):
             left = margin + column * (cell + 2 * margin)
-            # Above the frames, not above the free room, where a neighbour has more lines.
+            # The text is directly above the frames, even if a neighbour has more lines.
             y = top + text - gap - len(words) * line
             for number, part in enumerate(words):
                 draw.text((left, y + number * line), part, fill=_INK, font=font)
@@ -147,9 +147,8 @@ def _metrics(font: _Font) -> tuple[int, int]:
 
 
 def _wrapped(text: str, font: _Font, width: int) -> list[str]:
-    """Lines that are at most `width` pixels long; where there would be more than two, the last one ends with
-    an ellipsis."""
-    # Half a character, which a prompt may hold, cannot be drawn.
+    """At most two lines of `width` pixels. A longer text ends with an ellipsis."""
+    # A prompt may hold half a character (a surrogate), which cannot be drawn.
     words = text.encode("utf-8", "replace").decode("utf-8").split()
     lines = [""]
     for word in words:
@@ -159,13 +158,13 @@ def _wrapped(text: str, font: _Font, width: int) -> list[str]:
         elif len(lines) < _MOST_LINES:
             lines.append(word)
         else:
-            lines[-1] += f" {word}"  # too long now, as the following will be
+            lines[-1] += f" {word}"  # this line is too long now, and gets an ellipsis
             break
     return [_shortened(line, font, width) for line in lines]
 
 
 def _shortened(line: str, font: _Font, width: int) -> str:
-    """A line that fits, with an ellipsis for what does not."""
+    """The line, or its beginning with an ellipsis if the line is longer than `width` pixels."""
     if font.getlength(line) <= width:
         return line
     fitting = bisect.bisect(range(len(line)), width, key=lambda n: math.ceil(font.getlength(f"{line[:n]}…")))
@@ -175,12 +174,12 @@ def _shortened(line: str, font: _Font, width: int) -> str:
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m generation.report.picture", description=__doc__)
     parser.add_argument(
-        "folders", nargs="+", type=Path, metavar="FOLDER", help="a preview, or a videos/ folder"
+        "folders", nargs="+", type=Path, metavar="FOLDER", help="a preview, or a folder of previews"
     )
-    parser.add_argument("--out", required=True, type=Path, metavar="FILE", help="the PNG")
-    parser.add_argument("--clips", type=int, default=6, help="at most so many, evenly chosen")
-    parser.add_argument("--frames", type=int, default=3, help="of each video")
-    parser.add_argument("--scale", type=int, default=3, help="that final videos are enlarged by")
+    parser.add_argument("--out", required=True, type=Path, metavar="FILE", help="the PNG to write")
+    parser.add_argument("--clips", type=int, default=6, help="the largest number of previews, evenly chosen")
+    parser.add_argument("--frames", type=int, default=3, help="the number of frames of each video")
+    parser.add_argument("--scale", type=int, default=3, help="the factor by which final videos are enlarged")
     given = parser.parse_args(arguments)
     try:
         print(write_picture(given.folders, given.out, given.clips, given.frames, given.scale))

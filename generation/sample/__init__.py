@@ -2,11 +2,11 @@
 
 previews        from prompts to previews, by Stage I
 enhance         from previews, or any video, to final videos, by Stage II
-preview_folder  previews on disk
+preview_folder  preview folders on disk
 trained         a trained stage, opened for sampling
-options         what a user asks for, and how progress is told
-execution       what lies on the device when
-memory          whether sampling fits the device, and in which way
+options         the options of a user, and the callback for progress
+execution       which parts are on the device at which time
+memory          whether sampling fits the memory of the device
 
-May import `process`, `codecs`, `text`, `models` and what stands below the rooms; never `train`.
+The room may import `process`, `codecs`, `text`, `models` and the modules beside the rooms, but never `train`.
 """

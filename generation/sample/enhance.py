@@ -1,7 +1,7 @@
-"""Stage II on previews, and on any video: from the smaller one to the larger.
+"""Stage II makes a larger video from a preview or from any video file.
 
-A preview is decoded from its latents, with the codec that made them; the result does not depend on whether
-it was made in this process or in another.
+A preview is decoded from its latents, with the codec that made the latents. So the result is the same whether
+the preview was made in this process or in another process.
 """
 
 from __future__ import annotations
@@ -32,23 +32,23 @@ from generation.sample.preview_folder import Preview, is_preview, load_preview
 from generation.sample.previews import check_memory, pieces_of, settle
 from generation.sample.trained import Trained, open_trained
 
-_MANY_FRAMES = 257  # nobody enhances more in one go by mistake
+_MANY_FRAMES = 257  # more frames must be asked for
 
 
 @dataclass(frozen=True)
 class Source:
-    """A low-quality video to enhance, and what is known of it before it is decoded."""
+    """A low-quality video to enhance. Its facts are known before it is decoded."""
 
     shape: tuple[int, int, int]  # frames, height, width
-    decode: Callable[[], Tensor]
-    fps: float
+    decode: Callable[[], Tensor]  # returns `video`
+    fps: float  # frames per second
     prompt: str
     negative_prompt: str
     seed: int
 
     @cached_property
     def video(self) -> Tensor:
-        """(1, 3, T, H, W) in [-1, 1]. Raises `ValueError` for a preview whose codec is not there any more."""
+        """The video (1, 3, T, H, W) in [-1, 1]. Raises `ValueError` when a preview's codec has changed."""
         return self.decode()
 
 
@@ -60,14 +60,14 @@ def open_source(
     codecs: dict[str, Codec] | None = None,
     how: Execution = Execution(),  # noqa: B008 (frozen)
 ) -> Source:
-    """A preview's folder (or a file in it), to be decoded from its latents; or any video file.
+    """Open a preview (its folder or a file in the folder), or any video file.
 
-    codecs: those that are open, by hash; gets the preview's, when it is decoded.
-    Raises `ValueError` when it is neither, or a video file comes without a prompt.
+    codecs: open codecs by hash. The preview's codec is added when the preview is decoded.
+    Raises `ValueError` when `path` cannot be read, and when a video file comes without a prompt.
     """
     if path.is_dir() or is_preview(path):
         if options.fps:
-            raise ValueError(f"{path}: a preview has a frame rate of its own; leave --fps out")
+            raise ValueError(f"{path}: a preview has its own frame rate; leave --fps out")
         preview, latents = load_preview(path)
         return Source(
             shape=(preview.frames, preview.height, preview.width),
@@ -78,12 +78,12 @@ def open_source(
             seed=preview.seed,
         )
     if prompt is None:
-        raise ValueError(f"{path}: a video file needs --prompt, which says what it shows")
+        raise ValueError(f"{path}: a video file needs --prompt, which says what the video shows")
     found = read_video(path, fps=options.fps, frames=options.frames or _MANY_FRAMES + 1)
     if not options.frames and len(found.frames) > _MANY_FRAMES:
         raise ValueError(
-            f"{path}: it has more than {_MANY_FRAMES} frames; say with --frames how many of them, or take "
-            "fewer a second with --fps"
+            f"{path}: the video has more than {_MANY_FRAMES} frames; give their number with --frames, or "
+            "fewer frames per second with --fps"
         )
     count, height, width = found.frames.shape[:3]
     return Source(
@@ -109,8 +109,8 @@ def _decoded(
         codec = open_codec(CodecConfig.model_validate(preview.codec), device)
         if codec.hash != preview.codec_hash:
             raise ValueError(
-                f"{path}: its latents were made with codec {preview.codec_hash}, and {dict(preview.codec)} "
-                f"opens {codec.hash} now: take the same weights"
+                f"{path}: the latents were made with codec {preview.codec_hash}, but {dict(preview.codec)} "
+                f"now opens codec {codec.hash}; take the same weights"
             )
         settle(codec, how)
         codecs[codec.hash] = codec
@@ -120,14 +120,14 @@ def _decoded(
 
 @dataclass(frozen=True)
 class Plan:
-    """How a source will be enhanced: all that decides the result, besides the source and the weights."""
+    """How a source is enhanced: everything that decides the result, besides source and weights."""
 
     shape: Bucket
     sampling: Sampling
     noise_step: int
     negative_prompt: str
     seed: int
-    fit: memory.Fit  # which decides the rounding alone
+    fit: memory.Fit  # this decides only the rounding
 
 
 def plan_enhance(
@@ -136,9 +136,9 @@ def plan_enhance(
     options: Options,
     how: Execution = Execution(),  # noqa: B008 (frozen)
 ) -> Plan:
-    """The number of frames is cut to what the codec's stride allows, unless it is asked for.
+    """Plan how to enhance a source. Without --frames, the codec's stride decides how many frames are used.
 
-    Raises `ValueError` for sizes that the stage cannot make, or that memory does not hold.
+    Raises `ValueError` for sizes that the stage cannot make, or that do not fit the memory.
     """
     config = trained.config
     stride = config.codec.frame_stride
@@ -147,7 +147,7 @@ def plan_enhance(
     shape = options.shape(config, (possible, height, width))
     if shape.frames > possible:
         raise ValueError(
-            f"the asked-for video: {shape.frames} frames, but the source gives {frames}; take {possible}"
+            f"the asked-for video has {shape.frames} frames, but the source has {frames}; take {possible}"
         )
     sampling = options.sampling(config)
     fit = check_memory(trained, shape, sampling, how)
@@ -170,7 +170,7 @@ def enhance(
     on_step: Callable[[int, int], None] | None = None,
     how: Execution = Execution(),  # noqa: B008 (frozen)
 ) -> Tensor:
-    """Stage II on a video: the latents (1, C, t, h, w) of the larger one."""
+    """Enhance a video with Stage II. Returns the latents (1, C, t, h, w) of the larger video."""
     negative = plan.negative_prompt
     embedded = trained.text.get([plan.sampling.told(source.prompt), *([negative] if negative else [])])
     low_quality = _encoded(trained, source.video, plan.shape, how)
@@ -191,7 +191,10 @@ def enhance(
 
 
 def _encoded(trained: Trained, video: Tensor, shape: Bucket, how: Execution) -> Tensor:
-    """The latents of a video that is scaled to a shape. The large one is gone when the network comes."""
+    """Scale a video (1, 3, T, H, W) to a shape, and encode it: latents (1, C, t, h, w).
+
+    The scaled video is released before the network is loaded.
+    """
     with visiting(trained.codec, trained.device, how), torch.no_grad():
         return trained.codec.encode(stage2.resize(video[:, :, : shape.frames], shape.height, shape.width))
 
@@ -203,7 +206,7 @@ def check_final(
     device: torch.device,
     how: Execution = Execution(),  # noqa: B008 (frozen)
 ) -> None:
-    """Raises `ValueError` for what Stage II could not make of such previews, before hours of Stage I."""
+    """Raises `ValueError` when Stage II cannot enhance such previews, before Stage I runs for hours."""
     trained = open_trained(run, "stage2", device)
     small = previews.shape(read_config(run, "stage1"))
     shape = finals.shape(trained.config, (small.frames, small.height, small.width))
@@ -220,12 +223,15 @@ def enhance_previews(
     say: Callable[[str], None] = lambda text: None,
     how: Execution = Execution(),  # noqa: B008 (frozen)
 ) -> list[Path]:
-    """The final.mp4 of each preview's folder. One that was made in the same way is kept: final.json tells."""
+    """Make final.mp4 in each preview's folder. Returns these files.
+
+    A final video is kept if final.json says that it was made in the same way.
+    """
     trained = open_trained(run, "stage2", device)
     model = None
     codecs = {trained.codec.hash: trained.codec}
     previews = [load_preview(folder)[0] for folder in folders]
-    # All of them now: once the network is there, its own memory would count as taken.
+    # All plans are made before the network is loaded, as its memory would count as used.
     plans = [
         plan_enhance(trained, open_source(folder, device, options, None), options, how) for folder in folders
     ]
@@ -237,7 +243,7 @@ def enhance_previews(
         record = folder / "final.json"
         if (folder / "final.mp4").exists() and _is(record, about):
             continue
-        # Decoded here: it may fail, and then nothing is removed and no network was loaded.
+        # This decodes the source. If it fails, nothing was removed and no network was loaded.
         assert tuple(source.video.shape[2:]) == source.shape
         say(_told(trained, plan))
         record.unlink(missing_ok=True)
@@ -260,13 +266,16 @@ def enhance_file(
     how: Execution = Execution(),  # noqa: B008 (frozen)
     say: Callable[[str], None] = lambda text: None,
 ) -> Path:
-    """Enhance one preview, or any video file. `out` None: final.mp4 in the preview's folder."""
+    """Enhance one preview or any video file. Returns the written file.
+
+    out: None means final.mp4 in the preview's folder. Raises `ValueError` for a bad source or bad options.
+    """
     if not path.exists():
         raise ValueError(f"{path}: there is no such file or folder")
     preview = path.is_dir() or is_preview(path)
     if out is None:
         if not preview:
-            raise ValueError(f"{path}: a video file needs --out, the file to write")
+            raise ValueError(f"{path}: a video file needs --out, the name of the new file")
         if prompt is None:
             folder = path if path.is_dir() else path.parent
             return enhance_previews(run, [folder], options, device, on_step, say, how)[0]
@@ -275,10 +284,10 @@ def enhance_file(
     source = open_source(path, device, options, prompt, {trained.codec.hash: trained.codec}, how)
     plan = plan_enhance(trained, source, options, how)
     settle(trained.codec, how)
-    assert tuple(source.video.shape[2:]) == source.shape  # decoded here, as above
+    assert tuple(source.video.shape[2:]) == source.shape  # this decodes the source, as above
     out.parent.mkdir(parents=True, exist_ok=True)
     if preview:
-        (out.parent / "final.json").unlink(missing_ok=True)  # it would tell of another final.mp4
+        (out.parent / "final.json").unlink(missing_ok=True)  # final.json would describe another final.mp4
     say(_told(trained, plan))
     _embed(trained, [source.prompt], [plan.negative_prompt], options)
     latents = enhance(trained, trained.model(how), source, plan, named(on_step, "enhance"), how)
@@ -287,7 +296,7 @@ def enhance_file(
 
 
 def _embed(trained: Trained, prompts: Sequence[str], negatives: Sequence[str], options: Options) -> None:
-    """Embed all that will be asked for, and let go of the encoder before the network comes."""
+    """Embed all texts that will be needed, then release the text encoder before the network is loaded."""
     own = options.sampling(trained.config)
     trained.text.get([*map(own.told, prompts), *negatives, own.negative_prompt])
     trained.text.release()
@@ -299,7 +308,7 @@ def _write(path: Path, trained: Trained, latents: Tensor, plan: Plan, fps: float
 
 
 def _told(trained: Trained, plan: Plan) -> str:
-    """How much work it is."""
+    """Lines about the size of the work and the memory."""
     shape = plan.shape
     length = cogvideox.video_tokens(trained.config, shape)
     return (

@@ -1,6 +1,6 @@
-"""How sampling computes: what lies on the device when, and in which pieces.
+"""How sampling computes: which parts are on the device at which time.
 
-It decides time and memory, and of the result nothing but the rounding.
+This decides time and memory. In the result it changes only the rounding.
 """
 
 from __future__ import annotations
@@ -21,22 +21,25 @@ from generation.sample.memory import Offload
 
 @dataclass(frozen=True)
 class Execution:
-    """none: network and codec stay on the device. model: one of them at a time is there, and the other in the
-    CPU's memory. block: as model, and of the network one block at a time."""
+    """How sampling computes.
+
+    offload: `none`: network and codec stay on the device. `model`: one of the two is on the device, and the
+    other is in the memory of the CPU. `block`: as `model`, and the network is on the device block by block.
+    """
 
     offload: Offload = "none"
-    guidance: Literal["auto", "together", "apart"] = "auto"  # auto: together where memory holds both rows
-    compile: bool = False  # each block
+    guidance: Literal["auto", "together", "apart"] = "auto"  # auto: together if both rows fit the memory
+    compile: bool = False  # compile each block
 
     def __post_init__(self) -> None:
         if self.compile and self.offload == "block":
             raise ValueError(
-                "--compile: not with --offload block, which exchanges the weights; take --offload model"
+                "--compile does not work with --offload block, which exchanges weights; take --offload model"
             )
 
 
 def make_ready(model: nn.Module, device: torch.device, how: Execution) -> nn.Module:
-    """A network on the CPU, made ready: on the device, or to come there when it is used (`visiting`)."""
+    """Prepare a network that is on the CPU: move it to the device, or leave that to `visiting`."""
     library: Any = model
     if how.compile:
         compile_blocks(library.transformer_blocks)
@@ -54,10 +57,10 @@ def make_ready(model: nn.Module, device: torch.device, how: Execution) -> nn.Mod
 
 @contextmanager
 def visiting(part: nn.Module | Codec, device: torch.device, how: Execution) -> Iterator[None]:
-    """Within, a network or a codec is on the device; before and after it is where `how` wants it."""
+    """Within this context, a network or codec is on the device. Outside it is where `how` places it."""
     library: Any = part
     if isinstance(part, nn.Module):
-        stays = how.offload in {"none", "block"}  # blocks come by themselves
+        stays = how.offload in {"none", "block"}  # with `block`, diffusers moves the blocks
     else:
         stays = how.offload == "none"
     if stays:

@@ -1,6 +1,6 @@
-"""Will it fit? An estimate before sampling, of the network and of the codec before or after it.
+"""An estimate of whether sampling fits the memory of the device: for the network, and for the codec.
 
-Estimates are coarse: what kernels need within themselves, and what the allocator cannot use, come on top.
+The estimate is coarse: kernels need some memory of their own, and the allocator loses some.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from generation.config import Bucket, Config, Sampling
 from generation.device import available, gigabytes, uses_bf16
 from generation.models.cogvideox import parameters, video_tokens
 
-# Tensors of (tokens, width) that are alive at once in a block that keeps nothing: eight are the feed-forward
-# layer's hidden ones, before and after its activation.
+# The number of tensors (tokens, width) that exist at once in a block without a backward pass. Eight of them
+# are the hidden tensors of the feed-forward layer, before and after its activation.
 _LIVE_IN_BLOCK = 13
 
 Offload = Literal["none", "model", "block"]
@@ -26,13 +26,13 @@ Offload = Literal["none", "model", "block"]
 
 @dataclass(frozen=True)
 class SamplingNeed:
-    """Bytes on the device while the network computes, and while the codec does: never both at once."""
+    """Bytes on the device. Network and codec never compute at the same time."""
 
     weights: float  # of the network
-    block: float  # what one block has alive
+    block: float  # activations of one block
     latents: float
     codec_weights: float
-    codec: float  # what it has alive
+    codec: float  # activations of the codec
     pixels: float  # of the whole video
     offload: Offload
 
@@ -72,9 +72,9 @@ def sampling_need(
     bf16: bool,
     offload: Offload = "none",
 ) -> SamplingNeed:
-    """Of a stage's network with `rows` samples at a time, and of the codec before or after it.
+    """The memory of a stage's network with `rows` samples at a time, and of the codec.
 
-    The text encoder is not in it: it is used, and let go of, before the network is loaded.
+    The text encoder is not counted, as it is released before the network is loaded.
     """
     model = config.transformer
     width = model.heads * model.head_dim
@@ -83,7 +83,7 @@ def sampling_need(
     count = parameters(model, codec.channels, text_dim)
     if offload == "block":
         ends = parameters(model.model_copy(update={"layers": 1}), codec.channels, text_dim)
-        count = min(count, ends + (count - ends) // max(1, model.layers - 1))  # two blocks, and the ends
+        count = min(count, ends + (count - ends) // max(1, model.layers - 1))  # two blocks and the rest
     numbers = codec.channels * math.prod(config.latent_grid(shape))
     second = config.stage == "stage2"
     codec_weights, codec_alive = codec_bytes(codec, shape, ("decode", "encode") if second else ("decode",))
@@ -94,17 +94,17 @@ def sampling_need(
         latents=numbers * 4.0 * 8,
         codec_weights=codec_weights,
         codec=codec_alive,
-        pixels=video * (2 if second else 1 if codec.settings.tile else 0),  # else they come in pieces
+        pixels=video * (2 if second else 1 if codec.settings.tile else 0),  # else in pieces
         offload=offload,
     )
 
 
 @dataclass(frozen=True)
 class Fit:
-    """A way of sampling that memory holds."""
+    """A way of sampling that fits the memory."""
 
     apart: bool  # both predictions of guidance one after the other
-    told: str
+    told: str  # a line about the memory, for the user
 
 
 def check_sampling(
@@ -117,13 +117,13 @@ def check_sampling(
     offload: Offload = "none",
     guidance: str = "auto",
 ) -> Fit:
-    """Whether one evaluation at this shape, and the codec, fit the device; and in one batch or apart.
+    """Find a way of sampling this shape that fits the memory of the device.
 
-    guidance: "auto" goes apart only where memory does not hold both rows. Raises `ValueError` when nothing
-    fits.
+    guidance: "together" computes both predictions in one batch, "apart" one after the other. "auto" takes
+    "apart" only if both rows do not fit. Raises `ValueError` when no way fits.
     """
     bf16 = uses_bf16(config.train.precision, device)
-    elsewhere: Offload = offload if device.type != "cpu" else "none"  # the CPU has nowhere else to put it
+    elsewhere: Offload = offload if device.type != "cpu" else "none"  # a CPU has one memory
     guided = sampling.guidance != 1.0
     ways = {"auto": [False, True], "together": [False], "apart": [True]}[guidance] if guided else [False]
     have = available(device)
@@ -140,7 +140,7 @@ def check_sampling(
         remedies.insert(0, "--offload model" if offload == "none" else "--offload block")
     if need.codec_phase > have and codec.settings.kind != "patch":
         smaller = f", smaller than {codec.settings.tile}" if codec.settings.tile else ""
-        remedies.insert(0, f"codec.tile{smaller}, in the stage's training (what latents mean goes with it)")
+        remedies.insert(0, f"codec.tile{smaller}, set in the stage's training (latents depend on it)")
     raise ValueError(
         f"too little memory on {device} for {shape.frames} frames of {shape.width}x{shape.height}. {told}. "
         f"What would help: {'; '.join(remedies)}; or a larger GPU"

@@ -1,4 +1,4 @@
-"""What a user asks of sampling, and how progress is told."""
+"""The options of a user for sampling, and the callback for progress."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from dataclasses import dataclass
 
 from generation.config import Bucket, Config, Sampling
 
-Step = Callable[[str, int, int], None]  # what is done, evaluations done, of how many
+Step = Callable[[str, int, int], None]  # the work, evaluations done, all evaluations
 
 
 def silent(what: str, done: int, steps: int) -> None:
-    pass
+    """A callback that reports nothing."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """What the user asks for; None: as the stage's configuration has it."""
+    """The options of a user. None means the value of the stage's configuration."""
 
     frames: int | None = None
     height: int | None = None
@@ -29,7 +29,7 @@ class Options:
     seed: int | None = None  # None: 0, or the preview's
 
     def sampling(self, config: Config) -> Sampling:
-        """The stage's way of sampling with these options laid over it."""
+        """The stage's sampling settings, with these options in place of theirs. Raises `ValueError`."""
         given = {
             "steps": self.steps,
             "guidance": self.guidance,
@@ -40,13 +40,13 @@ class Options:
         sampling = Sampling.model_validate({**config.sampling.model_dump(), **wanted})
         if self.negative_prompt and sampling.guidance == 1.0:
             raise ValueError(
-                "the negative prompt: without guidance it has no effect; take a guidance above 1, or "
-                "leave it out"
+                "the negative prompt has no effect without guidance; take a guidance above 1, or leave the "
+                "negative prompt out"
             )
         return sampling
 
     def shape(self, config: Config, like: tuple[int, int, int] | None = None) -> Bucket:
-        """Frames and size: as asked for, else of the bucket nearest to `like` (frames, height, width).
+        """Frames and size as asked for, or else of the bucket nearest to `like` (frames, height, width).
 
         Raises `ValueError` for frames and sizes that the stage cannot make.
         """
@@ -64,4 +64,5 @@ class Options:
 
 
 def named(on_step: Step, what: str) -> Callable[[int, int], None]:
+    """The callback of one piece of work, which `what` names."""
     return lambda done, steps: on_step(what, done, steps)

@@ -1,10 +1,10 @@
-"""Previews on disk: what Stage I made, with all that Stage II needs to go on from it, later and elsewhere.
+"""Previews on disk: the result of Stage I, with everything that Stage II needs to enhance it later.
 
     DIR/0000-slug/
-      preview.json          the request, the models' hashes, and what the latents must be
-      latents.safetensors   Stage I's latents, as they were
-      preview.mp4           to look at
-      final.mp4             once it was enhanced
+      preview.json          the request, the models' hashes, and dtype, shape and hash of the latents
+      latents.safetensors   Stage I's latents, bit for bit
+      preview.mp4           the decoded video
+      final.mp4             the enhanced video, if there is one
 
 A folder appears whole or not at all: it is made as `_0000-slug` and renamed.
 """
@@ -44,18 +44,19 @@ _T = TypeVar("_T")
 
 
 class OtherPreview(ValueError):
-    """The place of a preview is taken by another one. `what`: names of what differs."""
+    """Another preview is in the place of this preview. `what`: the names of the fields that differ."""
 
     def __init__(self, folder: Path, what: str):
         super().__init__(
-            f"{folder} holds another preview ({what} differ): take another folder with --out, or remove it"
+            f"{folder} holds another preview (other values of {what}); take another --out, or remove "
+            "this folder"
         )
         self.what = what
 
 
 @dataclass(frozen=True)
 class Preview:
-    """What was asked for, and of which models: enough to make it again, or to go on from its latents."""
+    """The request and its models. This is enough to make the preview again, or to enhance it."""
 
     prompt: str
     negative_prompt: str
@@ -64,17 +65,17 @@ class Preview:
     height: int
     width: int
     fps: float
-    sampling: Mapping[str, Any]  # steps, guidance and the like, as `config.Sampling` takes them
-    weights_hash: str  # of Stage I, and of what it was adapted from
-    precision: str  # that the network computed in
-    codec: Mapping[str, Any]  # the settings that `config.Codec` takes, which decode the latents
+    sampling: Mapping[str, Any]  # the fields of `config.Sampling`: steps, guidance, …
+    weights_hash: str  # of Stage I, including the base of a LoRA
+    precision: str  # of the network's computation: bf16 or fp32
+    codec: Mapping[str, Any]  # the fields of `config.Codec`, to decode the latents
     codec_hash: str
     text_hash: str
     version: str = ""  # of reelmill
 
     @property
     def key(self) -> str:
-        """Stands for everything that decides the result: two previews of one key show the same."""
+        """A hash of everything that decides the result: previews with the same key are equal."""
         return config.content_hash({k: v for k, v in dataclasses.asdict(self).items() if k != "version"})
 
 
@@ -91,9 +92,9 @@ def slug(prompt: str) -> str:
 
 
 def find_preview(directory: str | Path, index: int, preview: Preview) -> Path | None:
-    """The folder of that index, if `preview` is finished in it, so that a killed run can go on.
+    """The folder with this index if it holds `preview`, else None. So a killed run can resume.
 
-    Raises `OtherPreview` where the index is taken by another one.
+    Raises `OtherPreview` when the folder with this index holds another preview.
     """
     for folder in sorted(Path(directory).glob(f"{index:04d}-*")):
         if not folder.is_dir():
@@ -110,16 +111,17 @@ def find_preview(directory: str | Path, index: int, preview: Preview) -> Path | 
 def save_preview(
     directory: str | Path, index: int, preview: Preview, latents: Tensor, pieces: Iterable[np.ndarray]
 ) -> Path:
-    """Write DIR/0000-slug and return it. latents: float32; pieces: frames, uint8 (n, H, W, 3), as they come.
+    """Write DIR/0000-slug, and return this folder. A finished preview of the same content is replaced.
 
-    A finished one of the same content is replaced. Raises `OtherPreview` where the index is taken by another.
+    latents: float32 (1, C, t, h, w). pieces: frames, uint8 (n, H, W, 3), piece by piece.
+    Raises `OtherPreview` when the folder with this index holds another preview.
     """
     assert latents.dtype == torch.float32, f"latents are float32, not {latents.dtype}"
     directory = Path(directory)
     finished = find_preview(directory, index, preview)
     name = f"{index:04d}-{slug(preview.prompt)}"
     aside = directory / f"_{name}"
-    shutil.rmtree(aside, ignore_errors=True)  # of a run that was killed
+    shutil.rmtree(aside, ignore_errors=True)  # left by a killed run
     aside.mkdir(parents=True)
     try:
         latents = latents.detach().cpu().contiguous()
@@ -137,9 +139,9 @@ def save_preview(
 
 
 def is_preview(path: str | Path) -> bool:
-    """Whether `path` means a preview (its folder, or one of the files that make it) and not a mere video.
+    """Whether `path` is a preview: its folder, or one of the three files that belong to a preview.
 
-    `final.mp4` is a video, and so is a `preview.mp4` that was taken out of its folder.
+    `final.mp4` is a video, and so is a `preview.mp4` that was moved out of its folder.
     """
     path = Path(path)
     if path.is_dir():
@@ -148,7 +150,7 @@ def is_preview(path: str | Path) -> bool:
 
 
 def previews_in(directory: str | Path) -> list[Path]:
-    """The folders of finished previews in a folder, by their numbers. None where there is no such folder."""
+    """The folders of finished previews in a folder, by number. Empty if there is no such folder."""
     directory = Path(directory)
     names = [p.name for p in directory.iterdir()] if directory.is_dir() else []
     finished = [
@@ -163,23 +165,23 @@ def previews_in(directory: str | Path) -> list[Path]:
 
 
 def some_of(items: Sequence[_T], most: int) -> list[_T]:
-    """At most so many, evenly chosen: the first, the last, and what lies between."""
+    """At most `most` items, evenly chosen from the first to the last."""
     if len(items) <= most:
         return list(items)
     return [items[round(k)] for k in np.linspace(0, len(items) - 1, most)]
 
 
 def load_request(path: str | Path) -> Preview:
-    """A preview without its latents. Raises `ValueError` where there is none, or a broken one."""
+    """A preview without its latents. Raises `ValueError` when it is missing or broken."""
     folder = _folder(path)
     return _parse(folder / "preview.json")[0]
 
 
 def load_preview(path: str | Path) -> tuple[Preview, Tensor]:
-    """A preview and its latents, as they were saved, from its folder or one of its files.
+    """A preview and its saved latents (1, C, t, h, w), from its folder or from one of its files.
 
-    Raises `ValueError` that names the file: no preview, latents missing or broken, latents that are not the
-    ones that preview.json tells of.
+    Raises `ValueError` that names the file when there is no preview, when the latents are missing or broken,
+    and when the latents differ from those that preview.json describes.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -189,12 +191,12 @@ def load_preview(path: str | Path) -> tuple[Preview, Tensor]:
     file = folder / "latents.safetensors"
     if not file.is_file():
         raise ValueError(
-            f"{file} is missing: without it {folder / 'preview.mp4'} can be enhanced as a video only"
+            f"{file} is missing: without it, {folder / 'preview.mp4'} can be enhanced only as a video"
         )
     try:
         tensors = load_file(file)
     except (SafetensorError, OSError) as error:
-        raise ValueError(f"{file} is broken ({error}): make the preview anew") from error
+        raise ValueError(f"{file} is broken ({error}); make the preview again") from error
     latents = tensors.get("latents")
     if latents is None:
         raise ValueError(f"{file} holds no tensor `latents` but {', '.join(sorted(tensors)) or 'nothing'}")
@@ -206,9 +208,7 @@ def load_preview(path: str | Path) -> tuple[Preview, Tensor]:
             f"not {expected['dtype']} {expected['shape']}"
         )
     if _digest(latents) != facts["hash"]:
-        raise ValueError(
-            f"{file} does not fit {folder / 'preview.json'}: other values (hash) than were saved"
-        )
+        raise ValueError(f"{file} does not fit {folder / 'preview.json'}: the values (hash) have changed")
     return preview, latents
 
 
@@ -218,29 +218,29 @@ def _folder(path: str | Path) -> Path:
         raise ValueError(f"{path}: there is no such file or folder")
     if not is_preview(path):
         raise ValueError(
-            f"{path} is no preview: that is a folder with preview.json, as `reelmill sample` writes it, or "
+            f"{path} is not a preview; give a folder with preview.json, as `reelmill sample` writes it, or "
             "the preview.mp4 in it"
         )
     return path if path.is_dir() else path.parent
 
 
 def _parse(file: Path) -> tuple[Preview, dict[str, Any]]:
-    """What preview.json says: the preview, and what its latents must be."""
+    """Read preview.json: the preview, and dtype, shape and hash of its latents."""
     try:
         data = json.loads(file.read_text())
     except ValueError as error:
-        raise ValueError(f"{file} is not JSON ({error}): make the preview anew") from error
+        raise ValueError(f"{file} is not JSON ({error}); make the preview again") from error
     if not isinstance(data, dict) or data.get("format") != _FORMAT:
         found = data.get("format") if isinstance(data, dict) else None
-        raise ValueError(f"{file}: its format is {found!r}, and this version reads {_FORMAT!r}")
+        raise ValueError(f"{file}: its format is {found!r}, but this version reads {_FORMAT!r}")
     try:
         request = {f.name: data[f.name] for f in dataclasses.fields(Preview)}
         facts = {name: data["latents"][name] for name in ("dtype", "shape", "hash")}
     except (KeyError, TypeError) as error:
-        raise ValueError(f"{file} lacks {error}: make the preview anew") from error
+        raise ValueError(f"{file} lacks {error}; make the preview again") from error
     for name, kind in _KINDS.items():
         if not isinstance(request[name], kind) or isinstance(request[name], bool):
-            raise ValueError(f"{file}: {name} is {request[name]!r}: make the preview anew")
+            raise ValueError(f"{file}: {name} is {request[name]!r}; make the preview again")
     return Preview(**request), facts
 
 

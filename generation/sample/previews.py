@@ -1,7 +1,7 @@
-"""From prompts to previews, by Stage I; `generation.sample.enhance` makes the final videos of them.
+"""Stage I makes previews from prompts. `generation.sample.enhance` makes the final videos from previews.
 
-A preview is saved with its latents, so that the dear second stage can run later, in another process, on the
-CPU with the same bits as in one go. Networks are loaded one after the other, never two at once.
+A preview is saved with its latents, so that the expensive second stage can run later in another process. On
+the CPU the final video has the same bits as in one process. Networks are loaded one after the other.
 """
 
 from __future__ import annotations
@@ -37,8 +37,9 @@ def sample_previews(
 ) -> list[Path]:
     """Make a preview of each prompt: OUT/0000-slug/{preview.mp4, latents.safetensors, preview.json}.
 
-    Prompt k is drawn with the seed plus k, so that each can be made again alone. Previews that are there
-    already are kept. Raises `ValueError` when the run has no Stage I, or cannot make what is asked for.
+    Prompt k uses the seed plus k, so that each preview can be made again alone. Previews that exist already
+    are kept. Returns the folders. Raises `ValueError` when the run has no Stage I, and when Stage I cannot
+    make the asked-for videos.
     """
     trained = open_trained(run, "stage1", device)
     shape = options.shape(trained.config)
@@ -81,6 +82,7 @@ def sample_previews(
 
 
 def check_memory(trained: Trained, shape: Bucket, sampling: Sampling, how: Execution) -> memory.Fit:
+    """See `memory.check_sampling`."""
     return memory.check_sampling(
         trained.config,
         trained.codec,
@@ -94,7 +96,7 @@ def check_memory(trained: Trained, shape: Bucket, sampling: Sampling, how: Execu
 
 
 def settle(codec: Codec, how: Execution) -> None:
-    """A codec was opened on the device: to where it waits."""
+    """Move a newly opened codec from the device to the CPU if `how` places it there."""
     if how.offload != "none":
         codec.to("cpu")
 
@@ -121,6 +123,7 @@ def _preview(
 
 
 def pieces_of(codec: Codec, latents: Tensor, frames: int) -> Iterator[np.ndarray]:
+    """Decode latents (1, C, t, h, w) to pieces of the video, each uint8 (n, H, W, 3)."""
     for piece in codec.decode_stream(latents, frames):
         yield to_uint8(piece[0].cpu())
 
@@ -130,5 +133,5 @@ def _version() -> str:
 
     try:
         return version("reelmill")
-    except PackageNotFoundError:  # run from its folder, not installed
+    except PackageNotFoundError:  # the program runs from its folder, without an installation
         return "not installed"

@@ -24,22 +24,22 @@ from generation.text.open import open_text
 
 @dataclass
 class Trained:
-    """A trained stage. The network is loaded when it is wanted, and let go of before the next one."""
+    """A trained stage. `model` loads its network, and callers release it before the next network."""
 
     config: Config
     folder: Path
-    hash: str
+    hash: str  # of the weights, including the base of a LoRA
     codec: Codec
     text: TextCache
     device: torch.device
 
     @property
     def precision(self) -> str:
-        """That the network computes in: bf16 or fp32."""
+        """The precision of the network's computation: bf16 or fp32."""
         return "bf16" if uses_bf16(self.config.train.precision, self.device) else "fp32"
 
     def model(self, how: Execution = Execution()) -> nn.Module:  # noqa: B008 (frozen)
-        """The network with its trained weights for sampling, placed as `how` says."""
+        """The network with its weights for sampling, placed as `how` says."""
         weights = self.folder / "weights"
         config = self.config.model_copy(update={"lora": None})
         if not self.config.lora:
@@ -49,17 +49,17 @@ class Trained:
         model = build_model(config, self.codec.channels, self.text.dim, dtype)
         if self.config.lora:
             adapters.load(model, weights)
-            adapters.fuse(model)  # as they are published, and without their cost
+            adapters.fuse(model)  # fused adapters cost no time
         return make_ready(model.eval().requires_grad_(False), self.device, how)
 
     def untrained(self) -> nn.Module:
-        """The network as it was at step 0, on the device."""
+        """The network with its weights of step 0, on the device."""
         dtype = torch.bfloat16 if self.precision == "bf16" else torch.float32
         model = build_model(self.config, self.codec.channels, self.text.dim, dtype)
         return make_ready(model.eval().requires_grad_(False), self.device, Execution())
 
     def embedded(self, prompts: Sequence[str]) -> tuple[list[Tensor], Tensor | None]:
-        """Tokens of prompts as they are sampled with, and of the negative one. The encoder is let go of."""
+        """Token states (L, D) of each prompt, and of the negative prompt or None. Frees the encoder."""
         sampling = self.config.sampling
         texts = self.text.get([sampling.told(prompt) for prompt in prompts])
         negative = self.text.get([sampling.negative_prompt])[0] if sampling.negative_prompt else None
@@ -68,14 +68,14 @@ class Trained:
 
 
 def open_trained(run: Path, stage: str, device: torch.device) -> Trained:
-    """A stage for sampling. Raises `ValueError` when it is not there, or has no weights yet."""
+    """Open a stage for sampling. Raises `ValueError` when the stage is missing or has no weights yet."""
     config = read_config(run, stage)
     folder = run / stage
     path = folder / "weights" / "weights.json"
     if not path.exists():
         raise ValueError(
-            f"{folder} has no weights yet: its training was not stopped in good order before the first "
-            f"checkpoint; reelmill train {stage} --data DATASET --out {run} goes on with it"
+            f"{folder} has no weights yet, as its training ended before the first checkpoint; "
+            f"reelmill train {stage} --data DATASET --out {run} resumes it"
         )
     about = json.loads(path.read_text(encoding="utf-8"))
     digest = content_hash([about["hash"], base_identity(config)])

@@ -1,15 +1,16 @@
 """Training. In: a configuration, a dataset, the processes. Out: checkpoints, logs, weights for sampling.
 
-trainer          the loop of all stages, and its exact resume
-stage            what the loop knows of a stage
-diffusion_stage  Stages I and II as the loop knows them
-vae_stage        the autoencoder as the loop knows it
-open             the stage that a configuration names; no module of the room imports `open`
-start            the folder of a training: written down, or compared
-checkpoint       everything that a resume needs, on disk
-parallel         several processes, applied from outside of the model
-metrics          what a training shows of itself
+trainer          the training loop of all stages, and its exact resume
+stage            the interface between the loop and a stage
+diffusion_stage  that interface for Stages I and II
+vae_stage        that interface for the autoencoder
+open             opens the stage that a configuration names; no module of the room imports `open`
+start            writes the configuration of a training into its folder, or compares it
+checkpoint       checkpoints on disk, with everything that a resume needs
+parallel         training on several processes; the model does not know of them
+metrics          losses, rates and time left, for the progress line and TensorBoard
 memory           whether a training step fits the device
 
-May import `process`, `codecs`, `text`, `data`, `models` and what stands below the rooms; never `sample`.
+The room may import `process`, `codecs`, `text`, `data`, `models` and the modules beside the rooms, but never
+`sample`.
 """

@@ -1,7 +1,7 @@
-"""Checkpoints of a training: everything that a resume needs to go on bit for bit.
+"""Checkpoints of a training. They hold everything that a resume needs to continue bit for bit.
 
-RUN/STAGE/checkpoints/step-0000500/{model,optimizer,ema}.safetensors and state.json. A folder appears whole or
-not at all: it is written as `_step-…` and renamed.
+A checkpoint is RUN/STAGE/checkpoints/step-0000500/{model,optimizer,ema}.safetensors and state.json. A folder
+appears whole or not at all: it is written as `_step-…` and renamed.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ PARTS = ("model", "optimizer", "ema")
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Tensors by part and name, and the rest: step, position in the plan, hashes of what it was made with."""
+    """Tensors by part and name, and the state: step, position in the plan, hashes of dataset and latents."""
 
     tensors: dict[str, dict[str, Tensor]]
     state: dict[str, Any]
@@ -37,11 +37,11 @@ def save(
     state: Mapping[str, Any],
     keep_last: int,
 ) -> Path:
-    """Write the checkpoint of a step, then remove all but the newest `keep_last`."""
+    """Write the checkpoint of a step, then remove all but the newest `keep_last`. Returns the new folder."""
     folder.mkdir(parents=True, exist_ok=True)
     final = folder / f"step-{step:07d}"
     aside = folder / f"_{final.name}"
-    for left in (*folder.glob("_step-*"), *folder.glob("_old-step-*")):  # by a process that was killed
+    for left in (*folder.glob("_step-*"), *folder.glob("_old-step-*")):  # left by a killed process
         shutil.rmtree(left)
     aside.mkdir()
     for part in PARTS:
@@ -54,20 +54,20 @@ def save(
 
 
 def steps(folder: Path) -> list[int]:
-    """The steps that have a checkpoint, in order."""
+    """The steps that have a checkpoint, in rising order."""
     found = (p.name.removeprefix("step-") for p in folder.glob("step-*") if p.is_dir())
     return sorted(int(name) for name in found if name.isdigit())
 
 
 def load(folder: Path, step: int) -> Checkpoint:
-    """Raises `ValueError` when a file is missing or damaged."""
+    """Load the checkpoint of a step. Raises `ValueError` when a file is missing or damaged."""
     path = folder / f"step-{step:07d}"
     try:
         tensors = {part: load_file(path / f"{part}.safetensors") for part in PARTS}
         state = json.loads((path / "state.json").read_text(encoding="utf-8"))
     except (OSError, SafetensorError, ValueError) as error:
         raise ValueError(
-            f"{path}: the checkpoint cannot be read ({error}); remove this folder to go on from the "
-            "one before"
+            f"{path}: the checkpoint cannot be read ({error}); remove this folder to resume from the "
+            "checkpoint before"
         ) from error
     return Checkpoint(tensors, state)

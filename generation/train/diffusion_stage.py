@@ -1,4 +1,4 @@
-"""Stages I and II in training: what a batch becomes, its latents, its text and its loss."""
+"""Stages I and II in training: a batch becomes latents, text tokens and draws, and then a loss."""
 
 from __future__ import annotations
 
@@ -37,18 +37,18 @@ SHOWN = 4
 
 @dataclass(frozen=True)
 class Prepared:
-    """A micro-batch as the loss wants it, on the device."""
+    """A micro-batch that is ready for the loss, on the device."""
 
     latents: Tensor  # (B, C, t, h, w)
-    low_quality: Tensor | None  # Stage II: latents of the degraded video, same shape
-    text: list[Tensor]  # tokens (L, D) of each sample
-    times: list[float]  # in [0, 1)
-    noise_steps: list[int]  # Stage II
-    keys: list[Key]  # of each sample's draws
+    low_quality: Tensor | None  # Stage II: latents of the degraded video, in the same shape
+    text: list[Tensor]  # token states (L, D) of each sample
+    times: list[float]  # of each sample, in [0, 1)
+    noise_steps: list[int]  # Stage II: of each sample
+    keys: list[Key]  # keys of the random draws of each sample
 
 
 class DiffusionStage(Stage[Prepared]):
-    """Stage I or II: a transformer between text and latents."""
+    """Stage I or II: a transformer makes latents from text, and in Stage II also from degraded latents."""
 
     model: nn.Module
 
@@ -77,8 +77,9 @@ class DiffusionStage(Stage[Prepared]):
         if numbers <= width:
             return []
         return [
-            f"note: a patch of latents has {numbers} numbers and the transformer is {width} wide: it cannot "
-            "tell apart, nor remove, all of the noise. Take a wider one, or a codec or patch of fewer numbers"
+            f"note: a patch of latents has {numbers} numbers, but the transformer is {width} wide, so it "
+            "cannot remove all of the noise. Take a wider transformer, or a codec or patch of "
+            "fewer numbers"
         ]
 
     @property
@@ -98,7 +99,7 @@ class DiffusionStage(Stage[Prepared]):
         return []
 
     def _cache_keys(self, sample: Sample) -> list[str]:
-        """Of the clip's latents, and in Stage II of its degraded copy's."""
+        """Cache keys of the clip's latents, and in Stage II also of its degraded copy."""
         parts = (sample.clip_id, sample.transform, f"{self.codec.hash} on {self.codec.device.type}")
         keys = [cache_key(*parts)]
         if self.is_second:
@@ -107,14 +108,14 @@ class DiffusionStage(Stage[Prepared]):
         return keys
 
     def _variant(self, sample: Sample) -> int:
-        """Which of a clip's fixed degradations it has this time."""
+        """The number of the fixed degradation that this sample of a clip gets."""
         draw = draws.uniform("variant", self.config.seed, sample.clip_id, sample.position)
         return int(draw * self.degradation.variants)
 
     # ---- a step
 
     def prepare(self, batch: Batch, phase: int, step: int) -> Prepared:
-        """Latents, text and draws of a micro-batch."""
+        """Latents, text and draws of a micro-batch. See `Stage.prepare`."""
         order: Key = (self.config.seed, phase, batch.epoch)
         keys: list[Key] = [(*order, p) for p in batch.positions]
         at = [stage1.training_time(self.config.objective, p, *order) for p in batch.positions]
@@ -145,8 +146,10 @@ class DiffusionStage(Stage[Prepared]):
 
     @torch.no_grad()
     def _latents(self, batch: Batch, keys: Sequence[Key]) -> list[tuple[Tensor, ...]]:
-        """Of each clip, and in Stage II of its degraded copy: (C, t, h, w). Each clip is encoded alone,
-        so that its bits do not depend on which others are in the cache."""
+        """Latents (C, t, h, w) of each clip, and in Stage II of its degraded copy too.
+
+        Each clip is encoded alone. So its bits do not depend on the other clips, which may be cached or not.
+        """
         found: list[tuple[Tensor, ...]] = []
         pixels = iter(batch.video if batch.video is not None else ())
         for i, cached in enumerate(batch.latents):
@@ -197,13 +200,13 @@ class DiffusionStage(Stage[Prepared]):
         video = self.video_tokens(prepared.latents)
         longest = max(map(len, text))
         forward = cogvideox.flops(self.config.transformer, channels, video, longest, text[0].shape[1])
-        # Backward costs two forwards; with frozen weights, whose own gradients are not computed, about one.
+        # A backward pass costs two forward passes, or about one if the weights are frozen (LoRA).
         return (2 if self.config.lora else 3) * forward * len(text)
 
-    # ---- now and then
+    # ---- between the steps
 
     def validation(self, loader: Loader) -> Iterator[Prepared]:
-        """Held-out clips at fixed times, noise and degradations."""
+        """Held-out clips with fixed times, noise and degradations."""
         count = 0
         for batch in loader.validation(max(1, VALIDATION_CLIPS // loader.batch_size)):
             keys: list[Key] = [("validation", s.clip_id) for s in batch.samples]
@@ -213,8 +216,10 @@ class DiffusionStage(Stage[Prepared]):
 
     @torch.no_grad()
     def show(self, loader: Loader, path: Path, autocast: Callable[[], torch.autocast], write: bool) -> None:
-        """Videos for captions of held-out clips, side by side: Stage I's samples; in Stage II the degraded
-        clip, the enhanced one and the true one, of each."""
+        """Write a grid of videos for the captions of held-out clips.
+
+        Stage I shows samples. Stage II shows the degraded, the enhanced and the true video of each clip.
+        """
         rows: list[list[Tensor]] = []
         for prepared in self.validation(loader):
             for i, text in enumerate(prepared.text):
@@ -224,15 +229,15 @@ class DiffusionStage(Stage[Prepared]):
                 rows.append([video.cpu() for video in self.codec.decode(latents, frames)])
                 if len(rows) == SHOWN:
                     break
-            break  # one batch has one shape, which a grid needs
+            break  # a grid needs videos of one shape, which one batch has
         if write and rows:
             path.parent.mkdir(parents=True, exist_ok=True)
-            columns = len(rows[0]) if self.is_second else None  # what belongs together is in one row
+            columns = len(rows[0]) if self.is_second else None  # the three videos of a clip are in one row
             videos = [to_uint8(video) for row in rows for video in row]
             write_grid(path, videos, self.config.data.fps, columns)
 
     def _sampled(self, prepared: Prepared, i: int, text: Tensor) -> Tensor:
-        """(1 or 3, C, t, h, w)"""
+        """Latents (1, C, t, h, w) of Stage I; (3, C, t, h, w) of Stage II: degraded, enhanced and true."""
         config, clean = self.config, prepared.latents[i : i + 1]
         positions = config.transformer.positions
         if prepared.low_quality is None:
@@ -263,13 +268,13 @@ class DiffusionStage(Stage[Prepared]):
 def open_diffusion(
     config: Config, device: torch.device, folder: Path, world_size: int, say: Callable[[str], None] | None
 ) -> DiffusionStage:
-    """See `open.open_stage`."""
+    """Open Stage I or II for training. See `train.open.open_stage`."""
     codec = open_codec(config.codec, device)
     encoder = open_text(config.text, device)
     if say:
         say(_memory(config, codec, encoder.dim, device, world_size))
     text = TextCache(folder / "cache" / "text" if config.train.cache_text else None, encoder)
-    # What is frozen below a LoRA is kept as it computes; what learns is kept in float32.
+    # Frozen weights below a LoRA are stored in the computing precision. Trained weights are float32.
     frozen = config.lora is not None and uses_bf16(config.train.precision, device)
     model = network.build_model(
         config, codec.channels, encoder.dim, torch.bfloat16 if frozen else torch.float32

@@ -1,8 +1,8 @@
-"""Will it fit? An estimate before the start, so that a training does not end at its first step.
+"""An estimate, before a training starts, of whether a training step fits the memory of the device.
 
-Weights, gradients, optimiser and average are counted; activations are estimated from the shapes that live at
-once in a block of the transformer. Estimates are coarse: what kernels need within themselves, and what the
-allocator cannot use, come on top.
+Weights, gradients, optimiser and average are counted. Activations are estimated from the shapes that exist
+at the same time in a block of the transformer. The estimate is coarse: kernels need some memory of their own,
+and the allocator loses some.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from generation.config import Bucket, Config
 from generation.device import available, gigabytes
 from generation.models.cogvideox import video_tokens
 
-# Tensors of (tokens, width) that one block keeps for its backward pass: norms, modulation, query, key, value,
-# attention's output, and the feed-forward layer's hidden ones, which are four wide each.
+# The number of tensors (tokens, width) that a block keeps for its backward pass: norms, modulation, query,
+# key, value, the output of attention, and the hidden tensors of the feed-forward layer, 4 times as wide each.
 _KEPT_PER_BLOCK = 24
 
 
 @dataclass(frozen=True)
 class Need:
-    """Bytes on one device, per process."""
+    """Memory that one process needs on its device, in bytes."""
 
     weights: float
     training: float  # gradients, optimiser, average
@@ -34,7 +34,7 @@ class Need:
 
 
 def largest_bucket(config: Config) -> Bucket:
-    """Of all phases."""
+    """The bucket with the most pixels of all phases."""
     return max(
         (b for k in range(max(1, len(config.phases))) for b in config.phase(k)[1].buckets),
         key=lambda b: b.frames * b.height * b.width,
@@ -51,9 +51,12 @@ def training_need(
     bf16: bool,
     codec: tuple[float, float] = (0.0, 0.0),
 ) -> Need:
-    """Of one training step in `bucket`. Attention's own matrices never exist as a whole (flash kernels).
+    """The memory of one training step in `bucket`.
 
-    codec: what `codec_bytes` says; it encodes while the network keeps nothing.
+    Matrices of attention are not counted, as flash kernels never hold them whole.
+    channels: of the latents. parameters, trained: numbers of all and of trained parameters. world: number of
+    processes. codec: the bytes that `codec_bytes` returns; the codec encodes before the network keeps
+    activations.
     """
     model = config.transformer
     width = model.heads * model.head_dim
@@ -73,7 +76,7 @@ def training_need(
 
 
 def check(need: Need, device: torch.device, config: Config) -> str:
-    """One line that says what it takes. Raises `ValueError` when that is more than there is."""
+    """A line that reports the memory that is needed. Raises `ValueError` when the device has less."""
     have = available(device)
     line = (
         f"memory: about {gigabytes(need.total)} (weights {gigabytes(need.weights)}, "

@@ -1,4 +1,4 @@
-"""What a training shows of itself: losses, rates, time left; gathered between two reports."""
+"""The metrics of a training, gathered between two reports: losses, rates and the time left."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ TIME_BINS = 8
 
 @dataclass(frozen=True)
 class Metrics:
-    """What one step did, for whoever shows progress. Rates are since the last report."""
+    """The metrics of a step, to be shown as progress. Rates are means since the last report."""
 
     step: int
     steps: int
@@ -20,16 +20,16 @@ class Metrics:
     grad_norm: float
     learning_rate: float
     samples_per_s: float
-    data_wait: float  # fraction of the time
+    data_wait: float  # fraction of the time, waiting for data
     tflops_per_s: float  # of one process
-    mfu: float | None  # of the device's peak, where it is known
+    mfu: float | None  # fraction of the device's peak; None: the peak is unknown
     seconds_left: float
-    parts: dict[str, float]  # of the last step's loss, where it has some
+    parts: dict[str, float]  # named parts of the last step's loss, if it has parts
 
 
 @dataclass
 class Window:
-    """Sums since the last report, of this process."""
+    """Sums over the steps of this process since the last report."""
 
     began: float = field(default_factory=time.perf_counter)
     steps: int = 0
@@ -40,7 +40,7 @@ class Window:
     bin_count: list[int] = field(default_factory=lambda: [0] * TIME_BINS)
 
     def add(self, at: Sequence[float], losses: Sequence[float], flops: float) -> None:
-        """A micro-batch: times in [0, 1) or none, losses, and what it took."""
+        """Add a micro-batch. at: times in [0, 1) or empty; losses: of each sample; flops: of its passes."""
         self.samples += len(losses)
         self.flops += flops
         for t, loss in zip(at, losses if at else (), strict=True):
@@ -59,7 +59,7 @@ class Window:
         peak: float | None,
         parts: dict[str, float],
     ) -> Metrics:
-        """Of `world` processes like this one; peak: of its device, FLOP/s."""
+        """The metrics of `world` processes like this process. peak: of its device, in FLOP/s."""
         seconds = max(1e-9, time.perf_counter() - self.began)
         return Metrics(
             step=step,
@@ -76,7 +76,7 @@ class Window:
         )
 
     def write(self, board: Any, metrics: Metrics) -> None:
-        """Into TensorBoard."""
+        """Write the metrics, and the loss by time, to TensorBoard."""
         names = ("loss", "grad_norm", "learning_rate", "samples_per_s", "data_wait", "tflops_per_s", "mfu")
         for name in names:
             value = getattr(metrics, name)

@@ -1,4 +1,4 @@
-"""The stage that a configuration names, ready to be trained."""
+"""Opens the stage that a configuration names, for training."""
 
 from __future__ import annotations
 
@@ -21,9 +21,10 @@ def open_stage(
     world_size: int = 1,
     say: Callable[[str], None] | None = None,
 ) -> Stage[Any]:
-    """Load or make everything that training a stage needs. Raises `ValueError` for what is missing.
+    """Load or make everything that training a stage needs. Raises `ValueError` for missing parts.
 
-    say: told what training takes, before the network is made; raises `ValueError` when there is not enough.
+    say: is called with a line about the memory that training needs, before the network is made. With `say`,
+    too little memory raises `ValueError` as well.
     """
     if config.stage == "vae":
         return open_vae(config, device, world_size, say)

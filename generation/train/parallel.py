@@ -1,6 +1,6 @@
-"""Training on several processes, applied from outside: the model knows nothing of it.
+"""Training on several processes. The model does not know of them.
 
-Each process computes on batches of its own; parameters, gradients and optimiser state are sharded (FSDP2).
+Each process computes on different batches. Parameters, gradients and optimiser state are sharded (FSDP2).
 Processes are started by `torchrun`, by Ray Train, or by hand with the same environment variables.
 """
 
@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class World:
-    """This process among all of them."""
+    """This process among all processes: its number, how many there are, and its device."""
 
     rank: int
     size: int
@@ -29,17 +29,18 @@ class World:
 
     @property
     def first(self) -> bool:
-        """The one that writes."""
+        """Whether this is the process that writes files."""
         return self.rank == 0
 
 
 def join(device: str | None = None) -> World:
-    """The processes that were started together: from a process group that exists, or RANK and WORLD_SIZE.
+    """Join the processes that were started together.
 
-    Raises `ValueError` for a device that is not here.
+    They are found by an existing process group, or by the variables RANK and WORLD_SIZE. device: None means a
+    GPU if there is one. Raises `ValueError` for a device that does not exist here.
     """
     if device not in (None, "cpu", "cuda"):
-        raise ValueError(f"device {device}: cpu or cuda")
+        raise ValueError(f"device {device}: take cpu or cuda")
     if device == "cuda" and not torch.cuda.is_available():
         raise ValueError("device cuda: there is no GPU that PyTorch can use here; take cpu")
     gpu = torch.cuda.is_available() if device is None else device == "cuda"
@@ -55,16 +56,16 @@ def join(device: str | None = None) -> World:
 
 
 def shard(model: nn.Module, blocks: Sequence[nn.Module], world: World, bf16: bool) -> None:
-    """Shard a model's parameters over the processes, block by block, in place. Nothing with one process."""
+    """Shard a model's parameters over the processes, block by block, in place. One process shards nothing."""
     if world.size == 1:
         return
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
-    # The transformer's output is a view; nobody writes into it.
+    # The transformer returns a view, and no code writes into the view.
     warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view", category=UserWarning)
     mesh = init_device_mesh(world.device.type, (world.size,))
-    # Inputs stay as they are, and autocast decides: as bfloat16, times up to 1000 would be multiples of 4.
+    # Inputs are not cast, as autocast decides: in bfloat16, times up to 1000 would become multiples of 4.
     policy = MixedPrecisionPolicy(
         param_dtype=torch.bfloat16 if bf16 else None,
         reduce_dtype=torch.float32 if bf16 else None,
@@ -76,7 +77,7 @@ def shard(model: nn.Module, blocks: Sequence[nn.Module], world: World, bf16: boo
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """A tensor gathered from all processes, on the CPU. Every process must call it."""
+    """A whole tensor, gathered from all processes, on the CPU. Every process must call this function."""
     from torch.distributed.tensor import DTensor
 
     tensor = tensor.detach()
@@ -85,7 +86,7 @@ def whole(tensor: Tensor) -> Tensor:
 
 
 def gathered_tensors(tensors: Mapping[str, Tensor], world: World) -> dict[str, Tensor]:
-    """Whole tensors on the CPU of the first process; the others help, and get nothing."""
+    """Whole tensors, on the CPU of the first process. The other processes take part and get no tensors."""
     found: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
         gathered = whole(tensor)
@@ -95,7 +96,7 @@ def gathered_tensors(tensors: Mapping[str, Tensor], world: World) -> dict[str, T
 
 
 def forget_gathered(model: nn.Module) -> None:
-    """To be called when parameters were written to: a sharded model may hold gathered copies of old ones."""
+    """Drop gathered copies of parameters. Without this call, old values may be used after a change."""
     from torch.distributed.fsdp import FSDPModule
 
     for module in model.modules():
@@ -104,7 +105,7 @@ def forget_gathered(model: nn.Module) -> None:
 
 
 def placed(tensor: Tensor, like: Tensor) -> Tensor:
-    """A whole tensor, laid out and stored as `like` is. Every process must call it."""
+    """A whole tensor with the sharding, device and dtype of `like`. Every process must call this function."""
     from torch.distributed.tensor import DTensor, distribute_tensor
 
     if isinstance(like, DTensor):
@@ -114,7 +115,7 @@ def placed(tensor: Tensor, like: Tensor) -> Tensor:
 
 
 def mean(values: Tensor, world: World) -> Tensor:
-    """The mean over all processes."""
+    """The mean over all processes, element by element."""
     if world.size > 1:
         values = values.clone()
         dist.all_reduce(values)
@@ -132,7 +133,10 @@ def gathered(value: Any, world: World) -> list[Any]:
 
 
 def together(action: Callable[[], T], world: World) -> T:
-    """What `action` gives here. A `ValueError` in one process is raised in all: none waits for it in vain."""
+    """The result of `action` in this process. A `ValueError` in one process is raised in all processes.
+
+    Without this, the other processes would wait for ever for the process that failed.
+    """
     if world.size == 1:
         return action()
     try:
@@ -147,6 +151,6 @@ def together(action: Callable[[], T], world: World) -> T:
 
 
 def wait(world: World) -> None:
-    """Until all processes are here."""
+    """Wait until all processes have called this function."""
     if world.size > 1:
         dist.barrier()

@@ -1,6 +1,6 @@
-"""What the trainer knows of a stage: what a batch becomes, what is minimised, and what is exported.
+"""The interface of a stage to the trainer: preparing batches, computing the loss, exporting the weights.
 
-A stage holds everything that is loaded for training, on one process.
+A stage holds everything that one process has loaded for training.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from generation.models.cogvideox import compile_blocks
 from generation.train import parallel
 from generation.train.parallel import World
 
-P = TypeVar("P")  # a micro-batch as the loss wants it, on the device
+P = TypeVar("P")  # a micro-batch that is ready for the loss, on the device
 
 
 class Stage(ABC, Generic[P]):
-    """The part that all stages share: the data, and the network's place."""
+    """The base of all stages, with the code that they share: data, and placing the network on the device."""
 
     def __init__(self, config: Config, model: nn.Module):
         self.config, self.model = config, model
@@ -36,27 +36,27 @@ class Stage(ABC, Generic[P]):
 
     @property
     def latents_hash(self) -> str:
-        """What stands for the weights of an own autoencoder below, which may change; or nothing."""
+        """A hash of the weights of a trained autoencoder that this stage uses. Empty without such weights."""
         return ""
 
     def check_latents_hash(self, before: str, folder: Path) -> None:
-        """Raises `ValueError` where FOLDER's training began with other ones."""
+        """Raises `ValueError` when the training in FOLDER began with another hash, `before`."""
 
     def notes(self) -> list[str]:
-        """What the configuration lets one expect, and should not surprise."""
+        """Warnings about the configuration, for the user."""
         return []
 
     @property
     @abstractmethod
     def blocks(self) -> Sequence[nn.Module]:
-        """The parts of the network that are compiled, and sharded, each by itself."""
+        """The parts of the network that are compiled and sharded one by one."""
 
     @property
     def compiles(self) -> bool:
         return False
 
     def set_up(self, world: World) -> None:
-        """Put the network where it computes: on the device, sharded, compiled."""
+        """Move the network to the device, compile it and shard it."""
         bf16 = uses_bf16(self.config.train.precision, world.device)
         self.model.to(world.device)
         if self.compiles:
@@ -65,7 +65,7 @@ class Stage(ABC, Generic[P]):
         self.model.train()
 
     def check_data(self, dataset: str, world: World) -> None:
-        """Every phase must have batches: raises `ValueError` now, and not when its turn has come."""
+        """Raises `ValueError` when a phase has no batches. The check comes before the first phase starts."""
         for k in range(max(1, len(self.config.phases))):
             plan_epoch(
                 self.selection(dataset, self.config.phase(k)[1]),
@@ -78,15 +78,17 @@ class Stage(ABC, Generic[P]):
             )
 
     def selection(self, dataset: str, data: Data) -> Selection:
-        """The clips that `data` can use. The dataset's columns are read once for it, however often it is
-        asked for. Raises `ValueError` when there are none."""
+        """The clips that `data` can use. Each selection is made once and kept.
+
+        Raises `ValueError` when there are no such clips.
+        """
         key = (dataset, data.model_dump_json())
         if key not in self._selections:
             self._selections[key] = open_selection(dataset, data)
         return self._selections[key]
 
     def loader(self, dataset: str, data: Data, phase: int, world: World) -> Loader:
-        """Batches of a phase. Raises `ValueError` when nothing in the dataset can be used."""
+        """The batches of a phase. Raises `ValueError` when the dataset has no clip that can be used."""
         cache, keys = self.caching()
         return Loader(
             self.selection(dataset, data),
@@ -100,49 +102,49 @@ class Stage(ABC, Generic[P]):
         )
 
     def caching(self) -> tuple[TensorCache | None, Keys | None]:
-        """Where samples are looked up before they are decoded, and under which keys; or nothing."""
+        """The cache of latents and the keys of a sample in this cache; (None, None) without a cache."""
         return None, None
 
     def begin_phase(self, phase: int) -> list[str]:
-        """The names of the parameters that get no gradients from this phase on."""
+        """Begin a phase. Returns the names of the parameters that are frozen from this phase on."""
         return []
 
     # ---- a step
 
     @abstractmethod
     def prepare(self, batch: Batch, phase: int, step: int) -> P:
-        """What a micro-batch of step `step`, counted from 0, becomes; with its draws."""
+        """Make a micro-batch ready for the loss, with its random draws. step: counted from 0."""
 
     @abstractmethod
     def losses(self, prepared: P) -> Tensor:
-        """The loss of each sample: (B,)."""
+        """The loss of each sample, (B,)."""
 
     def times(self, prepared: P) -> list[float]:
-        """In [0, 1), of each sample, by which its loss is reported; or nothing."""
+        """The time of each sample, in [0, 1), by which losses are reported. Empty: there are no times."""
         return []
 
     @abstractmethod
     def flops(self, prepared: P) -> float:
-        """That a forward and backward pass takes."""
+        """The FLOP of a forward and a backward pass."""
 
     def parts(self) -> dict[str, float]:
-        """What the losses since the last call were made of, on average, for the log."""
+        """The named parts of the loss, as means since the last call, for the log."""
         return {}
 
-    # ---- now and then
+    # ---- between the steps
 
     @abstractmethod
     def validation(self, loader: Loader) -> Iterator[P]:
-        """Held-out clips with fixed draws: the same whenever they are wanted."""
+        """Held-out clips with fixed draws, so that each validation uses the same inputs."""
 
     @abstractmethod
     def show(self, loader: Loader, path: Path, autocast: Callable[[], torch.autocast], write: bool) -> None:
-        """A video that lets one see what has been learnt, at `path` if this process is to write it."""
+        """Make a video that shows what the network has learnt. It is written to `path` if `write` is true."""
 
     def is_exported(self, name: str) -> bool:
-        """Whether a parameter is a part of what was trained for, and so is averaged."""
+        """Whether a parameter belongs to the exported network. Such parameters are averaged."""
         return True
 
     @abstractmethod
     def export(self, weights: Mapping[str, Tensor], dataset: str, folder: Path, step: int) -> None:
-        """Write FOLDER/weights, which sampling uses, of whole weights by name."""
+        """Write FOLDER/weights, which sampling uses. weights: whole tensors by name."""

@@ -1,4 +1,4 @@
-"""How a training takes possession of its folder: its configuration is written down, or compared."""
+"""The start of a training in its folder: its configuration is written there, or compared."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from generation.train.checkpoint import steps
 
 
 def check(run: Path, config: Config) -> list[str]:
-    """What has changed since an earlier start of this training, and may: `key: old -> new`.
+    """The allowed changes since an earlier start of this training, as lines `key: old -> new`.
 
     Raises `ValueError` when the folder holds a training of another configuration.
     """
@@ -22,14 +22,14 @@ def check(run: Path, config: Config) -> list[str]:
     changed = differences(before, config)
     if changed and steps(folder / "checkpoints"):
         raise ValueError(
-            f"{folder} holds a training of another configuration; take another --out, or go on "
-            f"with the same one. Changed: {'; '.join(changed)}"
+            f"{folder} holds a training of another configuration; take another --out, or resume "
+            f"with the same configuration. Changed: {'; '.join(changed)}"
         )
     return differences(before, config, harmless=True)
 
 
 def begin(run: Path, config: Config) -> Path:
-    """The folder of a stage's training, its configuration written down. Raises `ValueError`: see `check`."""
+    """Make the folder of a stage's training and write config.json. Raises `ValueError` as `check` does."""
     check(run, config)
     folder = run / config.stage
     folder.mkdir(parents=True, exist_ok=True)
@@ -38,8 +38,10 @@ def begin(run: Path, config: Config) -> Path:
 
 
 def take_sampling(run: Path, config: Config) -> None:
-    """Write down the `sampling` of a training that is over. The rest stays: it tells how the weights came to
-    be."""
+    """Write the `sampling` of a finished training to its config.json.
+
+    The other keys do not change, as they say how the weights were trained.
+    """
     before = read_config(run, config.stage)
     if before.sampling != config.sampling:
         now = before.model_copy(update={"sampling": config.sampling})

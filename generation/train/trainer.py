@@ -1,8 +1,8 @@
-"""The training loop of all stages: one loop, a step function per stage.
+"""The training loop of all stages: one loop, and a step function of each stage.
 
-Everything that a step draws is keyed by (seed, phase, epoch, place in the plan), and the model has no state
-of its own: so a training that was stopped and resumed, any number of times, ends with the same bits, on the
-CPU, where arithmetic repeats itself.
+All random draws of a step are keyed by (seed, phase, epoch, place in the plan), and the model keeps no other
+state. So a training that is stopped and resumed several times ends with the same bits as a training that
+never stopped. This holds on the CPU, where arithmetic is deterministic.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from generation.train.stage import Stage
 
 
 class NotFinite(ArithmeticError):
-    """The loss or the gradient is not a number any more; the message names the clips."""
+    """The loss or the gradient is not finite. The message names the clips of the step."""
 
 
 @dataclass
 class Position:
-    """Where the data stands: the next micro-batch is `index` of `epoch` of `phase`."""
+    """The position in the data: the next micro-batch has number `index` in `epoch` of `phase`."""
 
     phase: int = 0
     epoch: int = 0
@@ -42,7 +42,7 @@ class Position:
 
 
 class Trainer:
-    """One stage in training. `fit` is the loop; the rest is what it is made of."""
+    """Trains one stage. `fit` is the loop, and the other methods are its parts."""
 
     def __init__(self, config: Config, stage: Stage[Any], dataset: str, folder: Path, world: World):
         self.config, self.stage, self.dataset, self.folder, self.world = config, stage, dataset, folder, world
@@ -72,10 +72,10 @@ class Trainer:
         should_stop: Callable[[], bool] = lambda: False,
         say: Callable[[str], None] = lambda text: None,
     ) -> bool:
-        """Train up to the configured number of steps, or `stop_at`. Returns whether it is complete.
+        """Train up to the configured number of steps, or to `stop_at`. Returns whether training is complete.
 
-        The last step is always checkpointed, and the weights exported. Raises `NotFinite`; `ValueError` when
-        the data cannot be used.
+        The last step always gets a checkpoint, and its weights are exported. Raises `NotFinite` for a loss or
+        gradient that is not finite, and `ValueError` when the data cannot be used.
         """
         from tensorboardX import SummaryWriter
 
@@ -84,7 +84,7 @@ class Trainer:
             SummaryWriter(
                 str(self.folder / "tensorboard"),
                 purge_step=self.step + 1,
-                filename_suffix=f".{self.step}",  # two starts within a second would write into one file
+                filename_suffix=f".{self.step}",  # so two starts within a second have two files
             )
             if self.world.first
             else None
@@ -103,7 +103,7 @@ class Trainer:
                 of_all = parallel.gathered((should_stop(), bad), self.world)
                 stopped = any(stop for stop, _ in of_all)
                 if stopped and self.step < last:
-                    say(f"stopping after step {self.step}: it is written down")
+                    say(f"stopping after step {self.step} and saving its checkpoint")
                 for text in (text for _, texts in of_all for text in texts):
                     say(text)
                 ends = self.step == last or stopped
@@ -144,8 +144,10 @@ class Trainer:
 
     @torch.no_grad()
     def _settle(self, names: Sequence[str]) -> None:
-        """Parameters that learn no more take their averages, which are what is exported. Doing it again
-        changes nothing."""
+        """Set frozen parameters to their averages, as the averages are exported.
+
+        A second call changes nothing.
+        """
         for name in names:
             if name in self.ema:
                 self.trained[name].copy_(self.ema[name])
@@ -153,7 +155,7 @@ class Trainer:
             parallel.forget_gathered(self.model)
 
     def _optimise(self, batches: Iterator[Batch]) -> tuple[float, float, list[str]]:
-        """One optimiser step: loss and gradient norm over all processes, and what was wrong with rows."""
+        """One optimiser step. Returns loss and gradient norm over all processes, and notes on bad rows."""
         train = self.config.train
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate
@@ -180,9 +182,9 @@ class Trainer:
             self.optimizer.zero_grad(set_to_none=True)
             clips = sorted({c for ids in parallel.gathered(used, self.world) for c in ids})
             raise NotFinite(
-                f"step {self.step + 1}: the loss is {loss}, the gradient's norm {norm}; nothing was updated. "
-                f"The clips of this step: {', '.join(clips)}. The last checkpoint is sound: go on with a "
-                "lower train.learning_rate, or remove these clips"
+                f"step {self.step + 1}: the loss is {loss} and the gradient's norm is {norm}; "
+                f"nothing was updated. The clips of this step: {', '.join(clips)}. "
+                "The last checkpoint is OK: resume with a lower train.learning_rate, or remove these clips"
             )
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
@@ -190,7 +192,10 @@ class Trainer:
         return loss, norm, bad
 
     def _clip(self) -> float:
-        """The gradient's norm. What judges, and is not exported, is clipped by itself."""
+        """Clip the gradients. Returns the norm of the exported part, or NaN if a norm is not finite.
+
+        Parameters that are not exported (discriminators) are clipped as a group of their own.
+        """
         norms = []
         for exported in (True, False):
             group = [p for n, p in self.trained.items() if self.stage.is_exported(n) == exported]
@@ -201,7 +206,7 @@ class Trainer:
 
     @property
     def learning_rate(self) -> float:
-        """Constant between a linear warm-up and a linear decay, after whose last step it would be 0."""
+        """A linear warm-up, then constant, then a linear decay that would reach 0 one step after the last."""
         train = self.config.train
         rising = (self.step + 1) / max(1, train.warmup_steps)
         falling = (self.config.steps - self.step) / max(1, train.decay_steps)
@@ -209,14 +214,18 @@ class Trainer:
 
     @torch.no_grad()
     def _average(self) -> None:
-        """Exponential moving average; young ones follow faster: min(decay, (1 + n) / (10 + n))."""
+        """Update the exponential moving averages.
+
+        The decay of step n, counted from 1, is min(ema_decay, (1 + n) / (10 + n)): the averages follow faster
+        at the beginning.
+        """
         if not self.ema:
             return
         decay = min(self.config.train.ema_decay, (2 + self.step) / (11 + self.step))
         for name, average in self.ema.items():
             average.lerp_(self.trained[name].detach(), 1 - decay)
 
-    # ---- what is shown
+    # ---- logs, validation and samples
 
     def _count(self, prepared: Any, losses: Tensor) -> None:
         times, flops = self.stage.times(prepared), self.stage.flops(prepared)
@@ -248,12 +257,12 @@ class Trainer:
         self._window = Window()
 
     def _validate(self, board: Any, say: Callable[[str], None]) -> None:
-        """The loss on held-out clips at fixed times and with fixed noise: comparable from step to step."""
+        """Log the loss on held-out clips. Times and noise are fixed, so steps can be compared."""
         began = time.perf_counter()
         assert self.loader is not None
         losses = []
         for prepared in self.stage.validation(self.loader):
-            # Codec and text ran outside of autocast, as in training.
+            # As in training, codec and text encoder have already run, outside of autocast.
             with torch.no_grad(), self._autocast():
                 losses.append(self.stage.losses(prepared).mean())
         if losses:
@@ -270,7 +279,7 @@ class Trainer:
         self._window.began += time.perf_counter() - began
 
     def _show(self, say: Callable[[str], None]) -> None:
-        """Samples of the averaged weights. Whatever goes wrong here never ends a training."""
+        """Make samples with the averaged weights. With one process, an error does not end the training."""
         began = time.perf_counter()
         assert self.loader is not None
         try:
@@ -278,9 +287,9 @@ class Trainer:
             path = self.folder / "samples" / f"step-{self.step:07d}.mp4"
             self.stage.show(self.loader, path, self._autocast, write=self.world.first)
         except Exception as error:
-            if self.world.size > 1:  # the other processes would wait for this one for ever
+            if self.world.size > 1:  # else the other processes would wait for this process for ever
                 raise
-            say(f"step {self.step}: no samples this time: {type(error).__name__}: {error}")
+            say(f"step {self.step}: samples could not be made: {type(error).__name__}: {error}")
         finally:
             self._swap_average()
         self._window.began += time.perf_counter() - began
@@ -290,7 +299,7 @@ class Trainer:
 
     @torch.no_grad()
     def _swap_average(self) -> None:
-        """Averaged and trained weights in each other's place; once more puts them back, bit for bit."""
+        """Exchange averaged and trained weights. A second call restores them bit for bit."""
         for name, average in self.ema.items():
             kept = average.clone()
             average.copy_(self.trained[name].detach())
@@ -302,10 +311,10 @@ class Trainer:
         for name, value in values.items():
             self.trained[name].copy_(value)
 
-    # ---- what is kept
+    # ---- checkpoints and exported weights
 
     def save(self) -> None:
-        """A checkpoint, and the weights that sampling uses: the averaged ones, where they are kept."""
+        """Write a checkpoint, and the weights for sampling. Averages are preferred if they are kept."""
         model = parallel.gathered_tensors(self.trained, self.world)
         moments = {f"{n}/{k}": v for n, p in self.trained.items() for k, v in self.optimizer.state[p].items()}
         optimizer = parallel.gathered_tensors(moments, self.world)
@@ -325,7 +334,7 @@ class Trainer:
         self._export({**model, **ema})
 
     def _export(self, weights: dict[str, Tensor]) -> None:
-        """weights: whole ones, on the first process."""
+        """Write the weights for sampling. weights: whole tensors, on the first process."""
         frozen = {} if self.config.lora else self._not_trained()
         if self.world.first:
             self.stage.export({**frozen, **weights}, self.dataset, self.folder, self.step)
@@ -340,10 +349,12 @@ class Trainer:
         return parallel.gathered_tensors(state, self.world)
 
     def resume(self, new_data: bool = False) -> int:
-        """Go on from the newest checkpoint, if there is one. Returns the step.
+        """Resume from the newest checkpoint, if there is one. Returns the step.
 
-        Raises `ValueError` when it was made from another dataset or by another number of processes
-        (`start.begin` has compared the configurations); `new_data` takes these up at the next epoch's start.
+        Raises `ValueError` when the checkpoint cannot be read, when it belongs to another model, and when it
+        was made with another dataset or another number of processes. With `new_data` the new dataset or
+        number is accepted, and training resumes at the start of the next epoch. `start.begin` compares the
+        configurations.
         """
         folder = self.folder / "checkpoints"
         saved = checkpoint.steps(folder)
@@ -359,8 +370,8 @@ class Trainer:
         missing = self.trained.keys() ^ found.tensors["model"].keys()
         if missing:
             raise ValueError(
-                f"{folder}: the checkpoint is of another model: {', '.join(sorted(missing)[:4])} "
-                f"{'and more ' if len(missing) > 4 else ''}are in one of the two only"
+                f"{folder}: the checkpoint belongs to another model: only one of the two has "
+                f"{', '.join(sorted(missing)[:4])}{' and more' if len(missing) > 4 else ''}"
             )
         self._put({n: parallel.placed(t, self.trained[n]) for n, t in found.tensors["model"].items()})
         for name, average in self.ema.items():
@@ -371,7 +382,7 @@ class Trainer:
             value = parallel.placed(tensor, parameter) if key != "step" else tensor
             self.optimizer.state[parameter][key] = value
         self._truncate(self.step)
-        if self._exported_step() != self.step:  # it ended between the checkpoint and them
+        if self._exported_step() != self.step:  # the process ended between checkpoint and export
             self._export({**found.tensors["model"], **found.tensors["ema"]})
         return self.step
 
@@ -379,18 +390,18 @@ class Trainer:
         _, data, _ = self.config.phase(self.position.phase)
         what = ""
         if state["dataset"] != self.stage.selection(self.dataset, data).hash:
-            what = f"the dataset is another one than at step {self.step} (clips, captions or shards changed)"
+            what = f"the dataset has changed since step {self.step} (its clips, captions or shards)"
         elif state["world"] != self.world.size:
             what = f"it was trained by {state['world']} processes, and now there are {self.world.size}"
         if what and not new_data:
             raise ValueError(
-                f"{self.folder}: {what}; --new-data goes on with it from the start of the next epoch"
+                f"{self.folder}: {what}; --new-data resumes with the change from the start of the next epoch"
             )
         if what:
             self.position.epoch, self.position.index = self.position.epoch + 1, 0
 
     def _truncate(self, step: int) -> None:
-        """Forget what was logged after the checkpoint."""
+        """Remove the log lines after step `step`, the step of the checkpoint."""
         if not self.world.first:
             return
         for name in ("log.jsonl", "validation.jsonl"):

@@ -1,4 +1,4 @@
-"""The autoencoder in training: it gives back the clips of a dataset."""
+"""The autoencoder in training: it learns to reconstruct the clips of a dataset."""
 
 from __future__ import annotations
 
@@ -27,23 +27,23 @@ from generation.train.parallel import World
 from generation.train.stage import Stage
 
 VALIDATION_CLIPS = 16
-SHOWN = 4
-STATISTICS_CLIPS = 64
-_KEPT_PER_LAYER = 10  # tensors of a residual layer that its backward pass needs
+SHOWN = 4  # clips in a grid of samples
+STATISTICS_CLIPS = 64  # clips for mean and deviation of the codes, about
+_KEPT_PER_LAYER = 10  # tensors that the backward pass of a residual layer needs
 
 
 @dataclass(frozen=True)
 class Clips:
-    """A micro-batch."""
+    """A micro-batch that is ready for the loss, on the device."""
 
     video: Tensor  # (B, 3, T, H, W) in [-1, 1]
-    noise: Tensor  # of the codes, in their shape
-    judged: bool  # by the discriminators, which do not take part in the beginning
+    noise: Tensor  # (B, C, t, h, w), for the codes
+    judged: bool  # by the discriminators, which start later
     decoder_only: bool  # the encoder gets no gradient
 
 
 def training_need(config: Config, world_size: int, bf16: bool) -> memory.Need:
-    """Of one step in the largest bucket."""
+    """The memory of one training step in the largest bucket."""
     with torch.device("meta"):
         model = VaeTask(config.vae, config.vae_loss)
     count = sum(p.numel() for p in model.parameters())
@@ -58,9 +58,12 @@ def training_need(config: Config, world_size: int, bf16: bool) -> memory.Need:
 
 
 def activation_bytes(model: VaeTask, config: Config, shape: tuple[int, int, int]) -> float:
-    """What a micro-batch of (T, H, W) keeps for its backward pass, in float32. The model is on `meta`."""
+    """Bytes that a micro-batch of shape (T, H, W) keeps for its backward pass, in float32.
+
+    model: on the device `meta`.
+    """
     storages: dict[int, int] = {}
-    held: list[Tensor] = []  # else another storage could get the same address
+    held: list[Tensor] = []  # keeps storages alive, so that no other storage gets the same address
     own = {p.untyped_storage()._cdata for p in model.parameters()}
 
     def keep(tensor: Tensor) -> Tensor:
@@ -74,7 +77,7 @@ def activation_bytes(model: VaeTask, config: Config, shape: tuple[int, int, int]
     with torch.device("meta"), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         noise = torch.empty((count, config.vae.channels, *grid(config.vae, *shape)))
         model(torch.empty((count, 3, *shape)), noise, judged=True)
-    # One layer's own come on top where they are recomputed.
+    # With gradient checkpointing, the tensors of one layer at a time are computed again and kept.
     again = _KEPT_PER_LAYER * max(storages.values()) if config.vae.gradient_checkpointing else 0
     return float(sum(storages.values()) + again)
 
@@ -82,7 +85,7 @@ def activation_bytes(model: VaeTask, config: Config, shape: tuple[int, int, int]
 def open_vae(
     config: Config, device: torch.device, world_size: int, say: Callable[[str], None] | None
 ) -> VaeStage:
-    """See `open.open_stage`."""
+    """Open the autoencoder for training. See `train.open.open_stage`."""
     loss = config.vae_loss
     extract = open_extractor(loss.extractor, loss.extractor_weights, device) if loss.perceptual else None
     if say:
@@ -95,7 +98,10 @@ def open_vae(
 
 
 class VaeStage(Stage[Clips]):
-    """With `phases`, the last ones may train the decoder alone: then what latents mean is settled."""
+    """The autoencoder as a stage. With `phases`, the last phases may train the decoder alone.
+
+    In such a phase the encoder is frozen, so the meaning of latents no longer changes.
+    """
 
     model: VaeTask
 
@@ -119,14 +125,14 @@ class VaeStage(Stage[Clips]):
 
     def prepare(self, batch: Batch, phase: int, step: int) -> Clips:
         keys = [(self.config.seed, phase, batch.epoch, position) for position in batch.positions]
-        assert batch.video is not None  # nothing is cached
+        assert batch.video is not None  # as this stage has no cache
         video = self._pixels(batch.video)
         noise = torch.stack([draws.normal(self._codes_shape(video), "codes", *key) for key in keys])
         judged = step >= self.config.vae_loss.discriminator_start
         return Clips(video, noise.to(video.device), judged, self._decoder_only)
 
     def _codes_shape(self, video: Tensor) -> tuple[int, int, int, int]:
-        """(C, t, h, w) of each of the videos (B, 3, T, H, W)."""
+        """The shape (C, t, h, w) of the codes of one of the videos (B, 3, T, H, W)."""
         return self.config.vae.channels, *grid(self.config.vae, *video.shape[2:])
 
     def _pixels(self, video: Tensor) -> Tensor:
@@ -140,20 +146,20 @@ class VaeStage(Stage[Clips]):
         return losses
 
     def parts(self) -> dict[str, float]:
-        """PSNR is in dB, of each clip with all its frames."""
+        """The parts of the loss, and PSNR in dB. PSNR is taken over all frames of a clip."""
         names = dict.fromkeys(name for parts in self._parts for name in parts)
         found = {n: float(torch.cat([p[n] for p in self._parts if n in p]).mean()) for n in names}
         self._parts.clear()
         return found
 
     def flops(self, prepared: Clips) -> float:
-        """Of the autoencoder. Backward costs two forwards."""
+        """The FLOP of the autoencoder alone. A backward pass costs two forward passes."""
         return 3 * _forward_flops(self.config.vae, tuple(prepared.video.shape))
 
-    # ---- now and then
+    # ---- between the steps
 
     def validation(self, loader: Loader) -> Iterator[Clips]:
-        """Held-out clips as the codec gives them back: without noise, and not judged."""
+        """Held-out clips, without noise and without discriminators, as in the exported codec."""
         for batch in loader.validation(max(1, VALIDATION_CLIPS // loader.batch_size)):
             assert batch.video is not None
             video = self._pixels(batch.video)
@@ -162,7 +168,7 @@ class VaeStage(Stage[Clips]):
 
     @torch.no_grad()
     def show(self, loader: Loader, path: Path, autocast: Callable[[], torch.autocast], write: bool) -> None:
-        """Held-out clips, each beside its reconstruction."""
+        """Write a grid of held-out clips, each beside its reconstruction."""
         for clips in self.validation(loader):
             video = clips.video[:SHOWN]
             with autocast():
@@ -171,13 +177,13 @@ class VaeStage(Stage[Clips]):
                 path.parent.mkdir(parents=True, exist_ok=True)
                 pairs = [to_uint8(x.float().cpu()) for pair in zip(video, made, strict=True) for x in pair]
                 write_grid(path, pairs, self.config.data.fps, columns=2)
-            break  # one batch has one shape, which a grid needs
+            break  # a grid needs videos of one shape, which one batch has
 
     def is_exported(self, name: str) -> bool:
         return name.startswith("vae.")
 
     def export(self, weights: Mapping[str, Tensor], dataset: str, folder: Path, step: int) -> None:
-        """The autoencoder, and the statistics of its codes over clips of the first phase."""
+        """Write the autoencoder, and the mean and deviation of its codes over clips of the first phase."""
         state = {n.removeprefix("vae."): t for n, t in weights.items() if self.is_exported(n)}
         vae = SliceVAE(self.config.vae)
         vae.load_state_dict(state)
@@ -189,7 +195,7 @@ class VaeStage(Stage[Clips]):
         )
 
     def _some_clips(self, dataset: str) -> Iterator[Tensor]:
-        """At most an epoch of them."""
+        """Videos (B, 3, T, H, W) for the statistics, at most an epoch."""
         alone = World(0, 1, torch.device("cpu"))
         with self.loader(dataset, self.config.phase(0)[1], 0, alone) as loader:
             batches = min(len(loader.plan(0)), -(-STATISTICS_CLIPS // loader.batch_size))
@@ -200,9 +206,10 @@ class VaeStage(Stage[Clips]):
 
 @torch.no_grad()
 def statistics(vae: SliceVAE, videos: Iterator[Tensor]) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of each channel of the codes (C,), of what `encode` gives as their mean.
+    """Mean (C,) and standard deviation (C,) of each channel of the codes.
 
-    videos (B, 3, T, H, W). Each counts alike, image or video; sums are in float64.
+    A code is the mean that `encode` returns, without noise. videos: (B, 3, T, H, W). An image and a video
+    count the same. Sums are in float64.
     """
     firsts, seconds = [], []
     for batch in videos:
@@ -211,7 +218,7 @@ def statistics(vae: SliceVAE, videos: Iterator[Tensor]) -> tuple[Tensor, Tensor]
             firsts.append(codes.mean(1))
             seconds.append(codes.square().mean(1))
     mean, square = torch.stack(firsts).mean(0), torch.stack(seconds).mean(0)
-    # A channel that is not used must not become loud.
+    # The floor keeps an unused channel from being scaled up.
     return mean.float(), (square - mean.square()).clamp(min=1e-6).sqrt().float()
 
 

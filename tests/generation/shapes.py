@@ -1,8 +1,8 @@
-"""Clips with a fine texture that hardly survives being scaled down by two and up again.
+"""Clips with a fine texture, which is nearly lost when a clip is scaled down by two and up again.
 
-A shape of one of four colours drifts over a shaded ground. A plain one is flat; a striped one carries stripes
-of three pixels' period that move with it. They keep the mean, and are grey light added to the colour, which
-the halved chroma of an mp4 leaves whole. Each pixel is the mean of a grid of points in it.
+A shape of one of four colours drifts over a shaded ground. A plain shape is flat. A striped shape has stripes
+with a period of three pixels, which move with the shape. The stripes do not change the mean colour. They are
+grey light, so that the halved chroma of an mp4 does not weaken them. A pixel is the mean of a grid of points.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from tests.generation.synthetic import encode, row, write_shards
 
 FRAMES, SIDE, FPS = 9, 32, 8.0
 PERIOD = 3.0  # pixels
-CONTRAST = 55.0  # of the stripes: levels of 255, up and down
+CONTRAST = 55.0  # of the stripes: levels of 255 above and below the mean
 TEXTURES = ("plain", "striped")
 COLOURS = {"red": (175, 85, 85), "green": (85, 170, 95), "blue": (85, 100, 175), "yellow": (170, 165, 85)}
 SHAPES = ("circle", "square", "triangle")
 DIRECTIONS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
-_POINTS = 4  # a side of a pixel's grid
+_POINTS = 4  # points on a side of a pixel's grid
 
 
 @dataclass(frozen=True)
 class Content:
-    """What a caption says."""
+    """The content of a clip, which the caption describes."""
 
     texture: str
     colour: str
@@ -44,12 +44,12 @@ class Content:
 
     @property
     def flipped(self) -> Content:
-        """With the wrong texture."""
+        """The same content with the other texture."""
         return replace(self, texture=TEXTURES[1 - TEXTURES.index(self.texture)])
 
 
 ALL = tuple(itertools.starmap(Content, itertools.product(TEXTURES, COLOURS, SHAPES, DIRECTIONS)))
-# Left out of training, in both textures: whether words are understood one by one.
+# These contents are not in the training set, in both textures. They test words in new combinations.
 UNSEEN = frozenset(
     Content(texture, *rest)
     for texture in TEXTURES
@@ -63,7 +63,7 @@ UNSEEN = frozenset(
 
 
 def render(what: Content, *key: int | str) -> np.ndarray:
-    """(T, H, W, 3) uint8. `key` decides place, size, speed and ground; the stripes go with the place."""
+    """A clip (T, H, W, 3) uint8. `key` decides place, size, speed and ground. Stripes follow the place."""
 
     def draw(name: str, low: float, high: float) -> float:
         return low + (high - low) * draws.uniform("shape", name, *key)
@@ -95,7 +95,7 @@ def render(what: Content, *key: int | str) -> np.ndarray:
 
 
 def _mean(fine: np.ndarray) -> np.ndarray:
-    """Points to pixels: (H, W)."""
+    """Pixels (H, W), each the mean of its points."""
     pixels: np.ndarray = fine.reshape(SIDE, _POINTS, SIDE, _POINTS).mean((1, 3))
     return pixels
 
@@ -107,12 +107,12 @@ class Clip:
 
 
 def compress(pictures: np.ndarray) -> bytes:
-    """An mp4, nearly without loss but for the colours' resolution."""
+    """An mp4. Except for the halved resolution of colours there is little loss."""
     return encode(pictures, FPS, crf=5)
 
 
 def clips(contents: Sequence[Content], count: int, seed: int) -> list[Clip]:
-    """`count` clips, every content in turn, each with a place of its own."""
+    """`count` clips, with every content in turn. Each clip has another place."""
     found = []
     for k in range(count):
         what = contents[k % len(contents)]
@@ -121,7 +121,7 @@ def clips(contents: Sequence[Content], count: int, seed: int) -> list[Clip]:
 
 
 def decoded(clip: Clip) -> np.ndarray:
-    """(T, H, W, 3) uint8."""
+    """The frames of a clip, (T, H, W, 3) uint8."""
     with av.open(io.BytesIO(clip.mp4), "r") as file:
         return np.stack([frame.to_ndarray(format="rgb24") for frame in file.decode(video=0)])
 

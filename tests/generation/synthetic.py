@@ -1,7 +1,7 @@
-"""Small datasets of shards by the contract's schema: rendered clips whose captions say what is to be seen.
+"""Small datasets of shards in the schema of curation: rendered clips, with captions that describe them.
 
-"a striped red square moving left": texture, colour, shape and direction are drawn for each clip. Many rows
-may share the bytes of few clips, so that thousands are written in a second.
+A caption is such as "a striped red square moving left": texture, colour, shape and direction are drawn for
+each clip. Many rows may share the bytes of a few clips, so that thousands of rows are written in a second.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def contents(count: int, seed: int = 0) -> list[Content]:
 
 
 def render_clip(what: Content, frames: int, width: int, height: int, fps: float) -> np.ndarray:
-    """(T, H, W, 3) uint8: a shape a third as wide as the frame crosses its middle at half time."""
+    """A clip (T, H, W, 3) uint8. A shape, a third of the frame wide, is in the middle at half time."""
     y, x = np.mgrid[:height, :width].astype(float)
     background = 90 + 30 * (x / width) + 30 * (y / height)
     dx, dy = DIRECTIONS[what.direction]
@@ -77,7 +77,7 @@ def render_clip(what: Content, frames: int, width: int, height: int, fps: float)
 
 
 def encode(pictures: np.ndarray, fps: float, crf: int = 14) -> bytes:
-    """An mp4, as the cutter makes them: H.264, constant rate."""
+    """An mp4 in H.264 with a constant frame rate, as the cutter makes it."""
     buffer = io.BytesIO()
     with cast(OutputContainer, av.open(buffer, "w", "mp4")) as out:
         options = {"preset": "veryfast", "crf": str(crf), "x264-params": "mbtree=0"}
@@ -93,7 +93,7 @@ def encode(pictures: np.ndarray, fps: float, crf: int = 14) -> bytes:
 
 
 def row(number: int, mp4: bytes, frames: int, fps: float, width: int, height: int, **columns: Any) -> Row:
-    """A row of a shard; one frame makes an image. `columns` replace what is filled in."""
+    """A row of a shard. A row of one frame is an image. `columns` replace the default columns."""
     image = frames == 1
     clip_id = hashlib.blake2b(str(number).encode(), digest_size=12).hexdigest()
     scores = dict.fromkeys(SCORE_COLUMNS) | {
@@ -122,7 +122,7 @@ def row(number: int, mp4: bytes, frames: int, fps: float, width: int, height: in
 
 
 def write_shards(folder: Path, rows: Sequence[Row], shards: int = 2, rows_per_group: int = 4) -> Path:
-    """FOLDER/shards/shard-0000k.parquet, with the rows in order. Returns `folder`."""
+    """Write the rows in order to FOLDER/shards/shard-0000k.parquet. Returns `folder`."""
     (folder / "shards").mkdir(parents=True, exist_ok=True)
     for k in range(shards):
         part = list(rows[len(rows) * k // shards : len(rows) * (k + 1) // shards])
@@ -152,10 +152,10 @@ def write_dataset(
     seed: int = 0,
     change: Callable[[int, Row], Row] | None = None,
 ) -> Path:
-    """A dataset of `clips` captioned videos and `images` captioned pictures, mixed.
+    """Write a dataset of `clips` captioned videos and `images` captioned pictures, in mixed order.
 
-    distinct: how many are rendered at most; more rows share their bytes and captions, not their ids.
-    change: makes another row of row k.
+    distinct: the largest number of rendered clips. Further rows have the same bytes and captions, but other
+    ids. change: maps k and row k to a changed row. Returns `folder`.
     """
     videos, pictures = [], []
     for what in contents(min(distinct, clips), seed):

@@ -1,4 +1,4 @@
-"""The benchmark of generation runs for anyone: without Ray, from random weights, on a CPU."""
+"""The benchmark of generation runs without Ray, with random weights, on a CPU."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_it_prints_a_table_of_ours_and_of_diffusers() -> None:
     for ratio in ratios.values():
         middle, least, most = map(float, RATIO.fullmatch(ratio).groups())  # type: ignore[union-attr]
         assert 0 < least <= middle <= most
-    assert rows["step"][4] > 2 * rows["guidance apart"][4]  # it keeps activations and moments
+    assert rows["step"][4] > 2 * rows["guidance apart"][4]  # a training step keeps activations and moments
 
 
 @pytest.mark.slow
@@ -70,7 +70,7 @@ def test_both_stages_in_one_go() -> None:
 
 
 def test_the_published_sizes_are_those_of_the_papers() -> None:
-    """Without weights: of Stage I the LoRA is added, of both the sizes are the preset's."""
+    """The sizes are those of the presets, and Stage I has its LoRA as well. No weights are loaded."""
     first, second = (benchmark.settings("flashvideo", stage) for stage in ("stage1", "stage2"))
     assert first.lora is not None
     for config, billions, tera in ((first, 5.5703, 83.1), (second, 1.6943, 2806)):
@@ -93,14 +93,14 @@ def test_memory_of_a_case_is_its_own() -> None:
 
 
 def test_a_ratio_is_of_the_same_round() -> None:
-    """A machine that is three times slower for a round moves seconds, not the ratio."""
+    """A machine that is three times slower for one round changes the seconds, but not the ratio."""
     ours, theirs = (
         benchmark.Case(name, 1, 1.0, 1, 0, lambda: None, rounds=rounds)
         for name, rounds in (("ours", [1.0, 3.0, 1.2]), ("diffusers'", [2.0, 6.0, 2.0]))
     )
     assert benchmark.of_theirs(ours, theirs, True) == "0.50 (0.50-0.60)"
     assert ours.seconds == 1.0
-    ours.rounds = [1.5, 1.6]  # of a GPU's training, which takes no turns
+    ours.rounds = [1.5, 1.6]  # of training on a GPU, where the two do not take turns
     assert benchmark.of_theirs(ours, theirs, False) == "0.75 (bests)"
 
 

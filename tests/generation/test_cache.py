@@ -1,4 +1,4 @@
-"""The cache of tensors: a stored tensor comes back bit for bit, or not at all."""
+"""The cache of tensors: a stored tensor is returned bit for bit, or counts as absent."""
 
 from __future__ import annotations
 

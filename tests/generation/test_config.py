@@ -1,4 +1,4 @@
-"""A stage's configuration: errors are named before any work, and a resume may change certain keys."""
+"""A stage's configuration: errors are reported before any work, and a resume may change some keys."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
     assert "No such file" in refused(file=tmp_path / "nowhere.yaml")
 
 
-# ---- wrong values
+# ---- errors
 
 
 @pytest.mark.parametrize(
@@ -178,7 +178,7 @@ def test_what_is_wrong_is_named_with_what_would_be_right(override: str, says: li
     for part in says:
         assert part in text
     assert "validation error" not in text
-    # No key is named twice: "codec: codec.model: …".
+    # No key is named twice, as in "codec: codec.model: …".
     assert not re.search(r"\b(\w+): (\w+\.)*\1\.", text)
 
 

@@ -18,7 +18,7 @@ def test_processes_on_one_machine_share_its_memory(monkeypatch: pytest.MonkeyPat
     alone = available(CPU)
     assert 50e6 < alone <= psutil.virtual_memory().total
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
-    assert available(CPU) == pytest.approx(alone / 4, rel=0.3)  # other processes come and go
+    assert available(CPU) == pytest.approx(alone / 4, rel=0.3)  # other processes start and end meanwhile
 
 
 def _group(folder: Path, limit: str, used: int, **stat: int) -> Path:

@@ -1,4 +1,4 @@
-"""Random draws by key."""
+"""Random draws that depend only on their key."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_a_key_means_the_same_in_another_process() -> None:
 
 
 def test_a_key_means_the_same_for_good() -> None:
-    """A change of the draws would change every resumed training."""
+    """A change would alter the results of every resumed training."""
     assert draws.uniform(0, "a") == 0.3514334289851708
     assert draws.stratified(5, 0, "a") == 0.441603372734645
     assert draws.generator(0, "a").initial_seed() == 1509395084
@@ -81,7 +81,7 @@ def test_uniform_fills_the_unit_interval() -> None:
     values = sorted(draws.uniform("u", k) for k in range(5000))
     assert values[0] >= 0
     assert values[-1] < 1
-    distance = max(abs(v - k / 5000) for k, v in enumerate(values))  # Kolmogorov-Smirnov, p < 1e-4 beyond
+    distance = max(abs(v - k / 5000) for k, v in enumerate(values))  # Kolmogorov-Smirnov; p < 1e-4 beyond
     assert distance < 2.2 / math.sqrt(5000)
 
 
@@ -98,11 +98,11 @@ def test_any_run_of_positions_covers_the_interval(start: int, count: int) -> Non
     points = sorted(draws.stratified(start + k, "seed", 1) for k in range(count))
     gaps = [b - a for a, b in zip(points, [*points[1:], points[0] + 1], strict=True)]
     assert max(gaps) < 1.9 / count
-    assert min(gaps) > 0.38 / count  # independent draws come far closer to each other
+    assert min(gaps) > 0.38 / count  # independent draws would be much closer to each other
 
 
 def test_the_docstring_tells_the_truth_about_seeds() -> None:
-    """The generator's seed has 32 bits. PyTorch would silently drop further bits."""
+    """The generator's seed has 32 bits. PyTorch would ignore further bits without a warning."""
     one, other = (torch.Generator().manual_seed(seed) for seed in (5, 5 + 2**32))
     assert torch.equal(torch.rand(3, generator=one), torch.rand(3, generator=other))
     assert all(draws.generator("s", k).initial_seed() < 2**32 for k in range(100))

@@ -12,7 +12,7 @@ BLOCKED = ("ray", "cv2", "scenedetect", "curation", "filters", "captioning", "jo
 SCRIPT = f"""
 import importlib, pkgutil, sys
 for name in {BLOCKED}:
-    sys.modules[name] = None  # an import of it, or of what is in it, now fails
+    sys.modules[name] = None  # an import of this package, or of a module in it, now fails
 import generation
 names = [m.name for m in pkgutil.walk_packages(generation.__path__, "generation.")]
 for name in names:
@@ -42,7 +42,7 @@ def test_a_blocked_import_would_be_seen() -> None:
 
 
 def test_decoding_processes_stay_light() -> None:
-    """They start in a moment: without torch."""
+    """Decoding processes start fast, as they do not import torch."""
     found = python(
         "import sys, generation.data.decode, av, decord; "
         "print('torch' in sys.modules, 'pandas' in sys.modules)"

@@ -1,4 +1,4 @@
-"""Frames into mp4 files and out of any video file."""
+"""Frames are written to mp4 files, and read from any video file."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def _counted(count: int, size: tuple[int, int] = SIZE) -> list[np.ndarray]:
 
 
 def _decord(path: Path) -> Any:
-    """Another reader. Loaded before torch, decord makes its matrix products crash: it brings nvblas."""
+    """Another reader. It brings nvblas: if decord is loaded before torch, matrix products crash."""
     import decord
 
     return decord.VideoReader(str(path))
@@ -80,7 +80,7 @@ def test_written_frames_come_back(tmp_path: Path) -> None:
     assert video.fps == 8
     assert video.frames.shape == frames.shape
     assert _psnr(video.frames, frames) > 35
-    # Another reader agrees, on the pixels and on the rate.
+    # Another reader finds the same pixels and the same rate.
     reader = _decord(path)
     assert reader.get_avg_fps() == 8
     assert _psnr(reader.get_batch(list(range(17))).asnumpy(), frames) > 35
@@ -110,7 +110,7 @@ def test_one_frame(tmp_path: Path) -> None:
 
 
 def test_frames_go_into_the_encoder_as_they_come(tmp_path: Path) -> None:
-    """While the fourth piece is made, the first ones are gone from memory."""
+    """Pieces that were encoded do not stay in memory while later pieces are made."""
     made: list[weakref.ref[np.ndarray]] = []
     alive: list[int] = []
 
@@ -130,7 +130,7 @@ def test_nothing_is_left_of_a_failure(tmp_path: Path) -> None:
     path = tmp_path / "a.mp4"
 
     def broken() -> Iterator[np.ndarray]:
-        for _ in range(12):  # more than the encoder looks ahead: some of it is on disk
+        for _ in range(12):  # the encoder looks ahead at fewer frames, so a part is on disk
             yield _moving(8)
         assert (tmp_path / "_a.mp4").stat().st_size > 0
         raise RuntimeError("the decoder gave up")
@@ -138,7 +138,7 @@ def test_nothing_is_left_of_a_failure(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="gave up"):
         write_mp4(path, broken(), fps=8)
     assert list(tmp_path.iterdir()) == []
-    # What was there stays.
+    # An earlier file stays.
     path.write_bytes(b"earlier")
     with pytest.raises(RuntimeError, match="gave up"):
         write_mp4(path, broken(), fps=8)
@@ -156,7 +156,7 @@ def test_what_cannot_be_written(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match="no frame to write"):
             write_mp4(path, nothing, fps=8)
     for fps in (0, -1, float("nan")):
-        with pytest.raises(ValueError, match="no frame rate"):
+        with pytest.raises(ValueError, match="is not a frame rate"):
             write_mp4(path, [_moving(2)], fps=fps)
     assert list(tmp_path.iterdir()) == []
 
@@ -196,7 +196,7 @@ def test_sampled_by_time(tmp_path: Path, fps: float | None, expected: list[int])
 
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
 def test_rounded_times_hide_no_frame(tmp_path: Path, suffix: str) -> None:
-    """Matroska writes milliseconds, which 23.976 frames per second never fall on."""
+    """Matroska stores whole milliseconds, and the times of 23.976 frames per second are not whole."""
     path = render.write_video(tmp_path / f"a{suffix}", _counted(60), fps=Fraction(24000, 1001))
     assert _numbers(read_video(path).frames) == list(range(60))
 
@@ -213,19 +213,19 @@ def test_variable_rate_and_late_start(tmp_path: Path) -> None:
 def test_start_and_number(tmp_path: Path) -> None:
     path = render.write_video(tmp_path / "a.mp4", _counted(240), fps=24, gop=48)
     assert _numbers(read_video(path, start_s=1, frames=5).frames) == [24, 25, 26, 27, 28]
-    # Far enough to seek, on a key frame, before one and behind one.
+    # These are far enough to seek: on a key frame, before one and after one.
     for first in (144, 150, 191, 192, 193, 239):
         assert _numbers(read_video(path, start_s=first / 24, frames=1).frames) == [first]
     assert _numbers(read_video(path, fps=8, start_s=9).frames) == list(range(216, 240, 3))
     with pytest.raises(
-        ValueError, match=r"a\.mp4: the video ends after 10\.000 s; there is nothing at 10\.5 s"
+        ValueError, match=r"a\.mp4: the video ends after 10\.000 s, so it has no frame at 10\.5 s"
     ):
         read_video(path, start_s=10.5)
 
 
 def test_seek_agrees_with_decoding_from_the_start(tmp_path: Path) -> None:
     frames = _counted(180)
-    # The last one has neither index nor times.
+    # The last file has no index and no times.
     for name, codec in (("a.avi", "mpeg4"), ("a.ts", "libx264"), ("a.mkv", "libx264"), ("a.h264", "libx264")):
         path = render.write_video(tmp_path / name, frames, fps=24, codec=codec, gop=60)
         whole = read_video(path, fps=24)
@@ -261,7 +261,7 @@ def test_bad_files(tmp_path: Path) -> None:
         read_video(tmp_path)
     for name, content in (("text.mp4", b"not a video"), ("empty.mp4", b"")):
         (tmp_path / name).write_bytes(content)
-        with pytest.raises(ValueError, match=f"{name}: not a video that can be read"):
+        with pytest.raises(ValueError, match=f"{name} cannot be read as a video"):
             read_video(tmp_path / name)
     whole = render.write_video(tmp_path / "whole.mp4", _moving(16), fps=8).read_bytes()
     (tmp_path / "half.mp4").write_bytes(whole[: len(whole) // 2])
@@ -294,11 +294,11 @@ def test_names_with_a_colon(tmp_path: Path) -> None:
 
 def test_wrong_arguments(tmp_path: Path) -> None:
     path = write_mp4(tmp_path / "a.mp4", [_moving(4)], fps=8)
-    with pytest.raises(ValueError, match="0 is no frame rate"):
+    with pytest.raises(ValueError, match="0 is not a frame rate"):
         read_video(path, fps=0)
-    with pytest.raises(ValueError, match="start at -1 s"):
+    with pytest.raises(ValueError, match="the start is -1 s"):
         read_video(path, start_s=-1)
-    with pytest.raises(ValueError, match="0 frames asked"):
+    with pytest.raises(ValueError, match="0 frames were asked for"):
         read_video(path, frames=0)
 
 
@@ -306,7 +306,7 @@ def test_real_footage(footage: Path) -> None:
     video = read_video(footage / "flower.mp4", fps=8, frames=9)
     assert video.frames.shape == (9, 540, 960, 3)
     assert video.fps == 8
-    # An independent reader, at the same presentation times.
+    # An independent reader gives the same frames at the same presentation times.
     reader = _decord(footage / "flower.mp4")
     same = reader.get_batch([int(k / 8 * 30000 / 1001 + 0.3) for k in range(9)]).asnumpy()
     assert _psnr(video.frames, same) > 38
@@ -317,7 +317,7 @@ def test_real_footage(footage: Path) -> None:
 
 
 def test_equal_frames_give_equal_bytes(tmp_path: Path) -> None:
-    """Also at sides that are no multiples of 16, where x264's macroblock trees do not."""
+    """This holds for sides that are not multiples of 16, too. With macroblock trees x264 would fail here."""
     frames = np.random.default_rng(0).integers(0, 256, (9, 40, 88, 3), dtype=np.uint8)
     frames = np.repeat(np.repeat(frames[:, ::8, ::8], 8, 1), 8, 2)
     files = {write_mp4(tmp_path / f"{k}.mp4", [frames], 8).read_bytes() for k in range(12)}

@@ -1,4 +1,4 @@
-"""A run's folder: what it is begun with, and what its weights are known by."""
+"""A run's folder: the start of a training in it, and the hash of its weights."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CPU = torch.device("cpu")
 
 
 def _trained(run: Path, base: Path, adapters: str = "a") -> str:
-    """The hash of a LoRA's run, of which only the names of the weights are there."""
+    """The hash of a trained LoRA. The weights are only files with the right names."""
     config = tiny(transformer={"pretrained": str(base)}, lora={"rank": 4})
     weights = start.begin(run, config) / "weights"
     weights.mkdir(exist_ok=True)

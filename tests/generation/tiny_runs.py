@@ -1,4 +1,4 @@
-"""Trainings of a very small model: 20 steps take a second. Shared by the tests of the trainer."""
+"""Trainings of a very small model, for the tests of the trainer: 20 steps take a second."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ _VAE: dict[str, Any] = {
 
 
 def tiny(stage: str = "stage1", **sections: Any) -> Config:
-    """`sections` are laid over: tiny(train={"accumulate": 2})."""
+    """A very small configuration. `sections` replace keys of it: tiny(train={"accumulate": 2})."""
     base = merged(_TINY, {"stage1": {"stage": "stage1"}, "stage2": _STAGE2, "vae": _VAE}[stage])
     return Config.model_validate(merged(base, sections))
 
@@ -82,7 +82,7 @@ def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def dataset(folder: Path, clips: int = 26, seed: int = 0) -> Path:
-    """Captioned clips of two lengths: both buckets have some."""
+    """Write a dataset of captioned clips of two lengths, so that both buckets have clips."""
     short = synthetic.encode(
         synthetic.render_clip(synthetic.contents(1, seed + 7)[0], 7, 64, 48, 8), 8
     )  # 7 frames: too few for 9
@@ -96,9 +96,9 @@ def dataset(folder: Path, clips: int = 26, seed: int = 0) -> Path:
 
 
 def open_trainer(config: Config, data: Path, run: Path, world: World = ALONE) -> Trainer:
-    """Everything made anew, as in a process of its own. Nothing is taken up yet.
+    """A new trainer, as in a new process. It has not resumed yet.
 
-    Tokens of captions are shared by the runs on a dataset: a third of the time goes into them.
+    All runs on a dataset share the tokens of captions, which would take a third of the time.
     """
     folder = run / config.stage
     if world.first:
@@ -115,7 +115,7 @@ def open_trainer(config: Config, data: Path, run: Path, world: World = ALONE) ->
 
 
 def train(config: Config, data: Path, run: Path, *stops: int, world: World = ALONE, **resume: Any) -> Trainer:
-    """To each of the stops with a trainer of its own; to the end without one. The last trainer."""
+    """Train to each of the stops with a new trainer, or without stops to the end. Returns the last one."""
     for stop in stops or (config.steps,):
         trainer = open_trainer(config, data, run, world)
         trainer.resume(**resume)
@@ -124,15 +124,14 @@ def train(config: Config, data: Path, run: Path, *stops: int, world: World = ALO
 
 
 def kept(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any], list[float]]:
-    """Of a stage's newest checkpoint: parameters, optimiser state and averages by name; the rest; and the
-    losses."""
+    """The newest checkpoint of a stage: tensors (parameters, optimiser, averages) by name, state, losses."""
     found = checkpoint.load(folder / "checkpoints", checkpoint.steps(folder / "checkpoints")[-1])
     tensors = {f"{part}/{n}": t for part, named in found.tensors.items() for n, t in named.items()}
     return tensors, found.state, losses_of(folder)
 
 
 def different(one: Path, other: Path) -> list[str]:
-    """What is not bit-equal in two stages' newest checkpoints and losses: names."""
+    """The names of what differs, in any bit, between two stages' newest checkpoints and losses."""
     (a, about_a, losses_a), (b, about_b, losses_b) = kept(one), kept(other)
     assert {n.partition("/")[0] for n in a} == set(checkpoint.PARTS)
     names = [n for n in sorted({*a, *b}) if n not in a or n not in b or not torch.equal(a[n], b[n])]
@@ -141,7 +140,7 @@ def different(one: Path, other: Path) -> list[str]:
 
 
 def on_two_ranks(function: str, *arguments: object, timeout: float = 240) -> None:
-    """Run `package.module:function` with text arguments in two processes that make a gloo group."""
+    """Run `package.module:function` with text arguments in two processes of a gloo group."""
     module, _, name = function.partition(":")
     call = f"import sys; from {module} import {name}; {name}(*sys.argv[1:])"
     with socket.socket() as s:

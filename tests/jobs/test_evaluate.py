@@ -133,7 +133,7 @@ def test_a_missed_bar_is_printed_and_gives_code_1(run: Path, dataset: Path, sett
     assert result.exception is None or isinstance(result.exception, SystemExit)
     missed, void, passed = (bar["told"] for bar in content(run / "evaluation")["bars"])
     assert missed.endswith("at least 99")
-    assert void.endswith("but it counts for nothing: VAE unfit")
+    assert void.endswith("but this figure does not count: VAE unfit")
     assert passed.startswith("passed: stage2.detail_over_fewest")
     for told in (missed, void, passed):
         assert told in result.stdout.split("\n")
@@ -174,7 +174,7 @@ def test_clips_of_another_dataset(run: Path, dataset: Path, settings: Path, tmp_
     assert list(found["figures"]) == ["vae"]
     assert found["held_out"] == str(others)
     assert "training the judge" not in result.stderr
-    assert "--part: no verdicts on chain, stage1, stage2, which were not wanted" in result.stdout
+    assert "--part: chain, stage1, stage2 were left out, so they have no verdicts" in result.stdout
 
 
 def test_an_unfit_judge_gives_code_1(run: Path, dataset: Path, settings: Path) -> None:
@@ -191,11 +191,11 @@ def test_an_unfit_judge_gives_code_1(run: Path, dataset: Path, settings: Path) -
     ("arguments", "says"),
     [
         (["--run", "{missing}"], ["{missing}: there is no such run folder", "reelmill train"]),
-        (["--run", "{empty}"], ["{empty}: no stage of it has weights", "reelmill train"]),
+        (["--run", "{empty}"], ["{empty}: no stage has weights", "reelmill train"]),
         (["--data", "{missing}"], ["{missing} has no shards", "reelmill build"]),
         (["--held-out", "{missing}"], ["{missing} has no shards"]),
-        (["--held-out", "{data}"], ["--held-out {data}: ", "clips are also in {data}"]),
-        (["--part", "stage3"], ["--part stage3: there are vae, stage1, stage2, chain"]),
+        (["--held-out", "{data}"], ["--held-out {data}: ", "clips are training clips of {data}"]),
+        (["--part", "stage3"], ["--part stage3: the parts are vae, stage1, stage2, chain"]),
         (["--prompts", "{missing}"], ["--prompts {missing}: No such file"]),
         (["--prompts", "{blank}"], ["{blank}: contains no prompt"]),
         (["--config", "{missing}"], ["{missing}", "No such file"]),
@@ -206,16 +206,16 @@ def test_an_unfit_judge_gives_code_1(run: Path, dataset: Path, settings: Path) -
         (["--set", "clips=few"], ["clips: ", "(got 'few')"]),
         (["--set", "clips"], ["clips", "key=value"]),
         (["--set", "evaluations=[]"], ["evaluations: ", "at least 1 item"]),
-        (["--set", "bars=[{figure: vae.psnr_db}]"], ["bars.0: vae.psnr_db has neither min nor max"]),
+        (["--set", "bars=[{figure: vae.psnr_db}]"], ["bars.0: vae.psnr_db has no min and no max"]),
         (["--set", "bars=[{figure: vae.psnr_db, least: 3}]"], ["unknown key bars.0.least", "figure"]),
         (["--set", "focus=dotted"], ["focus: no caption of the 3 held-out clips has the word dotted"]),
         (["--set", "attributes={a: [red, purple]}"], ["attributes.a: of 64 captions none has purple"]),
         (["--set", "attributes={a: [red]}"], ["attributes.a: ", "at least 2 items"]),
         (["--set", "attributes={seen: [red, blue]}"], ["attributes.seen: "]),
-        (["--set", "lpips=vgg"], ["lpips: the weights of vgg cannot be had", "or write lpips=null"]),
-        (["--set", "lpips=alex"], ["lpips: alex takes pictures of at least 31 pixels a side"]),
-        (["--out", "{blank}"], ["{blank}", "cannot be made", "name another"]),
-        (["--device", "tpu"], ["device tpu: cpu or cuda"]),
+        (["--set", "lpips=vgg"], ["lpips: the weights of vgg cannot be loaded", "or write lpips=null"]),
+        (["--set", "lpips=alex"], ["lpips: alex needs pictures of at least 31 pixels a side"]),
+        (["--out", "{blank}"], ["{blank}", "it cannot be made", "name another"]),
+        (["--device", "tpu"], ["device tpu: take cpu or cuda"]),
     ],
 )
 def test_wrong_usage_names_a_remedy(
@@ -253,7 +253,7 @@ def test_videos_from_other_weights_are_not_used(run: Path, dataset: Path, settin
     assert result.exit_code == 2
     place = run / "evaluation" / "videos"
     assert (
-        f"{place} holds videos of another evaluation (weights_hash differ); remove that folder, or"
+        f"{place} holds videos of another evaluation (other values of weights_hash); remove that folder, or"
         in result.stderr
     )
     assert "evaluating vae" not in result.stderr

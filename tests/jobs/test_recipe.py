@@ -304,7 +304,7 @@ def test_held_out_clips_that_are_trained_on_are_refused_before_the_training(tmp_
     data = synthetic.write_dataset(tmp_path / "data", 24, frames=24)
     out = tmp_path / "out"
     told = refused("--data", data, "--held-out", data, "--out", out, "--level", "smoke")
-    assert "of 24 clips are also in" in told
+    assert "of 24 clips are training clips of" in told
     assert "--held-out" in told
     assert not (out / "run").exists()
 

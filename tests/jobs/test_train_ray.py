@@ -185,7 +185,7 @@ def test_an_error_of_the_workers_becomes_one_message(what: str, command: Command
         config = tiny(seed=1)
         says = (
             f"reelmill: {command.run / 'stage1'} holds a training of another configuration; take another "
-            "--out, or go on with the same one. Changed: seed: 0 -> 1"
+            "--out, or resume with the same configuration. Changed: seed: 0 -> 1"
         )
     else:
         config = tiny(train={"learning_rate": 1e30, "warmup_steps": 0})

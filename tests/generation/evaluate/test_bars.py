@@ -1,4 +1,4 @@
-"""Bars: what meets one, what misses it, and what is told of it."""
+"""Bars: which figures meet or miss a bar, and the words of the verdict."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_bounds(bounds: dict[str, float], holds: list[float], misses: list[float
 @pytest.mark.parametrize(
     ("wrong", "says"),
     [
-        ({}, "stage1.colour has neither min nor max"),
+        ({}, "stage1.colour has no min and no max"),
         ({"fails": ["stage1.seen.colour"]}, "neither min nor max"),
         ({"min": 2, "max": 1}, "stage1.colour: no number is at least 2 and at most 1"),
         ({"min": math.nan}, "finite"),
@@ -96,14 +96,14 @@ def test_what_was_not_measured_is_missed(path: str, bounds: dict[str, Any]) -> N
 def test_controls_that_miss_the_bar_are_as_they_must_be() -> None:
     found = verdict("stage1.colour", min=0.85, fails=["stage1.shuffled.colour"])
     assert found.passed
-    unlike = "as they must, these are not: stage1.shuffled.colour 0.250"
+    unlike = "the controls miss the bar, as they must: stage1.shuffled.colour 0.250"
     assert found.told == f"passed: stage1.colour 0.900, at least 0.85; {unlike}"
 
 
 def test_a_control_that_meets_the_bar_too_makes_it_missed() -> None:
     found = verdict("stage1.colour", min=0.85, fails=["stage1.shuffled.colour", "stage1.seen.colour"])
     assert not found.passed
-    assert found.told.startswith("missed: stage1.colour 0.900, at least 0.85, but so are controls")
+    assert found.told.startswith("missed: stage1.colour 0.900, at least 0.85, but controls that must miss")
     assert "stage1.seen.colour 0.950" in found.told
     assert "shuffled" not in found.told
 
@@ -118,14 +118,14 @@ def test_a_control_that_was_not_measured_makes_it_missed(control: str) -> None:
 def test_what_counts_for_nothing_is_missed_though_it_meets_the_bar() -> None:
     found = verdict("vae.psnr_db", "VAE unfit", min=26)
     assert not found.passed
-    assert found.told == "missed: vae.psnr_db 27.500, at least 26, but it counts for nothing: VAE unfit"
+    assert found.told == "missed: vae.psnr_db 27.500, at least 26, but this figure does not count: VAE unfit"
 
 
 def test_what_is_told_is_of_the_same_verdict_as_the_figure() -> None:
-    """0.84996 is not 0.850."""
+    """The value 0.84996 must not be printed as 0.850, which would meet the bar."""
     bar = Bar(figure="a", min=0.85)
     assert Verdict(bar, 0.84996, {}).told == "missed: a 0.84996, at least 0.85"
-    assert Verdict(bar, 0.85004, {"b": 0.8499999}).told.endswith("these are not: b 0.8499999")
+    assert Verdict(bar, 0.85004, {"b": 0.8499999}).told.endswith("as they must: b 0.8499999")
 
 
 def test_every_bar_has_its_verdict_in_order() -> None:

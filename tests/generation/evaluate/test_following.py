@@ -1,4 +1,4 @@
-"""Whether videos show what their prompts say: on rendered clips, which do, and on others, which do not."""
+"""Prompt following is measured on rendered clips, which follow their prompts, and on clips that do not."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ BOTH = {**COLOUR, **DIRECTION}
 
 
 def clips(count: int, seed: int = 0) -> Clips:
-    """Rendered ones, (N, 3, 5, 16, 16), of every kind before one comes again; no two of one light."""
+    """Rendered clips (N, 3, 5, 16, 16). Every kind comes once before a kind repeats. Light always differs."""
     every = list(itertools.product(synthetic.COLOURS, synthetic.SHAPES, synthetic.DIRECTIONS))
     order = torch.randperm(len(every), generator=draws.generator("clips", seed)).tolist()
     what = [Content("plain", *every[order[k % len(order)]]) for k in range(count)]
@@ -61,7 +61,7 @@ def found(trained_on: Clips, held_out: Clips) -> Judge:
 
 
 class Told(Judge):
-    """Reads words off the first numbers of a video."""
+    """A judge that reads words from the first numbers of a video."""
 
     def read(self, videos: Tensor) -> Tensor:
         return videos[:, : len(self.attributes), 0, 0, 0].round().long()
@@ -112,7 +112,7 @@ def test_flow_says_nothing_without_directions_and_of_pictures(held_out: Clips) -
     assert by_flow(held_out.video, held_out.captions, {"way": ("left", "right", "round")}) is None
 
 
-# ---- what is read
+# ---- words in videos
 
 
 def test_what_is_read_is_counted_by_group_and_together() -> None:
@@ -140,7 +140,7 @@ def test_a_judge_reads_real_clips(found: Judge, held_out: Clips) -> None:
 
 
 @pytest.mark.parametrize(
-    ("right", "says"), [(0.98, "about colour 0.980"), (math.nan, "none of their captions")]
+    ("right", "says"), [(0.98, "about colour 0.980"), (math.nan, "no caption has a word of this group")]
 )
 def test_an_unfit_judge_stops_all(right: float, says: str, held_out: Clips) -> None:
     unfit = Judge(judge.JudgeNet(BOTH, 16), BOTH, 16, {"colour": right, "direction": 1.0})
@@ -172,7 +172,7 @@ def test_shuffled_prompts_are_all_of_others() -> None:
 
 
 def test_shuffling_is_not_to_the_next_one() -> None:
-    """Prompts in order have neighbours that are like them."""
+    """In an ordered list of prompts, neighbours are similar."""
     asked = [f"{k:02d}" for k in range(40)]
     steps = Counter((int(other) - int(one)) % 40 for one, other in zip(asked, shuffled(asked), strict=True))
     assert len(steps) > 15
@@ -182,7 +182,7 @@ def test_shuffling_where_one_prompt_is_most_of_them() -> None:
     asked = ["a", "a", "b", "a", "c", "a", "a"]
     others = shuffled(asked)
     assert sorted(others) == sorted(asked)
-    assert sum(one != other for one, other in zip(asked, others, strict=True)) == 4  # more cannot be
+    assert sum(one != other for one, other in zip(asked, others, strict=True)) == 4  # the largest possible
     assert shuffled(["a", "a", "a"]) == ["a", "a", "a"]
     assert shuffled(["a"]) == ["a"]
     assert shuffled([]) == []
@@ -243,7 +243,7 @@ def test_stage1_tells_how_much_videos_of_a_prompt_differ() -> None:
     levels = torch.tensor([0.0, 0.2, 0.5, 0.1, 0.1]).view(5, 1, 1, 1, 1).expand(5, 3, 2, 8, 8)
     asked = ["x", "y", "x", "y", "z"]
     video = torch.arange(4).view(4, 1, 1, 1, 1).div(10).expand(4, 3, 2, 16, 16)
-    # Pieces of one clip are no two clips.
+    # Two pieces of one clip do not count as two clips.
     real = Clips(video, ["a", "a", "a", None], ["one", "two", "one", "three"])
     result = follow(None, levels, asked, real=real)
     assert result.figures["spread"] == pytest.approx((0.5 + 0.1) / 2 * 127.5, rel=1e-5)
@@ -264,7 +264,7 @@ def test_stage1_says_why_a_figure_is_missing(found: Judge, held_out: Clips) -> N
     assert {"seen", "unseen"}.isdisjoint(same.figures)
     assert same.notes == [
         "stage1: no prompt has a word of direction",
-        "stage1: all prompts are the same, so there are no others to judge by, as a control",
+        "stage1: all prompts are the same, so there is no control with other prompts",
     ]
 
 
@@ -276,7 +276,7 @@ def chain(found: Judge | None, made: Made, truth: Clips, real: Clips, features: 
 
 
 def test_distances_are_of_sets_that_are_alike(held_out: Clips, trained_on: Clips) -> None:
-    """In size, in number, in length; and what stands still are none of the target's clips."""
+    """Sets have the same size, number and length, and the standing clips are not clips of the target."""
     looked_at: list[Tensor] = []
 
     def features(videos: Tensor) -> Tensor:
@@ -302,14 +302,14 @@ def test_distances_are_of_sets_that_are_alike(held_out: Clips, trained_on: Clips
         assert figures["frechet"][key] == pytest.approx(scores.frechet(*both), rel=1e-6), key
         assert figures["kernel_distance"][key] == pytest.approx(scores.kernel_distance(*both), abs=1e-9), key
     of = figures["kernel_distance"]
-    # There is no ratio to what is no further away than two sets of the same kind.
+    # There is no ratio to a distance that is not above 0, as between two sets of the same kind.
     assert max(of["stage1_bicubic"], of["static"]) < 0
     assert figures["two_stage_over_stage1_bicubic"] is None
     assert figures["stage1_bicubic_over_static"] is None
 
 
 def test_distances_are_in_the_order_of_what_is_wrong(found: Judge, trained_on: Clips) -> None:
-    """Clips of other light, the same blurred, and the same standing still."""
+    """The sets are clips in other light, the same clips blurred, and the same clips standing still."""
     truth, others = clips(48, seed=1), clips(48, seed=3)
     made = Made(prompts(others), scores.resized(others.video, 4, 4), others.video)
     figures = chain(None, made, truth, trained_on, found.features).figures
@@ -338,10 +338,12 @@ def test_the_chain_says_why_there_are_no_distances(found: Judge, held_out: Clips
     made = Made(prompts(held_out)[:1], held_out.video[:1], held_out.video[:1])
     one = chain(found, made, held_out, trained_on)
     assert "frechet" not in one.figures
-    assert any("take two prompts" in note for note in one.notes)
+    assert any("need at least two prompts" in note for note in one.notes)
     nobody = chain(None, made, held_out, trained_on)
     assert nobody.figures == {"videos": 1}
-    assert nobody.notes == ["chain: without attributes or an extractor there is no distance to real videos"]
+    assert nobody.notes == [
+        "chain: without attributes or an extractor, distances to real videos are not measured"
+    ]
 
 
 def test_a_ratio_to_nothing_is_none() -> None:

@@ -1,4 +1,4 @@
-"""The judge: words of captions, and a network that must show on unseen clips that it reads them off."""
+"""The judge: words of captions, and a network that must recognise the words in unseen clips."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ BOTH = {**COLOUR, "direction": tuple(synthetic.DIRECTIONS)}
     [
         ("a red circle moving left", [0, 0]),
         ("A Yellow circle, moving DOWN.", [3, 3]),
-        ("a circle moving up", [-1, 2]),  # none
-        ("a red and a blue circle moving up", [-1, 2]),  # two
-        ("a red, red circle", [0, -1]),  # the same twice is one
-        ("a reddish circle, moving upwards", [-1, -1]),  # parts of longer words
+        ("a circle moving up", [-1, 2]),  # no colour
+        ("a red and a blue circle moving up", [-1, 2]),  # two colours
+        ("a red, red circle", [0, -1]),  # the same colour twice counts once
+        ("a reddish circle, moving upwards", [-1, -1]),  # parts of longer words do not count
         ("blue-ish: up/over", [2, 2]),
         ("", [-1, -1]),
         (None, [-1, -1]),
@@ -98,7 +98,7 @@ def test_the_network_takes_any_length_and_size(side: int, frames: int) -> None:
 
 
 def _clips(count: int, seed: int, attributes: judge.Attributes = COLOUR) -> tuple[Tensor, Tensor]:
-    """Rendered ones of 16 pixels, (N, 3, 3, 16, 16), and their words."""
+    """Rendered clips (N, 3, 3, 16, 16) in [-1, 1], and the numbers of their words."""
     every = list(itertools.product(synthetic.COLOURS, synthetic.SHAPES, synthetic.DIRECTIONS))
     order = torch.randperm(len(every), generator=draws.generator("clips", seed)).tolist()
     what = [Content("plain", *every[order[k % len(order)]]) for k in range(count)]
@@ -114,7 +114,7 @@ def trained() -> Judge:
 def test_it_learns_what_can_be_seen(trained: Judge) -> None:
     assert trained.accuracy == {"colour": 1.0}
     assert trained.unfit == []
-    videos, truth = _clips(40, 2)  # more than a batch
+    videos, truth = _clips(40, 2)  # these are more than a batch
     assert torch.equal(trained.read(videos), truth)
 
 
@@ -151,7 +151,7 @@ def test_it_is_unfit_when_captions_tell_of_other_clips() -> None:
 
 
 def test_groups_are_fit_or_not_by_themselves() -> None:
-    """A group whose words do not tell of the clips spoils no other one."""
+    """A group whose words do not describe the clips does not harm other groups."""
     videos, truth = _clips(48, 0, BOTH)
     wrong = truth.roll(7, 0)[:, 1]
     found = judge.train(videos, torch.stack([truth[:, 0], wrong], 1), BOTH, _clips(24, 1, BOTH), steps=40)
@@ -159,7 +159,7 @@ def test_groups_are_fit_or_not_by_themselves() -> None:
 
 
 def test_clips_without_a_word_do_no_harm() -> None:
-    """Most captions say nothing: whole batches of them would have no loss."""
+    """Most captions have no word of a group, and a whole batch of such clips would have no loss."""
     videos, truth = _clips(96, 0)
     told = [truth[:, 0].tolist().index(word) for word in range(4)]
     truth[[k for k in range(96) if k not in told]] = -1
@@ -179,10 +179,10 @@ def test_a_word_that_no_caption_has_is_named() -> None:
     truth = torch.cat([truth, torch.full((8, 1), -1)], 1)
     attributes = {**COLOUR, "size": ("small", "large")}
     with pytest.raises(
-        ValueError, match=r"attributes\.size: of 8 captions none has small, large .*judge_clips"
+        ValueError, match=r"attributes\.size: none of 8 captions has small, large .*judge_clips"
     ):
         judge.train(videos, truth, attributes, (videos, truth), steps=1)
     truth[:, 1] = torch.arange(8) % 2
     more = {**attributes, "size": ("small", "large", "huge")}
-    with pytest.raises(ValueError, match=r"attributes\.size: of 8 captions none has huge and"):
+    with pytest.raises(ValueError, match=r"attributes\.size: none of 8 captions has huge as"):
         judge.train(videos, truth, more, (videos, truth), steps=1)

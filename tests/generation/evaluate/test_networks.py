@@ -1,4 +1,4 @@
-"""LPIPS, CLIP and features by their real libraries, on small networks of random weights."""
+"""LPIPS, CLIP and features by their real libraries, with small networks of random weights."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ CPU = torch.device("cpu")
 
 
 def _clip(*key: int | str, batch: int = 2, frames: int = 3, height: int = 36, width: int = 40) -> Tensor:
-    """Soft colours, (B, 3, T, H, W) within [-0.6, 0.6]."""
+    """Clips of soft colours, (B, 3, T, H, W) within [-0.6, 0.6]."""
     rough = draws.normal((batch * frames, 3, 5, 7), "clip", *key).clamp(-2, 2) * 0.3
     fine = F.interpolate(rough, (height, width), mode="bilinear")
     return fine.reshape(batch, frames, 3, height, width).transpose(1, 2)
@@ -45,7 +45,7 @@ def _noisy(video: Tensor, level: float) -> Tensor:
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """An empty TORCH_HOME, and no network."""
+    """An empty TORCH_HOME, without access to the internet."""
 
     def no_network(*args: object, **kwargs: object) -> None:
         raise OSError("no network")
@@ -58,7 +58,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def _write_backbone(name: str, home: Path) -> dict[str, Tensor]:
-    """Random features under the name that torchvision looks for, and a classifier of zeros, without room."""
+    """Write random features under the name that torchvision looks for. The classifier is expanded zeros."""
     file = {"alexnet": "alexnet-owt-7be5be79.pth", "squeezenet1_1": "squeezenet1_1-b8a52dc0.pth"}[name]
     with torch.device("meta"):
         shapes = getattr(torchvision.models, name)(weights=None).state_dict()
@@ -83,7 +83,7 @@ def test_lpips_is_0_for_the_same_and_grows_with_noise(home: Path) -> None:
 
 
 def test_lpips_is_the_mean_over_the_frames_of_each(home: Path) -> None:
-    """Also of more of them than are looked at together."""
+    """This holds for more frames than a batch, too."""
     _write_backbone("squeezenet1_1", home)
     true = _clip(frames=11)
     made = _noisy(true, 0.2)
@@ -101,7 +101,7 @@ def test_lpips_cuts_off_what_cannot_be_shown(home: Path) -> None:
 
 
 def test_lpips_is_its_formula(home: Path) -> None:
-    """Of AlexNet: channels of unit length at each pixel, squared differences by weight, layers summed up."""
+    """For AlexNet: unit length over channels at each pixel, weighted squared differences, sum over layers."""
     state = _write_backbone("alexnet", home)
     published = Path(torchmetrics.__file__).parent / "functional" / "image" / "lpips_models" / "alex.pth"
     heads = torch.load(published, map_location="cpu", weights_only=True)
@@ -166,13 +166,13 @@ def test_damaged_weights_are_told_in_the_same_way(content: bytes, home: Path) ->
     path.parent.mkdir(parents=True)
     path.write_bytes(content)
     video = torch.zeros(1, 3, 1, 32, 32)
-    with pytest.raises(ValueError, match=r"lpips: the weights of squeeze cannot be had"):
+    with pytest.raises(ValueError, match=r"lpips: the weights of squeeze cannot be loaded"):
         lpips(video, video, "squeeze")
 
 
 def test_an_unknown_network_is_refused() -> None:
     video = torch.zeros(1, 3, 1, 32, 32)
-    with pytest.raises(ValueError, match=r"lpips: resnet is none of alex, vgg, squeeze"):
+    with pytest.raises(ValueError, match=r"lpips: resnet is not one of alex, vgg, squeeze"):
         lpips(video, video, "resnet")  # type: ignore[arg-type]
 
 
@@ -188,7 +188,7 @@ NAME = "reelmill-test-clip"
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A configuration that open_clip knows, weights.pt, and a folder that has both (`local`)."""
+    """A configuration for open_clip, weights.pt, and a folder `local` with both."""
     folder = tmp_path_factory.mktemp("clip")
     (folder / "configs").mkdir()
     (folder / "configs" / f"{NAME}.json").write_text(json.dumps(CONFIG))
@@ -206,7 +206,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _by_hand(weights: Path, videos: Tensor, prompts: list[str], places: list[int]) -> list[float]:
-    """With preprocessing written out: the short side to 32 pixels, the middle of the long one, normalised."""
+    """The similarity with explicit preprocessing: short side to 32 pixels, middle cropped, normalised."""
     net = open_clip.create_model(NAME)
     net.load_state_dict(torch.load(weights, weights_only=True))
     net.eval()
@@ -234,7 +234,7 @@ PROMPTS = ["a red circle moving left", "Rain, at night.", ""]
 
 
 def _videos(frames: int, height: int = 40, width: int = 64) -> Tensor:
-    """In levels of 255, as they lie on disk."""
+    """Videos rounded to levels of 255, as on disk."""
     return from_uint8(to_uint8(1.5 * _clip("clip", batch=3, frames=frames, height=height, width=width)))
 
 
@@ -249,7 +249,7 @@ def test_clip_similarity_is_the_mean_cosine_of_four_frames(
     expected = _by_hand(tiny / "weights.pt", videos, PROMPTS, places)
     found = ClipSimilarity(NAME, str(tiny / "weights.pt"), CPU)(videos, PROMPTS)
     assert found.tolist() == pytest.approx(expected, abs=1e-4)
-    assert np.std(expected) > 1e-3  # else the line above says little
+    assert np.std(expected) > 1e-3  # values differ enough for the line above
     assert found.abs().max() <= 1
 
 
@@ -276,11 +276,11 @@ def test_a_local_folder_gives_the_same(tiny: Path) -> None:
 @pytest.mark.parametrize(
     ("model", "pretrained", "told"),
     [
-        ("ViT-X", "openai", r"clip\.model: ViT-X is no model of open_clip"),
+        ("ViT-X", "openai", r"clip\.model: ViT-X is not a model of open_clip"),
         ("hf-hub:a/b", None, r"clip\.model: .* `hf download NAME --local-dir FOLDER`"),
         ("local-dir:/nowhere", None, r"clip\.model: /nowhere has no open_clip_config"),
         ("ViT-B-32", "nothing", r"clip\.pretrained: nothing is neither .* one of openai, "),
-        ("ViT-B-32", None, r"clip\.pretrained: None is neither a file nor"),
+        ("ViT-B-32", None, r"clip\.pretrained: None is not a file, and not a tag"),
         (NAME, "/nowhere/weights.pt", r"clip\.pretrained: /nowhere/weights\.pt .* any tags"),
     ],
 )
@@ -330,7 +330,7 @@ def test_a_tag_that_cannot_be_fetched_says_what_to_do(monkeypatch: pytest.Monkey
     monkeypatch.setattr("huggingface_hub.hf_hub_download", unreachable)
     with pytest.raises(ValueError, match=r"clip\.pretrained: openai.*no network.*HF_HOME.*clip=null"):
         ClipSimilarity("ViT-B-32", "openai", CPU)
-    assert len(asked) == 1  # the others would not come either
+    assert len(asked) == 1  # the other files would fail, too
 
 
 def test_a_tag_is_the_first_file_that_the_hub_has_with_the_activation_it_was_trained_with(
@@ -357,7 +357,7 @@ def test_a_tag_is_the_first_file_that_the_hub_has_with_the_activation_it_was_tra
 
 
 class Levels(nn.Module):
-    """A user's: mean colours, times a weight."""
+    """An extractor of a user: mean colours, times a weight."""
 
     def __init__(self, weights: str | None):
         super().__init__()
@@ -413,7 +413,7 @@ def test_features_of_a_module_and_of_a_function() -> None:
 def test_extractors_that_cannot_be_had_name_the_key_and_the_remedy(
     name: str, weights: str | None, told: str
 ) -> None:
-    with pytest.raises(ValueError, match=rf"extractor: {name} cannot be had \(.*{told}.*whose factory takes"):
+    with pytest.raises(ValueError, match=rf"extractor: {name} cannot be loaded \(.*{told}.*whose factory"):
         open_features(name, weights, CPU)
 
 
@@ -422,5 +422,5 @@ def test_extractors_that_cannot_be_had_name_the_key_and_the_remedy(
     [("videos", r"\(2, 3, 3, 36, 40\)"), ("list", "list"), ("one", r"\(1, \d+\)"), ("nothing", "None")],
 )
 def test_extractors_that_give_something_else_are_told_so(weights: str, told: str) -> None:
-    with pytest.raises(ValueError, match=rf"extractor: {HERE}:wrong gives {told}.* for 2 videos"):
+    with pytest.raises(ValueError, match=rf"extractor: {HERE}:wrong returns {told}.* for 2 videos"):
         open_features(f"{HERE}:wrong", weights, CPU)(_clip())

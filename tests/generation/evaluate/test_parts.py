@@ -1,4 +1,4 @@
-"""The evaluation of a whole run: what it looks at, what it keeps, and what it refuses before the work."""
+"""The evaluation of a whole run: its inputs, the kept parts, and errors before the work."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory, dataset: Path) -> Path:
-    """Stage I makes 8 pixels a side, Stage II 16."""
+    """A run whose Stage I makes videos of 8 pixels a side, and Stage II of 16."""
     run = tmp_path_factory.mktemp("runs") / "run"
     for stage, side in (("stage1", 8), ("stage2", 16)):
         tiny_runs.train(config(stage, side), dataset, run)
@@ -58,14 +58,14 @@ def trained(tmp_path_factory: pytest.TempPathFactory, dataset: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def evaluated(trained: Path, dataset: Path) -> Path:
-    """The run, with its evaluation in it."""
+    """The run with an evaluation."""
     opened(trained, dataset).write()
     return trained
 
 
 @pytest.fixture
 def run(evaluated: Path, tmp_path: Path) -> Path:
-    """A copy of it, to change."""
+    """A copy of the evaluated run, which a test may change."""
     return Path(shutil.copytree(evaluated, tmp_path / "run"))
 
 
@@ -92,7 +92,7 @@ def numbers(figures: Figures, path: str = "") -> dict[str, float | None]:
 
 
 class Counted:
-    """How often each part, and the judge's training, are computed. truly: else only counted."""
+    """Counts computations of each part and of the judge. truly: whether they are computed as well."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, truly: bool) -> None:
         self.done: list[str] = []
@@ -149,7 +149,7 @@ def test_all_parts_have_their_figures_and_controls(evaluated: Path) -> None:
     assert all(there[path] is not None for path in wanted)
     assert all(value is None or math.isfinite(value) for value in there.values())
     nothing = {path for path, value in there.items() if value is None}
-    # A kernel distance of so few clips may be below 0, and nothing is so many times that.
+    # The kernel distance of so few clips may be below 0, and then there is no ratio.
     pairs = (("two_stage", "stage1_bicubic"), ("stage1_bicubic", "static"))
     distance = {name: there[f"chain.kernel_distance.{name}"] or 0.0 for name in sets}
     meant = {f"chain.{one}_over_{other}" for one, other in pairs if distance[other] <= 0}
@@ -178,7 +178,7 @@ def test_prompts_are_captions_of_held_out_clips(evaluated: Path, dataset: Path) 
 
 
 def test_clips_are_held_out_that_no_stage_was_trained_on(run: Path, dataset: Path) -> None:
-    """Stage I held fewer out."""
+    """Stage I held fewer clips out than Stage II."""
     path = run / "stage1" / "config.json"
     changed = json.loads(path.read_text())
     changed["data"]["validation_fraction"] = 0.1
@@ -203,7 +203,7 @@ def test_without_attributes_there_is_no_judge(run: Path, dataset: Path) -> None:
     assert sum("without attributes" in note for note in content(run)["notes"]) == 2
 
 
-# ---- what is kept
+# ---- kept parts
 
 
 def test_what_was_made_of_the_same_is_kept(run: Path, dataset: Path, counted: Counted) -> None:
@@ -221,7 +221,7 @@ def test_what_was_made_of_the_same_is_kept(run: Path, dataset: Path, counted: Co
         ({"swap": {}}, [*PARTS]),
         ({"judge_steps": 51}, ["judge", *PARTS]),
         ({"judge_clips": 63}, ["judge", *PARTS]),
-        ({"prompts": 4, "clips": 3}, ["judge", *PARTS]),  # it is examined on others
+        ({"prompts": 4, "clips": 3}, ["judge", *PARTS]),  # the judge is examined on other clips
         ({"attributes": {"colour": COLOURS[::-1]}}, ["judge", *PARTS]),
         ({"bars": [{"figure": "stage2.usual.psnr_db", "min": 1000}]}, []),
     ],
@@ -250,7 +250,7 @@ def test_with_another_way_of_sampling_it_is_computed_again(
     assert counted.of(opened(run, dataset)) == ["stage2", "chain"]
     change_config(run, "stage1", "sampling", steps=1)
     with pytest.raises(
-        ValueError, match=r"videos holds videos of another evaluation \(sampling differ\); remove"
+        ValueError, match=r"videos holds videos of another evaluation \(other values of sampling\); remove"
     ):
         opened(run, dataset).write()
     assert not (run / "evaluation" / "evaluation.json").exists()
@@ -270,7 +270,7 @@ def test_with_other_weights_it_is_computed_again(
     assert after["stage2"]["bicubic"] == before["stage2"]["bicubic"]
     tiny_runs.train(config("stage1", 8, train={"steps": 8}), dataset, run)
     with pytest.raises(
-        ValueError, match=r"another evaluation \(weights_hash differ\); .* another place with --out"
+        ValueError, match=r"another evaluation \(other values of weights_hash\); .* another --out"
     ):
         opened(run, dataset).write()
 
@@ -300,17 +300,17 @@ def test_bars_of_parts_that_were_not_wanted_are_left_out_and_told(run: Path, dat
     bars = [{"figure": "stage2.usual.psnr_db", "min": 1}, {"figure": "stage1.colour", "min": 2}]
     _, verdicts = opened(run, dataset, wanted=("stage2",), bars=bars).write()
     assert [v.bar.figure for v in verdicts] == ["stage2.usual.psnr_db"]
-    assert "--part: no verdicts on chain, stage1, vae, which were not wanted" in content(run)["notes"]
+    assert "--part: chain, stage1, vae were left out, so they have no verdicts" in content(run)["notes"]
     _, verdicts = opened(run, dataset, bars=[*bars, {"figure": "vae.psnr_db", "min": 1}]).write()
     assert [v.passed for v in verdicts] == [True, False, False]
     assert verdicts[2].told == "missed: vae.psnr_db was not measured"
 
 
-# ---- what is refused
+# ---- errors
 
 
 def test_an_unfit_judge_leaves_no_evaluation(run: Path, tmp_path: Path) -> None:
-    """Captions that tell of other clips."""
+    """The captions describe other clips."""
     colours = COLOURS[1:] + COLOURS[:1]
 
     def change(k: int, row: Row) -> Row:
@@ -319,7 +319,7 @@ def test_an_unfit_judge_leaves_no_evaluation(run: Path, tmp_path: Path) -> None:
     data = synthetic.write_dataset(tmp_path / "data", 30, frames=5, width=16, height=16, change=change)
     (run / "evaluation" / "evaluation.html").write_text("a page")
     with pytest.raises(
-        JudgeUnfit, match=r"judge unfit: on 5 real held-out clips it is right about colour 0\.\d+"
+        JudgeUnfit, match=r"judge unfit: on 5 real held-out clips the judge is right about colour 0\.\d+"
     ):
         opened(run, data).write()
     assert not (run / "evaluation" / "evaluation.json").exists()
@@ -331,7 +331,7 @@ def test_the_clips_of_training_are_not_held_out(run: Path, dataset: Path) -> Non
     made = opened(run, dataset, dataset, clips=30)
     trained_on = real_clips.ids(str(dataset), made.config.data)
     with pytest.raises(
-        ValueError, match=rf"--held-out .*: {len(trained_on)} of 30 clips are also in .* name a"
+        ValueError, match=rf"--held-out .*: {len(trained_on)} of 30 clips are training clips of .* name a"
     ):
         made.write()
 
@@ -339,10 +339,10 @@ def test_the_clips_of_training_are_not_held_out(run: Path, dataset: Path) -> Non
 @pytest.mark.parametrize(
     ("wanted", "says"),
     [
-        (("stage3",), "--part stage3: there are vae, stage1, stage2, chain"),
+        (("stage3",), "--part stage3: the parts are vae, stage1, stage2, chain"),
         (
             ("stage1", "vae"),
-            "--part vae: it takes weights of vae, and .* those of stage1, stage2, whose codec is",
+            "--part vae needs weights of vae, but .* weights of stage1, stage2, and its codec is",
         ),
     ],
 )
@@ -358,11 +358,11 @@ def test_a_run_of_one_stage_has_its_parts(run: Path, dataset: Path) -> None:
     assert made.parts == ("stage1",)
     assert (made.shape.height, made.shape.width) == (8, 8)
     with pytest.raises(
-        ValueError, match=r"--part chain: it takes weights of stage1 and stage2, and .* of stage1"
+        ValueError, match=r"--part chain needs weights of stage1 and stage2, but .* of stage1"
     ):
         _ = opened(run, dataset, wanted=("chain",)).parts
     shutil.rmtree(run / "stage1" / "weights")
-    with pytest.raises(ValueError, match=r"no stage of it has weights; reelmill train makes them"):
+    with pytest.raises(ValueError, match=r"no stage has weights; reelmill train makes a run"):
         opened(run, dataset).write()
     with pytest.raises(ValueError, match=r"there is no such run folder"):
         opened(run / "else", dataset).write()
@@ -373,9 +373,7 @@ def test_a_stage2_alone_makes_no_videos_of_prompts(run: Path, dataset: Path) -> 
     made = opened(run, dataset)
     assert made.parts == ("stage2",)
     made.check()
-    with pytest.raises(
-        ValueError, match=r"--vbench: .* has no weights of stage1, which makes videos of prompts"
-    ):
+    with pytest.raises(ValueError, match=r"--vbench: .* has no weights of stage1, which makes the videos"):
         made.check(vbench=True)
 
 
@@ -383,7 +381,7 @@ def test_odd_sides_are_told_before_the_work(run: Path, dataset: Path) -> None:
     change_config(run, "stage1", "codec", spatial=5)
     change_config(run, "stage1", "transformer", patch=1)
     change_config(run, "stage1", "data", buckets=[{"frames": 5, "height": 15, "width": 20}])
-    with pytest.raises(ValueError, match=r"stage1: its videos, 20x15 \(data.buckets\), .* needs even sides"):
+    with pytest.raises(ValueError, match=r"stage1: videos of 20x15 \(data.buckets\) .* needs even sides"):
         opened(run, dataset).check()
     opened(run, dataset, wanted=("stage2",)).check()
 
@@ -395,8 +393,8 @@ def without_captions(k: int, row: Row) -> Row:
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
-        ({}, r"its held-out clips have no captions; name prompts with --prompts"),
-        ({"attributes": {}}, r"its held-out clips have no captions; name prompts with --prompts"),
+        ({}, r"the held-out clips have no captions; give prompts with --prompts"),
+        ({"attributes": {}}, r"the held-out clips have no captions; give prompts with --prompts"),
         ({"focus": "striped"}, r"focus: no caption of the 4 held-out clips has the word striped"),
     ],
 )
@@ -412,7 +410,7 @@ def test_a_dataset_without_captions(
 
 
 def test_words_that_no_caption_has(run: Path, dataset: Path) -> None:
-    with pytest.raises(ValueError, match=r"attributes.colour: of 64 captions none has purple and"):
+    with pytest.raises(ValueError, match=r"attributes.colour: none of 64 captions has purple as"):
         opened(run, dataset, attributes={"colour": [*COLOURS, "purple"]}).write()
 
 

@@ -1,4 +1,4 @@
-"""Real clips for evaluation: which they are, and that they are what the dataset holds."""
+"""Real clips for evaluation: which clips are chosen, and that they equal those of the dataset."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ def data(*buckets: Bucket, **changed: Any) -> Data:
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """20 videos of 13 frames, 24 x 16, and 4 images."""
+    """A dataset of 20 videos of 13 frames, 24 x 16, and 4 images."""
     folder = tmp_path_factory.mktemp("d")
     return str(synthetic.write_dataset(folder, 20, images=4, frames=13, width=24, height=16))
 
 
 def held_out(dataset: str, settings: Data) -> set[str]:
-    """Ids, as training has it."""
+    """The ids of the clips that training holds out."""
     selection = open_selection(dataset, settings)
     return {selection.index.clip_id(int(row)) for row in selection.rows(validation=True)}
 
@@ -45,7 +45,7 @@ def load(dataset: str, which: Which, limit: int = 100, **changed: Any) -> Clips:
 
 
 def videos(dataset: str) -> dict[str, dict[str, Any]]:
-    """Rows by id."""
+    """The rows of videos, by id."""
     return {row["clip_id"]: row for row in clips(dataset) if row["frames"] > 1}
 
 
@@ -80,7 +80,7 @@ def test_shape_range_and_captions(dataset: str, which: Which) -> None:
     "changed", [{}, {"random_start": True, "crop": "random", "single_frame_fraction": 1}]
 )
 def test_clips_are_their_middle(dataset: str, which: Which, changed: dict[str, Any]) -> None:
-    """Whatever training does: frames 4 to 8 of 13."""
+    """Frames 4 to 8 of 13 are read, whatever training does."""
     found = load(dataset, which, **changed)
     for video, clip_id in zip(found.video, found.ids, strict=True):
         assert torch.equal(video, from_uint8(frames(videos(dataset)[clip_id])[4:9]))
@@ -134,8 +134,10 @@ def test_nothing_held_out_is_an_error_with_a_remedy(dataset: str) -> None:
 
 
 def test_held_out_is_what_training_held_out(tmp_path: Path) -> None:
-    """Of few clips one is held out, the first by hash over all buckets. Where that is an image, all videos
-    are trained on, though of the videos alone one would be held out."""
+    """Of few clips, the first by hash over all buckets is held out.
+
+    If this clip is an image, all videos are training clips. Videos alone would hold a video out.
+    """
     folder = str(synthetic.write_dataset(tmp_path, 6, images=12, frames=5, width=24, height=16, seed=1))
     settings = data(VIDEO, IMAGE, validation_fraction=0.001)
     (apart,) = held_out(folder, settings)

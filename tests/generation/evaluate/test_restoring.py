@@ -1,4 +1,4 @@
-"""The evaluation's settings, and its figures of codecs and of Stage II beside the same from elsewhere."""
+"""The settings of an evaluation, and its figures of codecs and of Stage II, compared with other ways."""
 
 from __future__ import annotations
 
@@ -43,21 +43,21 @@ CPU = torch.device("cpu")
         ({"scale": 1}, "scale"),
         ({"scale": math.inf}, "scale"),
         ({"attributes": {"colour": ["red"]}}, "attributes.colour"),
-        ({"attributes": {"colour": ["red", "Red"]}}, "attributes.colour: a word comes twice in red, Red"),
+        ({"attributes": {"colour": ["red", "Red"]}}, "attributes.colour: a word is twice in red, Red"),
         (
             {"attributes": {"colour": ["red", "light blue"]}},
-            "attributes.colour: 'light blue' is not one word",
+            "attributes.colour: 'light blue' is not a single word",
         ),
-        ({"attributes": {"colour": ["red", "blue-ish"]}}, "attributes.colour: 'blue-ish' is not one word"),
-        ({"attributes": {"seen": ["red", "blue"]}}, "attributes.seen: .* nothing else has; take another"),
+        ({"attributes": {"colour": ["red", "blue-ish"]}}, "attributes.colour: 'blue-ish' is not a single"),
+        ({"attributes": {"seen": ["red", "blue"]}}, "attributes.seen: .* nothing else may .* take another"),
         ({"attributes": {"the.colour": ["red", "blue"]}}, "attributes.the.colour"),
         ({"attributes": {"type": ["red", "blue"]}}, "attributes.type"),
         ({"attributes": {"training": ["red", "blue"]}}, "attributes.training"),
-        ({"focus": "very striped"}, "focus: 'very striped' is not one word"),
-        ({"focus": ""}, "focus: '' is not one word"),
-        ({"swap": {"in stripes": "plain"}}, "swap: 'in stripes' is not one word"),
+        ({"focus": "very striped"}, "focus: 'very striped' is not a single word"),
+        ({"focus": ""}, "focus: '' is not a single word"),
+        ({"swap": {"in stripes": "plain"}}, "swap: 'in stripes' is not a single word"),
         ({"lpips": "resnet"}, "lpips"),
-        ({"bars": [{"figure": "vae.psnr_db"}]}, "vae.psnr_db has neither min nor max"),
+        ({"bars": [{"figure": "vae.psnr_db"}]}, "vae.psnr_db has no min and no max"),
         ({"clipz": 3}, "clipz"),
     ],
 )
@@ -68,7 +68,7 @@ def test_settings_that_make_no_sense_are_refused(wrong: dict[str, Any], says: st
 
 
 def test_groups_that_settings_allow_can_be_judged() -> None:
-    """Names that the network could not hold, or figures have, are refused; the others are not."""
+    """A name is refused if the network cannot use it or a figure has it. Other names are allowed."""
     names = ["colour", "shape", "way", "kind", "texture", "größe"]
     settings = Settings.model_validate({"attributes": {name: ["a", "b"] for name in names}})
     assert list(JudgeNet(settings.attributes, 16).heads) == names
@@ -78,7 +78,7 @@ def test_groups_that_settings_allow_can_be_judged() -> None:
 
 
 def clips(count: int = 6) -> Clips:
-    """Rendered, (N, 3, 5, 16, 24): striped and plain in turns."""
+    """Rendered clips (N, 3, 5, 16, 24), striped and plain in turn."""
     what = [
         synthetic.Content(("striped", "plain")[k % 2], c.colour, c.shape, c.direction)
         for k, c in enumerate(synthetic.contents(count))
@@ -88,7 +88,7 @@ def clips(count: int = 6) -> Clips:
 
 
 class Changed(PatchCodec):
-    """Gives back something else."""
+    """A codec that returns changed videos."""
 
     def changed(self, video: Tensor) -> Tensor:
         return video
@@ -103,14 +103,14 @@ class Bicubic(Changed):
 
 
 class Noisy(Changed):
-    """Full of detail, of which none is true."""
+    """A codec that adds much detail, and all of the detail is wrong."""
 
     def changed(self, video: Tensor) -> Tensor:
         return scores.bicubic(video, 2.0) + 0.2 * draws.normal(video.shape, "noisy")
 
 
 class Sharper(Changed):
-    """Half of the detail is lost, and what is left is right."""
+    """A codec that loses half of the detail, and keeps the other half correctly."""
 
     def changed(self, video: Tensor) -> Tensor:
         return (video + scores.bicubic(video, 2.0)) / 2
@@ -181,7 +181,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory, dataset: Path) -> Path:
-    """A Stage II in the lossless codec, of 20 steps."""
+    """A Stage II with the lossless codec, trained for 20 steps."""
     folder = tmp_path_factory.mktemp("runs") / "run"
     bucket = {"frames": 5, "height": 16, "width": 24}
     config = tiny_runs.tiny(
@@ -266,7 +266,7 @@ def test_pictures_do_not_flicker(trained: Trained, truth: Clips) -> None:
 
 
 def test_what_a_network_makes(of: Restoring, trained: Trained, truth: Clips) -> None:
-    """The same again; another with other prompts or evaluations; and videos are what latents decode to."""
+    """A call is deterministic and depends on prompts and evaluations. Videos are decoded latents."""
     model = trained.model()
     asked = [caption or "" for caption in truth.captions]
     video, latents = of.enhanced(model, asked, 2)
@@ -292,7 +292,9 @@ def test_the_negative_prompt_is_used(run: Path, truth: Clips) -> None:
 def test_a_network_that_has_diverged_is_told(of: Restoring, trained: Trained) -> None:
     model = trained.model()
     next(model.parameters()).fill_(math.nan)
-    with pytest.raises(ValueError, match=r"stage2: it makes values that are no numbers.*train.learning_rate"):
+    with pytest.raises(
+        ValueError, match=r"stage2: the network makes values .* not finite.*train.learning_rate"
+    ):
         of.enhanced(model, ["x"] * 4, 1)
 
 
@@ -306,7 +308,7 @@ def test_untrained_weights_are_those_that_training_began_with(trained: Trained, 
 
 
 class Looking(Judge):
-    """Reads the colour that is strongest in the middle of the first frame."""
+    """A judge that reads the strongest colour in the middle of the first frame."""
 
     def read(self, videos: Tensor) -> Tensor:
         h, w = videos.shape[-2:]
@@ -341,7 +343,7 @@ def test_stage2_has_every_row_and_control(figures: Figures) -> None:
 
 
 def test_stage2_compares_the_usual_evaluations(figures: Figures) -> None:
-    """Two, as the run samples; though only 1 and 3 were asked for."""
+    """The run samples with two evaluations, which are added to the asked-for 1 and 3."""
     usual, fewest, most, wrong = (
         figures[name] for name in ("evaluations_2", "evaluations_1", "evaluations_3", "wrong_prompts")
     )

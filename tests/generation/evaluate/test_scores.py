@@ -1,4 +1,4 @@
-"""Scores of videos and of sets of them: closed forms, and the same computed in another way."""
+"""Scores of videos and of sets of videos, compared with closed forms and with other computations."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.generation import shapes, synthetic
 
 
 def _clip(*key: int | str, batch: int = 2, frames: int = 5, height: int = 24, width: int = 32) -> Tensor:
-    """Texture at some scales, (B, 3, T, H, W) within [-0.7, 0.7]."""
+    """Clips with texture at several scales, (B, 3, T, H, W) within [-0.7, 0.7]."""
     field = torch.zeros(batch * frames, 3, height, width)
     for size in (1, 2, 8):
         rough = draws.normal((batch * frames, 3, height // size, width // size), "clip", size, *key)
@@ -36,7 +36,7 @@ def _noise(like: Tensor, *key: int | str) -> Tensor:
 
 @pytest.mark.parametrize("offset", [0.1, -0.25])
 def test_psnr_of_an_offset(offset: float) -> None:
-    """Its square beside that of the range, which is 2."""
+    """PSNR compares the square of the offset with the square of the range, 2."""
     true = _clip()
     expected = -20 * math.log10(abs(offset) / 2)
     assert scores.psnr(true + offset, true).tolist() == pytest.approx([expected] * 2, abs=1e-3)
@@ -55,8 +55,10 @@ def test_psnr_cuts_off_what_cannot_be_shown() -> None:
 
 
 def _ssim(made: Tensor, true: Tensor) -> float:
-    """Of one video in [-1, 1], its frames mirrored at their borders. The window: a Gaussian of 1.5 pixels,
-    11 wide."""
+    """SSIM of a video in [-1, 1], with frames mirrored at their borders.
+
+    The window is a Gaussian with a deviation of 1.5 pixels, 11 pixels wide.
+    """
     g = np.exp(-((np.arange(11) - 5) ** 2) / (2 * 1.5**2))
     window = np.outer(g, g) / g.sum() ** 2
 
@@ -79,7 +81,7 @@ def test_ssim_is_its_formula() -> None:
     made = (true + 0.2 * _noise(true)).clamp(-1, 1)
     expected = [_ssim(m, t) for m, t in zip(made, true, strict=True)]
     assert scores.ssim(made, true).tolist() == pytest.approx(expected, abs=1e-4)
-    assert expected[0] < 0.9  # else the line above says little
+    assert expected[0] < 0.9  # values differ enough for the line above
 
 
 def test_ssim_is_1_for_the_same_and_falls_with_noise() -> None:
@@ -97,7 +99,7 @@ def test_an_offset_that_stays_is_no_flicker() -> None:
 
 
 def test_an_offset_that_comes_and_goes_is() -> None:
-    """Its differences are twice as large, of a range twice as large."""
+    """Differences are twice as large, and so is their range."""
     true = _clip()
     sign = torch.tensor([1.0, -1, 1, -1, 1]).view(5, 1, 1)
     assert scores.flicker(true + 0.2 * sign, true).tolist() == pytest.approx([20, 20], abs=1e-3)
@@ -110,7 +112,7 @@ def test_an_offset_that_comes_and_goes_is() -> None:
 
 
 def _stripes(period: float, width: int = 36) -> Tensor:
-    """(1, 3, 2, 24, width), upright."""
+    """A video (1, 3, 2, 24, width) of upright stripes."""
     return 0.5 * torch.cos(2 * math.pi * torch.arange(width) / period).expand(1, 3, 2, 24, width)
 
 
@@ -139,7 +141,7 @@ def test_detail_is_1_for_the_same_0_for_bicubic_and_counts_energy() -> None:
     assert scores.detail(true, true, 2).tolist() == pytest.approx([1] * 6)
     assert bool((scores.detail(plain, true, 2) < 0.12).all())
     assert bool((scores.detail(plain, true, 2) < scores.detail(half, true, 2)).all())
-    # Of stripes that bicubic loses whole, half as strong ones have a quarter of the energy.
+    # Bicubic loses these stripes completely. With half the strength they have a quarter of the energy.
     fine = _stripes(3)
     assert scores.detail(0.5 * fine, fine, 2).tolist() == pytest.approx([0.25], abs=1e-3)
 
@@ -155,10 +157,10 @@ def test_a_true_video_without_detail_divides_by_no_zero() -> None:
 @pytest.mark.parametrize("direction", synthetic.DIRECTIONS)
 @pytest.mark.parametrize(("width", "height"), [(32, 32), (64, 48), (160, 128)])
 def test_direction_is_the_way_that_was_rendered(direction: str, width: int, height: int) -> None:
-    """A moving object of which the frames tell the speed; the ground stands still."""
+    """The speed of the moving object is known, and the ground stands still."""
     what = synthetic.Content("checked", "blue", "square", direction)
     video = from_uint8(synthetic.render_clip(what, 9, width, height, fps=8.0))[None]
-    way = synthetic.SPEED * 8 / 8.0  # 8 steps of an eighth of a second, in frame widths
+    way = synthetic.SPEED * 8 / 8.0  # in frame widths: 8 steps of an eighth of a second
     x, y = synthetic.DIRECTIONS[direction]
     expected = torch.tensor([[x * way, y * way * width / height]], dtype=torch.float64)
     assert torch.allclose(scores.direction(video), expected, atol=0.13)
@@ -186,7 +188,7 @@ def test_what_stands_still_goes_nowhere() -> None:
 
 
 def _features(count: int, *key: int | str, std: Tensor, mean: Tensor | float = 0.0) -> Tensor:
-    """(N, D) whose mean, and whose covariance diag(std^2), are exact."""
+    """Features (N, D) with exactly this mean, and exactly the covariance diag(std^2)."""
     x = draws.normal((count, len(std)), "features", *key).double()
     x = x - x.mean(0)
     white = torch.linalg.solve_triangular(torch.linalg.cholesky(torch.cov(x.T)), x.T, upper=False).T
@@ -204,7 +206,7 @@ def test_frechet_of_diagonal_normals() -> None:
 
 
 def test_frechet_is_its_formula() -> None:
-    """With features that depend on each other, and the root taken of the product itself."""
+    """Features are correlated, and the root is taken of the product itself."""
     mixed = draws.normal((6, 6), "mixed").double()
     a = draws.normal((40, 6), "a").double() @ mixed
     b = draws.normal((60, 6), "b").double() @ mixed.flip(0) + 0.3
@@ -216,7 +218,7 @@ def test_frechet_is_its_formula() -> None:
 
 
 def test_frechet_of_fewer_clips_than_features() -> None:
-    """The covariances are singular then; still 0 for the same, and the shift is all that a shift costs."""
+    """The covariances are singular. Equal sets have distance 0, and a shift costs its squared length."""
     a = draws.normal((5, 30), "few")
     assert scores.frechet(a, a) == pytest.approx(0, abs=1e-5)
     assert scores.frechet(a, a + 0.5) == pytest.approx(30 * 0.25, abs=1e-5)

@@ -1,4 +1,4 @@
-"""The folder that VBench's tool reads."""
+"""The folder of videos for VBench's tool."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from generation.evaluate.vbench import export_vbench
 
 
 def _videos(folder: Path, count: int) -> list[Path]:
-    """Files with their number in them, in folders as sampling makes them."""
+    """Files that contain their number, in folders as sampling makes them."""
     paths = [folder / f"prompt-{k}" / "final.mp4" for k in range(count)]
     for k, path in enumerate(paths):
         path.parent.mkdir(parents=True)
@@ -24,7 +24,7 @@ def _found(out: Path) -> dict[str, bytes]:
 
 
 def _prompt(name: str) -> str:
-    """As VBench reads it off a name."""
+    """The prompt that VBench reads from a file name."""
     return re.sub(r"-\d+$", "", Path(name).stem)
 
 
@@ -68,9 +68,7 @@ def test_videos_that_would_be_scored_too_are_refused(tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
     (out / "b-0.mp4").write_bytes(b"other")
-    with pytest.raises(
-        ValueError, match=r"out: it holds 1 other videos \(b-0.mp4 …\).* name an empty folder"
-    ):
+    with pytest.raises(ValueError, match=r"out holds 1 other videos \(b-0.mp4 …\).* name an empty folder"):
         export_vbench(out, _videos(tmp_path, 1), ["a"])
     assert _found(out) == {"b-0.mp4": b"other"}
 

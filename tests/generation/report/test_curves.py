@@ -1,4 +1,4 @@
-"""Charts of training logs: every point in its place, thinned where there are many."""
+"""Charts of training logs: every point is in its place, and many points are thinned."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_a_log_and_its_validation(tmp_path: Path) -> None:
     assert loss.thinned == 1
     assert loss.logarithmic
     assert not psnr.logarithmic
-    # The same step is at the same place of both lines; larger values are higher up.
+    # A step has the same place in both lines, and larger values are higher.
     training, validation = (line.points for line in loss.lines)
     assert [x for x, _ in validation] == [training[k][0] for k in (9, 19, 29)]
     assert all(mine[1] < training[k][1] for mine, k in zip(validation, (9, 19, 29), strict=True))
@@ -47,7 +47,7 @@ def test_ticks_stand_where_their_values_are() -> None:
     assert found.x_ticks[-1].place == line.points[-1][0]
     at = {t.label: t.place for t in found.y_ticks}
     assert at["1"] == pytest.approx(line.points[9][1], abs=0.02)
-    assert at["0.2"] == pytest.approx(line.points[1][1], abs=0.02)  # its greatest value is 40 times its least
+    assert at["0.2"] == pytest.approx(line.points[1][1], abs=0.02)  # largest and smallest differ 40 times
     assert found.logarithmic
 
 
@@ -59,7 +59,7 @@ def test_many_steps_become_means() -> None:
     assert not found.lines[0].marked
     assert found.lines[0].last == points[-1]
     assert thinned(points)[0] == (2, 2 / 3)
-    assert thinned(points)[-1] == (1000, 0)  # the last one is alone
+    assert thinned(points)[-1] == (1000, 0)  # the last group has one point
     assert len(thinned(points[:MOST_POINTS])) == MOST_POINTS
     assert len(thinned(points[: MOST_POINTS + 1])) == 201
 
@@ -78,7 +78,7 @@ def test_what_is_missing_is_told(tmp_path: Path) -> None:
     write_log(tmp_path / "log.jsonl", [])
     write_log(tmp_path / "validation.jsonl", [{"step": 5, "loss": 0.5}])
     (found,), missing = charts(tmp_path)
-    assert missing == ["log.jsonl tells of no step"]
+    assert missing == ["log.jsonl has no steps"]
     assert [line.name for line in found.lines] == ["validation"]
 
 
@@ -93,10 +93,10 @@ def test_a_line_that_was_cut_off_and_values_that_are_none(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ('{"step": 1}\nstep 2\n', r"log\.jsonl, line 2: not JSON"),
-        ("[1]\n", r"log\.jsonl, line 1: it does not tell its step"),
-        ('{"step": "1", "loss": 2}\n', r"line 1: it does not tell its step"),
-        ("\xff\n", r"line 1: not JSON"),
+        ('{"step": 1}\nstep 2\n', r"log\.jsonl, line 2 is not JSON"),
+        ("[1]\n", r"log\.jsonl, line 1 has no step"),
+        ('{"step": "1", "loss": 2}\n', r"line 1 has no step"),
+        ("\xff\n", r"line 1 is not JSON"),
     ],
 )
 def test_broken_logs(tmp_path: Path, text: str, words: str) -> None:

@@ -1,4 +1,4 @@
-"""The pages of an evaluation and of a recipe: all of it is there, and every address leads to a file."""
+"""The pages of an evaluation and of a recipe: they are complete, and every address leads to a file."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ class Element:
         return self.attributes[name]
 
     def all(self, tag: str, **attributes: str) -> list[Element]:
-        """What is inside, in order: of a tag, with these attributes."""
+        """The elements inside, in order, with this tag and these attributes."""
         wanted = {name.removesuffix("_").replace("_", "-"): value for name, value in attributes.items()}
         found: list[Element] = []
         for part in self.inside:
@@ -123,7 +123,7 @@ class Element:
 
 
 class Page(HTMLParser):
-    """A page as a tree. Every element is closed in its place."""
+    """A page as a tree. Parsing checks that every element is closed in the right place."""
 
     VOID = ("meta", "br")
 
@@ -155,7 +155,7 @@ def page_of(file: Path) -> Element:
 
 
 def leads_to(address: str, base: Path) -> Path:
-    """The file that a browser finds, from a page in `base`."""
+    """The file that a browser finds at this address, from a page in `base`."""
     parts = urlsplit(address)
     assert (parts.scheme, parts.netloc, parts.query, parts.fragment) == ("", "", "", ""), address
     return Path(os.fsdecode(os.path.join(os.fsencode(base), unquote_to_bytes(parts.path))))
@@ -213,7 +213,7 @@ def test_title_and_what_it_is_of(page: Element) -> None:
     assert page.one("title").text == "Of <this> run – reelmill"
     facts = page.one("header").one("dl").text
     assert facts == (
-        "run /somewhere/run trained on /somewhere/dataset evaluated on what training held out of it"
+        "run /somewhere/run trained on /somewhere/dataset evaluated on clips that training held out"
     )
     assert '"clips": 96' in page.one("section", id="settings").one("pre").text
 
@@ -289,7 +289,7 @@ def test_rows_and_columns_of_stage2(page: Element) -> None:
 def test_controls_of_stage1_stand_below_its_own_row(page: Element) -> None:
     (table,) = (t for t in page.all("table", class_="figures") if "words seen together" in t.text)
     rows = {tr.one("th").text: [td.text for td in tr.all("td")] for tr in table.all("tr")[1:]}
-    # In the order of headings: videos, colour, direction, both, both over chance.
+    # The order of headings: videos, colour, direction, all at once, all at once over chance.
     assert rows == {
         "all videos": ["64", "0.970", "0.900", "0.875", "10.50"],
         "words seen together": ["48", "0.970", "0.900", "0.875", "10.50"],
@@ -399,7 +399,7 @@ def test_of_many_videos_some_are_shown(tmp_path: Path) -> None:
 
 def test_without_videos(tmp_path: Path) -> None:
     section = page_of(write_page(save_evaluation(tmp_path))).one("section", id="videos")
-    assert section.text == "Videos 0 of 0 there are none"
+    assert section.text == "Videos 0 of 0 there are no videos"
 
 
 @pytest.mark.parametrize("name", ["a b", "50%2F#1?x", "a:b", "q\"<i>&'", "été狐", "\udcff\udc80"])
@@ -430,7 +430,7 @@ def test_any_prompt(tmp_path: Path, prompt: str) -> None:
 
 
 # ---------------------------------------------------------------------------------------------------
-# What is wrong with files
+# Missing and broken files
 # ---------------------------------------------------------------------------------------------------
 
 
@@ -441,9 +441,9 @@ def test_any_prompt(tmp_path: Path, prompt: str) -> None:
         ('{"figures": ', r"evaluation\.json is not JSON"),
         ("\xff", r"evaluation\.json is not JSON"),
         ("[]", r"evaluation\.json: figures is None"),
-        ('{"figures": {}, "notes": [], "bars": 3}', r"evaluation\.json: bars is 3, and not a list"),
-        ('{"figures": {}, "notes": [], "bars": [{"passed": true}]}', r"\{'passed': True\} is no bar"),
-        ('{"figures": {}, "notes": [], "bars": ["passed"]}', r"'passed' is no bar"),
+        ('{"figures": {}, "notes": [], "bars": 3}', r"evaluation\.json: bars is 3, not a list"),
+        ('{"figures": {}, "notes": [], "bars": [{"passed": true}]}', r"\{'passed': True\} is not a bar"),
+        ('{"figures": {}, "notes": [], "bars": ["passed"]}', r"'passed' is not a bar"),
     ],
 )
 def test_broken_evaluations(tmp_path: Path, text: str | None, words: str) -> None:
@@ -458,7 +458,7 @@ def test_broken_videos_are_named_and_the_old_page_stays(tmp_path: Path) -> None:
     (video,) = save_videos(save_evaluation(tmp_path) / "videos", ["x"])
     before = write_page(tmp_path).read_text()
     (video / "final.mp4").write_bytes(b"nothing")
-    with pytest.raises(ValueError, match=r"final\.mp4: not a video"):
+    with pytest.raises(ValueError, match=r"final\.mp4 cannot be read as a video"):
         write_page(tmp_path)
     (video / "preview.json").write_text("{")
     with pytest.raises(ValueError, match=r"preview\.json is not JSON"):
@@ -469,7 +469,7 @@ def test_broken_videos_are_named_and_the_old_page_stays(tmp_path: Path) -> None:
 def test_almost_nothing(tmp_path: Path) -> None:
     (tmp_path / "evaluation.json").write_text('{"figures": {"vae": null}, "notes": [], "bars": []}')
     found = page_of(write_page(tmp_path))
-    assert found.one("section", id="notes").text == "Notes none"
+    assert found.one("section", id="notes").text == "Notes there are no notes"
     assert found.all("td") == []
 
 
@@ -567,7 +567,7 @@ def test_a_recipe_of_nothing(tmp_path: Path) -> None:
     found = page_of(write_recipe_page(tmp_path, "empty", [], [], []))
     assert [s.text for s in found.all("section")] == [
         "Bars nothing was evaluated",
-        "Samples by prompt 0 of 0 there are none",
+        "Samples by prompt 0 of 0 there are no videos",
         "Training nothing was trained",
         "Figures nothing was evaluated",
         "What it cost nothing was run",
@@ -575,7 +575,7 @@ def test_a_recipe_of_nothing(tmp_path: Path) -> None:
 
 
 # ---------------------------------------------------------------------------------------------------
-# How things are written
+# Numbers, addresses and sizes
 # ---------------------------------------------------------------------------------------------------
 
 

@@ -1,4 +1,4 @@
-"""The picture for a README: the right frames in the right places, enlarged without a blur."""
+"""The picture for a README: the right frames are in the right places, enlarged without blur."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ PREVIEW = Preview(
 
 
 def movie(side: int, seed: int, frames: int = 9) -> np.ndarray:
-    """Blocks of other colours in every frame."""
+    """A video of coloured blocks, with other colours in every frame."""
     small = np.random.default_rng(seed).integers(30, 226, (frames, 4, 4, 3), np.uint8)
     return small.repeat(side // 4, 1).repeat(side // 4, 2)
 
@@ -49,7 +49,7 @@ def save(
 
 
 def places(picture: np.ndarray, part: np.ndarray) -> list[tuple[int, int]]:
-    """Where a picture holds a part exactly: (y, x)."""
+    """The places (y, x) where a picture holds exactly this part."""
     height, width = part.shape[:2]
     starts = np.argwhere((picture[: 1 - height, : 1 - width] == part[0, 0]).all(-1))
     found = [(y, x) for y, x in starts.tolist() if (picture[y : y + height, x : x + width] == part).all()]
@@ -62,7 +62,7 @@ def enlarged(frame: np.ndarray, times: int) -> np.ndarray:
 
 
 def shown(picture: Path, folder: Path, moments: Sequence[int], scale: int = 2) -> list[tuple[int, int]]:
-    """Where the frames of a preview are, and those of its final video."""
+    """The places of the frames of a preview, and of its final video."""
     pixels = np.asarray(Image.open(picture))
     found = []
     for name, times in (("preview.mp4", 2 * scale), ("final.mp4", scale)):
@@ -81,10 +81,10 @@ def test_frames_of_both_videos_side_by_side(tmp_path: Path) -> None:
     assert (image.format, image.mode) == ("PNG", "RGB")
     for folder in folders:
         found = shown(out, folder, [0, 4, 8])
-        assert len({y for y, _ in found}) == 1  # in one row, in their order, without overlap
+        assert len({y for y, _ in found}) == 1  # frames are in one row, in order, without overlap
         gaps = np.diff([x for _, x in found])
         assert (gaps > 64).all()
-        assert gaps[2] > gaps[0]  # the two videos are further apart than frames of one
+        assert gaps[2] > gaps[0]  # the gap between two videos is wider than the gap between frames
     assert [p.name for p in out.parent.iterdir()] == ["samples.png"]
 
 
@@ -98,8 +98,8 @@ def test_white_ground_with_words(tmp_path: Path) -> None:
     top, left = found[0]
     above = pixels[:top].min(-1) < 160
     rows = np.flatnonzero(above.any(1))
-    assert len(rows) > 15  # a line of headings, and one of the prompt
-    # Each video has a heading where it begins.
+    assert len(rows) > 15  # there is a line of headings, and a line of the prompt
+    # The heading of each video is above its left side.
     heading = above[: rows[0] + 12]
     for x in (left, found[3][1]):
         assert heading[:, x : x + 20].any()
@@ -117,7 +117,7 @@ def test_the_prompt_makes_a_difference(tmp_path: Path) -> None:
 def test_clips_are_evenly_chosen_from_folders_of_previews(tmp_path: Path) -> None:
     videos = tmp_path / "videos"
     folders = [save(videos, k) for k in range(6)]
-    save(videos, 6, final=None)  # not enhanced
+    save(videos, 6, final=None)  # a preview without a final video
     out = write_picture([videos], tmp_path / "a.png", clips=3, frames=1, scale=2)
     for k in (0, 2, 5):
         shown(out, folders[k], [0])
@@ -132,7 +132,7 @@ def test_two_columns_give_a_better_shape(tmp_path: Path) -> None:
     out = write_picture(folders, tmp_path / "a.png", frames=2, scale=2)
     firsts = [shown(out, folder, [0])[0] for folder in folders]
     assert (len({x for _, x in firsts}), len({y for y, _ in firsts})) == (2, 3)
-    assert firsts[0][0] == firsts[1][0]  # row by row
+    assert firsts[0][0] == firsts[1][0]  # clips are placed row by row
     assert 0.8 < Image.open(out).width / Image.open(out).height < 3
     alone = write_picture(folders[:2], tmp_path / "b.png", frames=8, scale=2)
     assert len({shown(alone, folder, [0])[0][1] for folder in folders[:2]}) == 1
@@ -179,13 +179,13 @@ def test_errors_name_the_file(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="none: there is no such"):
         write_picture([tmp_path / "none"], out)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match=r"empty: no preview with a final\.mp4"):
+    with pytest.raises(ValueError, match=r"empty has no preview with a final\.mp4"):
         write_picture([tmp_path / "empty"], out)
     with pytest.raises(ValueError, match=r"0000-a-red-square/final\.mp4: there is no such file"):
         write_picture([save(tmp_path / "small", 0, final=None)], out)
     broken = save(tmp_path / "broken", 0)
     (broken / "preview.mp4").write_bytes(b"nothing")
-    with pytest.raises(ValueError, match=r"preview\.mp4: not a video"):
+    with pytest.raises(ValueError, match=r"preview\.mp4 cannot be read as a video"):
         write_picture([broken], out)
     sizes = [save(tmp_path / "sizes", 0), save(tmp_path / "sizes", 1, final=64)]
     with pytest.raises(ValueError, match="3 frames of 16x16 and 32x32, 3 frames of 16x16 and 64x64"):

@@ -1,4 +1,4 @@
-"""Where network and codec are while a video is made."""
+"""The places of network and codec while a video is made."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ CPU = torch.device("cpu")
 def test_one_at_a_time_is_on_the_device(
     offload: Any, moves: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also where something goes wrong."""
+    """This holds after an error, too."""
     network, codec = nn.Linear(2, 2), open_codec(config.Codec())
     seen: list[str] = []
     for name, part in (("network", network), ("codec", codec)):
-        # Not done: there is no other device here that would bring numbers back.
+        # The move is not made, as no other device here can return numbers.
         monkeypatch.setattr(part, "to", lambda device, name=name: seen.append(f"{name} to {device}"))
     how = Execution(offload=offload)
     for part in (network, codec):
@@ -56,7 +56,7 @@ def test_a_network_gives_the_same_numbers_wherever_it_waits(offload: Any) -> Non
 @pytest.mark.parametrize("compiled", [False, True])
 def test_blocks_are_compiled_where_that_is_asked_for(compiled: bool) -> None:
     model: Any = make_ready(tiny(), CPU, Execution(compile=compiled))
-    # PyTorch's own name for it: nothing is compiled before the first call.
+    # This is PyTorch's attribute. Nothing is compiled before the first call.
     found = [block._compiled_call_impl is not None for block in model.transformer_blocks]
     assert found == [compiled, compiled]
 

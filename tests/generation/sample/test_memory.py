@@ -1,4 +1,4 @@
-"""The estimate before sampling: in which way it fits, and what would help where it does not."""
+"""The estimate of memory before sampling: the way that fits, and the advice when no way fits."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.generation.tiny_runs import tiny
 
 
 def test_sampling_that_does_not_fit_is_refused_with_what_would_help(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Guidance goes apart, and parts to the CPU's memory, when less is wanted of the device."""
+    """With less memory, guidance is computed apart, and parts move to the memory of the CPU."""
     config = tiny(transformer={"layers": 40, "heads": 8, "head_dim": 64})
     codec, shape = open_codec(config.codec), Bucket(frames=9, height=32, width=48)
     monkeypatch.setattr(memory, "uses_bf16", lambda *_: False)
@@ -53,10 +53,10 @@ def test_sampling_that_does_not_fit_is_refused_with_what_would_help(monkeypatch:
         fit("cuda", offload="model")
     assert fit("cuda", offload="block")
     with pytest.raises(ValueError, match="too little memory") as caught:
-        fit("cpu", offload="block")  # the CPU has nowhere else to put them
+        fit("cpu", offload="block")  # parts of a CPU stay in its memory
     assert "--offload" not in str(caught.value)
     have = row.total
-    assert not fit("cuda", sampling=Sampling(guidance=1.0)).apart  # there is one row
+    assert not fit("cuda", sampling=Sampling(guidance=1.0)).apart  # without guidance there is one row
 
 
 def test_a_phase_holds_what_is_there_in_it() -> None:

@@ -1,4 +1,4 @@
-"""Preview folders: whole or not at all, the same bits back, and errors that say what is wrong."""
+"""Preview folders are whole or absent, return the same bits, and have clear errors."""
 
 from __future__ import annotations
 
@@ -123,9 +123,9 @@ def test_a_killed_run_goes_on(tmp_path: Path) -> None:
     folder = _save(tmp_path)
     assert find_preview(tmp_path, 0, PREVIEW) == folder
     assert find_preview(tmp_path, 1, PREVIEW) is None
-    # Another version of the program with the same models makes the same.
+    # The version of the program does not count if the models are the same.
     assert find_preview(tmp_path, 0, dataclasses.replace(PREVIEW, version="9")) == folder
-    # What a kill leaves is not a preview, and does not stand in the way.
+    # Files of a killed process are not a preview, and do not block a new preview.
     (tmp_path / "_0001-a-red-fox-running").mkdir()
     (tmp_path / "_0001-a-red-fox-running" / "preview.json").write_text("{")
     assert find_preview(tmp_path, 1, PREVIEW) is None
@@ -156,7 +156,7 @@ def test_another_preview_is_not_taken_for_it(tmp_path: Path, change: dict[str, o
     other = dataclasses.replace(PREVIEW, **change)  # type: ignore[arg-type]
     folder = _save(tmp_path)
     before = (folder / "latents.safetensors").read_bytes()
-    words = rf"0000-a-red-fox-running holds another preview \({next(iter(change))} differ\)"
+    words = rf"0000-a-red-fox-running holds another preview \(other values of {next(iter(change))}\)"
     with pytest.raises(ValueError, match=words):
         find_preview(tmp_path, 0, other)
     with pytest.raises(ValueError, match=words):
@@ -283,7 +283,7 @@ def _binary(folder: Path) -> None:
         (_truncated, r"latents\.safetensors is broken"),
         (_other_shape, r"float32 \[1, 6, 2, 4, 8\], not float32 \[1, 6, 3, 4, 8\]"),
         (_other_type, r"float64 \[1, 6, 3, 4, 8\], not float32"),
-        (_other_values, r"other values \(hash\)"),
+        (_other_values, r"the values \(hash\) have changed"),
         (_other_name, r"no tensor `latents` but z"),
         (_no_json, r"preview\.json is not JSON"),
         (_binary, r"preview\.json is not JSON"),
@@ -303,8 +303,8 @@ def test_damage(tmp_path: Path, damage: Callable[[Path], None], words: str) -> N
 def test_no_preview(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no such file or folder"):
         load_preview(tmp_path / "none")
-    with pytest.raises(ValueError, match="is no preview: that is a folder with"):
+    with pytest.raises(ValueError, match="is not a preview; give a folder with"):
         load_preview(tmp_path)
     (tmp_path / "clip.mp4").write_bytes(b"")
-    with pytest.raises(ValueError, match="is no preview"):
+    with pytest.raises(ValueError, match="is not a preview"):
         load_request(tmp_path / "clip.mp4")

@@ -1,4 +1,4 @@
-"""Checkpoints on disk: whole or not at all, whoever is killed when."""
+"""Checkpoints on disk are whole or absent, whenever a process is killed."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def test_a_process_may_be_killed_at_any_moment(tmp_path: Path) -> None:
         process.stdout.close()
         steps = checkpoint.steps(folder)
         assert steps
-        assert 1 <= len(steps) <= 3  # the third: killed before it was removed
+        assert 1 <= len(steps) <= 3  # a third is left if the kill came before its removal
         for step in steps[-2:]:
             found = checkpoint.load(folder, step)
             assert found.state == {"step": step}
@@ -129,7 +129,7 @@ def test_a_process_may_be_killed_at_any_moment(tmp_path: Path) -> None:
         seen = max(seen, steps[-1])
         unfinished += any(p.name.startswith("_") for p in folder.iterdir())
     assert seen > 4
-    assert unfinished  # else nobody was killed while writing
+    assert unfinished  # at least one process was killed while it wrote
     _save(folder, seen + 1)
     assert not [p for p in folder.iterdir() if p.name.startswith("_")]
 
@@ -155,7 +155,7 @@ def test_a_damaged_checkpoint_is_named_with_the_way_out(name: str, damage: Any, 
     with pytest.raises(ValueError, match="cannot be read") as caught:
         checkpoint.load(tmp_path, 5)
     assert str(caught.value).startswith(f"{path}: ")
-    assert str(caught.value).endswith("remove this folder to go on from the one before")
+    assert str(caught.value).endswith("remove this folder to resume from the checkpoint before")
 
 
 def test_a_small_file_is_replaced_whole(tmp_path: Path) -> None:
@@ -166,7 +166,7 @@ def test_a_small_file_is_replaced_whole(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["log.jsonl"]
 
 
-# ---- as the trainer uses them
+# ---- in use by the trainer
 
 
 @pytest.fixture(scope="module")
@@ -196,7 +196,7 @@ def test_when_the_newest_is_damaged_and_removed_the_one_before_leads_to_the_same
     newest.rmdir()
     again = open_trainer(config, data, tmp_path / "damaged")
     assert again.resume() == 4
-    # The weights were those of step 8: what is exported goes with the checkpoint.
+    # The weights were those of step 8. A resume exports the weights of its checkpoint.
     weights = again.folder / "weights"
     assert json.loads((weights / "weights.json").read_text())["step"] == 4
     saved = load_file(weights / "transformer" / "diffusion_pytorch_model.safetensors")

@@ -1,9 +1,10 @@
-"""Stage II learns: on one thread, in minutes, it restores what scaling down took away and obeys the caption.
+"""Stage II learns in minutes of one thread: it restores detail that scaling down removed, by the caption.
 
-The real parts, from shards to exported weights: loader, degradation, codec, text encoder, trainer, sampler.
-The codec is the lossless patch transform, so that nothing but Stage II is judged; and stripes are judged, of
-which the low-quality video keeps an eighth. A falling training loss would prove nothing: so held-out clips,
-the latents' distance to the truth against doing nothing, and controls that must fail.
+The real parts are used, from shards to exported weights: loader, degradation, codec, text encoder, trainer
+and sampler. The codec is the lossless patch transform, so that only Stage II is judged. The judged detail is
+stripes, and the low-quality video keeps an eighth of them. A falling training loss would not prove anything.
+So the test measures held-out clips, compares the distance of the latents to the truth with the distance
+without Stage II, and has controls that must fail.
 """
 
 from __future__ import annotations
@@ -31,12 +32,12 @@ from generation.train.parallel import join
 from generation.train.trainer import Trainer
 from tests.generation import shapes
 
-POOL = 2048  # clips trained on
-HELD_OUT = 96  # other places, sizes, speeds and grounds; each content once
+POOL = 2048  # training clips
+HELD_OUT = 96  # each content once, with other places, sizes, speeds and grounds
 STEPS = 600
-SECONDS = 900  # of one thread, everything included
+SECONDS = 900  # the training time of one thread, everything included
 GAIN = 2.0  # dB over bicubic, of striped clips in 4 evaluations
-COST = 1.5  # dB of the wrong texture word
+COST = 1.5  # dB that the wrong texture word costs
 LATENTS = 0.65  # of the squared distance between the latents of the low-quality clip and of the true one
 DETAIL = 0.45  # of the true stripes' energy
 
@@ -51,7 +52,7 @@ def _one_thread() -> Iterator[None]:
 
 def configuration() -> Config:
     data = presets.preset("tiny", "stage2")
-    # Latents large beside the noise: these clips' contrast is low.
+    # The scale makes latents large beside the noise, as the contrast of these clips is low.
     data["codec"] |= {"spatial": 2, "std": 0.16}
     data["data"] |= {
         "fps": shapes.FPS,
@@ -64,13 +65,13 @@ def configuration() -> Config:
 
 
 def videos(clips: Sequence[shapes.Clip]) -> Tensor:
-    """(B, 3, T, H, W) in [-1, 1], as the loader gives them."""
+    """Videos (B, 3, T, H, W) in [-1, 1], as the loader returns them."""
     pictures = np.stack([shapes.decoded(clip) for clip in clips])
     return torch.from_numpy(pictures).permute(0, 4, 1, 2, 3).float() / 127.5 - 1
 
 
 def bicubic(video: Tensor) -> Tensor:
-    """Down by two without aliasing, and up again."""
+    """Videos scaled down by two without aliasing, and up again."""
     b, c, t, h, w = video.shape
     frames = video.transpose(1, 2).reshape(b * t, c, h, w)
     small = F.interpolate(frames, (h // 2, w // 2), mode="bicubic", antialias=True, align_corners=False)
@@ -79,12 +80,12 @@ def bicubic(video: Tensor) -> Tensor:
 
 
 def error(a: Tensor, b: Tensor) -> Tensor:
-    """Mean squares of the difference, for each sample: (B,)."""
+    """The mean squared difference of each sample, (B,)."""
     return (a - b).square().flatten(1).mean(1)
 
 
 def psnr(made: Tensor, true: Tensor) -> Tensor:
-    """(B,), of mean squares over all frames."""
+    """PSNR in dB, (B,), from the mean squared error over all frames."""
     return 10 * torch.log10(4 / error(made.clamp(-1, 1), true))
 
 
@@ -94,13 +95,13 @@ class Row:
 
     striped: float  # PSNR, dB
     plain: float
-    unseen: float  # striped clips of contents that were never trained on
-    detail: float  # energy beyond what bicubic keeps, of the true one's; striped clips
-    latents: float  # squared distance to the true latents, of the low-quality ones'; all clips
+    unseen: float  # striped clips whose contents are not in the training set
+    detail: float  # energy that bicubic loses, over that of the true video; striped clips
+    latents: float  # squared distance to the true latents, over that of low quality; all clips
 
 
 class Judge:
-    """Held-out clips, and what a network makes of them."""
+    """Held-out clips, and the measures of a network on them."""
 
     def __init__(self, trained: Trained):
         self.trained, self.config = trained, trained.config
@@ -132,7 +133,7 @@ class Judge:
         return self.row(made, self.trained.codec.encode(made))
 
     def of(self, model: nn.Module, captions: Sequence[str], evaluations: int = 4) -> Row:
-        """With the same noise whatever the captions are."""
+        """The measures with these captions. The noise does not depend on the captions."""
         sampling = self.config.sampling.model_copy(update={"steps": evaluations})
         tokens = (shapes.FRAMES // 4 + 1) * (shapes.SIDE // 4) ** 2
         step = stage2.noise_step(self.config.degradation, sampling, tokens)
@@ -153,7 +154,7 @@ class Learnt:
 
 @pytest.fixture(scope="module")
 def learnt(tmp_path_factory: pytest.TempPathFactory) -> Learnt:
-    """Train, and measure. Prints the table."""
+    """Train and measure. Prints the table."""
     torch.set_num_threads(1)
     began = time.process_time()
     folder = tmp_path_factory.mktemp("learning")
@@ -189,8 +190,10 @@ def train(config: Config, dataset: Path, run: Path) -> Trained:
 
 
 def test_the_low_quality_video_keeps_an_eighth_of_the_stripes() -> None:
-    """(1 3 3 1) / 8 along an axis, at a third of a cycle per pixel. They are whole in the training clips, and
-    keep the mean."""
+    """Scaling down applies (1 3 3 1) / 8 along an axis, and stripes have a third of a cycle per pixel.
+
+    The training clips hold the stripes without loss, and stripes do not change the mean.
+    """
     contents = [what for what in shapes.ALL if what.texture == "striped"]
     striped, plain = (
         videos([shapes.Clip(w, shapes.compress(shapes.render(w, 3, k))) for k, w in enumerate(found)])

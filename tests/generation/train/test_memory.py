@@ -1,4 +1,4 @@
-"""The estimate before the start: of the right size, and what is said when there is too little."""
+"""The estimate of memory before the start: its size, and the message when there is too little memory."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ CPU = torch.device("cpu")
 WIDE = {"frames": 13, "height": 80, "width": 112}
 LARGE = {"frames": 16, "height": 128, "width": 128}
 SHAPES: dict[str, dict[str, Any]] = {
-    # Activations are most of it, then weights and optimiser, then pixels and latents.
+    # The order by size: activations, then weights and optimiser, then pixels and latents.
     "activations": {"transformer": {"layers": 4, "heads": 8, "head_dim": 32}, "data": {"buckets": [WIDE]}},
     "checkpointed": {
         "transformer": {"layers": 6, "heads": 8, "head_dim": 32, "gradient_checkpointing": True},
@@ -57,8 +57,10 @@ SHAPES: dict[str, dict[str, Any]] = {
 
 
 def measure() -> None:
-    """Print for each shape what two steps take at their peak, and what was estimated. Runs in a process of
-    its own, whose allocator gives everything back."""
+    """Print the peak memory of two steps, and the estimate, for each shape.
+
+    This runs in a separate process, whose allocator returns all memory.
+    """
     torch.set_num_threads(1)
     here = psutil.Process()
     peak = 0
@@ -69,7 +71,7 @@ def measure() -> None:
             peak = max(peak, here.memory_info().rss)
             time.sleep(0.002)
 
-    _two_steps(tiny())  # libraries are loaded
+    _two_steps(tiny())  # this loads the libraries
     threading.Thread(target=watch, daemon=True).start()
     for name, sections in SHAPES.items():
         peak = before = here.memory_info().rss
@@ -118,12 +120,12 @@ def test_the_estimate_is_what_a_step_takes() -> None:
     lines = [json.loads(line) for line in found.stdout.splitlines() if line.startswith("[")]
     assert [name for name, _, _ in lines] == list(SHAPES)
     for name, measured, estimated in lines:
-        assert measured > 60e6, (name, measured)  # else it says nothing
+        assert measured > 60e6, (name, measured)  # a smaller value could not be compared
         print(name, f"measured {measured / 1e6:.0f} MB, estimated {estimated / 1e6:.0f}")
         assert measured / 2 < estimated < measured * 2, (name, measured / 1e6, estimated / 1e6)
 
 
-# ---- the sum
+# ---- the sum of the parts
 
 
 def _need(config: Config, world: int = 1, half: bool = False, trained: int = 1000) -> Need:
@@ -151,7 +153,7 @@ def test_activations_follow_what_makes_them() -> None:
     assert _need(tiny(transformer={"layers": 4})).activations > 1.3 * one
 
 
-# ---- what there is
+# ---- the memory of the device
 
 
 def test_too_little_memory_is_said_with_what_would_help(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -184,7 +186,7 @@ def test_too_little_memory_is_said_with_what_would_help(monkeypatch: pytest.Monk
 def test_a_stage_that_does_not_fit_is_refused_before_the_start(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By the largest bucket of any phase."""
+    """The largest bucket of all phases decides."""
     phases = [{"steps": 1}, {"steps": 1, "data": {"buckets": [{"frames": 97, "height": 480, "width": 848}]}}]
     monkeypatch.setattr(memory, "available", lambda device: 100e6)
     said: list[str] = []

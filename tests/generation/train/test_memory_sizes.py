@@ -1,6 +1,8 @@
-"""Estimates at the published sizes beside what the networks themselves say. Nothing is allocated: tensors are
-on `meta`, or are PyTorch's fake ones, which know a CPU's kernels (attention's keeps no matrix of all tokens)
-and what autocast does, but hold no numbers."""
+"""Estimates at the published sizes are compared with the networks themselves.
+
+No memory is allocated. Tensors are on `meta`, or they are PyTorch's fake tensors. Fake tensors have no
+values, but follow the kernels of a CPU (attention keeps no matrix of all tokens) and autocast.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,7 @@ STAGE2 = Config.model_validate(preset("flashvideo", "stage2"))
 
 
 def fake(settings: Settings, dtype: torch.dtype) -> nn.Module:
-    """A network of fake tensors, within a `FakeTensorMode`."""
+    """A network of fake tensors. It is used within a `FakeTensorMode`."""
     model = cogvideox.skeleton(settings, CHANNELS, TEXT_DIM)
     for module in model.modules():
         for name, p in module._parameters.items():
@@ -70,7 +72,7 @@ def test_what_a_block_has_alive_is_what_it_says(
 
 
 def trained(layers: int, checkpointing: bool, shape: Bucket) -> tuple[float, float]:
-    """Weights, gradients and activations at the peak of a step, in bytes: measured, and estimated."""
+    """Weights, gradients and activations at the peak of a step, in bytes: (measured, estimated)."""
     settings = STAGE2.transformer.model_copy(
         update={"layers": layers, "gradient_checkpointing": checkpointing}
     )
@@ -108,7 +110,7 @@ def test_a_training_step_of_the_second_stage_at_its_full_size() -> None:
 
 @pytest.fixture(scope="module")
 def codec(tmp_path_factory: pytest.TempPathFactory) -> CogVideoXCodec:
-    """CogVideoX's autoencoder of its published size on `meta`, as the second stage's preset has it."""
+    """CogVideoX's autoencoder at its published size on `meta`, with the settings of Stage II's preset."""
     from diffusers import AutoencoderKLCogVideoX
 
     kinds = {
@@ -146,17 +148,17 @@ def test_the_codec_takes_what_was_measured_at_a_few_pixels(codec: CogVideoXCodec
 
 
 def test_without_tiles_it_could_not_decode_the_full_size_at_all(codec: CogVideoXCodec) -> None:
-    """The library cuts large convolutions into so few frames that their kernels are longer."""
+    """The library cuts large convolutions into parts, and a part has fewer frames than a kernel."""
     with pytest.raises(RuntimeError, match="Kernel size can't be greater than actual input size"):
         next(codec._pieces(torch.empty(1, 16, 3, 134, 240, device="meta")))
     next(codec._pieces(torch.empty(1, 16, 3, 64, 64, device="meta")))
 
 
-# ---- the goals: with `pytest -s` the figures of docs/generation.md
+# ---- the goals: `pytest -s` prints the figures of docs/generation.md
 
 
 def test_the_second_stage_samples_its_full_size_on_24_gb(codec: CogVideoXCodec) -> None:
-    """With its tiles of 64. What is left is for CUDA's own and what kernels need within themselves."""
+    """The codec uses tiles of 64. The rest of the memory is left for CUDA and for the kernels."""
     for offload, rows, most in (("none", 1, 21), ("model", 1, 17), ("model", 2, 17), ("block", 1, 17)):
         need = sample_memory.sampling_need(STAGE2, codec, TEXT_DIM, FULL, rows, True, offload)  # type: ignore[arg-type]
         print(f"\noffload {offload}, rows at once {rows}: {need.told(24e9)}")
@@ -174,13 +176,13 @@ def test_the_second_stage_samples_its_full_size_on_24_gb(codec: CogVideoXCodec) 
 
 
 def test_the_second_stage_trains_at_its_full_size_on_80_gb(codec: CogVideoXCodec) -> None:
-    """As the preset has it: gradients at checkpoints, tiles, one clip at a time."""
+    """With the settings of the preset: gradient checkpointing, tiles, one clip at a time."""
     count = cogvideox.parameters(STAGE2.transformer, CHANNELS, TEXT_DIM)
     need = memory.training_need(
         STAGE2, CHANNELS, count, count, FULL, 1, True, codecs_memory.codec_bytes(codec, FULL, ("encode",))
     )
     assert memory.largest_bucket(STAGE2) == FULL
-    Config.model_validate(  # latents can be cached, too
+    Config.model_validate(  # as latents can be cached instead
         {
             **STAGE2.model_dump(),
             "train": {**STAGE2.train.model_dump(), "cache_latents": True},

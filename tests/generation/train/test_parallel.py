@@ -1,6 +1,6 @@
-"""Two processes with a gloo group: sharded training is the training of one process, and resumes bit for bit.
+"""Two processes with a gloo group: sharded training equals training of one process, and resumes bit for bit.
 
-The functions without `test_` run in both processes; what they leave on disk is compared here.
+Functions without `test_` run in both processes. The tests compare the files that these functions write.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def base(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def trained(data: Path, base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What two ranks left: straight and stopped runs, and a mark of each that all went well."""
+    """The folder of two ranks: runs with and without stops, and a mark of success from each rank."""
     folder = tmp_path_factory.mktemp("two ranks")
     train(tiny(train={"steps": 6}), data, folder / "of one", 4)
     on_two_ranks(f"{_HERE}:on_each", data, base, folder)
@@ -115,7 +115,7 @@ def test_a_sharded_training_that_is_stopped_and_resumed_ends_with_the_same_bits(
 
 
 class _BothRanks(Loader):
-    """The batches of both ranks by turns."""
+    """The batches of both ranks, in turn."""
 
     other: Loader
 
@@ -125,7 +125,7 @@ class _BothRanks(Loader):
 
 
 def _as_one(config: Config, data: Path, run: Path) -> Trainer:
-    """A training of one process with what two would have had: twice as many micro-batches in a step."""
+    """A training of one process on the batches of two: a step has twice as many micro-batches."""
     doubled = config.model_copy(
         update={"train": config.train.model_copy(update={"accumulate": 2 * config.train.accumulate})}
     )
@@ -173,7 +173,7 @@ def test_sharded_bfloat16_is_close_to_float32(
 
 
 def test_validation_and_samples_leave_no_trace(trained: Path) -> None:
-    """Sampling puts averaged weights in place of the trained ones: no gathered copy of them may remain."""
+    """Sampling exchanges trained and averaged weights, and no gathered copy of the averages may remain."""
     shown = trained / "full" / "shown" / "stage1"
     assert different(trained / "full" / "straight" / "stage1", shown) == []
     assert sorted(p.name for p in (shown / "samples").iterdir()) == ["step-0000003.mp4", "step-0000006.mp4"]
@@ -190,7 +190,7 @@ def test_the_exported_weights_are_whole_and_averaged(trained: Path) -> None:
         assert parameter.shape == tensors[f"optimizer/{name}/exp_avg"].shape
 
 
-# ---- one by one, in two processes
+# ---- single functions, in two processes
 
 
 def _collectives(world: World) -> None:
@@ -220,7 +220,7 @@ def _collectives(world: World) -> None:
 
 
 def _bfloat16_keeps_times(world: World, base: Path) -> None:
-    """Network times are up to 1000, and bfloat16 knows only every fourth number there."""
+    """Network times are up to 1000, where bfloat16 has only every fourth number."""
     model = load(base / "weights" / "transformer")
     seen: list[torch.Tensor] = []
     model.time_proj.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))  # type: ignore[operator,union-attr]
@@ -274,7 +274,7 @@ def _bad_clips_of_any_rank_are_told(world: World, folder: Path) -> None:
     def change(k: int, row: synthetic.Row) -> synthetic.Row:
         return {**row, "video": {"bytes": b"no video", "path": None}} if k in {2, 9} else row
 
-    broken = folder / f"broken {world.rank}"  # bytes differ from process to process: each has its own
+    broken = folder / f"broken {world.rank}"  # each process has its own file, as the bytes differ
     synthetic.write_dataset(broken, 12, distinct=2, change=change)
     config = tiny(train={"steps": 3}, data={"max_bad_fraction": 0.5, "validation_fraction": 0})
     said: list[str] = []
@@ -303,7 +303,7 @@ def test_one_process_shards_and_gathers_nothing() -> None:
 
 def test_a_device_that_is_not_here_is_refused() -> None:
     assert join("cpu") == ALONE
-    with pytest.raises(ValueError, match="device tpu: cpu or cuda"):
+    with pytest.raises(ValueError, match="device tpu: take cpu or cuda"):
         join("tpu")
     if not torch.cuda.is_available():
         with pytest.raises(ValueError, match="there is no GPU that PyTorch can use here"):

@@ -1,4 +1,4 @@
-"""The loop: exact resume, what is logged and shown, and what happens when something goes wrong."""
+"""The training loop: exact resume, logs, validation, samples and errors."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def base(data: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """RUN/stage1 of a small training, to adapt."""
+    """RUN/stage1 of a small training, as a base for LoRA."""
     return str(train(tiny(train={"steps": 3}), data, tmp_path_factory.mktemp("base")).folder)
 
 
@@ -72,7 +72,7 @@ def test_a_training_that_is_stopped_and_resumed_ends_with_the_same_bits(
         "exp_avg_sq",
     }
 
-    # Were one batch left out, everything would be another.
+    # Without one of the batches, every result would differ.
     path = tmp_path / "astray" / config.stage / "checkpoints" / "step-0000013" / "state.json"
     about = json.loads(path.read_text())
     about["position"]["index"] += 1
@@ -166,21 +166,21 @@ def test_weights_that_a_crash_left_behind_are_written_again(data: Path, tmp_path
     assert (weights / "weights.json").read_text() == before
 
 
-# ---- what a resume refuses
+# ---- errors of a resume
 
 
 def test_another_dataset_is_refused_and_taken_up_with_the_next_epoch(data: Path, tmp_path: Path) -> None:
     other = dataset(tmp_path / "other data", clips=30, seed=5)
     run = tmp_path / "run"
     train(tiny(), data, run, 7)
-    with pytest.raises(ValueError, match=r"the dataset is another one than at step 7.*--new-data"):
+    with pytest.raises(ValueError, match=r"the dataset has changed since step 7.*--new-data"):
         train(tiny(), other, run, 9)
     trainer = open_trainer(tiny(), other, run)
     assert trainer.resume(new_data=True) == 7
     assert (trainer.position.epoch, trainer.position.index) == (1, 0)
     trainer.fit(9)
     assert kept(trainer.folder)[1]["position"] == {"phase": 0, "epoch": 1, "index": 2}
-    train(tiny(), other, run, 11)  # from now on it is the run's
+    train(tiny(), other, run, 11)  # from now on the run uses this dataset
 
 
 def test_the_columns_of_a_dataset_are_read_once(
@@ -228,7 +228,7 @@ def test_a_changed_configuration_is_refused_and_the_keys_named(data: Path, tmp_p
 def test_without_a_checkpoint_any_configuration_can_be_taken(tmp_path: Path) -> None:
     folder = start.begin(tmp_path, tiny())
     (folder / "checkpoints").mkdir()
-    (folder / "checkpoints" / "_step-0000001").mkdir()  # of a process that was killed as it wrote
+    (folder / "checkpoints" / "_step-0000001").mkdir()  # left by a process that was killed while it wrote
     assert start.check(tmp_path, tiny(seed=4)) == []
     start.begin(tmp_path, tiny(seed=4))
     assert runs.read_config(tmp_path, "stage1") == tiny(seed=4)
@@ -238,7 +238,7 @@ def test_a_checkpoint_of_another_model_is_refused(data: Path, base: str, tmp_pat
     train(tiny(), data, tmp_path, 2)
     shutil.rmtree(tmp_path / "stage1" / "weights")
     (tmp_path / "stage1" / "config.json").unlink()
-    with pytest.raises(ValueError, match=r"of another model: norm_final.bias, .* are in one of the two only"):
+    with pytest.raises(ValueError, match=r"to another model: only one of the two has norm_final.bias, "):
         train(_lora(base), data, tmp_path, 3)
 
 
@@ -246,7 +246,7 @@ def test_a_checkpoint_of_another_model_is_refused(data: Path, base: str, tmp_pat
 
 
 def test_two_halves_are_as_good_as_one_batch(data: Path, tmp_path: Path) -> None:
-    """With one bucket the plan gives both the same clips, and places in it."""
+    """With one bucket, both trainings get the same clips at the same places of the plan."""
     one = {"data": {"buckets": [LONG]}}
     whole = train(tiny(train={"steps": 3, "batch_size": 4}, **one), data, tmp_path / "whole")
     halves = train(
@@ -258,7 +258,7 @@ def test_two_halves_are_as_good_as_one_batch(data: Path, tmp_path: Path) -> None
     assert not torch.allclose(torch.tensor(losses_of(half.folder)), expected, rtol=1e-2)
     a, b = kept(whole.folder)[0], kept(halves.folder)[0]
     for name in a:
-        if name.endswith("/exp_avg"):  # a sum of the gradients
+        if name.endswith("/exp_avg"):  # this is a sum of the gradients
             assert torch.allclose(b[name], a[name], rtol=1e-3, atol=1e-7), name
 
 
@@ -294,7 +294,7 @@ def test_bfloat16_trains(kind: str, data: Path, base: str, tmp_path: Path) -> No
 
 
 def test_the_average_is_the_weighted_sum_of_all_weights(data: Path, tmp_path: Path) -> None:
-    """Written out: weight k counts (1 - d_k) d_(k+1) … d_n, with d_n = min(decay, (1 + n) / (10 + n))."""
+    """Weight k has the factor (1 - d_k) d_(k+1) … d_n, with d_n = min(decay, (1 + n) / (10 + n))."""
     trainer = open_trainer(tiny(train={"ema_decay": 0.5}), data, tmp_path)
     name = "transformer_blocks.1.ff.net.2.weight"
     history = [trainer.trained[name].detach().double().clone()]
@@ -324,7 +324,7 @@ def test_the_rate_warms_up_and_is_what_the_optimiser_takes(data: Path, tmp_path:
     name = "proj_out.weight"
     before = trainer.trained[name].detach().clone()
     trainer.fit(1)
-    # Adam's first step is the rate itself, whatever the gradient is.
+    # The first step of Adam has the size of the learning rate, for every gradient.
     step = (trainer.trained[name].detach() - before).abs()
     assert float(step.max()) == pytest.approx(1e-3 / 5, rel=1e-3)
     trainer.fit(8)
@@ -339,7 +339,7 @@ def test_the_rate_falls_to_nothing_at_the_end_also_after_a_stop(data: Path, tmp_
     assert rates == pytest.approx([5e-4, 1e-3, 1e-3, 1e-3, 1e-3, 7.5e-4, 5e-4, 2.5e-4])
 
 
-# ---- when a number is none
+# ---- values that are not finite
 
 
 @pytest.mark.parametrize("what", ["loss", "gradient"])
@@ -387,11 +387,11 @@ def test_a_clip_that_cannot_be_read_is_named(data: Path, tmp_path: Path) -> None
     assert [line for line in said if f"clip {clip} of " in line and "took its place" in line]
 
 
-# ---- what is shown
+# ---- logs, validation and samples
 
 
 def _events(folder: Path) -> Iterator[Any]:
-    """Of TensorBoard files: records of length, checksum, data, checksum."""
+    """The events of TensorBoard files. A record is length, checksum, data, checksum."""
     from tensorboardX.proto.event_pb2 import Event
 
     for path in sorted((folder / "tensorboard").iterdir()):
@@ -420,10 +420,10 @@ def test_tensorboard_gets_scalars_and_losses_by_time(data: Path, tmp_path: Path)
     assert scalars["train/loss"] == pytest.approx(losses)
     for name in ("grad_norm", "learning_rate", "samples_per_s", "data_wait", "tflops_per_s"):
         assert scalars[f"train/{name}"].keys() == losses.keys()
-    assert "train/mfu" not in scalars  # nobody knows a CPU's peak
-    assert scalars["validation/loss"].keys() == {4, 6, 8, 10}  # at the end of a start, too
+    assert "train/mfu" not in scalars  # the peak of a CPU is not known
+    assert scalars["validation/loss"].keys() == {4, 6, 8, 10}  # the last step of a start is validated, too
     for step, loss in losses.items():
-        at = stage1.training_time(config.objective, step - 1, config.seed, 0, 0)  # one sample: place step - 1
+        at = stage1.training_time(config.objective, step - 1, config.seed, 0, 0)  # one sample a step
         (tag,) = [t for t in scalars if t.startswith("loss_by_time/") and step in scalars[t]]
         assert tag == f"loss_by_time/{int(at * 8) / 8:.3f}"
         assert scalars[tag][step] == pytest.approx(loss)
@@ -446,7 +446,7 @@ def test_the_validation_loss_depends_on_the_weights_alone(data: Path, tmp_path: 
         folder = train(config, data, tmp_path / where).folder
         return [json.loads(line)["loss"] for line in (folder / "validation.jsonl").open()]
 
-    still = validated(1e-30, "still")  # too little for float32
+    still = validated(1e-30, "still")  # too small to change a float32
     moving = validated(1e-3, "moving")
     assert len(still) == 4
     assert len(set(still)) == 1
@@ -488,13 +488,13 @@ def test_a_failure_to_show_samples_ends_no_training(data: Path, tmp_path: Path) 
     (trainer.folder / "samples").write_text("no folder can be made here")
     said: list[str] = []
     assert trainer.fit(say=said.append) is True
-    assert sum("no samples this time: FileExistsError" in line for line in said) == 2
+    assert sum("samples could not be made: FileExistsError" in line for line in said) == 2
     plain = train(tiny(train={"steps": 4}), data, tmp_path / "plain")
     assert different(plain.folder, trainer.folder) == []
 
 
 def test_looking_at_it_changes_nothing(data: Path, tmp_path: Path) -> None:
-    """Validation and samples come between the steps: in bfloat16, and with nothing kept of the text."""
+    """Validation and samples change nothing, in bfloat16 and without a cache of the text, too."""
     quiet = {"precision": "bf16", "cache_text": False, "validate_every": 0, "steps": 4}
     loud = {**quiet, "validate_every": 1, "sample_every": 2}
     for name, train_section in (("quiet", quiet), ("loud", loud)):

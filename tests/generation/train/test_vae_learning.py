@@ -1,4 +1,4 @@
-"""Slice VAE learns, and layers over time pay: minutes of one thread, by the real trainer."""
+"""Slice VAE learns in minutes of one thread, by the real trainer, and layers over time make it better."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import torch
 from tests.generation.train import vae_learning
 from tests.generation.train.vae_learning import FRAMES, VARIANTS, Result, configuration, render
 
-SECONDS = 420  # of one thread, for each of the two: with everything around it, less than 20 minutes
+SECONDS = 420  # of one thread, for each of two networks; the whole test takes less than 20 minutes
 PSNR = 26.0  # dB, on held-out clips
-GAIN = 1.0  # dB over the same seconds and numbers without layers over time
+GAIN = 1.0  # dB over a network without layers over time, with equal seconds and numbers
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,7 @@ def test_the_ground_stands_still_and_clips_differ() -> None:
 def test_it_learns_to_give_back_what_it_has_not_seen(results: dict[str, Result]) -> None:
     found = results["slice"]
     assert found.psnr >= PSNR
-    assert found.psnr >= found.untrained + 1.0  # a truncated DCT would pass the bar, too
+    assert found.psnr >= found.untrained + 1.0  # as an untrained network may pass the first bar
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""The autoencoder is trained by the one trainer: exact resume, its two phases, and what it leaves behind."""
+"""The trainer trains the autoencoder: exact resume, the two phases, and the exported codec."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """RUN of a training through both phases; discriminators take part from step 8 on."""
+    """The run folder of a training through both phases. Discriminators start at step 8."""
     run = tmp_path_factory.mktemp("run")
     train(tiny("vae", phases=PHASES), data, run)
     return run
@@ -46,7 +46,7 @@ def exported(run: Path) -> dict[str, torch.Tensor]:
 def test_stopped_and_resumed_twice_it_ends_with_the_same_bits(
     stops: tuple[int, ...], trained: Path, data: Path, tmp_path: Path
 ) -> None:
-    """In the first phase, before and after the discriminators' start; where the second begins; within it."""
+    """Stops are before and after the start of the discriminators, and at and after that of phase 2."""
     train(tiny("vae", phases=PHASES), data, tmp_path, *stops, 20)
     assert different(trained / "vae", tmp_path / "vae") == []
     a, b = exported(trained), exported(tmp_path)
@@ -65,7 +65,7 @@ def test_accumulated_micro_batches_are_resumed_exactly_too(data: Path, tmp_path:
 
 
 def test_the_second_phase_leaves_the_encoder_as_it_is(data: Path, tmp_path: Path) -> None:
-    """At the averages that are exported: what latents mean is settled when it begins."""
+    """The encoder keeps its exported averages, so latents keep their meaning from then on."""
     settings = tiny("vae", phases=PHASES, train={"checkpoint_every": 4})
     train(settings, data, tmp_path)
     folder = tmp_path / "vae" / "checkpoints"
@@ -95,13 +95,13 @@ def test_the_discriminators_start_at_their_step(data: Path, tmp_path: Path) -> N
 
 
 def test_what_is_exported_is_a_codec_with_measured_statistics(trained: Path, data: Path) -> None:
-    """Latents of the clips that were trained on have mean 0 and deviation 1, whatever the codes have."""
+    """Latents of training clips have mean 0 and deviation 1, and codes may have other values."""
     codec = open_codec(Codec.model_validate({**SIZES, "model": str(trained / "vae")}))
     assert isinstance(codec, SliceCodec)
     stage = open_stage(tiny("vae", phases=PHASES), torch.device("cpu"), trained / "vae")
     assert isinstance(stage, VaeStage)
     clips = [video[None] for batch in stage._some_clips(str(data)) for video in batch]
-    assert 12 < len(clips) <= 26  # an epoch, in batches of one shape
+    assert 12 < len(clips) <= 26  # this is an epoch, in batches of one shape
     assert {clip.shape[2] for clip in clips} == {1, 6, 9}
     latents = [codec.encode(clip)[0].flatten(1) for clip in clips]
     mean = torch.stack([z.mean(1) for z in latents]).mean(0)
@@ -139,7 +139,7 @@ def test_both_stages_train_on_its_latents(trained: Path, data: Path, tmp_path: P
 def test_a_stage_refuses_other_weights_than_it_was_trained_on(
     trained: Path, data: Path, tmp_path: Path
 ) -> None:
-    """A vae that is trained on, or anew, replaces what latents mean."""
+    """Latents change their meaning when the autoencoder is trained further, or trained again."""
     vae = tmp_path / "vae"
     shutil.copytree(trained / "vae", vae)
     settings = tiny("stage1", codec={**SIZES, "model": str(vae)}, train={"steps": 4})

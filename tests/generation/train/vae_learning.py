@@ -1,12 +1,12 @@
-"""What Slice VAE learns in minutes of one thread, against the same minutes and code without layers over time.
+"""Slice VAE learns in minutes of one thread, and is compared with a network without layers over time.
 
     OMP_NUM_THREADS=1 python -m tests.generation.train.vae_learning --seconds 420 --picture docs/vae.png
 
-Clips are of a still camera: a plain shape moves over a ground, which is of a grain that nothing predicts but
-the frames before, or (`--ground stripes`) a grating, which a single frame tells in few numbers. Both
-autoencoders make equally many numbers of 8 frames: 2 latent frames of 16 channels, or 8 of 4. They are
-trained by the real trainer, from shards, for equally many seconds of the processor, and judged on clips that
-were held out, by what the exported codec gives back. Untrained ones are truncated DCTs.
+The clips have a still camera: a plain shape moves over a ground. The ground is a random grain that only the
+frames before can predict, or with `--ground stripes` a grating that a single frame describes in few numbers.
+Both autoencoders make the same number of values from 8 frames: 2 latent frames of 16 channels, or 8 of 4.
+The real trainer trains both from shards, for the same number of processor seconds. The exported codecs are
+judged by their reconstructions of held-out clips. Untrained networks are truncated DCTs.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from tests.generation import shapes, synthetic
 
 FRAMES, SIDE = 8, 32
 POOL, HELD_OUT = 1024, 96
-GRAIN = 14.0  # levels of deviation, of the ground
+GRAIN = 14.0  # standard deviation of the ground, in levels of 255
 VARIANTS: dict[str, dict[str, Any]] = {
     "slice": {},
     "without time": {"temporal": 1, "patch_frames": 1, "channels": 4, "widths": [32, 64]},
@@ -43,12 +43,12 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 
 def grain(draw: np.random.Generator) -> np.ndarray:
-    """(H, W), about 0: every pixel for itself."""
+    """A grain (H, W) with mean 0. The pixels are independent."""
     return draw.normal(0, GRAIN, (SIDE, SIDE))
 
 
 def stripes(draw: np.random.Generator) -> np.ndarray:
-    """A grating (H, W), about 0, of three to six pixels' period in some direction."""
+    """A grating (H, W) with mean 0, in a random direction. The period is three to six pixels."""
     waves = [0, 0]
     while not 5 <= np.hypot(*waves) <= 10:
         waves = list(draw.integers(-10, 11, 2))
@@ -62,7 +62,7 @@ GROUNDS = {"grain": grain, "stripes": stripes}
 
 
 def render(what: shapes.Content, *key: int, ground: str = "grain") -> np.ndarray:
-    """(T, H, W, 3) uint8, drawn by `key`."""
+    """A clip (T, H, W, 3) uint8. `key` decides all random values."""
     draw = np.random.default_rng(key)
     still = GROUNDS[ground](draw)[..., None] + draw.uniform(70, 150, 3)
     dx, dy = shapes.DIRECTIONS[what.direction]
@@ -83,7 +83,7 @@ def render(what: shapes.Content, *key: int, ground: str = "grain") -> np.ndarray
 
 
 def clips(count: int, seed: int, ground: str) -> np.ndarray:
-    """(N, T, H, W, 3), every content in turn."""
+    """Clips (N, T, H, W, 3), with every content in turn."""
     return np.stack([render(shapes.ALL[k % len(shapes.ALL)], seed, k, ground=ground) for k in range(count)])
 
 
@@ -103,14 +103,14 @@ def configuration(**vae: Any) -> Config:
         "crop": "center",
         "validation_fraction": 0,
     }
-    # Joint training until the time is up: the clock decides, and not the steps.
+    # Training stops when the time is up: the clock decides, not the number of steps.
     data |= {"phases": []}
     data["train"] |= {"steps": 100_000, "checkpoint_every": 100_000, "validate_every": 0, "log_every": 100}
     return Config.model_validate(data)
 
 
 def psnr(made: Tensor, true: Tensor) -> float:
-    """Mean over clips, in dB."""
+    """PSNR in dB, as the mean over clips."""
     return float((10 * torch.log10(4 / (made.clamp(-1, 1) - true).square().flatten(1).mean(1))).mean())
 
 
@@ -120,11 +120,11 @@ class Result:
     untrained: float
     steps: int
     seconds: float  # of the processor, to train
-    made: Tensor  # held-out clips as the codec gives them back
+    made: Tensor  # reconstructions of held-out clips
 
 
 def learn(dataset: Path, run: Path, config: Config, seconds: float, held_out: Tensor) -> Result:
-    """Train for so many seconds of the processor, and judge what is exported."""
+    """Train for `seconds` seconds of the processor, and judge the exported codec."""
     world = join("cpu")
     stage = open_stage(config, world.device, run / "vae")
     stage.set_up(world)
@@ -150,7 +150,7 @@ def _given_back(run: Path, config: Config, videos: Tensor) -> Tensor:
 
 
 def compare(folder: Path, seconds: float, ground: str = "grain") -> tuple[dict[str, Result], Tensor]:
-    """The results by name, and the held-out clips (N, 3, T, H, W). Prints the table."""
+    """Prints the table. Returns the results by name, and the held-out clips (N, 3, T, H, W)."""
     dataset = write_dataset(folder / "dataset", ground)
     held_out = from_uint8(clips(HELD_OUT, 2, ground))
     found = {}
@@ -165,7 +165,7 @@ def compare(folder: Path, seconds: float, ground: str = "grain") -> tuple[dict[s
 
 
 def write_picture(path: Path, rows: Sequence[Tensor], clips_shown: int = 4, scale: int = 4) -> None:
-    """The first and last frame of some clips; of each a column of pictures, one for each of `rows`."""
+    """Write a picture of the first and last frame of some clips. Clips are columns, and `rows` are rows."""
     from PIL import Image
 
     lines = []
