@@ -128,7 +128,7 @@ class ClipSimilarity:
 
         name, weights, options = _find_clip(model, pretrained)
         try:
-            # Without weights `_from_pretrained` fails, but `create_model` would continue with random weights.
+            # Without weights this function fails, but `create_model` would continue with random weights.
             self._net, self._preprocess = open_clip.create_model_from_pretrained(
                 name, weights, device=device, weights_only=True, **options
             )

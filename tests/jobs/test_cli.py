@@ -277,7 +277,7 @@ MODULES = [
 def test_a_module_is_the_command_of_its_name(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """`python -m jobs.NAME` runs in this process, because starting ten processes takes half a minute."""
     ran: list[typer.Typer] = []
-    monkeypatch.setattr("jobs.cli.leave", ran.append)
+    monkeypatch.setattr("jobs.common.leave", ran.append)
     runpy.run_module(f"jobs.{name}", run_name="__main__", alter_sys=True)
     (alone,) = ran
     options = {option.name for option in typer.main.get_command(alone).params}

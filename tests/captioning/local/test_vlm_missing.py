@@ -63,7 +63,7 @@ def test_missing_files_of_a_folder_are_reported(llava: Path, tmp_path: Path) -> 
     assert "lacks a tokenizer" in _refusal(tiny_captioner(mute))
     broken = tiny_vlm.edited(llava, tmp_path / "broken", "config.json")
     (broken / "config.json").write_text("{")
-    assert "config.json is no model's configuration" in _refusal(tiny_captioner(broken))
+    assert "config.json is not the configuration of a model" in _refusal(tiny_captioner(broken))
 
 
 def test_other_kinds_of_models_are_refused(llava: Path, tmp_path: Path) -> None:
@@ -294,5 +294,5 @@ def test_hub(hub: str, llava: Path, tmp_path: Path) -> None:
     # A downloaded model needs no connection. An incomplete model is reported before the work.
     again, half = _ask(tmp_path, [("org/good", None, True), ("org/half", None, False)], HF_HUB_OFFLINE="1")
     assert again == good
-    assert half.startswith(f"{prefix}model: of org/half the cache lacks weights")
+    assert half.startswith(f"{prefix}model: for org/half the cache lacks weights")
     assert "run `hf download org/half` with a connection" in half

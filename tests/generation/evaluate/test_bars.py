@@ -41,7 +41,7 @@ def test_bounds(bounds: dict[str, float], holds: list[float], misses: list[float
     ("wrong", "says"),
     [
         ({}, "stage1.colour has no min and no max"),
-        ({"fails": ["stage1.seen.colour"]}, "neither min nor max"),
+        ({"fails": ["stage1.seen.colour"]}, "has no min and no max"),
         ({"min": 2, "max": 1}, "stage1.colour: no number is at least 2 and at most 1"),
         ({"min": math.nan}, "finite"),
         ({"least": 1}, "Extra inputs"),

@@ -279,9 +279,9 @@ def test_a_local_folder_gives_the_same(tiny: Path) -> None:
         ("ViT-X", "openai", r"clip\.model: ViT-X is not a model of open_clip"),
         ("hf-hub:a/b", None, r"clip\.model: .* `hf download NAME --local-dir FOLDER`"),
         ("local-dir:/nowhere", None, r"clip\.model: /nowhere has no open_clip_config"),
-        ("ViT-B-32", "nothing", r"clip\.pretrained: nothing is neither .* one of openai, "),
+        ("ViT-B-32", "nothing", r"clip\.pretrained: nothing is not a file, .* its tags are: openai, "),
         ("ViT-B-32", None, r"clip\.pretrained: None is not a file, and not a tag"),
-        (NAME, "/nowhere/weights.pt", r"clip\.pretrained: /nowhere/weights\.pt .* any tags"),
+        (NAME, "/nowhere/weights.pt", r"clip\.pretrained: /nowhere/weights\.pt .* its tags are: none"),
     ],
 )
 def test_what_is_not_there_is_named_by_its_key(

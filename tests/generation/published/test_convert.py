@@ -180,7 +180,7 @@ def test_a_converted_autoencoder_computes_what_the_published_one_does(tmp_path: 
     [
         (lambda: sat.transformer(TWO_B, device="meta"), "absolute", "CogVideoX: 30 layers of 1920", 1693.8),
         (lambda: sat.transformer(FIVE_B, device="meta"), "rotary", "CogVideoX: 42 layers of 3072", 5570.3),
-        (lambda: sat.transformer(FIVE_B, rank=128, device="meta"), None, "LoRA of rank 128, as Fl", 5570.3),
+        (lambda: sat.transformer(FIVE_B, rank=128, device="meta"), None, "LoRA of rank 128, like Fl", 5570.3),
         (lambda: sat.transformer(TWO_B, stage2=True, device="meta"), None, "Stage II: 30 layers", 1696.3),
         (
             lambda: sat_vae.autoencoder((128, 256, 256, 512), 16, 3, device="meta"),
