@@ -121,13 +121,8 @@ def test_a_repeated_evaluation_computes_nothing(run: Path, dataset: Path, settin
     assert "training the judge" not in again.stderr
 
 
-<<<<<<< ours
 def test_a_missed_bar_is_printed_and_gives_code_1(run: Path, dataset: Path, settings: Path) -> None:
     """No part is computed again. The figures of an unfit autoencoder pass no bar."""
-=======
-def test_a_missed_bar_is_told_and_is_code_1(run: Path, dataset: Path, settings: Path) -> None:
-    """No part is evaluated again, and figures of an unfit autoencoder pass no bar."""
->>>>>>> theirs
     bars = [
         {"figure": "vae.psnr_db", "min": 99},
         {"figure": "stage2.usual.psnr_db", "min": 1},
