@@ -108,7 +108,7 @@ def test_a_stored_configuration_can_be_used_again(tmp_path: Path) -> None:
     path = tmp_path / "config.json"
     path.write_text(config.model_dump_json(indent=1))
     assert stage_config("stage2", "small", str(path), []) == config
-    assert "stage: stage2, but the command says stage1" in refused(file=path)
+    assert "stage: the configuration is for stage2, but the command is for stage1" in refused(file=path)
 
 
 @pytest.mark.parametrize(
@@ -116,7 +116,7 @@ def test_a_stored_configuration_can_be_used_again(tmp_path: Path) -> None:
     [
         (b"train: [", "not valid YAML"),
         (b"\xff\xfe\x00", "not valid YAML"),
-        (b"- 1\n", "must hold a mapping of sections"),
+        (b"- 1\n", "mapping of sections"),
         (b"train: {step: 3}\n", "unknown key train.step: there are"),
     ],
 )

@@ -22,7 +22,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from curation.sources import identity
-from curation.sources import listing as module
 from curation.sources.identity import changed_since, identify
 from curation.sources.listing import list_sources
 from curation.sources.lists import PATH_COLUMNS
@@ -520,7 +519,7 @@ def test_a_large_copy_that_vanishes_meanwhile_is_not_our_fault(
         (tmp_path / "b.mp4").unlink()
         return plain(a, b)
 
-    monkeypatch.setattr(module, "_same_content", same_content)
+    monkeypatch.setattr(identity, "_same_content", same_content)
     a, b = identify(list_sources([str(tmp_path)]), {})
     assert (a.duplicate_of, b.duplicate_of) == (None, None)
 
@@ -601,7 +600,7 @@ def test_a_file_has_changed_when_its_content_has(
 
     with monkeypatch.context() as patch:
         patch.setattr(
-            module, "open_source", lambda *_, **__: pytest.fail("its size and time are as they were")
+            identity, "open_source", lambda *_, **__: pytest.fail("its size and time are as they were")
         )
         assert not changed()
     os.utime(path, ns=(1, 1))
@@ -691,7 +690,7 @@ def test_identifying_outlasts_a_disk_that_is_away(
     for times, retries, expected in [(2, 3, None), (2, 2, None), (3, 2, ("OSError", "Stale file handle"))]:
         waits.clear()
         with monkeypatch.context() as patch:
-            patch.setattr(module, broken, _Failing(gone, times, getattr(module, broken)))
+            patch.setattr(identity, broken, _Failing(gone, times, getattr(identity, broken)))
             (found,) = identify([Source(str(path))], {}, retries=retries, retry_seconds=0.25)
         assert found.error == expected
         assert waits == [0.25, 0.5]
@@ -704,7 +703,7 @@ def test_comparing_and_listing_outlast_it_too(
     sparse(tmp_path / "a.mp4", {})
     sparse(tmp_path / "b.mp4", {})
     slow = TimeoutError()
-    monkeypatch.setattr(module, "_same_content", _Failing(slow, 1, identity._same_content))
+    monkeypatch.setattr(identity, "_same_content", _Failing(slow, 1, identity._same_content))
     monkeypatch.setattr(os, "scandir", _Failing(slow, 1, os.scandir))
     a, b = identify(list_sources([str(tmp_path)]), {})
     assert b.duplicate_of == a.source_id
@@ -758,7 +757,7 @@ def test_whatever_a_file_system_raises_is_that_sources_row(monkeypatch: pytest.M
     def stat(uri: str) -> Any:
         raise NoCredentials("no credentials for the bucket")
 
-    monkeypatch.setattr(module, "_stat", stat)
+    monkeypatch.setattr(identity, "_stat", stat)
     (source,) = identify([Source("s3://bucket/a.mp4")], {})
     assert source.error == ("NoCredentials", "no credentials for the bucket")
     with pytest.raises(OSError, match="no credentials"):
