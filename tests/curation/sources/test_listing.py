@@ -27,6 +27,7 @@ from curation.sources.listing import list_sources
 from curation.sources.lists import PATH_COLUMNS
 from curation.sources.source import Source, SourcesError
 from curation.store import transient
+from curation.store.address import AddressRefused
 from curation.store.transient import is_transient, retrying
 
 LARGE_BYTES = 40 << 20  # sparse: it takes no room
@@ -617,7 +618,7 @@ def test_a_file_has_changed_when_its_content_has(
     path.mkdir()
     with pytest.raises(OSError, match="folder"):
         changed()
-    with pytest.raises(OSError):
+    with pytest.raises(AddressRefused):
         changed_since("nonsense://x", 1, "", None)
 
 
