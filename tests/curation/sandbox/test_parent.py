@@ -872,6 +872,7 @@ def test_an_error_that_may_pass_says_so(
 ) -> None:
     script = tmp_path / "store.py"
     script.write_text(_BROKEN_STORE.format(good=str(good)))
+    monkeypatch.setenv("REELMILL_PROTOCOLS", "broken")
     run_instead(monkeypatch, str(script))
     found = {}
     with Child(MEMORY_MB) as child:
