@@ -35,8 +35,8 @@ Overrides = Annotated[
 @contextlib.contextmanager
 def working(dataset: Dataset, command: str) -> Iterator[None]:
     """Around whatever writes: the only one to do so, and ended in good order by SIGTERM too."""
-    with ended_in_order(), Lease(dataset, command) as lease:
-        dataset.guard = lease.check
+    with ended_in_order(), Lease(dataset, command, say=complain) as lease:
+        dataset.guard, dataset.token = lease.check, lease.token
         try:
             yield
         except OSError as error:
@@ -47,7 +47,7 @@ def working(dataset: Dataset, command: str) -> Iterator[None]:
                     dataset.clean()
             raise
         finally:
-            dataset.guard = None
+            dataset.guard = dataset.token = None
 
 
 def _say_what_nodes_share(dataset: Dataset, listed: Sequence[Source], nodes: int) -> None:
@@ -302,7 +302,8 @@ def export(
         target = _dataset(dataset)
         target.manifest()
         try:
-            count = copy(target, to, out_)
+            with ended_in_order():
+                count = copy(target, to, out_)
         except ValueError as error:
             raise DatasetError(str(error)) from error
         out.print(f"{count} clips in {out_}", markup=False)

@@ -26,7 +26,7 @@ from generation.train.open import open_stage
 from generation.train.parallel import World, join
 from generation.train.stage import Stage
 from generation.train.trainer import NotFinite, Trainer
-from jobs.common import is_for_the_user
+from jobs.common import is_for_the_user, one_writer
 
 _PLAIN_SECONDS = 10.0
 
@@ -83,6 +83,18 @@ def _asked_to_stop() -> Iterator[Callable[[], bool]]:
             signal.signal(number, handler)
 
 
+@contextlib.contextmanager
+def _only_one(folder: Path, world: World) -> Iterator[Callable[[], None]]:
+    """One lease for all processes of a training. The first process holds it, and asks whether it still does
+    with what this yields."""
+    with contextlib.ExitStack() as stack:
+
+        def take() -> Callable[[], None]:
+            return stack.enter_context(one_writer(folder, "train")).check
+
+        yield parallel.together(take if world.first else lambda: lambda: None, world)
+
+
 def train(
     config: Config,
     dataset: str,
@@ -102,9 +114,14 @@ def train(
     progress = TrainProgress()
     task = _Task(config, dataset, run, stop_at, new_data, check_memory)
     try:
-        with _asked_to_stop() as asked:
+        with _only_one(run / config.stage, world) as check, _asked_to_stop() as asked:
+
+            def is_to_stop() -> bool:
+                check()
+                return asked()
+
             say = progress.say if world.first else lambda text: None
-            complete = _train(task, world, progress.step if world.first else None, say, asked)
+            complete = _train(task, world, progress.step if world.first else None, say, is_to_stop)
             if not complete and asked():
                 raise KeyboardInterrupt
     finally:
@@ -179,12 +196,21 @@ _SECONDS = 0.3  # between two looks of the driver
 
 
 def train_on_ray(
-    config: Config, dataset: str, run: Path, workers: int, *, stop_at: int | None, new_data: bool, gpus: bool
+    config: Config,
+    dataset: str,
+    run: Path,
+    workers: int,
+    *,
+    stop_at: int | None,
+    new_data: bool,
+    gpus: bool,
+    check: Callable[[], None],
 ) -> None:
     """Train with N workers of Ray Train, sharded (FSDP2). When a worker dies, all go on from the newest
     checkpoint, three times.
 
-    `dataset` and `run` must be seen by all workers: on a cluster, in a folder that they share. Raises as
+    `dataset` and `run` must be seen by all workers: on a cluster, in a folder that they share. `check` raises
+    when this command may go on no longer: the caller holds the lease. Raises as
     `train` does, `Stopped` instead of `NotFinite`; `RuntimeError` when workers die again and again.
     """
     import ray
@@ -201,6 +227,7 @@ def train_on_ray(
                 # Not until Ray has ended the attempt: that takes it many seconds more.
                 while heard.complete is None and heard.wrong is None:
                     over, _ = ray.wait([attempt], timeout=_SECONDS)
+                    check()
                     heard = ray.get(foreman.listen.remote(asked()))
                     _show(heard.told, progress)
                     if over:
@@ -217,7 +244,7 @@ def train_on_ray(
             raise RuntimeError(f"workers were lost {_RETRIES + 1} times, at last: {reason}")
     finally:
         progress.close()
-        shutil.rmtree(_storage(run), ignore_errors=True)
+        shutil.rmtree(_storage(task), ignore_errors=True)
 
 
 def _show(told: list[Metrics | str], progress: TrainProgress) -> None:
@@ -228,9 +255,9 @@ def _show(told: list[Metrics | str], progress: TrainProgress) -> None:
             progress.say(what)
 
 
-def _storage(run: Path) -> Path:
+def _storage(task: _Task) -> Path:
     """Ray Train wants a folder that all nodes see."""
-    return run / "_ray"
+    return task.run / task.config.stage / "_ray"
 
 
 @dataclass
@@ -279,7 +306,7 @@ class _Foreman:
             # Attempts are ours to make: Ray would repeat one that failed for wrong input, too.
             run_config=ray.train.RunConfig(
                 name=f"{self._task.config.stage}-{uuid.uuid4().hex[:8]}",
-                storage_path=str(_storage(self._task.run)),
+                storage_path=str(_storage(self._task)),
                 failure_config=ray.train.FailureConfig(max_failures=0),
             ),
         )

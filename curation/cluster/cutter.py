@@ -17,6 +17,7 @@ from curation.sandbox.parent import Child
 from curation.sandbox.protocol import SourceFailed
 from curation.shards.write import shard_row, write_shard
 from curation.store.dataset import Dataset
+from curation.store.lease import fence
 from curation.store.spent import told
 
 
@@ -35,6 +36,8 @@ class Cutter:
 
     def _shard(self, task: dict[str, Any]) -> dict[str, Any]:
         began = time.monotonic()
+        # A worker may outlive the command, or the command be taken for dead: another one then writes here.
+        self._dataset.guard = fence(self._dataset, task["token"]) if task["token"] else None
         clips = json.loads(task["clips"])
         rows: list[dict[str, Any]] = []
         failures: list[dict[str, Any]] = []

@@ -13,6 +13,8 @@ import ray
 import ray.data
 import ray.exceptions
 
+from curation.store.lease import LeaseLost
+
 Row = dict[str, Any]
 
 
@@ -46,7 +48,7 @@ def _raised_by_worker(error: ray.exceptions.RayError) -> Exception:
     cause = getattr(error, "cause", None)
     if isinstance(error, ray.exceptions.OutOfDiskError) or isinstance(cause, ray.exceptions.OutOfDiskError):
         return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), tempfile.gettempdir())
-    if not isinstance(cause, OSError | ValueError):
+    if not isinstance(cause, OSError | ValueError | LeaseLost):
         return error
     # Ray appends advice on its own settings; in an OSError it comes to stand for the file's name.
     texts = [a.partition("Failed to apply UDF")[0].rstrip() if isinstance(a, str) else a for a in cause.args]

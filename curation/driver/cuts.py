@@ -58,7 +58,7 @@ class ShardCommits:
             {**clip, "captions": said[id_], "source": self._sources[clip["source_id"]]}
             for id_, clip in ((i, self._clips[i]) for i in shard.clip_ids)
         ]
-        return {"name": shard.name, "clips": json.dumps(clips)}
+        return {"name": shard.name, "clips": json.dumps(clips), "token": self._dataset.token}
 
     def take(self, row: Row) -> None:
         """One shard that was written. Raises `DatasetError` when this node cannot see it."""

@@ -62,6 +62,7 @@ class Dataset:
             raise DatasetError(f"{self.location}: {error}") from error
         self.is_local = "file" in (self._fs.protocol if isinstance(self._fs.protocol, tuple) else ())
         self.guard: Callable[[], None] | None = None  # raises when this process may write no more (a lease)
+        self.token: str | None = None  # the lease's: workers write only as long as it is in place
 
     def path(self, name: str) -> str:
         return posixpath.join(self._root, name)
