@@ -26,8 +26,8 @@ from curation.config.schema import Config, ConfigError
 from curation.progress import Stopped
 from curation.sandbox.words import printable
 from curation.sources.source import SourcesError
-from curation.store.dataset import DatasetError
-from curation.store.lease import LeaseHeld, LeaseLost
+from curation.store.dataset import LEASE, Dataset, DatasetError
+from curation.store.lease import Lease, LeaseHeld, LeaseLost
 from filters.base import MissingModel
 
 out = Console(highlight=False, soft_wrap=True)
@@ -129,6 +129,14 @@ def ended_in_order() -> Iterator[None]:
     finally:
         if is_main:
             signal.signal(signal.SIGTERM, before)
+
+
+@contextlib.contextmanager
+def one_writer(folder: str | Path, command: str, name: str = LEASE) -> Iterator[Lease]:
+    """Around whatever fills a folder that is no dataset: one command at a time does, and SIGTERM ends it in
+    order. Raises `LeaseHeld`. `name`: see `curation.store.lease.Lease`."""
+    with ended_in_order(), Lease(Dataset(str(folder)), command, say=complain, name=name) as lease:
+        yield lease
 
 
 def load_named_config(name: str, overrides: list[str] | None) -> Config:

@@ -48,8 +48,8 @@ Overrides = Annotated[
 @contextlib.contextmanager
 def working(dataset: Dataset, command: str) -> Iterator[None]:
     """The context of commands that write: one at a time per dataset; SIGTERM ends it like Ctrl-C."""
-    with ended_in_order(), Lease(dataset, command) as lease:
-        dataset.guard = lease.check
+    with ended_in_order(), Lease(dataset, command, say=complain) as lease:
+        dataset.guard, dataset.token = lease.check, lease.token
         try:
             yield
         except OSError as error:
@@ -59,7 +59,7 @@ def working(dataset: Dataset, command: str) -> Iterator[None]:
                     dataset.clean()
             raise
         finally:
-            dataset.guard = None
+            dataset.guard = dataset.token = None
 
 
 def _say_what_nodes_share(dataset: Dataset, listed: Sequence[Source], nodes: int) -> None:
@@ -361,7 +361,8 @@ def export(
         target = _dataset(dataset)
         target.manifest()
         try:
-            count = copy(target, to, out_)
+            with ended_in_order():
+                count = copy(target, to, out_)
         except ValueError as error:
             raise DatasetError(str(error)) from error
         out.print(f"{count} clips in {out_}", markup=False)

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from curation.config.load import apply_overrides, explain
 from curation.config.schema import ConfigError
-from jobs.common import alone, ended_in_order, err, generation_errors, out
+from jobs.common import alone, err, generation_errors, one_writer, out
 from jobs.configuring import read_yaml
 from jobs.generate import Device, RunOption, chosen_device, evaluations, given_prompts, note, places
 
@@ -50,7 +50,7 @@ def evaluate(
 ) -> None:
     """Measure a run: figures with controls, checked against bars. Exit code 1 if a bar is missed."""
 
-    with generation_errors(), ended_in_order(), places():
+    with generation_errors(), places():
         from generation.evaluate.following import JudgeUnfit
         from generation.evaluate.parts import Evaluation
         from generation.report.page import write_page
@@ -72,12 +72,13 @@ def evaluate(
                 on_step=on_step,
             )
             evaluation.check(bool(vbench))
-            try:
-                content, verdicts = evaluation.write()
-            except JudgeUnfit as error:
-                err.print(f"reelmill: {error}", markup=False)
-                raise typer.Exit(1) from error
-            page = write_page(evaluation.out)
+            with one_writer(evaluation.out, "evaluate"):
+                try:
+                    content, verdicts = evaluation.write()
+                except JudgeUnfit as error:
+                    err.print(f"reelmill: {error}", markup=False)
+                    raise typer.Exit(1) from error
+                page = write_page(evaluation.out)
         for name, figures in content["figures"].items():
             out.print(_table(name, figures))
         for line in content["notes"]:

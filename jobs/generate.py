@@ -17,7 +17,7 @@ from jobs.configuring import stage_config
 if TYPE_CHECKING:
     import torch
 
-from jobs.common import ended_in_order, err, generation_errors, no_room, out, private_ray
+from jobs.common import ended_in_order, err, generation_errors, no_room, one_writer, out, private_ray
 
 Stage = Annotated[
     Literal["vae", "stage1", "stage2"], typer.Argument(metavar="STAGE", help="vae, stage1 or stage2")
@@ -90,7 +90,7 @@ def _train_on_ray(
     from curation.cluster import session
     from jobs.training import train_on_ray
 
-    with session.session(plain):
+    with one_writer(run / settings.stage, "train") as lease, session.session(plain):
         import ray
 
         there = int(ray.cluster_resources().get("GPU", 0)) if device != "cpu" else 0
@@ -100,7 +100,16 @@ def _train_on_ray(
                 "workers, or --device cpu"
             )
         gpus = there > 0
-        train_on_ray(settings, dataset, run, workers, stop_at=steps, new_data=new_data, gpus=gpus)
+        train_on_ray(
+            settings,
+            dataset,
+            run,
+            workers,
+            stop_at=steps,
+            new_data=new_data,
+            gpus=gpus,
+            check=lease.check,
+        )
 
 
 def sample(
@@ -165,7 +174,7 @@ def sample(
         )  # the preview contains the negative prompt
         if not preview_only:
             check_final(folder, first, second, where, how)
-        with evaluations() as on_step:
+        with one_writer(os.path.abspath(out_), "sample"), evaluations() as on_step:
             made = sample_previews(folder, texts, Path(out_), first, where, on_step, note, how)
             if not preview_only:
                 enhance_previews(folder, made, second, where, on_step, note, how)
@@ -223,7 +232,7 @@ def enhance(
             negative_prompt=negative,
             seed=seed,
         )
-        with evaluations() as on_step:
+        with _alone_on(source, out_), evaluations() as on_step:
             path = enhance_file(
                 Path(os.path.abspath(run)),
                 Path(source),
@@ -283,8 +292,24 @@ def convert(
                 note(line)
             overrides = [*(set_ or []), "lora=null", "transformer.pretrained=null"]
             settings = stage_config(found.stage, preset or "flashvideo-released", None, overrides)
-            made = published.into_run(found, settings, Path(os.path.abspath(run)))
+            place = Path(os.path.abspath(run))
+            with one_writer(place / found.stage, "convert"):
+                made = published.into_run(found, settings, place)
         out.print(str(made), markup=False)
+
+
+def _alone_on(source: str, out_: str | None) -> contextlib.AbstractContextManager[object]:
+    """The lease of the one file that `enhance` writes: others of its folder may be made at the same time."""
+    from generation.sample.preview_folder import is_preview
+
+    path = Path(os.path.abspath(source))
+    if out_:
+        final = Path(os.path.abspath(out_))
+    elif is_preview(path):
+        final = (path if path.is_dir() else path.parent) / "final.mp4"
+    else:
+        return contextlib.nullcontext()  # it is refused
+    return one_writer(final.parent, "enhance", f"_lease-{final.name}.json")
 
 
 @contextlib.contextmanager

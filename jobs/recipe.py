@@ -24,8 +24,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from curation.config.load import apply_overrides, explain
 from curation.config.schema import ConfigError
+from curation.store.dataset import LEASE
 from generation.config import changed
-from jobs.common import CONFIGS, alone, ended_in_order, err, generation_errors, out
+from jobs.common import CONFIGS, alone, err, generation_errors, one_writer, out
 from jobs.configuring import read_yaml, stage_config
 from jobs.corpus import corpus
 from jobs.dataset import build
@@ -110,7 +111,7 @@ def recipe(
 ) -> None:
     """From footage to samples: build, train, sample, enhance, evaluate. The result is a page."""
 
-    with generation_errors(), ended_in_order():
+    with generation_errors():
         settings = recipe_settings(level, set_ or [])
         if not sources and not data:
             _check_not_overlaid(set_ or [], settings.corpus)
@@ -123,8 +124,10 @@ def recipe(
             raise ConfigError("--held-out needs --data; without --data the recipe holds clips out itself")
         recipe_run = RecipeRun(Path(os.path.abspath(out_)), settings, seed, device)
         dataset, others = _place(data), _place(held_out)
-        recipe_run.check({"sources": sources or [], "data": dataset, "held_out": others, "level": level})
-        missed = recipe_run.run(sources or [], dataset, others)
+        asked = {"sources": sources or [], "data": dataset, "held_out": others, "level": level}
+        with one_writer(recipe_run.out, "recipe"):  # its steps have leases of their own, in folders below
+            recipe_run.check(asked)
+            missed = recipe_run.run(sources or [], dataset, others)
         out.print(f"page     {recipe_run.out / 'recipe.html'}", markup=False)
         if missed:
             out.print(f"missed bars in {', '.join(missed)}: the page shows the bars", markup=False)
@@ -244,7 +247,7 @@ class RecipeRun:
             return
         with places():
             self.out.mkdir(parents=True, exist_ok=True)
-        if any(self.out.iterdir()):
+        if any(path.name != LEASE for path in self.out.iterdir()):
             raise ConfigError(
                 f"--out {self.out}: this folder is not empty and has no recipe; name another folder"
             )

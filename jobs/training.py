@@ -26,7 +26,7 @@ from generation.train.open import open_stage
 from generation.train.parallel import World, join
 from generation.train.stage import Stage
 from generation.train.trainer import NotFinite, Trainer
-from jobs.common import is_for_the_user
+from jobs.common import is_for_the_user, one_writer
 
 _PLAIN_SECONDS = 10.0
 
@@ -87,6 +87,18 @@ def _asked_to_stop() -> Iterator[Callable[[], bool]]:
             signal.signal(number, handler)
 
 
+@contextlib.contextmanager
+def _only_one(folder: Path, world: World) -> Iterator[Callable[[], None]]:
+    """One lease for all processes of a training. The first process holds it, and asks whether it still does
+    with what this yields."""
+    with contextlib.ExitStack() as stack:
+
+        def take() -> Callable[[], None]:
+            return stack.enter_context(one_writer(folder, "train")).check
+
+        yield parallel.together(take if world.first else lambda: lambda: None, world)
+
+
 def train(
     config: Config,
     dataset: str,
@@ -106,9 +118,14 @@ def train(
     progress = TrainProgress()
     task = _Task(config, dataset, run, stop_at, new_data, check_memory)
     try:
-        with _asked_to_stop() as asked:
+        with _only_one(run / config.stage, world) as check, _asked_to_stop() as asked:
+
+            def is_to_stop() -> bool:
+                check()
+                return asked()
+
             say = progress.say if world.first else lambda text: None
-            complete = _train(task, world, progress.step if world.first else None, say, asked)
+            complete = _train(task, world, progress.step if world.first else None, say, is_to_stop)
             if not complete and asked():
                 raise KeyboardInterrupt
     finally:
@@ -183,13 +200,22 @@ _SECONDS = 0.3  # the driver asks the foreman at this interval
 
 
 def train_on_ray(
-    config: Config, dataset: str, run: Path, workers: int, *, stop_at: int | None, new_data: bool, gpus: bool
+    config: Config,
+    dataset: str,
+    run: Path,
+    workers: int,
+    *,
+    stop_at: int | None,
+    new_data: bool,
+    gpus: bool,
+    check: Callable[[], None],
 ) -> None:
     """Train with N workers of Ray Train, sharded (FSDP2).
 
     If a worker dies, all workers resume from the newest checkpoint, up to three times. All workers must see
-    `dataset` and `run`: on a cluster, in a shared folder. Raises the errors of `train`, but `Stopped` instead
-    of `NotFinite`, and `RuntimeError` if workers die too often.
+    `dataset` and `run`: on a cluster, in a shared folder. The caller holds the lease: `check` raises when
+    this command may not continue. Raises the errors of `train`, but `Stopped` instead of `NotFinite`, and
+    `RuntimeError` if workers die too often.
     """
     import ray
 
@@ -205,6 +231,7 @@ def train_on_ray(
                 # The loop does not wait until Ray has ended the attempt, which takes many more seconds.
                 while heard.complete is None and heard.wrong is None:
                     over, _ = ray.wait([attempt], timeout=_SECONDS)
+                    check()
                     heard = ray.get(foreman.listen.remote(asked()))
                     _show(heard.told, progress)
                     if over:
@@ -221,7 +248,7 @@ def train_on_ray(
             raise RuntimeError(f"workers were lost {_RETRIES + 1} times; the last reason: {reason}")
     finally:
         progress.close()
-        shutil.rmtree(_storage(run), ignore_errors=True)
+        shutil.rmtree(_storage(task), ignore_errors=True)
 
 
 def _show(told: list[Metrics | str], progress: TrainProgress) -> None:
@@ -232,9 +259,9 @@ def _show(told: list[Metrics | str], progress: TrainProgress) -> None:
             progress.say(what)
 
 
-def _storage(run: Path) -> Path:
+def _storage(task: _Task) -> Path:
     """A folder for Ray Train, which all nodes must see."""
-    return run / "_ray"
+    return task.run / task.config.stage / "_ray"
 
 
 @dataclass
@@ -285,7 +312,7 @@ class _Foreman:
             # `train_on_ray` makes further attempts. Ray would also repeat attempts with wrong input.
             run_config=ray.train.RunConfig(
                 name=f"{self._task.config.stage}-{uuid.uuid4().hex[:8]}",
-                storage_path=str(_storage(self._task.run)),
+                storage_path=str(_storage(self._task)),
                 failure_config=ray.train.FailureConfig(max_failures=0),
             ),
         )

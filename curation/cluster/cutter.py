@@ -18,6 +18,7 @@ from curation.sandbox.protocol import SourceFailed
 from curation.shards.write import shard_row, write_shard
 from curation.store.dataset import Dataset
 from curation.store.failures import failure
+from curation.store.lease import fence
 from curation.store.rows import FailureRow, ShardRow
 from curation.store.spent import told
 from curation.tasks.arrow import rows_of, table_of
@@ -39,6 +40,8 @@ class Cutter:
 
     def _shard(self, task: CutTask) -> WrittenShard:
         began = time.monotonic()
+        # A worker may outlive the command, or the command may be taken for dead. Then another command writes.
+        self._dataset.guard = fence(self._dataset, task["token"]) if task["token"] else None
         rows: list[ShardRow] = []
         failures: list[FailureRow] = []
         by_source: dict[str, list[CutClip]] = {}

@@ -13,6 +13,7 @@ import ray
 import ray.data
 import ray.exceptions
 
+from curation.store.lease import LeaseLost
 from curation.tasks.arrow import rows_of, table_of
 
 
@@ -51,7 +52,7 @@ def _raised_by_worker(error: ray.exceptions.RayError) -> Exception:
     cause = getattr(error, "cause", None)
     if isinstance(error, ray.exceptions.OutOfDiskError) or isinstance(cause, ray.exceptions.OutOfDiskError):
         return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), tempfile.gettempdir())
-    if not isinstance(cause, OSError | ValueError):
+    if not isinstance(cause, OSError | ValueError | LeaseLost):
         return error
     # Ray appends advice on its own settings; in an OSError it comes to stand for the file's name.
     texts = [a.partition("Failed to apply UDF")[0].rstrip() if isinstance(a, str) else a for a in cause.args]

@@ -55,7 +55,8 @@ class ShardCommits:
 
     def _task(self, shard: Shard) -> CutTask:
         said = self._captions.in_shards(shard.clip_ids)
-        return {"name": shard.name, "clips": [self._to_cut(i, said[i]) for i in shard.clip_ids]}
+        clips = [self._to_cut(i, said[i]) for i in shard.clip_ids]
+        return {"name": shard.name, "clips": clips, "token": self._dataset.token}
 
     def _to_cut(self, clip_id: str, said: ShardCaptions) -> CutClip:
         clip = self._clips[clip_id]

@@ -15,7 +15,8 @@ from typing import Any, Literal, get_args
 import pyarrow as pa
 
 from curation.store.address import filesystem
-from curation.store.dataset import Dataset, reelmill_version
+from curation.store.dataset import LEASE, Dataset, reelmill_version
+from curation.store.lease import Lease
 from curation.store.schema import SHARDS
 
 Format = Literal["webdataset", "files"]
@@ -36,7 +37,8 @@ def export(dataset: Dataset, to: Format, out: str, *, shard_mb: int = 512) -> in
     each clip is CLIP_ID.mp4, .txt and .json. The same dataset gives the same bytes.
 
     `out` may be remote. It is empty, new, or an earlier export, which is replaced: afterwards it holds
-    the clips of this dataset and no others. Raises `ValueError` for anything else.
+    the clips of this dataset and no others. Raises `ValueError` for anything else, and where another export
+    is at work.
     """
     if to not in get_args(Format):
         raise ValueError(f"cannot export to {to!r}: there are {', '.join(get_args(Format))}")
@@ -45,13 +47,15 @@ def export(dataset: Dataset, to: Format, out: str, *, shard_mb: int = 512) -> in
     dataset.manifest()
     folder = Dataset(out)  # its way to write: whole files, local or remote
     _check_free(out)
-    _mark(folder, to, None)
-    write = _write_tars if to == "webdataset" else _write_files
-    written, clips = write(dataset, folder, shard_mb)
-    for name in _names(out):
-        if name not in written and _OURS.fullmatch(name):
-            folder.remove(name)
-    _mark(folder, to, clips)
+    with Lease(folder, "export") as lease:
+        folder.guard = lease.check
+        _mark(folder, to, None)
+        write = _write_tars if to == "webdataset" else _write_files
+        written, clips = write(dataset, folder, shard_mb)
+        for name in _names(out):
+            if name not in written and _OURS.fullmatch(name):
+                folder.remove(name)
+        _mark(folder, to, clips)
     return clips
 
 
@@ -66,7 +70,8 @@ def _names(out: str) -> list[str]:
 
 
 def _check_free(out: str) -> None:
-    names = _names(out)
+    # An export that was killed before it had begun leaves its lease, and an unfinished marker.
+    names = [n for n in _names(out) if n != LEASE and not n.startswith("_tmp-")]
     if names and MARKER not in names:
         raise ValueError(
             f"{out} holds something else (it is not empty and has no {MARKER}): name a new or empty folder"

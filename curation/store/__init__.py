@@ -5,7 +5,8 @@ In: rows. Out: Parquet parts and whole files, local or on an object store.
     schema.py       the tables and their columns: the contract; rows.py   the same as Python types
     dataset.py      names of files, parts, commits
     whole_file.py   a file appears whole or not at all
-    lease.py        one command at a time works on a dataset
+    lease.py        one command at a time writes to a folder
+    conditional.py  puts that a store refuses where somebody else was quicker
     failures.py     the table of clips that could not be cut or captioned
     upgrade.py      older versions become this one        spent.py   where the time of builds went
     address.py      local paths and remote addresses      transient.py   read errors that may pass

@@ -1,7 +1,8 @@
 """The dataset on disk: its layout, its schemas, and whole-file commits. The contract that others read.
 
-Every table is a folder of Parquet parts, or one file. A file appears whole or not at all: it is written
-aside under a name that starts with `_` and renamed (on an object store, one put). A part of `clips` counts
+Every table is a folder of Parquet parts, or one file. A file appears whole or not at all (`whole_file`): it
+is written aside under a name that starts with `_` and renamed; for an object store it is written to a
+temporary file of this machine, and then put. A part of `clips` counts
 only when the part of `sources` with the same name is there. A part that replaces another is put beside it
 (`_next-P`, clips first, then sources, which is the commit) and then moved into place; whoever finds it
 there finishes the move.
@@ -32,7 +33,7 @@ from curation.store.schema import (
     TABLES,
     with_check_columns,
 )
-from curation.store.whole_file import Whole
+from curation.store.whole_file import Whole, whole_file
 
 LEASE = "_lease.json"  # who writes now: see `curation.store.lease`
 _NEXT = "_next-"
@@ -63,6 +64,7 @@ class Dataset:
             raise DatasetError(f"{self.location}: {error}") from error
         self.is_local = "file" in (self._fs.protocol if isinstance(self._fs.protocol, tuple) else ())
         self.guard: Callable[[], None] | None = None  # raises when this process may write no more (a lease)
+        self.token: str | None = None  # the lease's: workers write only as long as it is in place
 
     def path(self, name: str) -> str:
         return posixpath.join(self._root, name)
@@ -137,9 +139,7 @@ class Dataset:
 
     def writing(self, name: str) -> Whole:
         """A binary file that appears under `name` when the block ends without an error."""
-        if self.guard:
-            self.guard()
-        return Whole(self._fs, self.path(name), is_local=self.is_local)
+        return whole_file(self._fs, self.path(name), is_local=self.is_local, guard=self.guard)
 
     def remove(self, name: str) -> None:
         if self.guard:

@@ -1,10 +1,12 @@
-"""The lease: one build at a time works on a dataset.
+"""The lease: one command at a time writes to a folder, be it a dataset, a run or an export.
 
-`_lease.json` in the dataset names the process that works on it and carries its heartbeat. On a local file
+`_lease.json` in the folder names the process that works there and carries its heartbeat. On a local file
 system the file is locked (flock) as long as the lease is held: the kernel gives it up when the process dies,
-so there is no race and nothing to wait for. On an object store, and on file systems without flock, the
-heartbeat alone decides, which is a promise of politeness: two builds that start within the same second are
-told apart by who wrote last, and a build that others gave up for dead stops at its next `check`.
+so there is no race and nothing to wait for. On an object store, and on file systems without flock, a lease
+whose heartbeat has stopped is taken over, and no other. There the store sees to it that of two who begin, or
+take over, one is refused (`conditional`). On a store that cannot, it is a promise of politeness: the two are
+told apart by who wrote last. A command that others gave up for dead stops at its next `check`, and so do its
+workers, who look for its token (`fence`).
 """
 
 from __future__ import annotations
@@ -18,12 +20,14 @@ import socket
 import threading
 import time
 import uuid
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import Protocol
 
 import psutil
 
+from curation.store.conditional import StoredFile
 from curation.store.dataset import LEASE, Dataset
 
 _RECORD_BYTES = 1024  # always: a heartbeat then needs no new room on a full disk
@@ -32,7 +36,7 @@ _NO_FLOCK = {errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.
 
 
 class LeaseHeld(ValueError):
-    """Somebody else works on the dataset; the message names them and says what to do."""
+    """Somebody else works in the folder; the message names them and says what to do."""
 
 
 class LeaseLost(RuntimeError):
@@ -50,13 +54,21 @@ class _Record:
     token: str
     started: str
     heartbeat: str
+    # A host's name may be that of many machines: of containers, and of copies of one image.
+    kernel: str  # its boot
+    processes: str  # the namespace in which `pid` is a number
 
     def encode(self) -> bytes:
         return json.dumps(asdict(self)).encode().ljust(_RECORD_BYTES) + b"\n"
 
     @property
+    def is_of_this_kernel(self) -> bool:
+        return self.kernel == _kernel()
+
+    @property
     def is_of_this_host(self) -> bool:
-        return self.host == socket.gethostname()
+        """Whether its process can be asked for."""
+        return self.is_of_this_kernel and self.processes == _processes()
 
     def age_seconds(self) -> float:
         """Since the last heartbeat. Below 0 when the other's clock is ahead."""
@@ -91,6 +103,8 @@ def _decode(data: bytes) -> _Record | None:
             token=str(found["token"]),
             started=str(found["started"]),
             heartbeat=str(found["heartbeat"]),
+            kernel=str(found.get("kernel", "")),  # version 0.1.0 wrote none
+            processes=str(found.get("processes", "")),
         )
         record.age_seconds()
     except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
@@ -102,11 +116,27 @@ def _now(precision: str = "seconds") -> str:
     return datetime.now(UTC).isoformat("T", precision)
 
 
+def _kernel() -> str:
+    """Of this machine, since it was started."""
+    try:
+        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+            return file.read().strip()
+    except OSError:  # no Linux
+        return f"{socket.gethostname()} {psutil.boot_time():.0f}"
+
+
+def _processes() -> str:
+    try:
+        return os.readlink("/proc/self/ns/pid")
+    except OSError:
+        return "of the machine"
+
+
 class _File(Protocol):
     """Where the record is kept."""
 
     def read(self) -> bytes: ...  # raises FileNotFoundError
-    def write(self, data: bytes) -> None: ...
+    def write(self, data: bytes) -> None: ...  # raises FileExistsError when another was quicker
     def remove(self) -> None: ...
     def close(self) -> None: ...
 
@@ -153,23 +183,28 @@ class _LockedFile:
         os.close(self._fd)
 
 
-class _Object:
-    """A file without a lock: on an object store, or a file system that has none."""
+class _UnlockedFile:
+    """On a local file system without locks."""
 
-    def __init__(self, dataset: Dataset):
+    def __init__(self, dataset: Dataset, name: str):
         self._dataset = dataset
+        self._name = name
 
     def read(self) -> bytes:
-        return self._dataset.read(LEASE)
+        return self._dataset.read(self._name)
 
     def write(self, data: bytes) -> None:
-        self._dataset.write(LEASE, data)
+        self._dataset.write(self._name, data)
 
     def remove(self) -> None:
-        self._dataset.remove(LEASE)
+        self._dataset.remove(self._name)
 
     def close(self) -> None:
         pass
+
+
+def _without_lock(dataset: Dataset, name: str = LEASE) -> _File:
+    return _UnlockedFile(dataset, name) if dataset.is_local else StoredFile(dataset.address(name))
 
 
 def _found(file: _File) -> _Record | None:
@@ -180,12 +215,14 @@ def _found(file: _File) -> _Record | None:
 
 
 class Lease:
-    """`with Lease(dataset, "build") as lease:` and `lease.check()` before every write.
+    """`with Lease(dataset, "build") as lease:` and `lease.check()` before every write. Any folder will do.
 
-    Raises `LeaseHeld` on entering when another process works on the dataset, and `DatasetError` where it
+    Raises `LeaseHeld` on entering when another process works there, and `DatasetError` where the folder
     cannot be written. `takeover_seconds` without a
-    heartbeat is a dead holder, where its process cannot be asked for; `settle_seconds` is what two builds
-    that write at the same moment need to see each other's record on an object store.
+    heartbeat is a dead holder, where there are no locks; `settle_seconds` is what two commands
+    that write at the same moment need to see each other's record on a store. `say` is told of a wait.
+    `name` is the lease's file: another one than `_lease.json` where the work is one file of the folder.
+    A folder that was made for the lease goes with it, unless something was written there.
     """
 
     def __init__(
@@ -196,11 +233,16 @@ class Lease:
         heartbeat_seconds: float = 10.0,
         takeover_seconds: float = 60.0,
         settle_seconds: float = 2.0,
+        say: Callable[[str], None] = lambda text: None,
+        name: str = LEASE,
     ):
         self._dataset = Dataset(dataset.location)  # its own: the caller's may ask `check` before each write
         self._heartbeat_seconds = heartbeat_seconds
         self._takeover_seconds = takeover_seconds
         self._settle_seconds = settle_seconds
+        self._say = say
+        self._name = name
+        self._made: list[str] = []  # folders, the innermost first
         self._record = _Record(
             host=socket.gethostname(),
             pid=os.getpid(),
@@ -209,6 +251,8 @@ class Lease:
             token=uuid.uuid4().hex,
             started=_now(),
             heartbeat=_now("milliseconds"),
+            kernel=_kernel(),
+            processes=_processes(),
         )
         self._file: _File
         self._lost = ""  # why, once it is
@@ -218,6 +262,11 @@ class Lease:
         self._leaving = threading.Event()
         self._thread = threading.Thread(target=self._keep, name="lease", daemon=True)
 
+    @property
+    def token(self) -> str:
+        """For workers: see `fence`."""
+        return self._record.token
+
     def __enter__(self) -> Lease:
         try:
             self._file = self._open()
@@ -225,6 +274,7 @@ class Lease:
                 self._take()
             except BaseException:
                 self._file.close()
+                self._remove_folders()
                 raise
         except LeaseHeld:
             raise
@@ -244,6 +294,7 @@ class Lease:
             with contextlib.suppress(OSError):
                 self._file.remove()
         self._file.close()
+        self._remove_folders()
 
     def check(self) -> None:
         """Raises `LeaseLost` when another build has taken over, or may have."""
@@ -254,7 +305,7 @@ class Lease:
             if not self._lost and not self._is_locked and silence > self._takeover_seconds:
                 self._lost = f"no heartbeat could be written for {silence:.0f} s ({self._failure})"
         if self._lost:
-            raise LeaseLost(f"this process has lost {self._dataset.address(LEASE)}: {self._lost}")
+            raise LeaseLost(f"this process has lost {self._dataset.address(self._name)}: {self._lost}")
 
     @property
     def _is_locked(self) -> bool:
@@ -262,9 +313,9 @@ class Lease:
 
     def _open(self) -> _File:
         if not self._dataset.is_local:
-            return _Object(self._dataset)
-        path = self._dataset.path(LEASE)
-        os.makedirs(os.path.dirname(path), exist_ok=True)
+            return _without_lock(self._dataset, self._name)
+        path = self._dataset.path(self._name)
+        self._make_folders(os.path.dirname(path))
         try:
             return _LockedFile(path)
         except BlockingIOError:
@@ -272,13 +323,25 @@ class Lease:
         except OSError as error:
             if error.errno not in _NO_FLOCK:
                 raise
-            return _Object(self._dataset)
+            return _without_lock(self._dataset, self._name)
+
+    def _make_folders(self, folder: str) -> None:
+        above = folder
+        while not os.path.isdir(above):
+            self._made.append(above)
+            above = os.path.dirname(above)
+        os.makedirs(folder, exist_ok=True)
+
+    def _remove_folders(self) -> None:
+        with contextlib.suppress(OSError):  # it is not empty
+            for folder in self._made:
+                os.rmdir(folder)
 
     def _wait_for_name(self) -> _Record | None:
         """Who holds the lock: in the first moments the file is empty, or still names a dead process."""
         found = None
         for _ in range(20):
-            found = _found(_Object(self._dataset))
+            found = _found(_without_lock(self._dataset, self._name))
             if found is not None and (not found.is_of_this_host or found.process_lives()):
                 break
             time.sleep(0.05)
@@ -291,6 +354,10 @@ class Lease:
             raise LeaseHeld(self._refusal(found))
         try:
             self._file.write(self._stamped())
+        except (
+            FileExistsError
+        ):  # or it is our own first put, repeated by the store's library: the token tells
+            pass
         except OSError as error:
             if not self._is_locked or error.errno not in _NO_ROOM:
                 raise
@@ -302,12 +369,22 @@ class Lease:
             raise LeaseHeld(self._refusal(found))
 
     def _blocks(self, found: _Record) -> bool:
+        if self._is_locked and found.is_of_this_kernel:
+            return False  # which has given its lock away
         if found.is_of_this_host:
-            return not self._is_locked and found.process_lives()
-        if abs(found.age_seconds()) < self._takeover_seconds:
+            if found.process_lives():
+                return True
+            # Copies of a virtual machine share all that names it, and its workers may live on for a while.
+            rest = min(self._takeover_seconds, self._takeover_seconds - found.age_seconds())
+            if rest > 1:
+                place = self._dataset.location
+                self._say(f"{found} has ended and left {place} behind: it is free in {rest:.0f} s")
+        elif abs(found.age_seconds()) < self._takeover_seconds:
             return True
+        else:
+            rest = 0.0
         # Old by our clock, which may differ from the other's: does the heart beat?
-        time.sleep(1.5 * self._heartbeat_seconds)
+        time.sleep(max(rest, 1.5 * self._heartbeat_seconds))
         again = _found(self._file)
         return again is not None and (again.token, again.heartbeat) != (found.token, found.heartbeat)
 
@@ -335,18 +412,27 @@ class Lease:
         with self._beating:
             if self._lost:
                 return
-            clocks = (time.monotonic(), time.time())
             try:
-                found = _decode(self._file.read())
-                if found is not None and found.token != self._record.token:
-                    self._lost = f"{found} took over"
-                else:
-                    self._file.write(self._stamped())
-                    self._beaten = clocks
+                if not self._renewed():
+                    self._renewed()  # whoever was quicker is there to be read
             except FileNotFoundError:
                 self._lost = "it was removed, so another build may run, or may have run"
             except Exception as error:  # a store's client library may raise anything
                 self._failure = f"{type(error).__name__}: {error}"
+
+    def _renewed(self) -> bool:
+        """False when another has written since we read."""
+        clocks = (time.monotonic(), time.time())
+        found = _decode(self._file.read())
+        if found is not None and found.token != self._record.token:
+            self._lost = f"{found} took over"
+            return True
+        try:
+            self._file.write(self._stamped())
+        except FileExistsError:
+            return False
+        self._beaten = clocks
+        return True
 
     def _silence_seconds(self) -> float:
         # The one clock stands still while a laptop sleeps, the other may be set.
@@ -356,7 +442,7 @@ class Lease:
 
 def holder(dataset: Dataset, *, takeover_seconds: float = 60.0) -> str | None:
     """Who works on the dataset now, if anybody does. Changes nothing."""
-    found = _found(_Object(dataset))
+    found = _found(_without_lock(dataset))
     if found is None:
         return None
     if found.is_of_this_host:
@@ -364,3 +450,21 @@ def holder(dataset: Dataset, *, takeover_seconds: float = 60.0) -> str | None:
     else:
         lives = abs(found.age_seconds()) < takeover_seconds
     return f"{found} is running" if lives else None
+
+
+def fence(dataset: Dataset, token: str) -> Callable[[], None]:
+    """The guard of a worker. It raises `LeaseLost` when the command that the worker works for holds the lease
+    no longer: it has ended, or others took it for dead."""
+    file = _without_lock(Dataset(dataset.location))
+
+    def check() -> None:
+        try:
+            found = _decode(file.read())
+        except FileNotFoundError:
+            if not dataset.exists():
+                return  # on a disk that this machine does not share; the driver will say so
+            raise LeaseLost(f"{dataset.address(LEASE)} was removed: the command has ended") from None
+        if found is not None and found.token != token:
+            raise LeaseLost(f"{found} took over {dataset.location}")
+
+    return check

@@ -38,6 +38,7 @@ class CutTask(TypedDict):
 
     name: str
     clips: list[CutClip]
+    token: str | None  # of the lease under which the shard may be written; null: no lease
 
 
 class WrittenShard(TypedDict):
@@ -58,7 +59,7 @@ _CUT_CLIP = pa.struct(
         pa.field("source", pa.struct(fields(SOURCES, SourceFile))),
     ]
 )
-CUT_TASKS = pa.schema([("name", pa.string()), ("clips", pa.list_(_CUT_CLIP))])
+CUT_TASKS = pa.schema([("name", pa.string()), ("clips", pa.list_(_CUT_CLIP)), ("token", pa.string())])
 WRITTEN = pa.schema(
     [
         ("name", pa.string()),

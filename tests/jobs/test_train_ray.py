@@ -86,7 +86,7 @@ class Command:
 
     def left(self) -> list[str]:
         """Leftovers, including the files that Ray Train stores in the run during work."""
-        storage = [str(self.run / "_ray")] if (self.run / "_ray").exists() else []
+        storage = [str(path) for path in self.run.glob("*/_ray")]
         return [*left_behind.left(self.mark, self.temp, self.shared_memory), *storage]
 
     def clean_up(self) -> None:

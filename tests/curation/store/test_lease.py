@@ -24,8 +24,9 @@ import fsspec
 import psutil
 import pytest
 
+from curation.store.conditional import StoredFile
 from curation.store.dataset import LEASE, Dataset, DatasetError
-from curation.store.lease import Lease, LeaseHeld, LeaseLost, holder
+from curation.store.lease import Lease, LeaseHeld, LeaseLost, _kernel, _processes, holder
 
 ROOT = Path(__file__).parents[3]
 QUICK: dict[str, Any] = {"heartbeat_seconds": 0.05, "takeover_seconds": 0.6, "settle_seconds": 0.1}
@@ -177,6 +178,10 @@ def record(**changes: Any) -> dict[str, Any]:
     }
 
 
+def of_this_machine(**changes: Any) -> dict[str, Any]:
+    return record(host=socket.gethostname(), kernel=_kernel(), processes=_processes(), **changes)
+
+
 def put(dataset: Dataset, content: dict[str, Any] | bytes) -> None:
     dataset.write(LEASE, content if isinstance(content, bytes) else json.dumps(content).encode())
 
@@ -302,7 +307,7 @@ def test_of_two_builders_exactly_one_wins(
 def test_the_lock_of_a_file_that_its_holder_has_just_removed_is_worth_nothing(
     local: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    put(local, record(host=socket.gethostname(), pid=1))
+    put(local, of_this_machine(pid=1))
     flock, files = fcntl.flock, []
 
     def late(fd: int, how: int) -> None:
@@ -363,7 +368,7 @@ def test_a_killed_holder_that_nobody_has_reaped_is_dead(
 
 def test_a_process_that_was_given_the_same_number_is_not_the_holder(unlocked: Dataset) -> None:
     start = psutil.Process().create_time()
-    put(unlocked, record(host=socket.gethostname(), pid=os.getpid(), process_start=start - 60))
+    put(unlocked, of_this_machine(pid=os.getpid(), process_start=start - 60))
     assert holder(unlocked) is None
     with Lease(unlocked, "build", **QUICK):
         pass
@@ -550,7 +555,7 @@ def test_a_store_that_takes_no_heartbeat_costs_the_lease_when_others_may_take_ov
         def broken(*_: object) -> None:
             raise ConnectionError("no route to the store")
 
-        monkeypatch.setattr(Dataset, "write", broken)
+        monkeypatch.setattr(StoredFile, "write", broken)
         began = time.monotonic()
         time.sleep(3 * QUICK["heartbeat_seconds"])
         lease.check()  # a few failures do not matter
