@@ -217,9 +217,7 @@ def _why_again(source: Source, row: SourceRow, config: Config, *, retry_failed: 
     if source.duplicate_of is not None or row["duplicate_of"] is not None:
         if source.duplicate_of == row["duplicate_of"]:
             return None
-        return (
-            "now a copy of another source" if source.duplicate_of else "no longer a copy of a kept source"
-        )
+        return "now a copy of another source" if source.duplicate_of else "no longer a copy of a kept source"
     return "shots or spans changed" if row["config_hash"] != config.spans_hash() else None
 
 
