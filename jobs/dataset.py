@@ -135,7 +135,7 @@ def build(
         dataset = _dataset(out_)
         settings = _wanted_config(config, set_, dataset)
         private_ray(settings)
-        # Imported here, because Ray reads the environment, which `private_ray` sets, when it is imported.
+        # Imported only here: Ray reads the environment at import, and `private_ray` sets the environment.
         from curation import pipeline
         from curation.cluster.session import nodes, session
         from curation.driver.prepare import check_models

@@ -50,7 +50,7 @@ def not_scored(dataset: Dataset, config: Config) -> int:
         rules = applicable(ordered(measured), is_image=clip["fps"] is None)
         scores = scores_of(clip)
         have = {c: r for c, r in rules.items() if scores[c] is not None}
-        tried = keys_of(clip)  # a null score under a tried key: the clip could not be measured
+        tried = keys_of(clip)  # with a key here, a null score means that the clip could not be measured
         missing = {c.split(".")[0] for c in rules if scores[c] is None} - tried.keys()
         dear = any(SCORERS[name].uses_model for name in missing)
         count += dear and not spared(scores, have, have, is_image=clip["fps"] is None)

@@ -15,7 +15,7 @@ from curation.store.spent import Phase
 from curation.tasks.cut import CutClip, CutTask, WrittenShard
 from curation.verdicts.judge import write_verdicts
 
-_CLIPS_PER_WAVE = 4000  # takes minutes to cut; the start of the workers takes only seconds of them
+_CLIPS_PER_WAVE = 4000  # cutting a wave takes minutes, and starting its workers takes only seconds
 
 
 class ShardCommits:

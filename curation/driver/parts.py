@@ -134,9 +134,8 @@ class PartCommits:
         found = self._sources.pop(part)
         clips = [clip for s in found.values() for clip in self._clips_of(part, s)]
         self._clips.pop(part, None)
-        if self._dataset.exists(
-            f"sources/{part}.parquet"
-        ):  # some of its sources were measured or scored again
+        # The part exists already if some of its sources were measured or scored again.
+        if self._dataset.exists(f"sources/{part}.parquet"):
             self._dataset.commit_part(part, *self._merged(part, found, clips))
         else:
             self._dataset.commit_part(part, found.values(), [_clip_row(clip) for clip in clips])

@@ -18,7 +18,8 @@ from curation.verdicts.stale import Staleness
 
 _MOST_SOURCES_PER_PART = 32
 _MOST_BYTES_PER_PART = 256 << 20
-_PARTS = 64  # of a small dataset, about: more parts lose less work at a kill, and more parts run at once
+# A small dataset has about this many parts. A kill loses few of them, and many can run at once.
+_PARTS = 64
 
 
 @dataclass
