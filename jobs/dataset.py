@@ -47,7 +47,7 @@ Overrides = Annotated[
 
 @contextlib.contextmanager
 def working(dataset: Dataset, command: str) -> Iterator[None]:
-    """The context of commands that write. A dataset allows one at a time. SIGTERM ends it like Ctrl-C."""
+    """The context of commands that write: one command at a time per dataset. SIGTERM acts like Ctrl-C."""
     with ended_in_order(), Lease(dataset, command) as lease:
         dataset.guard = lease.check
         try:

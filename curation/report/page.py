@@ -233,7 +233,7 @@ def _describe(column: str) -> str:
 
 
 def _nearest(values: np.ndarray, among: np.ndarray, cut: float) -> list[Tile]:
-    """The clips nearest to a cut-off. Among equally near clips, some are taken from all sources."""
+    """The clips nearest to a cut-off. Equally near clips are chosen evenly, to show many sources."""
     where = np.flatnonzero(among)
     where = where[np.argsort(np.abs(values[where] - cut), kind="stable")]
     if len(where) > THUMBNAILS_PER_SIDE:
@@ -278,7 +278,7 @@ def _fill(dataset: Dataset, clips: Clips, strips: Iterable[Sequence[Tile]]) -> N
 
 
 def _embed(strips: Sequence[Sequence[Tile]]) -> None:
-    """Turn thumbnails into data URLs, up to the size limit. The first tile of every strip comes first."""
+    """Turn thumbnails into data URLs, up to the limit. All first tiles of strips come before second tiles."""
     left = _THUMBNAIL_BYTES
     for rank in range(max(map(len, strips), default=0)):
         for strip in strips:

@@ -1,4 +1,4 @@
-"""Verdicts: a pure function of scores, failures and rules, over the whole dataset in seconds."""
+"""A verdict is a pure function of scores, failures and rules. Judging a whole dataset takes seconds."""
 
 from __future__ import annotations
 
