@@ -1,10 +1,9 @@
-"""The flow: five verbs that lead from sources to shards. Read `build` first.
+"""The flow: five verbs lead from sources to shards. Read `build` first.
 
-`measure`, `cut` and `caption` hand tasks to workers and commit what comes back. `measured`, `written` and
-`captioned` are the streams of Ray Data in between. The same code runs on a laptop and on a cluster. Workers
-write nothing but shards, each of which appears whole under a planned name. Everything else is committed by
-the driver, once, whatever Ray repeats: Ray Data replaces a worker that was killed, and another one does its
-tasks.
+`measure`, `cut` and `caption` hand tasks to workers and commit the rows that come back. `measured`, `written`
+and `captioned` are the streams of Ray Data in between. The same code runs on a laptop and on a cluster.
+Workers write only shards. Each shard appears whole under a planned name. The driver commits everything else,
+and only once: Ray Data replaces a killed worker, and the new worker may send the same rows again.
 """
 
 from __future__ import annotations
@@ -46,7 +45,7 @@ from curation.verdicts.todo import Todo
 def build(
     dataset: Dataset, listed: Sequence[Source], config: Config, progress: Progress, **options: bool
 ) -> Todo:
-    """The whole build. `options`: `retry_failed` and `prune`, as of `prepare`.
+    """Run the whole build. `options` are `retry_failed` and `prune` of `prepare`.
 
     The caller has checked the models and the folder, holds the lease, and has opened a Ray session. Raises
     `progress.Stopped`.
@@ -56,7 +55,7 @@ def build(
     tidy(dataset, todo, config, progress)
     accepted = select(dataset, config, progress.say)
     cut(dataset, accepted, config, progress)
-    for step in STEPS:  # what is captioned is judged before it is rewritten
+    for step in STEPS:  # a new caption is judged before it is rewritten
         if caption(dataset, config, step, progress):
             apply_rules(dataset, config)
     write_manifest(dataset, config, ended=True)
@@ -66,7 +65,7 @@ def build(
 def measure(
     dataset: Dataset, todo: Todo, config: Config, progress: Progress, named: int | None = None
 ) -> None:
-    """Decode each source once. Its candidate clips and their scores are committed, part by part."""
+    """Decode each source once, and commit its candidate clips and their scores, part by part."""
     commits = PartCommits(dataset, todo, config, progress, named)
     if tasks := commits.tasks():
         for row in measured(tasks, config, dataset.address("")):
@@ -77,9 +76,9 @@ def measure(
 def select(
     dataset: Dataset, config: Config, say: Callable[[str], None] = lambda _: None
 ) -> list[AcceptedClip]:
-    """Judge all clips by the rules, and read what people wrote about the accepted ones. No scorer runs.
+    """Judge all clips by the rules, and read the caption files of the accepted clips. No scorer runs.
 
-    Returns the accepted clips. `say` is told of caption files that are left alone.
+    Returns the accepted clips. `say` gets a line about caption files that are not used.
     """
     accepted = apply_rules(dataset, config)
     if failures := read_sidecars(dataset, accepted, config, say):
@@ -89,7 +88,7 @@ def select(
 
 
 def cut(dataset: Dataset, accepted: Sequence[AcceptedClip], config: Config, progress: Progress) -> int:
-    """Encode the accepted clips that are in no shard yet, and only those. Returns how many they are."""
+    """Encode only the accepted clips that are in no shard yet. Returns the number of these clips."""
     commits = ShardCommits(dataset, accepted, config, progress)
     for tasks in commits.waves():
         for row in written(tasks, config, dataset.address(""), config.hash()):
@@ -98,7 +97,7 @@ def cut(dataset: Dataset, accepted: Sequence[AcceptedClip], config: Config, prog
 
 
 def caption(dataset: Dataset, config: Config, step: Step, progress: Progress, **options: Any) -> int:
-    """Have a model caption the clips in the shards, or rewrite their captions. Returns for how many.
+    """Let a model caption the clips in the shards, or rewrite their captions. Returns the number of clips.
 
     `options` are those of `CaptionCommits`. Raises `progress.Stopped`.
     """
@@ -110,11 +109,11 @@ def caption(dataset: Dataset, config: Config, step: Step, progress: Progress, **
 
 
 def measured(tasks: list[MeasureTask], config: Config, location: str) -> Iterator[StreamRow]:
-    """The clips of each source with their scores, and then the source."""
+    """Yield the clips of each source with their scores, and then the row of the source."""
     tasks, long = set_apart(tasks, cpu_shares(config).measure_workers, config)
     if tasks:
         yield from scored(tasks, config, location)
-    if long:  # they would hold up all others, so several workers take each of them apart
+    if long:  # a long source would delay all others, so several workers share it
         yield from in_pieces(long, config, lambda pieces: scored(pieces, config, location))
 
 
@@ -122,7 +121,7 @@ def scored(tasks: list[MeasureTask], config: Config, location: str) -> Iterator[
     plain, run, shares = config.model_dump(mode="json"), config.run, cpu_shares(config)
     workers = pool(shares.measure_workers, len(tasks), elastic=run.measure_workers is None)
     cpu, gpu = shares.model_cpus, shares.model_gpus
-    # A batch is one task: a few sources.
+    # A batch is one task, with a few sources.
     stream = stream_of(tasks, MEASURE_TASKS).map_batches(
         Measurer, **made_with(plain, location), num_cpus=shares.measure_cpus, compute=workers
     )
@@ -134,7 +133,7 @@ def scored(tasks: list[MeasureTask], config: Config, location: str) -> Iterator[
 
 
 def written(tasks: list[CutTask], config: Config, location: str, config_hash: str) -> Iterator[WrittenShard]:
-    """One row per shard that was written: name, rows, bytes, seconds of video, failures."""
+    """Yield one row per written shard: its name, rows, bytes, seconds of video, and failures."""
     plain, cpus = config.model_dump(mode="json"), config.run.cut_cpus
     workers = pool(max(1, int(cluster("CPU") // cpus)), len(tasks))
     options = {**made_with(plain, location, config_hash), "num_cpus": cpus, "compute": workers}
@@ -142,7 +141,7 @@ def written(tasks: list[CutTask], config: Config, location: str, config_hash: st
 
 
 def captioned(tasks: list[CaptionTask], config: Config, location: str, step: Step) -> Iterator[CaptionAnswer]:
-    """The captions of each clip of the tasks."""
+    """Yield the captions of each clip of the tasks."""
     plain, shares = config.model_dump(mode="json"), caption_shares(config, step)
     readers = ray.data.ActorPoolStrategy(size=min(shares.readers, len(tasks)))
     models = ray.data.ActorPoolStrategy(size=shares.workers)

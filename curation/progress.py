@@ -1,4 +1,4 @@
-"""Progress of long work: a live line on a terminal, plain lines elsewhere."""
+"""Shows the progress of long work: a live line on a terminal, and plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from curation.sandbox.words import printable
 from curation.store.rows import SourceRow
 
 _PLAIN_SECONDS = 10.0
-_FAILURES_SHOWN = 5  # clips, of one phase
+_FAILURES_SHOWN = 5  # failed clips of one phase that are printed
 
 
 class Stopped(Exception):
-    """The build stops here by a limit that the user set, and can go on from here. The text says how."""
+    """The build stopped at a limit that the user set, and can be resumed. The message says how."""
 
 
 class Progress:
-    """Counts and rates of the phase at hand, to standard error."""
+    """Prints counts and rates of the current phase to standard error."""
 
     def __init__(self, console: Console | None = None):
         self._console = console or Console(stderr=True, highlight=False, soft_wrap=True)
         self._live = self._console.is_terminal and sys.stderr.isatty()
         self._status = self._console.status("") if self._live else None
         self._phase = ""
-        self._told = 0  # failures of clips, of the phase at hand
+        self._told = 0  # failed clips of the current phase that were reported
         self._began = 0.0
         self._shown = 0.0
 
@@ -49,13 +49,13 @@ class Progress:
         self._start("render", f"render: {todo} files{before}")
 
     def rendered(self, seconds: float) -> None:
-        """One more file, with its seconds of video."""
+        """Count one more rendered file, with its length in seconds of video."""
         self._sources += 1
         self._seconds += seconds
         self._show(last=self._sources == self._total)
 
     def captioned(self, failed: str | None) -> None:
-        """One more clip; `failed` is why it has no caption."""
+        """Count one more clip. `failed` is the reason if the clip has no caption, else None."""
         self._captioned += 1
         if failed is not None:
             self._failed += 1
@@ -63,10 +63,10 @@ class Progress:
         self._show(last=self._captioned == self._total)
 
     def failed(self, text: str) -> None:
-        """Of one clip; of many the first ones are shown."""
+        """Report one failed clip. Only the first failures of a phase are printed."""
         self._told += 1
         if self._told <= _FAILURES_SHOWN:
-            more = "; more of them are only counted" if self._told == _FAILURES_SHOWN else ""
+            more = "; further failures are only counted" if self._told == _FAILURES_SHOWN else ""
             self._console.print(printable(f"failed: {self._phase}: {text}{more}"), markup=False)
 
     def clip(self) -> None:
@@ -94,7 +94,7 @@ class Progress:
         self._console.print(printable(text), markup=False)
 
     def end(self, text: str) -> None:
-        """Of the phase at hand: what there is to say of the time that it took."""
+        """Print the closing line of the current phase, such as the time that it took."""
         if text:
             self.say(f"{self._phase}: {text}")
 
@@ -129,7 +129,7 @@ class Progress:
             )
         if self._phase == "measure":
             done = f"{self._sources}/{self._total} sources{failed}, {self._clips} clips"
-            if not self._seconds:  # scored again: nobody asked how long they are
+            if not self._seconds:  # scoring again does not read the lengths
                 return f"measure: {done}"
             return f"measure: {done}, {self._seconds / 60:.1f} min of video, {rate}"
         done = f"{self._cut}/{self._total} clips{failed}, {self._bytes / 1e6:.1f} MB"

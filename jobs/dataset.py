@@ -47,7 +47,7 @@ Overrides = Annotated[
 
 @contextlib.contextmanager
 def working(dataset: Dataset, command: str) -> Iterator[None]:
-    """The context of commands that write: one at a time per dataset; SIGTERM ends it like Ctrl-C."""
+    """The context of commands that write: one command at a time per dataset. SIGTERM acts like Ctrl-C."""
     with ended_in_order(), Lease(dataset, command, say=complain) as lease:
         dataset.guard, dataset.token = lease.check, lease.token
         try:
@@ -78,15 +78,15 @@ def _dataset(location: str) -> Dataset:
 
 
 def _stored_config(dataset: Dataset, overrides: list[str] | None) -> Config:
-    """The dataset's own configuration, changed by `overrides`. What reaches out of the dataset counts only
-    where the user has said so (`curation.config.said`)."""
+    """The dataset's own configuration, changed by `overrides`. Settings that reach outside the dataset, such
+    as servers, count only if the user gave them (`curation.config.said`)."""
     data: dict[str, Any] = dataset.manifest()["config"]
     return said.of_dataset(data, overrides or [], [dataset.location])
 
 
 def _wanted_config(name: str, overrides: list[str] | None, dataset: Dataset) -> Config:
-    """What `build` was told with `--config` and `--set`. Raises `ConfigError`, also for what a dataset.json
-    wants and the user has not said."""
+    """The configuration that the user gave `build` with `--config` and `--set`. Raises `ConfigError`, also
+    for settings that a dataset.json wants and the user has not confirmed."""
     file = config_file(name)
     text, of_dataset = read_config_text(file)
     if not of_dataset:
@@ -104,13 +104,13 @@ def _say_what_is_not_taken(config: Config) -> None:
     if config.not_taken:
         options = " ".join(f"--set {shlex.quote(f'{k}={v}')}" for k, v in config.not_taken.items())
         complain(
-            f"the dataset's own dataset.json says {', '.join(config.not_taken)}, and you have not said so: "
-            f"the defaults are taken; to have it as it says, add {options}"
+            f"the dataset's own dataset.json sets {', '.join(config.not_taken)}, and you have not said so: "
+            f"the defaults are used; to use the dataset's values, add {options}"
         )
 
 
 def _allow_typed(sources: Sequence[str]) -> None:
-    """A protocol that the user typed is meant. That of a list is meant for the list, not for its rows."""
+    """Allow the protocols that the user typed. The protocol of a list file does not count for its rows."""
     allow(name for name in sources if not name.lower().endswith(tuple(LIST_SUFFIXES)))
 
 
@@ -135,7 +135,7 @@ def build(
         dataset = _dataset(out_)
         settings = _wanted_config(config, set_, dataset)
         private_ray(settings)
-        # Imported here, because Ray reads the environment, which `private_ray` sets, when it is imported.
+        # Imported only here: Ray reads the environment at import, and `private_ray` sets the environment.
         from curation import pipeline
         from curation.cluster.session import nodes, session
         from curation.driver.prepare import check_models
@@ -201,8 +201,10 @@ def select(dataset: DatasetArg, set_: Overrides = None) -> None:
 
 
 def _allows(override: str, dataset: Dataset) -> bool:
-    """Whether it says again what the dataset.json says of what reaches out: that allows it, and changes
-    nothing."""
+    """Does the override repeat a setting of dataset.json that reaches outside the dataset?
+
+    Such an override confirms the setting and changes nothing.
+    """
     key, _, value = override.partition("=")
     return key in said.KEYS and flat(dataset.manifest()["config"]).get(key) == value
 

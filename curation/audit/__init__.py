@@ -1,9 +1,9 @@
-"""Is a dataset correct, and what would a build cost? This room reads; it writes nothing.
+"""Checks whether a dataset is correct, and estimates the cost of a build. This room writes nothing.
 
-    accounting.py   what became of every source and clip, and whether the sums hold
-    verify.py       every row and every byte against the contract
-    decoder.py      clips of shards, decoded as training decodes them, in a process of their own
-    estimate.py     `--dry-run`: time and size, from a sample of the sources
+    accounting.py   counts sources and clips by their result, and checks the sums
+    verify.py       checks every row and every byte against the contract
+    decoder.py      decodes clips of shards like training does, in a separate process
+    estimate.py     estimates time and size from a sample of the sources, for `--dry-run`
 
 May import verdicts, shards, captions, decode, sandbox, sources, config and store.
 """

@@ -1,4 +1,4 @@
-"""The accounting: what became of every source and of every clip, and whether the sums hold."""
+"""The accounting counts sources and clips by their result, and checks the sums."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ STATUSES = ("accepted", "rejected", "failed")
 
 @dataclass
 class Accounting:
-    """What became of every source and every clip."""
+    """Numbers of sources and clips by their result. `accepted_seconds` is in seconds of video."""
 
     sources: int = 0
     measured: int = 0
     failed_sources: int = 0
-    duplicates: int = 0  # of the measured sources, those that are identical to another one
+    duplicates: int = 0  # measured sources that are identical to another source
     clips: int = 0
     accepted: int = 0
     rejected: int = 0
     failed_clips: int = 0
-    by_reason: dict[str, int] = field(default_factory=dict)  # rule's column or failed stage -> clips
+    by_reason: dict[str, int] = field(default_factory=dict)  # column of a rule, or failed stage -> clips
     shard_rows: int = 0
     accepted_seconds: float = 0.0
 
     def lines(self) -> list[str]:
-        """The two sums, then what they are made of."""
+        """Lines to print: the two sums, and then their parts."""
         are = "=" if self.sources == self.measured + self.failed_sources else "!="
         lines = [f"sources {self.sources} {are} measured {self.measured} + failed {self.failed_sources}"]
         if self.duplicates:
@@ -48,7 +48,7 @@ class Accounting:
             lines.append(f"  {self.duplicates} of the measured {are} of another source")
         judged = self.accepted + self.rejected + self.failed_clips
         line = f"accepted {self.accepted} + rejected {self.rejected} + failed {self.failed_clips}"
-        if judged < self.clips:  # the build has not come so far
+        if judged < self.clips:  # the build has not judged these clips yet
             line += f" + not judged yet {self.clips - judged}"
         lines.append(f"clips {self.clips} {'=' if judged <= self.clips else '!='} {line}")
         for reason, clips in self.by_reason.items():
@@ -56,7 +56,7 @@ class Accounting:
         return lines
 
     def check(self) -> list[str]:
-        """The sums that do not hold."""
+        """One line for each sum that is wrong."""
         wrong = []
         if self.sources != self.measured + self.failed_sources:
             wrong.append(
@@ -110,7 +110,7 @@ def _count(column: pa.ChunkedArray, value: str) -> int:
 
 
 def _is_column(reason: str) -> bool:
-    """A rule's column is `measure.value`; a stage is one word."""
+    """Is the reason the column of a rule (`measure.value`)? A failed stage is a single word."""
     return "." in reason
 
 

@@ -1,4 +1,4 @@
-"""`--dry-run`: what a build would do, and an estimate of its time and size from a sample of the sources."""
+"""`--dry-run` says what a build would do, and estimates time and size from a sample of the sources."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from curation.verdicts.explain import describe, explain
 from curation.verdicts.todo import find_work
 
 _SAMPLE = 16  # sources that are probed
-_MEASURED = 3  # of them, that are measured to time it
-_MEASURE_SECONDS = 20.0
+_MEASURED = 3  # probed sources that are also measured, to find the speed
+_MEASURE_SECONDS = 20.0  # at most, per measured source
 
 
 def estimate(
@@ -31,7 +31,7 @@ def estimate(
     retry_failed: bool = False,
     prune: bool = False,
 ) -> Iterator[str]:
-    """Lines to print. Reads the sources; writes nothing."""
+    """Yield lines to print. The sources are read; nothing is written."""
     todo = find_work(dataset, listed, config, retry_failed=retry_failed, prune=prune)
     yield from explain(dataset, listed, config, todo) if dataset.exists() else describe(todo, listed)
     sources = [s for group in todo.parts.values() for s in group if s.source_id not in todo.rescore]
@@ -61,7 +61,7 @@ def estimate(
             }
             sizes.append(estimated_bytes(size, config))
         if unreadable:
-            yield f"{unreadable} of {len(sample)} sampled sources could not be read: a build fails them"
+            yield f"{unreadable} of {len(sample)} sampled sources could not be read: they fail in a build"
         if not seconds:
             return
         scale = (len(sources) - len(sources) * unreadable / len(sample)) / len(seconds)
@@ -71,7 +71,7 @@ def estimate(
     if speed:
         workers = os.cpu_count() or 1
         yield (
-            f"measuring: about {_span(total / speed / workers)} on {workers} CPUs, besides the start "
+            f"measuring: about {_span(total / speed / workers)} on {workers} CPUs, plus the start "
             f"({speed:.1f}x real time each, model-backed filters not counted)"
         )
     yield f"shards: at most about {sum(sizes) * scale / 1e6:.0f} MB, if every second were accepted"
@@ -85,7 +85,7 @@ def _span(seconds: float) -> str:
 
 
 def _speed(child: Child, sample: Sequence[Source], config: Config) -> float | None:
-    """Seconds of video measured per second, the median of a few sources."""
+    """Seconds of video that are measured per second: the median of a few sources. None if all fail."""
     plain = config.model_dump(mode="json")
     speeds = []
     for source in sample[:_MEASURED]:
@@ -97,7 +97,7 @@ def _speed(child: Child, sample: Sequence[Source], config: Config) -> float | No
                 if isinstance(answer, answers.ClipAnswer):
                     seen = max(seen, answer.end_s)
                 if time.monotonic() - began > _MEASURE_SECONDS:
-                    break  # a long source: what was seen so far is enough (the child is replaced)
+                    break  # a part of a long source is enough (the child is replaced)
         except SourceFailed:
             continue
         if seen:

@@ -7,8 +7,8 @@ In: tasks as rows. Out: rows of `rows.STREAM`, `rows.LOOKS` and `caption_workers
     cutter.py           encodes the clips of a planned shard and writes the shard
     caption_workers.py  reads clips out of shards, and captions them
     looker.py           looks at one piece of a long source; pieces.py is the flow of such sources
-    rows.py             the rows between workers; streams.py: out of Ray Data, errors unwrapped
-    shares.py           CPUs and GPUs for each worker; session.py: a Ray to work on
+    rows.py             helpers that all workers share; streams.py reads rows and errors from Ray Data
+    shares.py           CPUs and GPUs for each worker; session.py opens a Ray session
 
 May import verdicts, shards, captions, decode, sandbox, sources, config and store.
 """

@@ -1,6 +1,6 @@
-"""What runs in Ray's workers to caption: reading clips out of shards, and a captioner. Imports no Ray.
+"""The workers of captioning: one reads clips out of shards, and one runs a captioner. Imports no Ray.
 
-Clips are decoded in these workers and not in the decoding child: their bytes are those that we encoded.
+These workers decode clips themselves, without the decoding child. The clips are safe: reelmill encoded them.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _BAD_ANSWERS = ("EmptyAnswer", "BrokenAnswer", "BadAnswer")  # as captioners nam
 
 
 class ClipReader:
-    """Reads the wanted clips of row groups of shards, and the pictures that the captioner looks at."""
+    """Reads the wanted clips of row groups of shards, and decodes the pictures for the captioner."""
 
     def __init__(self, config: dict[str, Any], location: str, step: Step):
         self._config = validated(config)
@@ -49,7 +49,7 @@ class ClipReader:
         self._wanted: Pictures | None = worker(self._config, step).pictures
         self._size = batch_clips(self._config, step)
         self._embeds = step == "caption" and "caption.similarity" in self._config.rules
-        self._embeddings: tuple[str, dict[str, list[float]]] = ("", {})  # of the part of clips read last
+        self._embeddings: tuple[str, dict[str, list[float]]] = ("", {})  # of the part that was read last
 
     def __call__(self, batch: pa.Table) -> Iterator[pa.Table]:
         waiting: list[ReadClip] = []
@@ -83,7 +83,7 @@ class ClipReader:
         if self._wanted:
             try:
                 seen, times_s = pictures(mp4, row["duration_s"], self._wanted)
-            except (OSError, ValueError) as error:  # av's errors are of these kinds
+            except (OSError, ValueError) as error:  # errors of av are of these kinds
                 failed = {"error": type(error).__name__, "message": f"its clip does not decode: {error}"}
         return {
             "clip_id": row["clip_id"],
@@ -101,7 +101,7 @@ class ClipReader:
         }
 
     def _embedding(self, clip_id: str, part: str | None) -> list[float] | None:
-        """The clips of one shard are of few parts, one after another."""
+        """The embedding of a clip. One part is kept: a shard has clips of few parts, one after another."""
         if part and self._embeddings[0] != part:
             table = self._dataset.read_part("clips", part, ["clip_id", "embedding"])
             ids, found = table["clip_id"].to_pylist(), table["embedding"].to_pylist()
@@ -110,9 +110,9 @@ class ClipReader:
 
 
 class ModelCaptioner:
-    """Captions clips in batches. A caption that its rules do not like is asked for once more.
+    """Captions clips in batches. If the rules reject a caption, the captioner is asked once more.
 
-    Answers one row per clip. One more row, of no clip, has what that took.
+    Gives one row per clip. One more row, without a clip, holds the time that the batches took.
     """
 
     def __init__(self, config: dict[str, Any], step: Step):
@@ -145,7 +145,7 @@ class ModelCaptioner:
             embeddings[clip["clip_id"]] = None if vector is None else np.asarray(vector, np.float32)
         found = self._asked(self._captioner, requests, embeddings)
         unliked = [r for r in requests if not _is_liked(found[r.clip_id], self._rules)]
-        # Made only now, when the first one holds its model: it is shared.
+        # The second captioner is made only now: the first holds its model by now, and both share the model.
         again = second_try(self._captioner) if unliked else None
         if again is not None:
             second = self._asked(again, unliked, embeddings)
@@ -161,7 +161,7 @@ class ModelCaptioner:
         requests: Sequence[CaptionRequest],
         embeddings: dict[str, np.ndarray | None],
     ) -> dict[str, list[SaidCaption] | CaptionFailed]:
-        """The captions of each clip, or why it has none. Joined by clip."""
+        """clip_id -> the captions of the clip, or the failure if the clip has no caption."""
         found: dict[str, list[SaidCaption] | CaptionFailed] = {r.clip_id: [] for r in requests}
         for answer in captioner(requests) if requests else ():
             if isinstance(answer, CaptionFailed):
@@ -192,8 +192,11 @@ def _request(clip: ReadClip) -> CaptionRequest:
 
 
 def _is_liked(found: list[SaidCaption] | CaptionFailed, rules: dict[str, Rule]) -> bool:
-    """By the rules on captions. Of what failed, an answer that holds no caption may be another the next time;
-    for the rest the captioner has tried often enough itself."""
+    """Do the rules on captions accept the answer? False asks the captioner once more.
+
+    An answer without a caption may be better the next time. After other failures the captioner has already
+    tried again itself, so the failure counts as liked.
+    """
     if isinstance(found, CaptionFailed):
         return found.error not in _BAD_ANSWERS
     checks = [(checks_of(row).get(column), rule) for row in found for column, rule in rules.items()]

@@ -58,6 +58,6 @@ class Looker:
 
 
 def probed(uri: str, config: Config) -> VideoInfo:
-    """What a source's headers say. Raises `SourceFailed`."""
+    """Read the headers of a source. Raises `SourceFailed`."""
     with Child(config.run.child_memory_mb) as child:
         return answers.probed(child.request({"op": "probe", "uri": uri}, config.run.deadline_seconds))

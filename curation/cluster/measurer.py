@@ -1,6 +1,7 @@
-"""The worker that measures parts: it drives a decoding child, and runs the scorers that need no model.
+"""The worker that measures parts. It drives a decoding child and runs the scorers without a model.
 
-It imports no Ray. Its rows are `tasks.StreamRow`: one per candidate clip, and one per source after its clips.
+This module does not import Ray. The worker gives rows of the type `tasks.StreamRow`: one row per candidate
+clip, and one row per source after its clips.
 """
 
 from __future__ import annotations
@@ -82,8 +83,10 @@ class Measurer:
         return {"op": op, "uri": source["uri"], "source_id": source["source_id"], "config": self._plain}
 
     def _measured(self, part: str, source: SourceTask) -> Iterator[StreamRow]:
-        """Everything about one source. Each attempt's clips carry its number, and so does the source's row:
-        clips that were seen before a fault do not count."""
+        """Measure one source. Its clips and its row carry the number of the attempt.
+
+        Clips of an attempt that failed do not count.
+        """
         request = self._request("measure", source)
         began = time.monotonic()
         for attempt in retries(self._config):
@@ -139,8 +142,10 @@ class Measurer:
         )
 
     def _of_group(self, part: str, source: SourceTask, group: GroupTask) -> Iterator[StreamRow]:
-        """The clips of one group of a long source's spans, and a row that says how that went. An attempt's
-        clips are those of the one before: they may all count."""
+        """The clips of one group of spans of a long source, and a row with the result of the group.
+
+        Every attempt gives the same clips. So the clips of all attempts may count.
+        """
         where = {"spans": group["spans"], "from_s": group["from_s"], "at": group["at"]}
         request = {**self._request("score", source), **where}
         began = time.monotonic()
@@ -189,19 +194,19 @@ class Measurer:
         return stream_row(part, clip={**clip, "jpegs": self._wanted_jpegs(clip, found.jpegs)})
 
     def _wanted_jpegs(self, clip: MeasuredClip, jpegs: dict[str, list[bytes]]) -> dict[str, list[bytes]]:
-        """Frames for the model-backed scorers stay with the clip, unless they are spared it."""
+        """The frames for the model-backed scorers. The result is empty if these scorers skip the clip."""
         is_image = clip["fps"] is None
         if not self._config.score_all and spared(clip["scores"], self._rules, self._cheap, is_image=is_image):
             return {}
         groups = dict(jpegs)
         while _size(groups) > _MAX_JPEG_BYTES and max(map(len, groups.values())) > 1:
-            # Only frames of tens of megapixels come to this.
+            # Only frames of tens of megapixels exceed the limit.
             largest = max(groups, key=lambda n: sum(map(len, groups[n])) if len(groups[n]) > 1 else 0)
             groups[largest] = groups[largest][::2]
         return groups
 
     def _rescored(self, part: str, source: SourceTask) -> Iterator[StreamRow]:
-        """The clips of a committed source, with the columns computed that are missing or out of date."""
+        """The clips of a committed source, after their missing and outdated columns are computed."""
         columns = [n for n in CLIPS.names if n not in ("thumbnail", "embedding")]
         table = self._dataset.read_part("clips", part, columns)
         mine: list[ClipRow] = rows_of(table.filter(pc.equal(table["source_id"], source["source_id"])))
@@ -223,7 +228,7 @@ class Measurer:
                 if not attempt.again(error):
                     fault = error
                     break
-        for clip in waiting.values():  # they stay, not scored, and the next build tries again
+        for clip in waiting.values():  # these clips stay without scores; the next build tries again
             yield stream_row(part, clip=clip)
         row = unmeasured(
             named_source(source),
@@ -236,7 +241,7 @@ class Measurer:
         yield stream_row(part, source={**row, "attempt": 0, "rescored": True})
 
     def _committed(self, row: ClipRow) -> MeasuredClip:
-        """A committed clip without its outdated numbers."""
+        """A committed clip without its outdated scores."""
         cleared = self._staleness.cleared(row)
         return {
             "clip_id": row["clip_id"],
@@ -260,14 +265,14 @@ class Measurer:
     def _scores(
         self, uri: str, clips: Sequence[MeasuredClip], want: dict[str, list[str]]
     ) -> Iterator[answers.ScoresAnswer]:
-        """The wanted columns of every clip, and the frames for model-backed scorers."""
+        """Yield the wanted columns of every clip, and the frames for model-backed scorers."""
         scorers = self._config.filters
         by_frames = []
         for clip in clips:
             wanted = want[clip["clip_id"]]
             if any(scorers[n].sampling.kind != "none" for n in wanted):
                 by_frames.append(clip)
-            else:  # what is known of it is enough: nothing is decoded
+            else:  # these scorers need no frames, so nothing is decoded
                 values: dict[str, float | None] = {}
                 for name in wanted:
                     values |= scorers[name]([Frames(clip_info(clip, clip["frames"]))])[0].values

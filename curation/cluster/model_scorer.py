@@ -18,8 +18,11 @@ from filters.base import Frames, Scorer, measure_key
 
 
 class ModelScorer:
-    """Runs one model-backed scorer over the clips that nothing has rejected yet, in batches. A clip of which
-    no frame was kept gets null and the scorer's key, as from a scorer that runs beside the decoder."""
+    """Runs one model-backed scorer, in batches, over the clips that no rule has rejected yet.
+
+    A clip without any kept frame gets a null score and the scorer's key. A scorer beside the decoder does the
+    same.
+    """
 
     def __init__(self, config: dict[str, Any], name: str):
         self._config = validated(config)
@@ -27,7 +30,7 @@ class ModelScorer:
         self._scorer: Scorer = self._config.filters[name]
         self._key = measure_key(self._scorer)
         self._rules = ordered(self._config.rules)
-        # What is scored before this one: a rule on it that fails spares this one.
+        # Scores before this scorer. If a rule rejects a clip by these scores, this scorer skips the clip.
         order = list(self._config.filters)
         self._before = columns_of(order[: order.index(name)])
         self._worker = uuid.uuid4().hex
@@ -41,8 +44,8 @@ class ModelScorer:
             if clip is None:
                 continue
             jpegs = clip["jpegs"].pop(self._name, None)
-            # A clip too short for the grid has no frame: it is scored too, as one that cannot be measured, or
-            # every build would try it again.
+            # A clip too short for the grid has no frame. The clip still gets a null score and a key, or every
+            # build would try the clip again.
             if jpegs is not None and not self._is_spared(clip):
                 wanted.append((clip, decoded_frames(clip, jpegs, self._scorer.sampling)))
         if not wanted:

@@ -1,4 +1,4 @@
-"""Long sources that several workers take apart: all look for cuts, then all score."""
+"""Measures long sources with several workers: first all workers look for cuts, then all workers score."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from curation.tasks.measure import MeasureTask, StreamRow, stream_row
 def in_pieces(
     long: dict[str, join.Long], config: Config, scored: Callable[[list[MeasureTask]], Iterator[StreamRow]]
 ) -> Iterator[StreamRow]:
-    """The rows of sources that several workers take apart: all look for cuts, then all score.
+    """Yield the rows of long sources. First all workers look for cuts, and then all workers score.
 
-    `scored` gives the rows of tasks, as of any other source.
+    `scored` gives the rows of tasks, as for any other source.
     """
     looks: list[LookTask] = []
     parts: list[MeasureTask] = []
@@ -30,14 +30,14 @@ def in_pieces(
         try:
             looks += source.looks(probed(source.uri, config), config)
         except (SourceFailed, segments.NotInPieces) as error:
-            yield note(f"measured in one piece, as {error}: {source.uri}")
+            yield note(f"measured in one piece, because {error}: {source.uri}")
             parts.append(source.whole())
     for look in rows(_looking(looks, config)) if looks else ():
         yield stream_row("", spent=look["spent"])
         try:
             parts += long[look["source_id"]].looked(look, config) or []
         except segments.NotInPieces as error:
-            yield note(f"measured in one piece, as {error}: {long[look['source_id']].uri}")
+            yield note(f"measured in one piece, because {error}: {long[look['source_id']].uri}")
             parts.append(long[look["source_id"]].whole())
     again = []
     for row in scored(parts):
@@ -60,7 +60,7 @@ def _looking(looks: list[LookTask], config: Config) -> ray.data.Dataset:
         Looker,
         fn_constructor_args=(config.model_dump(mode="json"),),
         batch_format="pyarrow",
-        batch_size=1,  # a piece of a source
+        batch_size=1,  # one piece of a source
         num_cpus=shares.measure_cpus,
         compute=pool(shares.measure_workers, len(looks), elastic=config.run.measure_workers is None),
     )

@@ -1,4 +1,4 @@
-"""What all workers do around their work: files that must be unchanged, retries, pictures for scorers."""
+"""Helpers that all workers share: checks for changed files, retries, and pictures for scorers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from filters.base import ClipInfo, Frames, Sampling
 
 
 def note(text: str) -> StreamRow:
-    """A row of the stream that says something to the user."""
+    """A row of the stream that holds a message to the user."""
     return stream_row("", note=text)
 
 
@@ -30,7 +30,7 @@ def spent_row(stage: str, worker: str, seconds: float) -> StreamRow:
 
 
 def check_unchanged(source: SourceFile) -> None:
-    """Raises `SourceFailed` when another file is there than the one that was identified."""
+    """Raises `SourceFailed` when the file is not the file that was identified, or cannot be read."""
     uri = source["uri"]
     try:
         if not changed_since(uri, source["bytes"], source["mtime_or_etag"], source["fingerprint"]):
@@ -49,7 +49,7 @@ class _Attempt:
     wait_s: float
 
     def again(self, error: SourceFailed) -> bool:
-        """Wait, and go on to the next attempt; False when there is none, or the fault will not pass."""
+        """Wait before the next attempt. False when no attempt is left, or the fault is permanent."""
         if not error.transient or not self.left:
             return False
         time.sleep(self.wait_s)
@@ -57,7 +57,7 @@ class _Attempt:
 
 
 def retries(config: Config) -> Iterator[_Attempt]:
-    """The first one, and the retries after faults that may pass; each waits twice as long."""
+    """Yield the first attempt and its retries. Each retry waits twice as long as the retry before."""
     run = config.run
     for k in range(run.read_retries + 1):
         yield _Attempt(k, run.read_retries - k, run.retry_seconds * 2**k)

@@ -1,4 +1,4 @@
-"""CPUs and GPUs for each kind of worker, so that all of them fit on the cluster side by side."""
+"""Divides CPUs and GPUs among the kinds of workers, so that all workers fit on the cluster together."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from curation.config.schema import Config, ConfigError
 
 
 class cpu_shares:
-    """CPUs per worker, so that measuring and every model fit on the cluster side by side."""
+    """CPUs and GPUs per worker, so that measuring and every model fit on the cluster together."""
 
     def __init__(self, config: Config):
         run = config.run
         total = max(1.0, cluster("CPU"))
         models = len(config.model_scorers)
         gpus = cluster("GPU")
-        share = gpus / max(1, models * run.model_workers)  # of the GPUs there are, if any
+        share = gpus / max(1, models * run.model_workers)  # 0 without GPUs
         self.model_gpus = run.model_gpus if run.model_gpus is not None else min(1.0, share)
-        # On a machine with fewer CPUs than stages each stage takes a part of one.
+        # On a machine with fewer CPUs than stages, each stage takes a part of a CPU.
         self.model_cpus = min(run.model_cpus, total / (models + 1) / run.model_workers)
         left = total - self.model_cpus * models * run.model_workers
         self.measure_cpus = min(run.measure_cpus, left)
@@ -28,28 +28,28 @@ class cpu_shares:
 
 
 class caption_shares:
-    """CPUs and GPUs for captioning: the model first, what decodes pictures for it beside it."""
+    """CPUs and GPUs for captioning. The models get their share first; the clip readers get the rest."""
 
     def __init__(self, config: Config, step: Step):
         run = config.run
         total, gpus = max(1.0, cluster("CPU")), cluster("GPU")
         local = is_local(config, step)
-        # One actor holds a server's bound on concurrent requests.
+        # A single actor can keep a server's limit on concurrent requests.
         self.workers = run.caption_workers if local else 1
         share = min(1.0, gpus / self.workers)
         self.gpus = (share if run.caption_gpus is None else run.caption_gpus) if local else 0.0
         self.cpus = min(run.caption_cpus, total / 2 / self.workers)
         left = total - self.cpus * self.workers
         self.reader_cpus = min(1.0, left)
-        # Four decode about as fast as any model that one GPU holds looks, or any server answers.
+        # Four readers decode about as fast as a model on one GPU, or a server, can caption.
         self.readers = min(
             run.caption_readers or 4 * self.workers, max(1, int(left / self.reader_cpus + 1e-6))
         )
 
 
 def check_shares(config: Config) -> None:
-    """Raises `ConfigError` where a worker takes more than any machine has: Ray would wait for ever for one
-    that does."""
+    """Raises `ConfigError` if a worker takes more than any machine has. Ray would wait forever for a machine
+    that has enough."""
     steps: list[Step] = ["caption"] if config.captions.by_model else []
     if make_rewriter(config) is not None:
         steps.append("rewrite")

@@ -1,4 +1,4 @@
-"""`reelmill caption`: other captions for what is there."""
+"""`reelmill caption` makes other captions for the existing clips."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ def recaption(
     *,
     retry_failed: bool = False,
 ) -> None:
-    """`caption`: other captions for what is there. Nothing is measured; only what is accepted anew, and so in
-    no shard, is cut.
+    """Make other captions for the existing clips. Nothing is measured.
 
-    What is in the shards is captioned (or rewritten) first, before anything else is written: a captioner that
-    turns out not to work leaves the dataset as it was, and clips keep their old caption until there is a new
-    one.
+    A clip is cut only if it is newly accepted, and so is in no shard yet.
+
+    The clips in the shards are captioned (or rewritten) before anything else is written. So a captioner that
+    does not work leaves the dataset as it was. A clip keeps its old caption until it has a new one.
     """
 
     def begin() -> None:
@@ -46,7 +46,7 @@ def recaption(
     expected = would_accept(dataset, config, retry_failed=retry_failed)
     with ready(dataset, config, session, expected, retry_failed=retry_failed):
         options: dict[str, Any] = {"among": expected, "retry_failed": retry_failed, "begin": begin}
-        # What was captioned just now is judged before it is rewritten.
+        # A new caption is judged before it is rewritten.
         if not any(caption(dataset, config, s, progress, **options) for s in STEPS):
             begin()
         accepted = apply_rules(dataset, config)

@@ -1,4 +1,4 @@
-"""What `select` and `caption` have in common: a Ray session only where there is work for one."""
+"""The common part of `select` and `caption`: a Ray session is opened only if there is work for one."""
 
 from __future__ import annotations
 
@@ -20,16 +20,17 @@ from curation.verdicts.judge import verdict_rows
 def caption_by_models(
     dataset: Dataset, config: Config, progress: Progress, among: Collection[str] | None = None
 ) -> None:
-    """Caption the clips in the shards (those `among` which they are to be, where that is said), rewrite the
-    captions, and bring verdicts and shards in line with what they are like. What the rules do not like is
-    not rewritten."""
+    """Caption the clips in the shards, rewrite the captions, and update verdicts and shards.
+
+    `among` limits the clips; None takes all. A caption that the rules reject is not rewritten.
+    """
     for step in STEPS:
         if caption(dataset, config, step, progress, among=among):
             apply_rules(dataset, config)
 
 
 def would_accept(dataset: Dataset, config: Config, *, retry_failed: bool = False) -> set[str]:
-    """The clips that `select` would accept. Nothing is written."""
+    """The ids of the clips that `select` would accept. Nothing is written."""
     captions = Captions.read(dataset, config)
     return {
         row["clip_id"]
@@ -49,13 +50,15 @@ def ready(
     among: Collection[str] | None = None,
     retry_failed: bool = False,
 ) -> Iterator[None]:
-    """Look for what captioning these clips takes, and open a session if there is work for one, before
-    anything is written. Of those clips a captioner is asked about the ones `among` which they are to be,
-    where that is said. Raises `captioning.base.CaptionerMissing`, and `ConfigError` where a dataset alone
-    says which server or model is asked."""
+    """Check the captioner, and open a session if there is work for one, before anything is written.
+
+    `accepted`: the clips that will be accepted. `among`: the clips that may be captioned; None means all of
+    `accepted`. Raises `captioning.base.CaptionerMissing`. Raises `ConfigError` if only the dataset, and not
+    the user, names the server or model.
+    """
     asked = accepted if among is None else among
     to_caption = is_needed(dataset, config, asked, retry_failed=retry_failed)
-    # What an edited sidecar says now is seen later, and would be rewritten.
+    # An edited sidecar is read only later, and its text would then be rewritten.
     if to_caption or (config.captions.captioner == "sidecar" and config.captions.rewrite and asked):
         check_captioner(config)
     there = sharded_clips(dataset)
@@ -71,7 +74,7 @@ def finish(
     session: Callable[[], AbstractContextManager[None]],
     among: Collection[str] | None = None,
 ) -> None:
-    """Cut and caption, in a session that is opened only if there is something to do. `among`: see `ready`."""
+    """Cut and caption. A session is opened only if there is work for one. `among`: see `ready`."""
     there = sharded_clips(dataset)
     to_caption = any(wanted(dataset, config, step, among=among) for step in STEPS)
     if to_caption or any(c["clip_id"] not in there for c in accepted):

@@ -1,4 +1,4 @@
-"""`reelmill remove`: sources are taken out for good, with their copies."""
+"""`reelmill remove` removes sources permanently, with their copies."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from curation.store.dataset import Dataset
 
 
 def remove(dataset: Dataset, names: Sequence[str], config: Config) -> tuple[int, int, int]:
-    """`remove`: take sources out for good, with their copies. Returns how many sources, clips and shard rows
-    went. Raises `DatasetError` for a name that is no source."""
+    """Remove sources permanently, with their copies. Returns the numbers of removed sources, clips and shard
+    rows. Raises `DatasetError` for a name that is not a source."""
     settle(dataset)
     rows = named(dataset, names)
     shard_rows = len(sharded_clips(dataset))
-    # Noted first: from here on every command that writes finishes it.
+    # The removal is noted first. After a kill, the next command that writes finishes the removal.
     Removed(dataset).add(rows)
     drop_removed(dataset)
     drop_orphans(dataset)

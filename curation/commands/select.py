@@ -1,4 +1,4 @@
-"""`reelmill select`: other rules over what is measured."""
+"""`reelmill select` applies other rules to the measured clips."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from curation.store.dataset import Dataset
 def reselect(
     dataset: Dataset, config: Config, progress: Progress, session: Callable[[], AbstractContextManager[None]]
 ) -> None:
-    """`select`: other rules over what is measured. A session is opened only if there is something to cut.
+    """Apply other rules to the measured clips. A session is opened only if there is work for one.
 
-    A query: no model is asked about a clip that was accepted before. Raises `ConfigError` where one would be
-    asked about a new clip and a dataset alone says which.
+    No model is asked about a clip that was accepted before. Raises `ConfigError` if a new clip needs a
+    captioner that only the dataset, and not the user, names.
     """
     settle(dataset)
     accepted = would_accept(dataset, config)
@@ -41,8 +41,11 @@ def reselect(
 
 
 def _new(dataset: Dataset, config: Config, accepted: Collection[str]) -> set[str]:
-    """Those that are in no shard; and those that are, without any caption: a `select` that was killed had
-    cut them. Of these a captioner is asked only if the user said which."""
+    """The accepted clips that are in no shard, and those in a shard without any caption.
+
+    A `select` that was killed may have cut clips and left them without a caption. These clips count as new
+    only if the user has confirmed all settings. Only then may a captioner be asked about them.
+    """
     there = sharded_clips(dataset)
     new = {i for i in accepted if i not in there}
     if config.unsaid:

@@ -1,4 +1,4 @@
-"""`reelmill status`: what a build under the dataset's own configuration would still do."""
+"""`reelmill status` says what a build under the dataset's own configuration would still do."""
 
 from __future__ import annotations
 
@@ -11,17 +11,19 @@ from curation.verdicts.stale import Staleness
 
 
 def waiting(dataset: Dataset, config: Config) -> str:
-    """What a build under the dataset's configuration would still do, as far as can be known without looking
-    at the sources; empty when there is nothing."""
+    """The work that a build under the dataset's configuration would still do, as text.
+
+    The sources are not read, so their changes are not included. The text is empty if there is no work.
+    """
     parts = [f"{n} {what}" for what, n in _waiting(dataset, config).items() if n]
     manifest = dataset.manifest()
-    if not manifest.get("build_ended", True):  # datasets of the first versions do not tell
+    if not manifest.get("build_ended", True):  # the first versions did not write this key
         parts.insert(0, f"the build of {manifest['sources_named']} sources did not come to its end")
     return ", ".join(parts)
 
 
 def captions_wait(dataset: Dataset, config: Config) -> bool:
-    """Is there something to go on with for `recaption`, and nothing that takes a build?"""
+    """Can `recaption` alone do the remaining work? False if there is no work, or if a build is needed."""
     if not dataset.manifest()["build_ended"] or _stale_sources(dataset, config):
         return False
     return any(captions_waiting(dataset, config).values())

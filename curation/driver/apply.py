@@ -1,4 +1,4 @@
-"""Verdicts are written, and the shards follow them."""
+"""Writes verdicts, and makes the shards match the verdicts."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ from filters import SCORERS
 
 
 def apply_rules(dataset: Dataset, config: Config) -> list[AcceptedClip]:
-    """Write the verdicts and bring the shards in line: rows of clips that fell out go. Returns the accepted
-    clips, without their thumbnails and embeddings."""
+    """Write the verdicts, and remove the shard rows of clips that are no longer accepted.
+
+    Returns the accepted clips, without their thumbnails and embeddings.
+    """
     captions = Captions.read(dataset, config)
     columns = ["clip_id", "source_id", "uri", "start_s", "end_s", "frames", "fps", "width", "height"]
     rows = write_verdicts(dataset, config.verdict_rules, failure_keys(config), captions, columns)
@@ -41,14 +43,14 @@ def _accepted(row: ClipRow, extra: str | None) -> AcceptedClip:
 
 
 def not_scored(dataset: Dataset, config: Config) -> int:
-    """Clips that pass every rule on what they have, but were spared a dear score."""
+    """The number of clips that pass every rule on their known scores, but skipped an expensive score."""
     count = 0
     measured = {column: rule for column, rule in config.rules.items() if column in SCORE_COLUMNS}
     for clip in dataset.rows("clips", ["clip_id", "fps", "keys", *SCORE_COLUMNS]):
         rules = applicable(ordered(measured), is_image=clip["fps"] is None)
         scores = scores_of(clip)
         have = {c: r for c, r in rules.items() if scores[c] is not None}
-        tried = keys_of(clip)  # null there: it could not be measured
+        tried = keys_of(clip)  # with a key here, a null score means that the clip could not be measured
         missing = {c.split(".")[0] for c in rules if scores[c] is None} - tried.keys()
         dear = any(SCORERS[name].uses_model for name in missing)
         count += dear and not spared(scores, have, have, is_image=clip["fps"] is None)

@@ -1,4 +1,4 @@
-"""Captions by a model, from the driver's side: answers come in any order and are committed in parts."""
+"""The driver's side of captioning by a model: answers come in any order and are committed in parts."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from curation.store.rows import CaptionRow, FailureRow
 from curation.store.spent import Phase
 from curation.tasks.caption import CaptionAnswer
 
-# A kill costs what was made since the last part.
+# A kill loses the captions that were made since the last part.
 _PART_ROWS = 1000
 _PART_SECONDS = 10.0
 _MOST_IN_A_ROW = 32
@@ -29,13 +29,15 @@ _ANSWERED = ("BadAnswer", "BrokenAnswer", "EmptyAnswer", "NoAnswer", "NoOriginal
 
 
 class CaptionCommits:
-    """Answers as they come, committed in parts: often enough that a kill costs seconds, seldom enough that
-    files are few.
+    """Takes answers as they come, and commits them in parts.
 
-    Failures wait for the next success: when a server is away, that is no failure of the clips. Only so many
-    failures may come in a row (`run.caption_failures_in_a_row`), and fewer that got no answer at all.
+    Commits are so frequent that a kill loses only seconds of work, and so rare that there are few files.
 
-    `begin` is called before the first commit, and so not at all if the captioner turns out not to work.
+    A failure is recorded only after the next success: when a server is away, the clips have not failed.
+    `run.caption_failures_in_a_row` limits how many failures may come in a row. The limit is lower for
+    failures without any answer.
+
+    `begin` is called before the first commit. So `begin` is never called if the captioner does not work.
     """
 
     def __init__(
@@ -67,9 +69,9 @@ class CaptionCommits:
         self._rows: list[CaptionRow] = []
         self._failures: list[FailureRow] = []
         self._in_a_row: list[FailureRow] = []
-        self._unanswered = 0  # the last ones of those
-        self._reasons: Counter[str] = Counter()  # errors of what is recorded as failed
-        self._messages: dict[str, str] = {}  # one for each
+        self._unanswered = 0  # how many failures at the end of `_in_a_row` had no answer
+        self._reasons: Counter[str] = Counter()  # error -> how many clips are recorded with it
+        self._messages: dict[str, str] = {}  # error -> its first message
         self._last = time.monotonic()
         self._phase = Phase()
         if self.total:
@@ -79,11 +81,11 @@ class CaptionCommits:
             progress.start_caption(step, self._captioner.name, self.total)
 
     def take(self, answer: CaptionAnswer) -> None:
-        """The captions of a clip, or why there is none. Raises `Stopped` when too many in a row fail."""
+        """Take the captions of a clip, or its error. Raises `Stopped` when too many clips in a row fail."""
         if answer["spent"] is not None:
             self._phase.add(answer["spent"])
-        elif (id_ := answer["clip_id"]) in self._left:  # a worker that died after its rows were taken gives
-            self._left.discard(id_)  # them twice
+        elif (id_ := answer["clip_id"]) in self._left:  # rows of a worker that died may come twice
+            self._left.discard(id_)
             self._take(id_, answer)
 
     def _key_of(self, clip_id: str) -> str:
@@ -106,9 +108,9 @@ class CaptionCommits:
             self._stop(f"{error}: {message}")
 
     def end(self) -> int:
-        """Commit the rest. Returns how many clips were asked for.
+        """Commit the rest. Returns the number of clips for which a caption was wanted.
 
-        The last ones may have failed because the captioner is gone: it is asked.
+        The last clips may have failed because the captioner is gone. So the captioner is checked first.
         """
         if not self.total:
             return 0
@@ -135,17 +137,18 @@ class CaptionCommits:
         self._in_a_row, self._unanswered = [], 0
 
     def _stop(self, reason: str) -> None:
-        # Many are asked at once: an answer that comes after these may have been given before.
+        # Many clips are asked about at once, and answers come in any order. So a failure without an answer
+        # may come from the lost captioner, even before the last success. Such a failure is not recorded.
         self._failures = [f for f in self._failures if f["error"] in _ANSWERED]
         self._commit()
         stored = self._dataset.manifest()
-        # The same one where a build has not ended, or the dataset does not name the captioner yet.
+        # `reelmill caption` resumes only if a build has ended and the dataset already names the captioner.
         known = stored["build_ended"] and stored["config_hash"] == self._config.hash()
-        go_on = f"go on with: {command(self._dataset)}" if known else "run the same command again"
+        go_on = f"resume with: {command(self._dataset)}" if known else "run the same command again"
         raise Stopped(
             f"{len(self._in_a_row)} clips in a row could not be captioned by captions.{self._captioner.name} "
-            f"({reason}); what was captioned is kept, and these clips do not count as failed. If it is the "
-            "clips and not the captioner, raise run.caption_failures_in_a_row; otherwise mend what is wrong. "
+            f"({reason}); what was captioned is kept, and these clips do not count as failed. If the "
+            "clips cause this, raise run.caption_failures_in_a_row; otherwise repair the captioner. "
             f"Then {go_on}"
         )
 
@@ -177,5 +180,5 @@ class CaptionCommits:
 
 
 def command(dataset: Dataset) -> str:
-    """What goes on with captions, for messages."""
+    """The command that resumes captioning, as messages print it."""
     return f"reelmill caption {shlex.quote(dataset.address('').rstrip('/'))}"

@@ -1,4 +1,4 @@
-"""Cutting, from the driver's side: tasks of planned shards, and what the workers say of them."""
+"""The driver's side of cutting: it makes tasks from planned shards, and takes the answers of the workers."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from curation.store.spent import Phase
 from curation.tasks.cut import CutClip, CutTask, WrittenShard
 from curation.verdicts.judge import write_verdicts
 
-_CLIPS_PER_WAVE = 4000  # minutes of work at least, seconds of it to start the workers
+_CLIPS_PER_WAVE = 4000  # cutting a wave takes minutes, and starting its workers takes only seconds
 
 
 class ShardCommits:
-    """The shards of accepted clips that are in none yet: what is to be cut, and what came of it.
+    """Plans shards for the accepted clips that are in no shard yet, and takes the results of the workers.
 
-    Workers write the shards; the driver commits what failed.
+    Workers write the shards; the driver commits the failures.
     """
 
     def __init__(
@@ -42,8 +42,10 @@ class ShardCommits:
             progress.start_cut(len(self._clips))
 
     def waves(self) -> Iterator[list[CutTask]]:
-        """Tasks of `cluster.cutter.Cutter`, in groups: what a worker is to know of a clip takes more memory
-        than the row of the clip does."""
+        """Tasks of `cluster.cutter.Cutter`, in groups.
+
+        A task takes more memory per clip than a row of `clips`. So the tasks are not all made at once.
+        """
         wave: list[Shard] = []
         for shard in self._planned:
             wave.append(shard)
@@ -84,7 +86,7 @@ class ShardCommits:
         }
 
     def take(self, row: WrittenShard) -> None:
-        """One shard that was written. Raises `DatasetError` when this node cannot see it."""
+        """Take the result of one shard. Raises `DatasetError` when this node cannot see the shard."""
         failed = row["failures"]
         self._failed += len(failed)
         commit_failures(self._dataset, failed)
@@ -102,7 +104,7 @@ class ShardCommits:
         self._phase.add(row["spent"])
 
     def end(self) -> int:
-        """The plan is done. Returns how many clips were to be cut."""
+        """End the plan, after its last shard. Returns the number of clips that the plan wanted to cut."""
         if not self._planned:
             return 0
         self._progress.end(self._phase.commit(self._dataset))

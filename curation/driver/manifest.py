@@ -1,4 +1,4 @@
-"""dataset.json: what made a dataset, and whether its last build came to its end."""
+"""dataset.json says what made a dataset, and whether its last build has ended."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from curation.store.schema import SCHEMA_VERSION
 def write_manifest(
     dataset: Dataset, config: Config, *, sources_named: int | None = None, ended: bool | None = None
 ) -> None:
-    """dataset.json: what made this dataset, and whether its last build came to its end."""
+    """Write dataset.json. `sources_named` and `ended`: None keeps the earlier value."""
     before = dataset.manifest() if dataset.exists() else {}
     manifest = {
         "schema_version": SCHEMA_VERSION,

@@ -1,4 +1,4 @@
-"""Measuring, from the driver's side: rows come in any order from the workers, parts are committed whole."""
+"""The driver's side of measuring: rows come from workers in any order, and parts are committed whole."""
 
 from __future__ import annotations
 
@@ -24,17 +24,18 @@ class _FailureLimit:
         self._failed += row["status"] == "failed"
 
     def check(self) -> None:
-        # Against all that were named, not against those seen so far: what is too much now stays too much.
+        # The limit counts against all named sources. So a limit that is passed once stays passed.
         if self._failed > self._fraction * self._named:
             raise Stopped(
                 f"{self._failed} of {self._named} sources failed, more than run.max_failed_fraction="
-                f"{self._fraction:g} allows; what was measured is kept. Mend or leave out the failed sources "
-                "(reelmill report shows them) and go on with --retry-failed, or raise run.max_failed_fraction"
+                f"{self._fraction:g} allows; what was measured is kept. Repair or leave out the failed "
+                "sources (reelmill report shows them) and resume with --retry-failed, or raise "
+                "run.max_failed_fraction"
             )
 
 
 class PartCommits:
-    """Rows of what is measured, gathered until a part is whole, and then committed.
+    """Gathers measured rows until a part is whole, and then commits the part.
 
     `take` raises `Stopped` when more of the `named` sources have failed than `run.max_failed_fraction`
     allows.
@@ -54,7 +55,7 @@ class PartCommits:
         self._clips: dict[str, dict[tuple[str, int], dict[str, MeasuredClip]]] = {}
 
     def tasks(self) -> list[MeasureTask]:
-        """The sources of one part each. What needs no measuring is committed first."""
+        """One task per part, with its sources. Rows that need no measuring are committed first."""
         self._commit_direct()
         return [
             {"part": part, "sources": [self._task(source) for source in sources]}
@@ -82,7 +83,7 @@ class PartCommits:
         self._limit.check()
 
     def take(self, row: StreamRow) -> None:
-        """What a worker has to say of a part."""
+        """Take one row from a worker. A part is committed when its last row has come."""
         part = row["part"]
         if row["spent"] is not None:
             self._phase.add(row["spent"])
@@ -90,13 +91,13 @@ class PartCommits:
         if row["note"] is not None:
             self._progress.say(row["note"])
             return
-        if part not in self._open:  # a worker died after its rows were taken, and its work came once more
+        if part not in self._open:  # a worker died after its rows were taken, so its rows come again
             return
         if row["clip"] is not None:
             self._take_clip(part, row["clip"])
         elif row["source"] is not None:
             self._take_source(part, row["source"])
-        # Scored clips may come after their source's row.
+        # Scored clips may come after the row of their source.
         if self._open[part] == 0 and self._is_whole(part):
             self._commit(part)
             del self._open[part]
@@ -124,7 +125,7 @@ class PartCommits:
         return all(len(self._clips_of(part, s)) >= s["clips"] for s in self._sources[part].values())
 
     def _clips_of(self, part: str, source: MeasuredSource) -> Collection[MeasuredClip]:
-        """The clips of the attempt that counts: none of a source that failed, or that needed no measuring."""
+        """The clips of the attempt that counts. A failed or unmeasured source has no such clips."""
         if source["status"] != "measured" or source["attempt"] is None:
             return ()
         return self._clips.get(part, {}).get((source["source_id"], source["attempt"]), {}).values()
@@ -133,9 +134,8 @@ class PartCommits:
         found = self._sources.pop(part)
         clips = [clip for s in found.values() for clip in self._clips_of(part, s)]
         self._clips.pop(part, None)
-        if self._dataset.exists(
-            f"sources/{part}.parquet"
-        ):  # some of its sources were measured or scored again
+        # The part exists already if some of its sources were measured or scored again.
+        if self._dataset.exists(f"sources/{part}.parquet"):
             self._dataset.commit_part(part, *self._merged(part, found, clips))
         else:
             self._dataset.commit_part(part, found.values(), [_clip_row(clip) for clip in clips])
@@ -143,7 +143,7 @@ class PartCommits:
     def _merged(
         self, part: str, sources: Mapping[str, MeasuredSource], clips: Sequence[MeasuredClip]
     ) -> tuple[list[SourceRow], list[ClipRow]]:
-        """The part with what is new in it, and with the rest as it was."""
+        """The rows of the part: new rows replace old ones, and all other rows stay as they were."""
         committed: list[SourceRow] = self._dataset.read_part("sources", part).to_pylist()
         rows = {source["source_id"]: source for source in committed}
         rows |= {id_: source for id_, source in sources.items() if not source["rescored"]}

@@ -1,4 +1,4 @@
-"""What every command that writes does first, and what a build does before it measures."""
+"""The first step of every command that writes, and the steps of a build before and after measuring."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from filters.base import MissingModel
 
 
 def settle(dataset: Dataset) -> None:
-    """Finish what an earlier command was killed in: every command that writes begins with this."""
+    """Finish the work of an earlier command that was killed. Every command that writes begins with this."""
     dataset.clean()
     if dataset.exists():
         upgrade(dataset)
@@ -34,8 +34,10 @@ def settle(dataset: Dataset) -> None:
 
 
 def check_models(config: Config) -> None:
-    """Raises `filters.base.MissingModel`, or `captioning.base.CaptionerMissing`, before any work when a
-    configured model cannot be had."""
+    """Check, before any work, that every configured model is available.
+
+    Raises `filters.base.MissingModel`, or `captioning.base.CaptionerMissing`, for a model that is missing.
+    """
     check_captioner(config)
     for scorer in config.filters.values():
         scorer.check()
@@ -58,10 +60,10 @@ def prepare(
     retry_failed: bool = False,
     prune: bool = False,
 ) -> Todo:
-    """Finish what an earlier command left, say what changed since then, and find what is to be done.
+    """Finish the work of an earlier command, report what has changed, and find the work of this build.
 
-    `retry_failed`: failed sources and clips are tried again. `prune`: sources that are not `listed` go, with
-    their clips.
+    `retry_failed`: failed sources and clips are tried again. `prune`: sources that are not in `listed` are
+    removed with their clips.
     """
     settle(dataset)
     if dataset.exists():
@@ -74,7 +76,7 @@ def prepare(
     todo = find_work(dataset, listed, config, retry_failed=retry_failed, prune=prune)
     for reason, n in sorted(Counter(todo.reasons.values()).items()):
         if reason != "new":
-            progress.say(f"{n} sources again: {reason}")
+            progress.say(f"{n} sources are measured or scored again: {reason}")
     for line in notes(todo):
         progress.say(line)
     drop_sources(dataset, {row["source_id"] for row in (*todo.pruned, *todo.mended)})
@@ -84,7 +86,7 @@ def prepare(
 
 
 def tidy(dataset: Dataset, todo: Todo, config: Config, progress: Progress) -> None:
-    """After measuring: scores that are out of date go, and what belongs to clips that are no more."""
+    """After measuring, clear old scores, and remove the data of clips that no longer exist."""
     left = clear_old_scores(dataset, config, todo.named) if todo.old_scores else 0
     if left:
         progress.say(
@@ -92,5 +94,5 @@ def tidy(dataset: Dataset, todo: Todo, config: Config, progress: Progress) -> No
             "or parameters: name them to have them scored again"
         )
     drop_orphans(dataset)
-    if todo.retry_failed:  # clips, too: they are accepted again until they fail again
+    if todo.retry_failed:  # failed clips are tried, too: they are accepted until they fail again
         forget_failures(dataset)

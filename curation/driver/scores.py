@@ -1,4 +1,4 @@
-"""What a build changes in committed parts without measuring anything."""
+"""The changes that a build makes in committed parts without measuring anything."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from curation.verdicts.stale import Staleness
 
 
 def take_extras(dataset: Dataset, extras: Mapping[str, str | None]) -> None:
-    """Take over the list's other columns of sources (by source_id) that are measured already."""
+    """Write new values of the list's other columns (`extras`, by source_id) to sources already measured."""
     for part in dataset.parts("sources") if extras else ():
         rows: list[SourceRow] = dataset.read_part("sources", part).to_pylist()
         if any(row["source_id"] in extras for row in rows):
@@ -23,11 +23,13 @@ def take_extras(dataset: Dataset, extras: Mapping[str, str | None]) -> None:
 
 
 def clear_old_scores(dataset: Dataset, config: Config, named: Collection[str]) -> int:
-    """Null the scores of another version or other parameters where they are not computed again (a cheaper
-    rule spares the clip them): nobody shall read them as what the configuration says.
+    """Set scores of another version or other parameters to null where the scores are not computed again.
 
-    Clips of sources that are not among `named` are as they were, since nothing can be computed for them.
-    Returns how many of those keep old scores.
+    A score is not computed again if a cheaper rule already rejects the clip. An old score must not look like
+    a score of this configuration.
+
+    Clips of sources outside `named` keep their old scores, because nothing can be computed for them. Returns
+    the number of these clips.
     """
     staleness = Staleness(config)
     left = 0

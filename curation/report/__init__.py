@@ -1,11 +1,11 @@
-"""The page of a dataset: report.html, self-contained and without scripts.
+"""Writes the page of a dataset: report.html is self-contained and has no scripts.
 
-In: a dataset. Out: one HTML file. It changes nothing else.
+In: a dataset. Out: one HTML file. This room changes nothing else.
 
     page.py      the page: funnel, cut-offs, thumbnails, failures, slowest files
-    read.py      clips and sources, read as columns
+    read.py      reads clips and sources as columns
     charts.py    histograms with their cut-offs
-    words.py     numbers, times and texts as the page writes them
+    words.py     formats numbers, times and texts for the page
     report.html  the template
 
 May import audit, verdicts, captions, config and store.

@@ -1,4 +1,4 @@
-"""Histograms with their cut-offs, as the page draws them."""
+"""Histograms with their cut-offs, in the form that the page draws."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from filters.rules import Rule
 
 BINS = 48
 
-# The histogram's coordinates; the page scales them.
+# Coordinates of the histogram. The page scales them.
 _WIDTH, _HEIGHT, _TOP, _LEFT, _BASE = 400, 150, 16, 4, 128
 
 
@@ -24,7 +24,7 @@ _WIDTH, _HEIGHT, _TOP, _LEFT, _BASE = 400, 150, 16, 4, 128
 
 @dataclass(frozen=True)
 class Bar:
-    """One bin. Heights from the bottom up: accepted, inside the bounds but not accepted, outside."""
+    """One bin. Its boxes from the bottom up: accepted, inside the bounds but not accepted, outside."""
 
     x: float
     width: float
@@ -42,7 +42,7 @@ class Mark:
 
 @dataclass(frozen=True)
 class Chart:
-    """A histogram over all scored clips, in the coordinates of its picture."""
+    """A histogram of all scored clips, in the coordinates of the picture."""
 
     column: str
     bars: list[Bar]
@@ -52,7 +52,7 @@ class Chart:
     scored: int
     missing: int
     left_out: int  # clips left of the axis, counted in the first bin
-    right_out: int
+    right_out: int  # clips right of the axis, counted in the last bin
     width: int = _WIDTH
     height: int = _HEIGHT
     base: int = _BASE
@@ -60,9 +60,9 @@ class Chart:
 
 
 def axis_range(values: np.ndarray, cuts: Sequence[float]) -> tuple[float, float]:
-    """From the 1st to the 99th percentile, and every cut-off inside with some room."""
+    """The range of the axis: from the 1st to the 99th percentile, and wide enough for every cut-off."""
     points = list(cuts)
-    if len(values):  # of few values, the least and the greatest
+    if len(values):  # these are the least and the greatest value if there are few values
         points += [np.percentile(values, 1, method="lower"), np.percentile(values, 99, method="higher")]
     points = points or [0.0, 1.0]
     lo, hi = float(min(points)), float(max(points))
@@ -70,7 +70,7 @@ def axis_range(values: np.ndarray, cuts: Sequence[float]) -> tuple[float, float]
         room = 0.5 * max(abs(lo), 1e-6)
     else:
         room = 0.04 * (hi - lo)
-    # No room is needed beyond the last value, and none is shown below 0 when there is nothing.
+    # The axis starts at 0 or above if all values and cut-offs do.
     least = float(values.min()) if len(values) else lo
     return (max(lo - room, 0.0) if least >= 0 and lo >= 0 else lo - room), hi + room
 
@@ -134,7 +134,7 @@ def chart(values: np.ndarray, status: np.ndarray, rule: Rule | None, column: str
 
 
 def _anchor(x: float) -> str:
-    """Which end of a label stands at `x`, so that it stays inside the picture."""
+    """Which part of a label stands at `x`: its start, middle or end. The label stays inside the picture."""
     return "start" if x < 12 else "end" if x > _WIDTH - 12 else "middle"
 
 

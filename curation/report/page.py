@@ -1,4 +1,4 @@
-"""One page that shows what a dataset is made of and what its cut-offs do. Self-contained, without scripts."""
+"""One page that shows the contents of a dataset and the effect of its cut-offs. It has no scripts."""
 
 from __future__ import annotations
 
@@ -36,29 +36,29 @@ from filters import SCORERS
 from filters.base import Column
 from filters.rules import Rule
 
-THUMBNAILS_PER_SIDE = 12  # of each cut-off
+THUMBNAILS_PER_SIDE = 12  # at most, on each side of a cut-off
 ACCEPTED_SHOWN = 24
-_THUMBNAIL_BYTES = 4_000_000  # of all thumbnails, as they stand in the page
+_THUMBNAIL_BYTES = 4_000_000  # of all thumbnails together, as data URLs
 _COLUMNS: dict[str, Column] = {c.name: c for s in SCORERS.values() for c in s.columns} | COLUMNS
 
 
 def write_report(dataset: Dataset, *, out: str | None = None) -> str:
     """Write the report as report.html of the dataset, or to `out`. Returns the address of the page.
 
-    The page has at most about 4 MB of thumbnails, however large the dataset is. Of the clips, the score
-    columns are in memory, and thumbnails of the clips that are shown.
+    The page has at most about 4 MB of thumbnails, even for a large dataset. Memory holds the score columns of
+    all clips, and the thumbnails of the shown clips.
     """
     page = render(dataset).encode()
     folder, name = (dataset, "report.html")
     if out is not None:
         parent, name = posixpath.split(out)
-        folder = Dataset(parent or ".")  # its way to write: whole files, local or remote
+        folder = Dataset(parent or ".")  # Dataset writes whole files, local or remote
     folder.write(name, page)
     return folder.address(name)
 
 
 def render(dataset: Dataset) -> str:
-    """The page's text."""
+    """The HTML text of the page."""
     manifest = dataset.manifest()
     counts = accounting(dataset)
     rules = ordered({c: Rule(**b) for c, b in manifest["config"]["rules"].items() if c in ALL_COLUMNS})
@@ -114,7 +114,7 @@ def render(dataset: Dataset) -> str:
 
 @dataclass(frozen=True)
 class Step:
-    """One rule, or one stage that can fail, of the way from all clips to the accepted ones."""
+    """One step from all clips to the accepted clips: a rule, or a stage that can fail."""
 
     name: str
     bounds: str
@@ -126,7 +126,7 @@ class Step:
 
 
 def _funnel(clips: Clips, rules: Mapping[str, Rule], counts: Accounting) -> list[Step]:
-    """Rules in the order of the cascade, then whatever else is a reason of a verdict."""
+    """The rules in the order of the cascade, and then all other reasons of verdicts."""
     names = [*rules, *(r for r in counts.by_reason if r not in rules)]
     remains = np.ones(len(clips), dtype=bool)
     steps = []
@@ -157,7 +157,7 @@ def _funnel(clips: Clips, rules: Mapping[str, Rule], counts: Accounting) -> list
 
 @dataclass
 class Tile:
-    """One clip that is shown; what is not known at first is filled in from its part."""
+    """One clip that is shown. `_fill` reads the missing values from the part of the clip."""
 
     clip: int
     value: float | None = None
@@ -178,7 +178,7 @@ class Tile:
 
 @dataclass(frozen=True)
 class Strip:
-    """Clips on one side of a cut-off, the nearest first."""
+    """Clips on one side of a cut-off. The nearest clip comes first."""
 
     title: str
     passes: bool
@@ -187,7 +187,7 @@ class Strip:
 
 @dataclass(frozen=True)
 class Section:
-    """One rule."""
+    """The section of one rule."""
 
     column: str
     meaning: str
@@ -205,7 +205,7 @@ def _section(clips: Clips, column: str, rule: Rule) -> Section:
     high = scored & (values > rule.max) if rule.max is not None else np.zeros_like(scored)
     inside = scored & ~low & ~high
     exempt = np.zeros_like(scored)
-    if column in CAPTION_COLUMNS:  # of people, or none
+    if column in CAPTION_COLUMNS:  # people wrote the caption, or there is no caption
         exempt = ~scored
     for is_image in (True, False):
         if not applicable({column: rule}, is_image=is_image):
@@ -233,7 +233,7 @@ def _describe(column: str) -> str:
 
 
 def _nearest(values: np.ndarray, among: np.ndarray, cut: float) -> list[Tile]:
-    """Where many are equally near, some from everywhere, not those of the first source."""
+    """The clips nearest to a cut-off. Equally near clips are chosen evenly, to show many sources."""
     where = np.flatnonzero(among)
     where = where[np.argsort(np.abs(values[where] - cut), kind="stable")]
     if len(where) > THUMBNAILS_PER_SIDE:
@@ -245,14 +245,14 @@ def _nearest(values: np.ndarray, among: np.ndarray, cut: float) -> list[Tile]:
 
 
 def _spread(numbers: np.ndarray, most: int) -> np.ndarray:
-    """At most `most` of `numbers`, evenly spaced, so that many sources are seen."""
+    """At most `most` of `numbers`, evenly spaced, so that the page shows many sources."""
     if len(numbers) <= most:
         return numbers
     return numbers[np.linspace(0, len(numbers) - 1, most).round().astype(int)]
 
 
 def _fill(dataset: Dataset, clips: Clips, strips: Iterable[Sequence[Tile]]) -> None:
-    """Complete the tiles; reads only the parts, and keeps only the thumbnails, of clips that are shown."""
+    """Complete the tiles. Only the parts of shown clips are read, and only shown thumbnails are kept."""
     wanted: dict[int, list[Tile]] = {}
     for strip in strips:
         for tile in strip:
@@ -278,7 +278,7 @@ def _fill(dataset: Dataset, clips: Clips, strips: Iterable[Sequence[Tile]]) -> N
 
 
 def _embed(strips: Sequence[Sequence[Tile]]) -> None:
-    """Turn thumbnails into data URLs, the first of every strip before the second of any, up to the limit."""
+    """Turn thumbnails into data URLs, up to the limit. All first tiles of strips come before second tiles."""
     left = _THUMBNAIL_BYTES
     for rank in range(max(map(len, strips), default=0)):
         for strip in strips:

@@ -1,4 +1,4 @@
-"""What the page shows of a dataset, read as columns."""
+"""Reads the clips and sources for the page, as columns."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Clips:
     seconds: np.ndarray
     is_image: np.ndarray
     status: np.ndarray
-    reason: np.ndarray  # number of the reason in `reasons`, -1 for none
+    reason: np.ndarray  # index of the reason in `reasons`, or -1 without a reason
     reasons: list[str]
     message: pa.ChunkedArray
 
@@ -99,7 +99,7 @@ def _floats(column: pa.ChunkedArray) -> np.ndarray:
 
 @dataclass
 class _Sources:
-    failed: list[SourceRow] = field(default_factory=list)  # the first of them
+    failed: list[SourceRow] = field(default_factory=list)  # the first failed sources
     failed_by: Counter[tuple[str, str]] = field(default_factory=Counter)  # stage, error
     slowest: list[SourceRow] = field(default_factory=list)
 

@@ -1,4 +1,4 @@
-"""Numbers, times and texts, as the page writes them."""
+"""Formats numbers, times and texts for the page."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ _MOST_TEXT = 600  # characters of one message, name or caption
 
 
 # ---------------------------------------------------------------------------------------------------
-# How things are written
+# Formats
 # ---------------------------------------------------------------------------------------------------
 
 
@@ -15,14 +15,14 @@ def short(text: str) -> str:
 
 
 def number(value: float | None) -> str:
-    """12,345 or 0.0213."""
+    """A number as text, such as 12,345 or 0.0213."""
     if value is None:
         return "–"
     return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
 
 
 def clock(seconds: float) -> str:
-    """A moment of a video: 1:02:03.4."""
+    """A time in a video as text, such as 1:02:03.4. `seconds` counts from the start."""
     tenths = round(seconds * 10)
     minutes, tenths = divmod(tenths, 600)
     hours, minutes = divmod(minutes, 60)
@@ -31,7 +31,7 @@ def clock(seconds: float) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """How long something takes: 12.3 s, 4.5 min, 6.7 h."""
+    """A duration as text, such as 12.3 s, 4.5 min or 6.7 h."""
     if seconds is None:
         return "–"
     if seconds < 120:

@@ -1,4 +1,4 @@
-"""What a build would do, and why, in lines."""
+"""Lines that say what a build would do, and why."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from curation.verdicts.todo import Todo, source_row
 
 
 def describe(todo: Todo, listed: Sequence[Source]) -> Iterator[str]:
-    """What a build would do with the sources, in lines."""
+    """Yield lines that say what a build would do with the sources."""
     again = f", {len(todo.rescore)} to score again" if todo.rescore else ""
     measured = todo.sources - len(todo.rescore)
     yield f"{len(listed)} sources named: {measured} to measure{again}, {todo.done} done before"
@@ -31,10 +31,10 @@ def describe(todo: Todo, listed: Sequence[Source]) -> Iterator[str]:
 
 
 def notes(todo: Todo) -> Iterator[str]:
-    """What the user should know of sources that are not simply named and there."""
+    """Yield lines about sources that need the user's attention, such as changed or unreadable sources."""
     found: list[tuple[Iterable[NamedSource], str]] = [
         (todo.pruned, "are not named, or have changed, and are removed with their clips (--prune)"),
-        (todo.mended, "failed, and another file is there now: their rows go"),
+        (todo.mended, "failed, and another file is there now: their rows are removed"),
         (todo.unlisted, "were not named; they stay (--prune removes them)"),
         (
             todo.changed,
@@ -49,11 +49,11 @@ def notes(todo: Todo) -> Iterator[str]:
             more = f" and {len(uris) - 3} more" if len(uris) > 3 else ""
             yield f"sources that {what}: {len(uris)} ({', '.join(uris[:3])}{more})"
     if todo.extras:
-        yield f"sources whose other columns in the list have changed: {len(todo.extras)}; they are taken over"
+        yield f"sources whose other list columns have changed: {len(todo.extras)}; the new values are used"
 
 
 def explain(dataset: Dataset, listed: Sequence[Source], config: Config, todo: Todo) -> Iterator[str]:
-    """What a build under `config` would do, step by step, and why: for `status --explain`."""
+    """Yield lines that say what a build under `config` would do, and why. `status --explain` prints them."""
     stored = validated(dataset.manifest()["config"])
     for line in changes(stored, config):
         yield f"configuration: {line}"
@@ -80,7 +80,7 @@ def explain(dataset: Dataset, listed: Sequence[Source], config: Config, todo: To
         verdict = judge(cleared, rules, failed, is_image=clip["fps"] is None)
         (accepted if verdict.status == "accepted" else rejected).add(clip["clip_id"])
     if spared:
-        yield f"{spared} clips are spared dear scores: a cheaper rule rejects them"
+        yield f"{spared} clips skip an expensive score: a cheaper rule rejects them"
     if outdated:
         yield f"{outdated} clips would lose scores of another version or other parameters"
     before = {v["clip_id"] for v in dataset.verdicts() if v["status"] == "accepted"}
@@ -103,4 +103,4 @@ def explain(dataset: Dataset, listed: Sequence[Source], config: Config, todo: To
         inside = len(there - accepted - rejected)
         yield f"{unknown} clips would be judged after they were scored; {inside} of them are in shards now"
     if len(again) > len(gone):
-        yield f"what {len(again) - len(gone)} sources give is seen when they are measured"
+        yield f"the clips of {len(again) - len(gone)} sources are known only after measuring"

@@ -1,4 +1,4 @@
-"""Verdicts: a pure function of scores, failures and rules, over the whole dataset in seconds."""
+"""A verdict is a pure function of scores, failures and rules. Judging a whole dataset takes seconds."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _MEASURE_OF = {c.name: scorer for scorer in SCORERS.values() for c in scorer.col
 
 
 def applicable(rules: Mapping[str, Rule], *, is_image: bool) -> dict[str, Rule]:
-    """The rules on measures that apply: a still image has no motion, and that is not a missing score."""
+    """The rules that apply to the medium. A still image has no motion, so its motion score is not missing."""
     media = "image" if is_image else "video"
     return {
         column: rule
@@ -28,9 +28,11 @@ def applicable(rules: Mapping[str, Rule], *, is_image: bool) -> dict[str, Rule]:
 def judge(
     scores: Scores, rules: Mapping[str, Rule], failure: FailureRow | None, *, is_image: bool
 ) -> Verdict:
-    """The verdict on the scores of one clip, with the checks of its caption; `failure` is its row of
-    `failures`, if any. A rule on captions applies to one that was checked: not to what people wrote, not to
-    none."""
+    """The verdict on one clip. `scores` holds its scores and the checks of its caption.
+
+    `failure` is the clip's row of `failures`, if there is a row. A rule on captions applies only to a checked
+    caption. It does not apply to a clip without a caption, or to a caption that people wrote.
+    """
     on_it = applicable(rules, is_image=is_image)
     found = verdict(
         scores, {c: r for c, r in on_it.items() if c not in CAPTION_COLUMNS or scores.get(c) is not None}
@@ -41,8 +43,10 @@ def judge(
 
 
 def ordered(rules: Mapping[str, Rule]) -> dict[str, Rule]:
-    """Rules in the order of the cascade, the cheap measures first, captions last, whatever the order of the
-    file."""
+    """Rules in the order of the cascade: cheap measures come first, and captions come last.
+
+    The order in the configuration file does not matter.
+    """
     return {column: rules[column] for column in (*SCORE_COLUMNS, *CAPTION_COLUMNS) if column in rules}
 
 
@@ -82,8 +86,10 @@ def write_verdicts(
     captions: Captions | None = None,
     columns: Collection[str] = (),
 ) -> list[ClipRow]:
-    """Rewrite verdicts.parquet. Returns the accepted clips, in the order of the clips: their scores, and
-    `columns` of `clips`."""
+    """Rewrite verdicts.parquet. Returns the accepted clips, in the order of the clips.
+
+    Each returned row has the scores of the clip, and `columns` of `clips`.
+    """
     accepted: list[ClipRow] = []
     rows: list[VerdictRow] = []
     for clip, row in _judged(dataset, rules, failure_keys, captions, columns):
@@ -95,7 +101,7 @@ def write_verdicts(
 
 
 def spared(scores: Scores, rules: Mapping[str, Rule], columns: Iterable[str], *, is_image: bool) -> bool:
-    """Does a clip fail a rule on one of `columns` (cheap scores), so that a dear score can be spared?"""
+    """Does a clip fail a rule on one of `columns` (cheap scores)? Then an expensive score can be skipped."""
     known = set(columns)
     cheap = {column: rule for column, rule in rules.items() if column in known}
     return verdict(scores, applicable(cheap, is_image=is_image)).status != "accepted"

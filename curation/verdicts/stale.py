@@ -1,4 +1,4 @@
-"""Which scores of a committed clip are missing or out of date under a configuration. Pure."""
+"""Finds the scores of a committed clip that are missing or out of date. Pure: it reads and writes no file."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from filters import EMBEDDER
 
 
 class Staleness:
-    """Compares the keys that a row of `clips` carries with those of a configuration."""
+    """Compares the keys in a row of `clips` with the keys of a configuration."""
 
     def __init__(self, config: Config):
         self._config = config
@@ -18,8 +18,10 @@ class Staleness:
         self._order = list(config.filters)
 
     def outdated(self, clip: ClipRow) -> list[str]:
-        """Scorers that apply to the clip and whose columns it has not, or has from another version or
-        other parameters."""
+        """Names of the scorers that apply to the clip, and whose columns are missing or out of date.
+
+        A column is out of date when another version or other parameters made it.
+        """
         media = "image" if clip["fps"] is None else "video"
         have = keys_of(clip)
         return [
@@ -29,8 +31,11 @@ class Staleness:
         ]
 
     def wanted(self, clip: ClipRow) -> list[str]:
-        """Those of the outdated scorers that a build runs: not the model-backed ones that a cheaper rule
-        spares. What is outdated itself spares nothing: that is seen when it has been computed."""
+        """Names of the outdated scorers that a build runs.
+
+        A build skips a model-backed scorer if a cheaper rule already rejects the clip. Outdated cheap
+        scores do not count here, because their new values are not known yet.
+        """
         outdated = self.outdated(clip)
         if self._config.score_all:
             return outdated
@@ -44,12 +49,12 @@ class Staleness:
         return wanted
 
     def holds_old_values(self, clip: ClipRow) -> bool:
-        """Has the clip numbers of another version or parameters, which nobody should read any more?"""
+        """Does the clip hold scores of another version or other parameters? Those scores must not be used."""
         have = keys_of(clip)
         return any(name in have for name in self.outdated(clip))
 
     def cleared(self, clip: ClipRow) -> ClipRow:
-        """The row without its outdated numbers (and embedding): null, as of a score that is missing."""
+        """The row with its outdated scores (and embedding) set to null, like scores that are missing."""
         outdated = self.outdated(clip)
         row = with_scores(clip, dict.fromkeys(columns_of(outdated)))
         row["keys"] = {n: k for n, k in keys_of(clip).items() if n not in outdated}

@@ -1,4 +1,4 @@
-"""What a build has to do: what was named, compared with what is committed. Reads; writes nothing."""
+"""Finds the work of a build: compares the named sources with the committed sources. Writes nothing."""
 
 from __future__ import annotations
 
@@ -18,28 +18,29 @@ from curation.verdicts.stale import Staleness
 
 _MOST_SOURCES_PER_PART = 32
 _MOST_BYTES_PER_PART = 256 << 20
-_PARTS = 64  # about as many for a small dataset: what a kill can cost, and what can run at once
+# A small dataset has about this many parts. A kill loses few of them, and many can run at once.
+_PARTS = 64
 
 
 @dataclass
 class Todo:
-    """What a build has to do, and what it found besides."""
+    """The work of a build, and other facts about the sources that the comparison found."""
 
     parts: dict[str, list[Source]] = field(default_factory=dict)  # part -> sources to measure or to score
     direct: dict[str, list[SourceRow]] = field(default_factory=dict)  # part -> rows that need no measuring
-    rescore: set[str] = field(default_factory=set)  # source_ids: the spans stay, some columns are computed
+    rescore: set[str] = field(default_factory=set)  # source_ids: spans stay, some columns are computed
     reasons: dict[str, str] = field(default_factory=dict)  # source_id -> why it is measured or scored
     pruned: list[SourceRow] = field(default_factory=list)  # rows to remove, with their clips
-    mended: list[SourceRow] = field(default_factory=list)  # failed rows to remove: another file is there now
-    extras: dict[str, str | None] = field(default_factory=dict)  # source_id -> its other columns, changed
-    unlisted: list[SourceRow] = field(default_factory=list)  # not named this time; they stay
-    changed: list[SourceRow] = field(default_factory=list)  # another file is there; what was measured stays
-    vanished: list[SourceRow] = field(default_factory=list)  # named, but not to be read now; they stay
+    mended: list[SourceRow] = field(default_factory=list)  # failed rows to remove: the file is new
+    extras: dict[str, str | None] = field(default_factory=dict)  # source_id -> its changed other columns
+    unlisted: list[SourceRow] = field(default_factory=list)  # sources that are not named now; they stay
+    changed: list[SourceRow] = field(default_factory=list)  # the file is new; the old clips stay
+    vanished: list[SourceRow] = field(default_factory=list)  # named, but unreadable now; they stay
     barred: list[Source] = field(default_factory=list)  # removed by `reelmill remove`: left out
-    named: set[str] = field(default_factory=set)  # source_ids of what was named and can be read
-    failed_before: int = 0  # of the named sources
-    retry_failed: bool = False  # clips that failed are tried again, too
-    old_scores: bool = False  # some clips hold scores of another version, or other parameters
+    named: set[str] = field(default_factory=set)  # source_ids of named, readable sources
+    failed_before: int = 0  # number of named sources that failed in an earlier build
+    retry_failed: bool = False  # failed clips are tried again, too
+    old_scores: bool = False  # some clips hold scores of another version or other parameters
 
     @property
     def sources(self) -> int:
@@ -47,7 +48,7 @@ class Todo:
 
     @property
     def done(self) -> int:
-        """Named sources for which nothing is to be done."""
+        """The number of named sources that need no work."""
         return len(self.named - self.reasons.keys())
 
 
@@ -59,7 +60,7 @@ def find_work(
     retry_failed: bool = False,
     prune: bool = False,
 ) -> Todo:
-    """Compare what was named with what is committed."""
+    """Compare the listed sources with the committed sources."""
     committed = {row["source_id"]: (part, row) for part, row in _committed(dataset)}
     uris = {s.uri for s in listed}
     staying = [
@@ -114,7 +115,7 @@ def _as_source(row: SourceRow) -> Source:
 
 
 def _without_removed(dataset: Dataset, sources: Sequence[Source], todo: Todo) -> list[Source]:
-    """`reelmill remove` is for good: neither the file nor a copy of it comes back by being named."""
+    """Leave out removed sources and their copies. Naming them again does not undo `reelmill remove`."""
     removed = Removed(dataset)
     kept = []
     for source in sources:
@@ -128,7 +129,7 @@ def _without_removed(dataset: Dataset, sources: Sequence[Source], todo: Todo) ->
 def _without_vanished(
     committed: Mapping[str, tuple[str, SourceRow]], sources: Sequence[Source], todo: Todo
 ) -> list[Source]:
-    """What was measured before and cannot be read now (a disk that is not mounted) is as it was."""
+    """Keep a measured source as it was if its file cannot be read now, for example on an unmounted disk."""
     by_uri: dict[str, list[SourceRow]] = {}
     for _, row in committed.values():
         if row["fingerprint"] is not None:
@@ -139,7 +140,7 @@ def _without_vanished(
             todo.vanished += by_uri[source.uri]
         else:
             kept.append(source)
-    # Nor is what lies below a folder that cannot be read now gone.
+    # A folder may be unreadable now. The sources below that folder are kept, too.
     folders = tuple(f"{s.uri}/" for s in sources if s.error is not None)
     todo.vanished += [row for _, row in committed.values() if row["uri"].startswith(folders)]
     return kept
@@ -148,7 +149,7 @@ def _without_vanished(
 def _leftover(
     todo: Todo, committed: Mapping[str, tuple[str, SourceRow]], sources: Sequence[Source], *, prune: bool
 ) -> None:
-    """Committed sources that are none of `sources`: not named, or not the file that is there now."""
+    """Sort the committed sources that are not in `sources`: not named, or replaced by another file."""
     named = {s.source_id for s in sources} | {row["source_id"] for row in todo.vanished}
     uris = {s.uri for s in sources}
     for id_, (_, row) in committed.items():
@@ -166,7 +167,7 @@ def _leftover(
 
 
 def _groups(fresh: Sequence[Source]) -> Iterator[list[Source]]:
-    """New sources by part: few enough, and together short enough, that little is in flight at a kill."""
+    """Group new sources into parts. Small parts lose little work when a build is killed."""
     most = max(1, min(_MOST_SOURCES_PER_PART, len(fresh) // _PARTS))
     group: list[Source] = []
     size = 0
@@ -181,13 +182,13 @@ def _groups(fresh: Sequence[Source]) -> Iterator[list[Source]]:
 
 
 def as_listed(dataset: Dataset) -> list[Source]:
-    """The sources that the dataset has, as if they were named."""
+    """The sources of the dataset, in the form of a user's list."""
     extras = {row["uri"]: row["extra"] for row in dataset.rows("sources", ["uri", "extra"])}
     return [Source(uri, json.loads(extras[uri] or "{}")) for uri in sorted(extras)]
 
 
 def source_row(source: Source) -> NamedSource:
-    """What the row of `sources` says before the source is measured."""
+    """The columns of a row of `sources` that are known before the source is measured."""
     return {
         "source_id": source.source_id,
         "uri": source.uri,
@@ -217,14 +218,12 @@ def _why_again(source: Source, row: SourceRow, config: Config, *, retry_failed: 
     if source.duplicate_of is not None or row["duplicate_of"] is not None:
         if source.duplicate_of == row["duplicate_of"]:
             return None
-        return (
-            "a copy of another one now" if source.duplicate_of else "no copy of a source that stays any more"
-        )
+        return "now a copy of another source" if source.duplicate_of else "no longer a copy of a kept source"
     return "shots or spans changed" if row["config_hash"] != config.spans_hash() else None
 
 
 def _stale(dataset: Dataset, config: Config) -> tuple[dict[str, str], bool]:
-    """source_id -> which scores are missing or out of date for some of its clips; and `Todo.old_scores`."""
+    """Two results: source_id -> text that names its missing or old scores; and `Todo.old_scores`."""
     staleness = Staleness(config)
     found: dict[str, set[str]] = {}
     old_scores = False

@@ -310,7 +310,7 @@ def test_a_captioner_that_goes_away_in_a_small_dataset_fails_no_clip(
         deaf_after(patch, len(clips) - left, gone=True)
         with pytest.raises(Stopped) as stopped, Inline():
             caption.recaption(built, other, Progress(), nullcontext)
-    said = ["clips in a row", f"go on with: reelmill caption {built.address('')}".rstrip("/")]
+    said = ["clips in a row", f"resume with: reelmill caption {built.address('')}".rstrip("/")]
     said.append("the speaker has gone" if left == 2 else "no answer within 120 s")
     assert [words for words in said if words not in str(stopped.value)] == []
     assert list(built.rows("failures")) == []
