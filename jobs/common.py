@@ -103,13 +103,16 @@ def is_for_the_user(error: BaseException) -> bool:
 
 
 def private_ray(config: Config) -> None:
-    """A Ray of our own listens on the network: only who knows a token, drawn for this run, may talk to it.
+    """A Ray of our own listens on the loopback interface alone, its ports for metrics included, and talks to
+    whoever knows a token that is drawn for this run.
 
     A cluster that is named has its own way. Ray reads this when it is imported.
     """
     own = config.run.ray_address is None and not {"RAY_ADDRESS", "RAY_AUTH_MODE"} & os.environ.keys()
     if own and "ray" not in sys.modules:
         os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+        # Where a machine may be no part of a cluster (Ray's default on macOS), its address is 127.0.0.1.
+        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
 
 
 def _interrupt(*_: object) -> None:
