@@ -35,6 +35,8 @@ err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 _PACKAGES = ("captioning", "curation", "filters", "generation", "jobs")
 CONFIGS = Path(__file__).parent / "configs"
+# What the system answers where a user may not read or write, or a disk is mounted to be read only.
+_REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 def complain(text: str) -> None:
@@ -53,6 +55,11 @@ def user_errors() -> Iterator[None]:
         complain(f"stopped: {error}")
         raise typer.Exit(3) from error
     except OSError as error:
+        if error.errno in _REFUSED and error.filename:
+            complain(
+                f"{error.filename}: {error.strerror}; check who may read and write there, or name another place"
+            )
+            raise typer.Exit(2) from error
         if not no_room(error):
             raise
         where = f" for {error.filename}" if error.filename else ""

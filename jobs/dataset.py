@@ -67,10 +67,14 @@ def _dataset(location: str) -> Dataset:
 
 def _stored_config(dataset: Dataset, overrides: list[str] | None) -> Config:
     """The dataset's own configuration, with `--set` on top."""
-    from curation.config.load import apply_overrides
+    from curation.config.load import apply_overrides, stored_config
 
-    data: dict[str, Any] = dataset.manifest()["config"]
-    apply_overrides(data, overrides or [])
+    manifest = dataset.manifest()
+    stored = stored_config(manifest, dataset.location)
+    if not overrides:
+        return stored
+    data: dict[str, Any] = manifest["config"]
+    apply_overrides(data, overrides)
     return validated(data)
 
 
@@ -253,7 +257,7 @@ def status(
                 out.print(printable(line), markup=False)
         running = holder(target)
         if running:
-            out.print(running, markup=False)
+            out.print(printable(running), markup=False)
         left = waiting(target, settings)
         complete = not left and not wrong
         if not complete:
@@ -281,7 +285,12 @@ def verify(
         problems = check(target, decode=decode)
         for problem in problems:
             out.print(printable(problem), markup=False)
-        left = waiting(target, _stored_config(target, None))
+        try:
+            left = waiting(target, _stored_config(target, None))
+        except (ConfigError, DatasetError):
+            if not problems:
+                raise
+            left = ""  # what tells it was found damaged just now
         if left:
             out.print(f"not complete, and so not to be judged: {left}; see reelmill status", markup=False)
             raise typer.Exit(3)
@@ -314,7 +323,7 @@ def _print_accounting(dataset: Dataset) -> list[str]:
 
     counts = accounting(dataset)
     for line in counts.lines():
-        out.print(line, markup=False)
+        out.print(printable(line), markup=False)
     return counts.check()
 
 

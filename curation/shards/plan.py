@@ -7,6 +7,7 @@ that was not.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,7 @@ from curation.decode.cut import output_size
 from curation.store.dataset import Dataset
 
 PLAN = "shards/_plan.json"
+_NAME = re.compile(r"shard-(\d{1,9})")
 _AT_ONCE = 16  # so many shards at least, unless they would be smaller than this:
 _SMALL_SHARD_BYTES = 16e6
 _BITS_PER_PIXEL = 0.12  # a guess at x264's output, to fill shards evenly; sizes come out as they do
@@ -60,6 +62,18 @@ def plan_shards(clips: Sequence[Mapping[str, Any]], config: Config, first_index:
     return shards
 
 
+def _is_plan(value: Any) -> bool:
+    """The names become files: they lead nowhere else."""
+    return (
+        isinstance(value, dict)
+        and isinstance(value.get("cut_hash"), str)
+        and isinstance(shards := value.get("shards"), list)
+        and all(isinstance(s, dict) and isinstance(s.get("clip_ids"), list) for s in shards)
+        and all(isinstance(c, str) for s in shards for c in s["clip_ids"])
+        and all(_NAME.fullmatch(str(s.get("name"))) for s in shards)
+    )
+
+
 def settle_plan(dataset: Dataset, wanted: Sequence[Mapping[str, Any]], config: Config) -> list[Shard]:
     """The shards still to make so that every one of `wanted` (accepted, in no shard yet) is in one.
 
@@ -69,7 +83,9 @@ def settle_plan(dataset: Dataset, wanted: Sequence[Mapping[str, Any]], config: C
     kept: list[Shard] = []
     done = set(dataset.parts("shards"))
     if dataset.exists(PLAN):
-        plan = json.loads(dataset.read(PLAN))
+        plan = dataset.read_json(PLAN)
+        if not _is_plan(plan):
+            raise dataset.damaged(PLAN, "it is no plan of shards; it may be removed as well")
         if plan["cut_hash"] == config.cut_hash():
             kept = [
                 Shard(s["name"], s["clip_ids"])
@@ -79,7 +95,8 @@ def settle_plan(dataset: Dataset, wanted: Sequence[Mapping[str, Any]], config: C
     for shard in kept:
         for c in shard.clip_ids:
             del by_id[c]
-    used = [int(n.rsplit("-", 1)[1]) for n in [*done, *(s.name for s in kept)]]
+    names = map(_NAME.fullmatch, [*done, *(s.name for s in kept)])
+    used = [int(name[1]) for name in names if name]
     planned = kept + plan_shards(list(by_id.values()), config, max(used, default=-1) + 1)
     value = {
         "cut_hash": config.cut_hash(),

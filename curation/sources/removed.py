@@ -16,6 +16,7 @@ from curation.store.schema import TABLES
 
 Row = dict[str, Any]
 _FILE = "removed.json"
+_FIELDS = ("source_id", "uri", "fingerprint")
 
 
 class Removed:
@@ -23,7 +24,10 @@ class Removed:
 
     def __init__(self, dataset: Dataset):
         self._dataset = dataset
-        self._take(json.loads(dataset.read(_FILE)) if dataset.exists(_FILE) else [])
+        entries = dataset.read_json(_FILE) if dataset.exists(_FILE) else []
+        if not _are_entries(entries):
+            raise dataset.damaged(_FILE, f"it is no list of removed sources, each with {', '.join(_FIELDS)}")
+        self._take(entries)
 
     def _take(self, entries: list[Row]) -> None:
         self.entries = entries
@@ -37,9 +41,8 @@ class Removed:
     def add(self, rows: Sequence[Row]) -> None:
         now = datetime.now(UTC).isoformat("T", "seconds")
         known = {e["source_id"] for e in self.entries}
-        fields = ("source_id", "uri", "fingerprint")
         added = [
-            {**{f: row[f] for f in fields}, "removed": now} for row in rows if row["source_id"] not in known
+            {**{f: row[f] for f in _FIELDS}, "removed": now} for row in rows if row["source_id"] not in known
         ]
         self._write([*self.entries, *added])
 
@@ -59,6 +62,12 @@ class Removed:
     def _write(self, entries: list[Row]) -> None:
         self._dataset.write(_FILE, json.dumps(entries, indent=1).encode())
         self._take(entries)
+
+
+def _are_entries(value: Any) -> bool:
+    return isinstance(value, list) and all(
+        isinstance(e, dict) and all(f in e and isinstance(e[f], str | None) for f in _FIELDS) for e in value
+    )
 
 
 def _means(name: str, row: Row) -> bool:

@@ -10,6 +10,7 @@ import difflib
 import hashlib
 import io
 import json
+import os
 import random
 import sys
 import time
@@ -26,6 +27,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 _SIZES = ("frames", "fps", "width", "height")
+_TEXT = (pa.string(), pa.large_string())
+_VIDEO = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+_TYPES = {"clip_id": _TEXT, "caption": _TEXT, "video": (_VIDEO,)}
 _READ_ATTEMPTS = 3
 _RETRY_S = 0.5
 _KEPT_FOOTERS = 256  # some 100 kB each, decoded
@@ -216,6 +220,8 @@ class _Columns:
 
 def _read_columns(fs: Any, path: str, wanted: Sequence[str]) -> _Columns:
     read: list[int] = []
+    if _is_local(fs) and not os.path.isfile(path):  # a named pipe would be waited for without an end
+        raise ValueError(f"{path} is no file; take the shard from a copy of the dataset")
     try:
         with _Counted(fs, path, read.append) as source, pq.ParquetFile(source) as file:
             schema = file.schema_arrow
@@ -223,12 +229,19 @@ def _read_columns(fs: Any, path: str, wanted: Sequence[str]) -> _Columns:
             missing = [n for n in needed if n not in schema.names]
             if missing:
                 raise ValueError(f"{path} is no shard of reelmill: it has no column {', '.join(missing)}")
+            for name, kind in _TYPES.items():
+                if (found := schema.field(name).type) not in kind:
+                    raise ValueError(f"{path} is no shard of reelmill: {name} is {found}, not {kind[0]}")
             numeric = {f.name for f in schema if pa.types.is_integer(f.type) or pa.types.is_floating(f.type)}
             table = file.read(["clip_id", "caption", *(n for n in wanted if n in numeric)])
+            table.validate(full=True)
             groups = [file.metadata.row_group(g).num_rows for g in range(file.num_row_groups)]
             measured = numeric & _with_values(file.metadata)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise ValueError(f"{path} cannot be read: {error}") from error
+    except (pa.ArrowException, OSError) as error:
+        why = " ".join(str(error).split())
+        raise ValueError(f"{path} cannot be read: {why}; reelmill verify lists all damage") from error
+    if table["clip_id"].null_count:
+        raise ValueError(f"{path} cannot be trained on: it has clips without a clip_id")
     text = pa.schema([("clip_id", pa.string()), ("caption", pa.string())])
     numbers = {
         name: table[name].cast(pa.float64()).to_numpy()
@@ -290,7 +303,7 @@ class GroupReader:
                     table = file.read_row_group(group, ["clip_id", "video.bytes"], use_threads=False)
                     self._keep(path, file.metadata)
                 return table
-            except (pa.ArrowInvalid, OSError) as error:
+            except (pa.ArrowException, OSError) as error:
                 last = error
                 self._footers.pop(path, None)
         raise Unreadable(f"row group {group} of {path} cannot be read: {last}")
@@ -314,13 +327,16 @@ def _leaf(table: pa.Table) -> pa.ChunkedArray:
     return pa.chunked_array([c.field("bytes") for c in table["video"].chunks], pa.binary())
 
 
+def _is_local(fs: Any) -> bool:
+    return "file" in (fs.protocol if isinstance(fs.protocol, tuple) else (fs.protocol,))
+
+
 class _Counted(io.RawIOBase):
     """A file opened for reading that tells how many bytes each read gave."""
 
     def __init__(self, fs: Any, path: str, count: Callable[[int], None]):
-        local = "file" in (fs.protocol if isinstance(fs.protocol, tuple) else (fs.protocol,))
         # A remote file must not read ahead: Parquet knows exactly which bytes it wants.
-        self._file = fs.open(path, "rb") if local else fs.open(path, "rb", cache_type="none")
+        self._file = fs.open(path, "rb") if _is_local(fs) else fs.open(path, "rb", cache_type="none")
         self._count = count
 
     def read(self, size: int | None = -1) -> bytes:

@@ -20,6 +20,7 @@ from generation.models.hub import first_line
 from generation.text.source import locate
 
 log = logging.getLogger(__name__)
+_MOST_CHARS = 100  # of a caption that are looked at, for each token that is read: far more than any has
 
 
 class TextEncoder(Protocol):
@@ -120,6 +121,7 @@ class TransformersEncoder:
     def _ids(self, tokenizer: Any, text: str) -> list[int]:
         limit = self._settings.max_tokens
         text = text.encode("utf-8", "replace").decode()  # half a surrogate pair is nothing a tokenizer takes
+        text = text[: limit * _MOST_CHARS]  # a book would be tokenised whole, only to be cut
         ids: list[int] = tokenizer(text, verbose=False)["input_ids"]
         if len(ids) > limit:
             self.truncated += 1

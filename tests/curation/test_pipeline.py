@@ -292,7 +292,7 @@ class Busy:
         self.starts += 1
         (Path(options["_temp_dir"]) / "session_latest" / "logs").mkdir(parents=True, exist_ok=True)
         if self.starts <= self._times:
-            raise Exception("The current node timed out during startup.")  # noqa: TRY002  # as Ray does
+            raise Exception("The current node timed out during startup.")  # as Ray does
 
 
 def test_ray_that_does_not_start_is_started_once_more(temp: Path, monkeypatch: pytest.MonkeyPatch) -> None:

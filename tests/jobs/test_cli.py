@@ -207,7 +207,7 @@ def test_ray_that_does_not_start_is_a_sentence_and_code_3(
     import ray
 
     def busy(**_: object) -> None:
-        raise Exception("The current node timed out during startup.")  # noqa: TRY002  # as Ray does
+        raise Exception("The current node timed out during startup.")  # as Ray does
 
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
