@@ -26,6 +26,7 @@ _MAX_BYTES = 16 << 20
 _MAX_KEPT = 64  # files
 _TIME = r"(?:(\d+):)?(\d{1,2}):(\d{1,2})[.,](\d{1,3})"
 _TIMING = re.compile(rf"^\s*{_TIME}\s*-->\s*{_TIME}")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ufeff]")
 _TAG = re.compile(
     r"</?(?:[bicu]|v|c|lang|ruby|rt|font)(?:[.\s][^>]*)?>|<\d[\d:.]*>|\{\\[^}]*\}", re.IGNORECASE
 )
@@ -183,8 +184,8 @@ def _caption_of(value: Any) -> str:
 
 
 def _tidy(text: str) -> str:
-    # JSON can escape half a character, which no table can hold.
-    return " ".join(text.encode("utf-8", "replace").decode().split())
+    # JSON can escape half a character, which no table can hold, and what moves a terminal's cursor.
+    return " ".join(_CONTROL.sub(" ", text.encode("utf-8", "replace").decode()).split())
 
 
 def _stem(uri: str) -> str:

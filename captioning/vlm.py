@@ -177,7 +177,11 @@ def _processor(source: Source) -> Any:
     from captioning import generate
 
     try:
-        made: Any = AutoProcessor.from_pretrained(source.name, revision=source.revision)
+        made: Any = AutoProcessor.from_pretrained(
+            source.name,
+            revision=source.revision,
+            trust_remote_code=False,  # else transformers asks, on the terminal
+        )
     except (OSError, ValueError, KeyError, ImportError, TypeError) as error:
         # Transformers speaks of the hub here, and of folders that only look like a model's name.
         lacking = re.search(r"Can't load .* containing an? (\w+\.json)", first_line(error))

@@ -57,7 +57,8 @@ def user_errors() -> Iterator[None]:
     except OSError as error:
         if error.errno in _REFUSED and error.filename:
             complain(
-                f"{error.filename}: {error.strerror}; check who may read and write there, or name another place"
+                f"{error.filename}: {error.strerror}; check who may read and write there, or name another "
+                "place"
             )
             raise typer.Exit(2) from error
         if not no_room(error):

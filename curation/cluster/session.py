@@ -117,9 +117,9 @@ def _start_local_ray(config: Config, folder: str) -> None:
                 raise
             if attempt == _STARTS - 1:
                 raise Stopped(
-                    f"Ray did not start on this machine in {_STARTS} attempts ({_one_line(error)}), as happens "
-                    "where the machine is busy or short of memory; run the same command again when there is "
-                    "less to do"
+                    f"Ray did not start on this machine in {_STARTS} attempts ({_one_line(error)}), as "
+                    "happens where the machine is busy or short of memory; run the same command again when "
+                    "less is going on"
                 ) from error
             _end_local_ray(folder)
 

@@ -6,6 +6,7 @@ by row: a row group is what a Parquet file can give at once.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import hashlib
 import io
@@ -75,8 +76,11 @@ def frames(row: Mapping[str, Any], indices: Sequence[int] | None = None) -> np.n
     Raises `ValueError` when the clip is not what its row says.
     """
     wanted = list(range(row["frames"]) if indices is None else indices)
+    mp4 = row["video"]["bytes"]
+    if mp4[4:8] != b"ftyp":  # decoders would try a playlist, which names other files
+        raise ValueError(f"clip {row['clip_id']}: its bytes are no mp4")
     decoded = _by_av if row["width"] in _REFUSED_BY_DECORD else _by_decord
-    count, found = decoded(row["video"]["bytes"], wanted)
+    count, found = decoded(mp4, wanted)
     if count != row["frames"]:
         raise ValueError(f"clip {row['clip_id']}: {count} frames, its row says {row['frames']}")
     if found.shape[1:3] != (row["height"], row["width"]):
@@ -95,16 +99,30 @@ def _by_decord(mp4: bytes, wanted: list[int]) -> tuple[int, np.ndarray]:
         import torch  # noqa: F401
     from decord import VideoReader  # half a second, which only those who decode need to spend
 
-    reader = VideoReader(io.BytesIO(mp4), num_threads=1)
+    with _muted_stderr():  # decord prints the content of what it cannot open
+        reader = VideoReader(io.BytesIO(mp4), num_threads=1)
     inside = [i for i in wanted if i < len(reader)]
     return len(reader), np.asarray(reader.get_batch(inside or [0]).asnumpy())
+
+
+@contextlib.contextmanager
+def _muted_stderr() -> Iterator[None]:
+    """Sends file descriptor 2 to nowhere for a moment: native code does not know `sys.stderr`."""
+    kept = os.dup(2)
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def _by_av(mp4: bytes, wanted: list[int]) -> tuple[int, np.ndarray]:
     """How many frames there are, and those wanted: decodes all."""
     import av
 
-    with av.open(io.BytesIO(mp4), "r") as container:
+    with av.open(io.BytesIO(mp4), "r", format="mp4") as container:
         container.streams.video[0].codec_context.thread_count = 1
         found = [f.to_ndarray(format="rgb24", threads=1) for f in container.decode(video=0)]
     return len(found), np.stack([found[i] for i in wanted if i < len(found)] or found[:1])

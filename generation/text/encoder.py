@@ -23,6 +23,16 @@ log = logging.getLogger(__name__)
 _MOST_CHARS = 100  # of a caption that are looked at, for each token that is read: far more than any has
 
 
+_OWN_CODE = (
+    "text.model: {} comes with code of its own, which is never run; name a model that transformers knows"
+)
+
+
+def _wants_to_run(error: Exception) -> bool:
+    """Is it because the model brings code, which `trust_remote_code` is about?"""
+    return "trust_remote_code" in str(error)
+
+
 class TextEncoder(Protocol):
     """What the stages know of a text encoder. The first `encode` loads weights, `release` frees them."""
 
@@ -68,8 +78,10 @@ class TransformersEncoder:
 
         settings, name = self._settings, self._location.name
         try:
-            config = AutoConfig.from_pretrained(self._location.config_file)
+            config = AutoConfig.from_pretrained(self._location.config_file, trust_remote_code=False)
         except (ValueError, OSError, KeyError) as error:
+            if _wants_to_run(error):
+                raise ValueError(_OWN_CODE.format(name)) from error
             raise ValueError(
                 f"text.model: {name} is of no kind that transformers knows ({first_line(error)})"
             ) from error
@@ -149,7 +161,10 @@ class TransformersEncoder:
         progress.disable_progress_bar()
         try:
             tokenizer = AutoTokenizer.from_pretrained(
-                location.name, revision=location.commit, subfolder=self._tokenizer_part
+                location.name,
+                revision=location.commit,
+                subfolder=self._tokenizer_part,
+                trust_remote_code=False,  # else transformers asks, on the terminal
             )
             model, report = kind.from_pretrained(
                 location.name,
@@ -157,8 +172,11 @@ class TransformersEncoder:
                 subfolder=location.part,
                 dtype=self.dtype,
                 output_loading_info=True,
+                trust_remote_code=False,
             )
         except (OSError, ValueError, RuntimeError, KeyError, ImportError, SafetensorError) as error:
+            if _wants_to_run(error):
+                raise ValueError(_OWN_CODE.format(location.name)) from error
             remedy = "name a complete folder, as `save_pretrained` writes it"
             if find_spec("sentencepiece") is None and "tiktoken" in str(error):  # which is tried instead
                 remedy = "its tokenizer needs `pip install sentencepiece`"
