@@ -35,6 +35,8 @@ err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 _PACKAGES = ("captioning", "curation", "filters", "generation", "jobs")
 CONFIGS = Path(__file__).parent / "configs"
+# What the system answers where a user may not read or write, or a disk is mounted to be read only.
+_REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 def complain(text: str) -> None:
@@ -54,6 +56,12 @@ def user_errors() -> Iterator[None]:
         complain(f"stopped: {error}")
         raise typer.Exit(3) from error
     except OSError as error:
+        if error.errno in _REFUSED and error.filename:
+            complain(
+                f"{error.filename}: {error.strerror}; check who may read and write there, or name another "
+                "place"
+            )
+            raise typer.Exit(2) from error
         if not no_room(error):
             raise
         where = f" for {error.filename}" if error.filename else ""
@@ -105,13 +113,15 @@ def is_for_the_user(error: BaseException) -> bool:
 
 
 def private_ray(config: Config) -> None:
-    """Protect a local Ray, which listens on the network, with a random token for this run.
+    """Protect a local Ray with a random token for this run. It listens on the loopback interface alone.
 
     A cluster with an address has its own protection. Ray reads the token when it is imported.
     """
     own = config.run.ray_address is None and not {"RAY_ADDRESS", "RAY_AUTH_MODE"} & os.environ.keys()
     if own and "ray" not in sys.modules:
         os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+        # Where a machine may be no part of a cluster (Ray's default on macOS), its address is 127.0.0.1.
+        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
 
 
 def _interrupt(*_: object) -> None:

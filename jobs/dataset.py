@@ -14,7 +14,7 @@ import typer
 
 from curation.config import said
 from curation.config.changes import flat
-from curation.config.load import load_config, read_config_text
+from curation.config.load import load_config, read_config_text, stored_config
 from curation.config.schema import Config, ConfigError
 from curation.progress import Progress
 from curation.sandbox.words import printable
@@ -80,7 +80,9 @@ def _dataset(location: str) -> Dataset:
 def _stored_config(dataset: Dataset, overrides: list[str] | None) -> Config:
     """The dataset's own configuration, changed by `overrides`. Settings that reach outside the dataset, such
     as servers, count only if the user gave them (`curation.config.said`)."""
-    data: dict[str, Any] = dataset.manifest()["config"]
+    manifest = dataset.manifest()
+    stored_config(manifest, dataset.location)  # names the file if the configuration in it is wrong
+    data: dict[str, Any] = manifest["config"]
     return said.of_dataset(data, overrides or [], [dataset.location])
 
 
@@ -340,7 +342,12 @@ def verify(
         problems = check(target, decode=decode)
         for problem in problems:
             out.print(printable(problem), markup=False)
-        left = waiting(target, _stored_config(target, None))
+        try:
+            left = waiting(target, _stored_config(target, None))
+        except (ConfigError, DatasetError):
+            if not problems:
+                raise
+            left = ""  # what tells it was found damaged just now
         if left:
             out.print(
                 printable(f"not complete, so not fully checked: {left}; see reelmill status"), markup=False

@@ -265,6 +265,7 @@ def load(auto: Any, source: Source, setting: str, dtype: str, attention: str, de
                 dtype=precision(dtype, device),
                 attn_implementation=attention,
                 output_loading_info=True,
+                trust_remote_code=False,
             )
             model = model.to(device).eval().requires_grad_(False)
     except torch.OutOfMemoryError as error:
@@ -285,6 +286,11 @@ def load(auto: Any, source: Source, setting: str, dtype: str, attention: str, de
 def unloadable(error: Exception, source: Source, setting: str, attention: str) -> CaptionerMissing:
     """The error for a user when `from_pretrained` fails."""
     line = first_line(error)
+    if "trust_remote_code" in str(error):
+        return CaptionerMissing(
+            f"{setting}.model: {source.name} comes with code of its own, which is never run; name a model "
+            "that transformers knows"
+        )
     if "attention" in line.lower() and attention != "eager":
         return CaptionerMissing(
             f"{setting}.attention: {attention} is not available ({line}); set sdpa or eager"

@@ -131,7 +131,11 @@ def _tokenizer(source: Source, setting: str) -> Any:
     from captioning.local import generate
 
     try:
-        return AutoTokenizer.from_pretrained(source.name, revision=source.revision)
+        return AutoTokenizer.from_pretrained(
+            source.name,
+            revision=source.revision,
+            trust_remote_code=False,  # else transformers asks, on the terminal
+        )
     except (OSError, ValueError, KeyError, ImportError, TypeError) as error:
         raise generate.unloadable(error, source, setting, "eager") from error
 

@@ -178,7 +178,11 @@ def _processor(source: Source) -> Any:
     from captioning.local import generate
 
     try:
-        made: Any = AutoProcessor.from_pretrained(source.name, revision=source.revision)
+        made: Any = AutoProcessor.from_pretrained(
+            source.name,
+            revision=source.revision,
+            trust_remote_code=False,  # else transformers asks, on the terminal
+        )
     except (OSError, ValueError, KeyError, ImportError, TypeError) as error:
         # The message of transformers would mislead: it speaks of the hub and of folders with a model's name.
         lacking = re.search(r"Can't load .* containing an? (\w+\.json)", first_line(error))

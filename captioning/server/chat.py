@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     import aiohttp
 
 _MAX_BYTES = 8 << 20  # per answer
+_MAX_NAME_CHARS = 200  # of the name that a server gives its model
 _MAX_BACKOFF_S = 60.0
 _MAX_ASKED_WAIT_S = 600.0  # if Retry-After asks for a longer wait, the question fails
 
@@ -203,7 +204,7 @@ async def _ask_once(
     except TimeoutError:
         raise _Trouble("Timeout", f"no answer within timeout_s = {server.timeout_s:g}") from None
     except (aiohttp.ClientError, OSError) as error:
-        raise _Trouble(type(error).__name__, _without_key(str(error) or "disconnected", server)) from None
+        raise _Trouble(type(error).__name__, _said(str(error) or "disconnected", server)) from None
     if not 200 <= status < 300:
         raise _refused(server, status, _reason(said, server), headers.get("Retry-After"))
     return _parse(server, said, read)
@@ -271,17 +272,17 @@ def _parse(server: Server, said: bytes, read: Callable[[str], str]) -> Answer:
         content = "".join(str(p["text"]) for p in content if isinstance(p, dict) and "text" in p)
     finish = choice.get("finish_reason")
     if not isinstance(content, str) or not content.strip():
-        raise _BadAnswer("EmptyAnswer", f"the answer is empty (finish_reason: {str(finish)[:40]})")
+        raise _BadAnswer("EmptyAnswer", f"the answer is empty (finish_reason: {_plain(str(finish)[:40])})")
     try:
         text = read(content)
     except ValueError as error:  # the same question would get the same answer again
-        raise _Trouble("BadAnswer", _without_key(str(error), server), again=False) from None
+        raise _Trouble("BadAnswer", _said(str(error), server), again=False) from None
     model, fingerprint = value.get("model"), value.get("system_fingerprint")
     return Answer(
         text,
         finish == "length",
-        model if isinstance(model, str) and model else server.model,
-        fingerprint if isinstance(fingerprint, str) and fingerprint else None,
+        _plain(model)[:_MAX_NAME_CHARS] if isinstance(model, str) and model else server.model,
+        _plain(fingerprint)[:_MAX_NAME_CHARS] if isinstance(fingerprint, str) and fingerprint else None,
     )
 
 
@@ -298,7 +299,7 @@ def _reason(said: bytes, server: Server) -> str:
             text = value
     except (ValueError, RecursionError):
         pass
-    return _without_key(" ".join(text.split())[:300], server) or "no reason given"
+    return _said(text[:4000], server)[:300] or "no reason given"
 
 
 def _headers(server: Server) -> dict[str, str]:
@@ -314,10 +315,19 @@ def _headers(server: Server) -> dict[str, str]:
     return {"Authorization": f"Bearer {key}"}
 
 
-def _without_key(text: str, server: Server) -> str:
-    """A text without the key, because servers repeat a wrong key in their errors."""
+def _said(text: str, server: Server) -> str:
+    """A text of a server without the key, because servers repeat a wrong key in errors; see `_plain`."""
     key = os.environ.get(server.api_key_env, "").strip()
+    text = _plain(text)
     return text.replace(key, "***") if key else text
+
+
+def _plain(text: str) -> str:
+    """On one line, with everything that does not print as escapes: half a surrogate pair fits into no table,
+    and control characters move a terminal's cursor."""
+    return "".join(
+        c if c.isprintable() else c.encode("unicode_escape").decode() for c in " ".join(text.split())
+    )
 
 
 def _proxy(url: str) -> str | None:

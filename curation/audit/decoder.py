@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import io
+import json
 import multiprocessing
 import os
+import resource
 import subprocess
 import sys
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import cast
 
 from curation.store.rows import ShardRow
 
 _DECODE_SECONDS = 120  # for one clip; they are seconds long
+_MEMORY_BYTES = 16 << 30  # of addresses: decord maps every CUDA library that it finds
+_MAX_ANSWER_BYTES = 1 << 16
 
 
 def one_line(error: Exception) -> str:
@@ -34,9 +37,9 @@ class Decoder:
         try:
             pipe.send((mp4, row["frames"], row["width"], row["height"]))
             if pipe.poll(_DECODE_SECONDS):
-                return cast(str | None, pipe.recv())
+                return _problem(pipe.recv_bytes(_MAX_ANSWER_BYTES))
             message = f"does not decode within {_DECODE_SECONDS} s"
-        except (EOFError, OSError):
+        except (EOFError, OSError, ValueError):  # no answer, or one that is none
             message = "crashes the decoder"
         self.stop()
         return message
@@ -64,20 +67,35 @@ class Decoder:
         self._pipe = self.process = None
 
 
+def _problem(answer: bytes) -> str | None:
+    """The child reads foreign bytes: of what it says, nothing but a text is taken."""
+    problem = json.loads(answer)
+    if not isinstance(problem, str | None):
+        raise ValueError("neither a text nor null")
+    return problem
+
+
 def decode_clips(pipe: Connection) -> None:
     """The child: answers until the pipe is closed."""
+    from decord import VideoReader  # noqa: F401  # what goes wrong here is shown
+
+    resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES, _MEMORY_BYTES))
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), 2)  # decord prints the content of what it cannot open
     while True:
         try:
             mp4, frames, width, height = pipe.recv()
         except EOFError:
             return
-        pipe.send(decode_problem(mp4, frames, width, height))
+        pipe.send_bytes(json.dumps(decode_problem(mp4, frames, width, height)).encode())
 
 
 def decode_problem(mp4: bytes, frames: int, width: int, height: int) -> str | None:
     """What is wrong with a video, as the library that training reads it with sees it."""
     from decord import DECORDError, VideoReader
 
+    if mp4[4:8] != b"ftyp":
+        return "is no mp4"
     try:
         reader = VideoReader(io.BytesIO(mp4), num_threads=1)
         if len(reader) != frames:
@@ -85,7 +103,7 @@ def decode_problem(mp4: bytes, frames: int, width: int, height: int) -> str | No
         for i in range(frames):
             if (shape := reader[i].shape) != (height, width, 3):
                 return f"decodes to {shape[1]}x{shape[0]}, not {width}x{height}"
-    except (DECORDError, RuntimeError, OSError, ValueError, IndexError) as error:
+    except (DECORDError, RuntimeError, OSError, ValueError, IndexError, MemoryError) as error:
         return f"does not decode: {one_line(error)}"
     return None
 

@@ -13,13 +13,14 @@ import pyarrow as pa
 from curation.audit.accounting import STATUSES
 from curation.audit.decoder import Decoder, one_line
 from curation.captions.chosen import Captions, with_checks
-from curation.config.load import validated
+from curation.config.load import stored_config
 from curation.config.schema import ConfigError
 from curation.decode.spans import Span
 from curation.store.dataset import Dataset
 from curation.store.rows import ClipRow, ShardRow
 from curation.store.schema import (
     CAPTION_COLUMNS,
+    MAX_SECONDS,
     SCHEMA_VERSION,
     SCORE_COLUMNS,
     TABLES,
@@ -30,6 +31,7 @@ from curation.verdicts.judge import judge, ordered
 from filters.rules import Rule
 
 _MOST_OF_A_KIND = 20  # messages; the rest of a kind is counted
+_MOST_CHARS = 500  # of a message
 _TIME_SLACK_S = 1e-3
 
 
@@ -64,7 +66,7 @@ class _Found:
     def add(self, kind: str, message: str) -> None:
         self._counts[kind] += 1
         if self._counts[kind] <= _MOST_OF_A_KIND:
-            self._by_kind.setdefault(kind, []).append(message)
+            self._by_kind.setdefault(kind, []).append(message[:_MOST_CHARS])
 
     def lines(self) -> list[str]:
         lines = []
@@ -174,9 +176,13 @@ class _Check:
     def rules(self, manifest: Mapping[str, Any]) -> dict[str, Rule]:
         """The rules of dataset.json that reject, in the order of the cascade."""
         rules: dict[str, Rule] = {}
-        config = manifest.get("config", {})
-        kept = config.get("captions", {}).get("on_failed_check") == "keep"
-        for column, bounds in config.get("rules", {}).items():
+        config = manifest["config"]
+        captions, given = config.get("captions", {}), config.get("rules", {})
+        kept = isinstance(captions, dict) and captions.get("on_failed_check") == "keep"
+        if not isinstance(given, dict):
+            self.found.add("rule", "dataset.json: rules is no mapping of columns to bounds")
+            given = {}
+        for column, bounds in given.items():
             try:
                 rule = Rule(**bounds)
             except (TypeError, ValueError) as error:
@@ -202,13 +208,16 @@ class _Check:
 
     def read_sources(self) -> None:
         for name, table in self.groups("sources"):
-            for row in table.select(["source_id", "status", "stage", "clips", "duration_s"]).to_pylist():
+            columns = ["source_id", "uri", "status", "stage", "clips", "duration_s"]
+            for row in table.select(columns).to_pylist():
                 source_id = row["source_id"]
                 label = f"{name}: source {source_id}"
                 if source_id in self.sources:
                     self.found.add("source twice", f"{label} is there twice")
                     continue
                 self.sources[source_id] = _Source(row["clips"] or 0, row["duration_s"])
+                if row["uri"] is None:
+                    self.found.add("source uri", f"{label} has no uri")
                 if row["status"] not in ("measured", "failed"):
                     self.found.add("source status", f"{label} is {row['status']!r}, not measured or failed")
                 elif (row["stage"] is None) == (row["status"] == "failed"):
@@ -341,9 +350,9 @@ class _Check:
                 if row["text"] is None:
                     self.found.add("caption", f"{name}: clip {row['clip_id']} has a caption without text")
         try:
-            config = validated(manifest.get("config", {}))
+            config = stored_config(manifest, self.dataset.location)
         except ConfigError as error:
-            self.found.add("config", f"dataset.json: its config is none of this version: {one_line(error)}")
+            self.found.add("config", one_line(error))
         else:
             self.captions = Captions(tables, config) if self.whole("captions") else None
 
@@ -398,11 +407,11 @@ def _span_problem(row: ClipRow | ShardRow, *, is_cut: bool = False) -> str | Non
     start_s, end_s, frames, fps = row["start_s"], row["end_s"], row["frames"], row["fps"]
     if start_s is None or end_s is None or frames is None:
         return "has no start, end or frames"
-    if not math.isfinite(start_s) or not math.isfinite(end_s):
+    if not (abs(start_s) < MAX_SECONDS and abs(end_s) < MAX_SECONDS):
         return f"is from {start_s} s to {end_s} s"
     if fps is None and (frames != 1 or start_s != end_s):
         return f"is a still image with {frames} frames from {start_s:g} s to {end_s:g} s"
-    if fps is not None and not (start_s < end_s and frames > 0 and fps > 0):
+    if fps is not None and not (start_s < end_s and frames > 0 and 0 < fps < math.inf):
         return f"has {frames} frames at {fps:g} per second from {start_s:g} s to {end_s:g} s"
     if row["clip_id"] != clip_id(row["source_id"], Span(start_s, end_s, frames)):
         return "has an id that is not the hash of its source and times"

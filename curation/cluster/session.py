@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import glob
 import logging
@@ -44,6 +45,9 @@ def session(config: Config) -> Iterator[None]:
     context.target_max_block_size = 16 << 20
     context.raise_original_map_exception = True
     context.max_consecutive_actor_init_deaths = 3  # killed while they started
+    # Since 2.60 Ray ends a run in which no block has moved for 30 minutes. One source may take hours, and has
+    # a deadline of its own.
+    context.execution_no_progress_timeout_s = -1
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     logging.getLogger("ray").setLevel(logging.ERROR)
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # an error that ends the build is raised, too
@@ -76,16 +80,7 @@ def _local_ray(config: Config) -> Iterator[None]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     with _session_folder() as folder:
         try:
-            with _quiet_start():
-                ray.init(
-                    address="local",
-                    num_cpus=_cpus(),
-                    object_store_memory=config.run.object_store_mb << 20,
-                    include_dashboard=False,
-                    log_to_driver=False,
-                    logging_level=logging.ERROR,
-                    _temp_dir=folder,
-                )
+            _start_local_ray(config, folder)
             check_shares(config)
             yield
         except (OSError, ValueError, LeaseLost, Stopped):
@@ -95,6 +90,39 @@ def _local_ray(config: Config) -> Iterator[None]:
             raise
         finally:
             _end_local_ray(folder)
+
+
+def _start_local_ray(config: Config, folder: str) -> None:
+    """Ray gives itself 30 seconds to start, which a busy machine may not keep: it is started twice at most.
+    Raises `Stopped` when that did not help."""
+    for attempt in range(_STARTS):
+        try:
+            with _quiet_start():
+                ray.init(
+                    address="local",
+                    num_cpus=_cpus(),
+                    object_store_memory=config.run.object_store_mb << 20,
+                    include_dashboard=False,
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                    _temp_dir=os.path.join(folder, _RAY),
+                )
+            return
+        except Exception as error:  # Ray has no type of its own for this
+            no_room = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+            if no_room or isinstance(error, ValueError):  # which no second attempt changes
+                raise
+            if attempt == _STARTS - 1:
+                raise Stopped(
+                    f"Ray did not start on this machine in {_STARTS} attempts ({_one_line(error)}), as "
+                    "happens where the machine is busy or short of memory; run the same command again when "
+                    "less is going on"
+                ) from error
+            _end_local_ray(folder)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())[:300]
 
 
 def _end_local_ray(folder: str) -> None:
@@ -139,18 +167,21 @@ def _lives(process: psutil.Process) -> bool:
         return False
 
 
+_STARTS = 2
 _FOLDERS = "reelmill-"
 _MARKER = "driver"
-# What Ray appends for its sockets; their names may have 107 bytes.
-_SOCKET = "/session_2026-01-01_00-00-00_000000_0000000/sockets/plasma_store"
+_RAY = "r"
+# What is appended for Ray's sockets, whose names may have 107 bytes.
+_SOCKET = f"/{_RAY}/session_2026-01-01_00-00-00_000000_0000000/sockets/plasma_store"
 
 
 @contextlib.contextmanager
 def _session_folder() -> Iterator[str]:
     """A folder for a local Ray's sockets, logs and spilled objects.
 
-    A lock on a file in it is held until the driver ends, however it ends: a folder that nobody holds is one
-    of a killed driver, and the next one removes it.
+    Only this user can enter it. Ray's own folder is `_RAY` inside, since Ray opens that one, with the sockets
+    in it, to all users. A lock on a file is held until the driver ends, however it ends: a folder that nobody
+    holds is one of a killed driver, and the next one removes it.
     """
     place = tempfile.gettempdir()
     if len(os.fsencode(place + "/" + _FOLDERS + "12345678" + _SOCKET)) > 107:
@@ -195,7 +226,7 @@ def _remove_folder(folder: str) -> None:
 
 def _keep_logs(folder: str) -> None:
     with contextlib.suppress(OSError):  # the disk may be full, or Ray may not have come so far
-        logs = os.path.join(folder, "session_latest", "logs")
+        logs = os.path.join(folder, _RAY, "session_latest", "logs")
         if os.path.isdir(logs):
             kept = shutil.copytree(logs, tempfile.mkdtemp(prefix=_FOLDERS + "logs-"), dirs_exist_ok=True)
             print(f"Ray's logs are kept in {kept}", file=sys.stderr)

@@ -18,13 +18,13 @@ def waiting(dataset: Dataset, config: Config) -> str:
     parts = [f"{n} {what}" for what, n in _waiting(dataset, config).items() if n]
     manifest = dataset.manifest()
     if not manifest.get("build_ended", True):  # the first versions did not write this key
-        parts.insert(0, f"the build of {manifest['sources_named']} sources did not come to its end")
+        parts.insert(0, f"the build of {manifest.get('sources_named')} sources did not come to its end")
     return ", ".join(parts)
 
 
 def captions_wait(dataset: Dataset, config: Config) -> bool:
     """Can `recaption` alone do the remaining work? False if there is no work, or if a build is needed."""
-    if not dataset.manifest()["build_ended"] or _stale_sources(dataset, config):
+    if not dataset.manifest().get("build_ended", True) or _stale_sources(dataset, config):
         return False
     return any(captions_waiting(dataset, config).values())
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -21,7 +21,7 @@ def load_config(text: str, overrides: Sequence[str] = ()) -> Config:
     """A configuration from YAML text and `key=value` overrides. Raises `ConfigError`."""
     try:
         data = yaml.safe_load(text) or {}
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError) as error:
         raise ConfigError(f"not valid YAML: {error}") from error
     if not isinstance(data, dict):
         raise ConfigError("the file must hold a mapping of sections")
@@ -41,6 +41,17 @@ def validated(data: Any) -> Config:
         return Config.model_validate(data)
     except ValidationError as error:
         raise ConfigError("\n".join(explain(dict(e)) for e in error.errors())) from error
+
+
+def stored_config(manifest: Mapping[str, Any], location: str) -> Config:
+    """The configuration in the dataset.json of a dataset. Raises `ConfigError` that names the file."""
+    try:
+        return validated(manifest["config"])
+    except ConfigError as error:
+        raise ConfigError(
+            f"{location}/dataset.json holds a configuration that is none: {error}; take the file from a copy "
+            "of the dataset, or build again into a new folder"
+        ) from error
 
 
 def read_config_file(name: str | Path, overrides: Sequence[str] = ()) -> Config:
@@ -70,7 +81,7 @@ def read_config_text(name: str | Path) -> tuple[str, bool]:
             if "schema_version" in data or Path(path).name == "dataset.json":
                 text, of_dataset = json.dumps(data["config"]), True
         load_config(text)
-    except (ConfigError, ValueError, KeyError, TypeError) as error:
+    except (ConfigError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ConfigError(f"{path}: {error}") from error
     return text, of_dataset
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from curation.captions.wanted import check_captioner
 from curation.config.changes import changes
-from curation.config.load import validated
+from curation.config.load import stored_config
 from curation.config.schema import Config
 from curation.decode.shots import transnet_weights
 from curation.driver.manifest import write_manifest
@@ -67,7 +67,7 @@ def prepare(
     """
     settle(dataset)
     if dataset.exists():
-        for line in changes(validated(dataset.manifest()["config"]), config):
+        for line in changes(stored_config(dataset.manifest(), dataset.location), config):
             progress.say(f"changed since the last build: {line}")
     dropped = drop_other_encodings(dataset, config)
     if dropped:

@@ -15,7 +15,7 @@ import numpy as np
 from curation.audit.accounting import Accounting, accounting
 from curation.captions.checks import COLUMNS
 from curation.captions.chosen import Captions
-from curation.config.load import validated
+from curation.config.load import stored_config
 from curation.report.charts import Chart, bounds, chart
 from curation.report.read import (
     ACCEPTED,
@@ -59,10 +59,11 @@ def write_report(dataset: Dataset, *, out: str | None = None) -> str:
 
 def render(dataset: Dataset) -> str:
     """The HTML text of the page."""
-    manifest = dataset.manifest()
+    manifest = dict.fromkeys(("created", "reelmill_version", "config_hash"), "not known") | dataset.manifest()
+    config = stored_config(manifest, dataset.location)
     counts = accounting(dataset)
-    rules = ordered({c: Rule(**b) for c, b in manifest["config"]["rules"].items() if c in ALL_COLUMNS})
-    captions = Captions.read(dataset, validated(manifest["config"]))
+    rules = ordered({c: rule for c, rule in config.rules.items() if c in ALL_COLUMNS})
+    captions = Captions.read(dataset, config)
     clips = read_clips(dataset, captions)
     rules = {c: r for c, r in rules.items() if c in SCORE_COLUMNS or np.isfinite(clips.scores[c]).any()}
     sections = [_section(clips, column, rule) for column, rule in rules.items()]

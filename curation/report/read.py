@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import heapq
-import io
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import cast
@@ -11,7 +10,6 @@ from typing import cast
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from curation.captions.chosen import Captions
 from curation.report.words import short
@@ -64,10 +62,7 @@ def read_clips(dataset: Dataset, captions: Captions) -> Clips:
         schema += [(n, pa.float64()) for n in ("start_s", "end_s", "fps", *SCORE_COLUMNS)]
         tables = [pa.schema(schema).empty_table()]
     all_clips = pa.concat_tables(tables)
-    verdicts = pa.table({k: pa.array([], pa.string()) for k in ("clip_id", "status", "reason", "message")})
-    if dataset.exists("verdicts.parquet"):
-        data = io.BytesIO(dataset.read("verdicts.parquet"))
-        verdicts = pq.read_table(data, columns=["clip_id", "status", "reason", "message"])
+    verdicts = dataset.verdict_table(["clip_id", "status", "reason", "message"])
     place = pc.index_in(all_clips["clip_id"], value_set=verdicts["clip_id"].combine_chunks())
     judged = verdicts.take(place)
     status = pc.index_in(judged["status"], value_set=pa.array(STATUSES))

@@ -24,8 +24,8 @@ Format = Literal["webdataset", "files"]
 MARKER = "reelmill-export.json"  # what makes a folder an export, which a later one may replace
 _SCALARS = [f.name for f in SHARDS if not pa.types.is_nested(f.type)]
 _TAR_BLOCK = 512  # bytes: a header is one, data fill whole ones
-_ID = re.compile(r"[0-9a-f]+")
-_OURS = re.compile(r"[0-9a-f]+\.(mp4|txt)|\d{5,}\.tar|metadata\.jsonl|_tmp-.*")
+_ID = re.compile(r"[0-9a-f]{1,64}")
+_OURS = re.compile(r"[0-9a-f]{1,64}\.(mp4|txt)|\d{5,}\.tar|metadata\.jsonl|_tmp-.*")
 
 
 def export(dataset: Dataset, to: Format, out: str, *, shard_mb: int = 512) -> int:
@@ -93,9 +93,15 @@ def _clips(dataset: Dataset) -> Iterator[tuple[dict[str, Any], bytes]]:
             for i, row in enumerate(table.select(_SCALARS).to_pylist()):
                 clip_id = row["clip_id"]
                 # A hash by contract, and what keeps a file name from leading out of the folder.
-                if not _ID.fullmatch(clip_id or ""):
-                    raise ValueError(f"shards/{part}.parquet: clip id {clip_id!r} is not a hexadecimal hash")
-                yield {k: _plain(v) for k, v in row.items()}, table["video"][i].as_py()["bytes"]
+                if not _ID.fullmatch(clip_id):
+                    shown = f"{clip_id[:60]!r}{'…' if len(clip_id) > 60 else ''}"
+                    raise dataset.damaged(
+                        f"shards/{part}.parquet", f"clip id {shown} is not a hexadecimal hash"
+                    )
+                video = table["video"][i].as_py()
+                if not video or not video["bytes"]:
+                    raise dataset.damaged(f"shards/{part}.parquet", f"clip {clip_id} has no video bytes")
+                yield {k: _plain(v) for k, v in row.items()}, video["bytes"]
 
 
 def _plain(value: Any) -> Any:

@@ -7,8 +7,10 @@ that was not.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from curation.config.schema import Config
 from curation.decode.cut import output_size
@@ -16,6 +18,7 @@ from curation.store.dataset import Dataset
 from curation.store.rows import AcceptedClip, Shape
 
 PLAN = "shards/_plan.json"
+_NAME = re.compile(r"shard-(\d{1,9})")
 _AT_ONCE = 16  # so many shards at least, unless they would be smaller than this:
 _SMALL_SHARD_BYTES = 16e6
 _BITS_PER_PIXEL = 0.12  # a guess at x264's output, to fill shards evenly; sizes come out as they do
@@ -60,6 +63,18 @@ def plan_shards(clips: Sequence[AcceptedClip], config: Config, first_index: int)
     return shards
 
 
+def _is_plan(value: Any) -> bool:
+    """Is this a plan? The names become files, so they must not lead elsewhere."""
+    return (
+        isinstance(value, dict)
+        and isinstance(value.get("cut_hash"), str)
+        and isinstance(shards := value.get("shards"), list)
+        and all(isinstance(s, dict) and isinstance(s.get("clip_ids"), list) for s in shards)
+        and all(isinstance(c, str) for s in shards for c in s["clip_ids"])
+        and all(_NAME.fullmatch(str(s.get("name"))) for s in shards)
+    )
+
+
 def settle_plan(dataset: Dataset, wanted: Sequence[AcceptedClip], config: Config) -> list[Shard]:
     """The shards still to make so that every one of `wanted` (accepted, in no shard yet) is in one.
 
@@ -69,7 +84,9 @@ def settle_plan(dataset: Dataset, wanted: Sequence[AcceptedClip], config: Config
     kept: list[Shard] = []
     done = set(dataset.parts("shards"))
     if dataset.exists(PLAN):
-        plan = json.loads(dataset.read(PLAN))
+        plan = dataset.read_json(PLAN)
+        if not _is_plan(plan):
+            raise dataset.damaged(PLAN, "it is no plan of shards; it may be removed as well")
         if plan["cut_hash"] == config.cut_hash():
             kept = [
                 Shard(s["name"], s["clip_ids"])
@@ -79,7 +96,8 @@ def settle_plan(dataset: Dataset, wanted: Sequence[AcceptedClip], config: Config
     for shard in kept:
         for c in shard.clip_ids:
             del by_id[c]
-    used = [int(n.rsplit("-", 1)[1]) for n in [*done, *(s.name for s in kept)]]
+    names = map(_NAME.fullmatch, [*done, *(s.name for s in kept)])
+    used = [int(name[1]) for name in names if name]
     planned = kept + plan_shards(list(by_id.values()), config, max(used, default=-1) + 1)
     value = {
         "cut_hash": config.cut_hash(),

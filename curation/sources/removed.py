@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
-from typing import TypedDict
+from typing import Any, TypedDict
 
 from curation.sources.identity import identify
 from curation.sources.source import Source
@@ -16,6 +16,7 @@ from curation.store.rows import ClipRow, NamedSource, SourceRow, keys_of
 from curation.store.schema import TABLES
 
 _FILE = "removed.json"
+_FIELDS = ("source_id", "uri", "fingerprint")
 
 
 class RemovedSource(TypedDict):
@@ -30,7 +31,10 @@ class Removed:
 
     def __init__(self, dataset: Dataset):
         self._dataset = dataset
-        self._take(json.loads(dataset.read(_FILE)) if dataset.exists(_FILE) else [])
+        entries = dataset.read_json(_FILE) if dataset.exists(_FILE) else []
+        if not _are_entries(entries):
+            raise dataset.damaged(_FILE, f"it is no list of removed sources, each with {', '.join(_FIELDS)}")
+        self._take(entries)
 
     def _take(self, entries: list[RemovedSource]) -> None:
         self.entries = entries
@@ -67,6 +71,12 @@ class Removed:
     def _write(self, entries: list[RemovedSource]) -> None:
         self._dataset.write(_FILE, json.dumps(entries, indent=1).encode())
         self._take(entries)
+
+
+def _are_entries(value: Any) -> bool:
+    return isinstance(value, list) and all(
+        isinstance(e, dict) and all(f in e and isinstance(e[f], str | None) for f in _FIELDS) for e in value
+    )
 
 
 def _means(name: str, row: NamedSource | RemovedSource) -> bool:

@@ -14,6 +14,7 @@ import io
 import json
 import os
 import posixpath
+import stat
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -21,16 +22,22 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Literal, cast, overload
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from curation.store.address import filesystem
 from curation.store.rows import CaptionRow, ClipRow, FailureRow, ShardRow, SourceRow, VerdictRow
 from curation.store.schema import (
     CLIPS,
+    MAX_SECONDS,
+    NEEDED,
+    OPTIONAL,
     READABLE_VERSIONS,
     SCHEMA_VERSION,
+    SECONDS,
     SOURCES,
     TABLES,
+    VERDICTS,
     with_check_columns,
 )
 from curation.store.whole_file import Whole, whole_file
@@ -39,6 +46,8 @@ LEASE = "_lease.json"  # who writes now: see `curation.store.lease`
 _NEXT = "_next-"
 _Columns = Sequence[str] | None  # null: all
 _WHOLE_BYTES = 4 << 20
+_JSON_BYTES = 64 << 20
+_JSON_DEPTH = 50  # lists and mappings within each other; ours have 6
 _READERS = 8
 
 
@@ -115,22 +124,50 @@ class Dataset:
             raise DatasetError(
                 f"{self.location} is not a dataset (it has no dataset.json): reelmill build makes one"
             )
-        try:
-            manifest = json.loads(self.read("dataset.json"))
-            schema_version = manifest["schema_version"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise DatasetError(f"{self.location}/dataset.json cannot be read: {error}") from error
-        if schema_version not in READABLE_VERSIONS:
+        manifest = self.read_json("dataset.json")
+        if not isinstance(manifest, dict) or "schema_version" not in manifest:
+            raise self.damaged("dataset.json", "it names no schema_version")
+        for key, kind in _KINDS.items():
+            if not isinstance(manifest.get(key), kind | None):
+                raise self.damaged("dataset.json", f"{key} is {str(manifest[key])[:60]!r}")
+        schema_version = manifest["schema_version"]
+        if type(schema_version) is not int or schema_version not in READABLE_VERSIONS:
             raise DatasetError(
                 f"{self.location} has schema version {schema_version}, this reelmill writes "
                 f"{SCHEMA_VERSION}: build into a new folder"
             )
         if not isinstance(manifest.get("config"), dict):
-            raise DatasetError(f"{self.location}/dataset.json cannot be read: it holds no config")
-        return cast(dict[str, Any], manifest)
+            raise self.damaged("dataset.json", "it holds no config")
+        return manifest
+
+    def damaged(self, name: str, why: str) -> DatasetError:
+        """That a file of the dataset is not what it should be, in words for who has it."""
+        return DatasetError(
+            f"{self.address(name)} cannot be read: {why}; take the file from a copy of the dataset, or build "
+            "again into a new folder"
+        )
 
     def read(self, name: str) -> bytes:
+        self._check_is_file(name)
         return cast(bytes, self._fs.cat_file(self.path(name)))
+
+    def read_json(self, name: str) -> Any:
+        """What is in a JSON file of the dataset. Raises `DatasetError`."""
+        if self.is_local and os.path.getsize(self.path(name)) > _JSON_BYTES:
+            raise self.damaged(name, f"it is larger than {_JSON_BYTES >> 20} MiB")
+        try:
+            value = json.loads(self.read(name))
+        except (ValueError, RecursionError) as error:
+            raise self.damaged(name, f"it is no JSON ({error})") from error
+        if _is_deeper(value, _JSON_DEPTH):
+            raise self.damaged(name, f"it has more than {_JSON_DEPTH} levels")
+        return value
+
+    def _check_is_file(self, name: str) -> None:
+        """A named pipe would be waited for without an end."""
+        if self.is_local and not stat.S_ISREG(os.stat(self.path(name)).st_mode):
+            kind = "a folder" if os.path.isdir(self.path(name)) else "a pipe or a device"
+            raise self.damaged(name, f"it is {kind}, not a file")
 
     def write(self, name: str, data: bytes) -> None:
         """Put a whole file; readers see the old one or the new one."""
@@ -221,11 +258,24 @@ class Dataset:
                 write_page_checksum=True,
             )
 
-    def open_part(self, table: str, part: str) -> pq.ParquetFile:
-        return self.open_table(f"{table}/{part}.parquet")
+    def open_part(self, table: str, part: str) -> Part:
+        return self._open(table, f"{table}/{part}.parquet")
+
+    def _open(self, table: str, name: str) -> Part:
+        try:
+            return Part(self, table, name, self.open_table(name))
+        except (OSError, pa.ArrowException) as error:
+            raise self._unreadable(name, error) from error
+
+    def _unreadable(self, name: str, error: Exception) -> Exception:
+        # Of damage Arrow says so without a number; what the system refuses has one.
+        if isinstance(error, OSError) and error.errno is not None:
+            return error
+        return self.damaged(name, " ".join(str(error).split())[:300])
 
     def open_table(self, name: str, *, checked: bool = False) -> pq.ParquetFile:
-        """A table to be read by row groups; `checked`: every page against its checksum."""
+        """A table as it is, right or wrong; `checked`: every page against its checksum."""
+        self._check_is_file(name)
         if self.is_local:
             return pq.ParquetFile(self._fs.open(self.path(name), "rb"), page_checksum_verification=checked)
         # fsspec would read 50 MiB ahead of each place in a remote file. Parquet knows which bytes it wants,
@@ -241,21 +291,20 @@ class Dataset:
     def read_part(self, table: str, part: str, columns: Sequence[str] | None = None) -> pa.Table:
         try:
             return self._read_part(table, part, columns)
-        except (OSError, pa.ArrowException):
+        except (OSError, DatasetError):
             if self.is_local:
                 raise
             self._fs.invalidate_cache()  # it may have been replaced since it was listed
             return self._read_part(table, part, columns)
 
     def _read_part(self, table: str, part: str, columns: Sequence[str] | None) -> pa.Table:
-        # Not `pq.read_table`, nor its threads: of a small part they take twice the time of the reading.
         parquet = self.open_part(table, part)
         try:
             if table == "captions":
-                return with_check_columns(parquet.read(use_threads=False), columns)
-            return parquet.read(columns=list(columns) if columns else None, use_threads=False)
+                return with_check_columns(parquet.read(), columns)
+            return parquet.read(columns)
         finally:
-            parquet.close(force=True)
+            parquet.close()
 
     def tables(self, table: str, columns: Sequence[str] | None = None) -> Iterator[tuple[str, pa.Table]]:
         """(part, its rows) in order of parts; of clips only what is committed.
@@ -288,8 +337,84 @@ class Dataset:
             for batch in content.to_batches(max_chunksize=1000):
                 yield from batch.to_pylist()
 
+    def verdict_table(self, columns: Sequence[str] | None = None) -> pa.Table:
+        """Without rows where nothing was judged yet."""
+        if not self.exists("verdicts.parquet"):
+            return VERDICTS.empty_table().select(list(columns or VERDICTS.names))
+        parquet = self._open("verdicts", "verdicts.parquet")
+        try:
+            return parquet.read(columns)
+        finally:
+            parquet.close()
+
     def verdicts(self) -> Iterator[VerdictRow]:
-        if self.exists("verdicts.parquet"):
-            table = pq.read_table(io.BytesIO(self.read("verdicts.parquet")))
-            for batch in table.to_batches(max_chunksize=1000):
-                yield from batch.to_pylist()
+        for batch in self.verdict_table().to_batches(max_chunksize=1000):
+            yield from batch.to_pylist()
+
+
+# What dataset.json says, where it says it.
+_KINDS = {
+    "created": str,
+    "config_hash": str,
+    "reelmill_version": str,
+    "sources_named": int,
+    "build_ended": bool,
+}
+
+
+def _is_deeper(value: Any, levels: int) -> bool:
+    """Are there more lists and mappings within each other?"""
+    here = [value]
+    for _ in range(levels + 1):
+        within = [v for v in here if isinstance(v, dict | list)]
+        here = [item for v in within for item in (v.values() if isinstance(v, dict) else v)]
+        if not within:
+            return False
+    return True
+
+
+class Part:
+    """One file of a table, read by row groups. Columns have the types of the contract, and values where no
+    reader can do without. Raises `DatasetError`, which names the file, where that is not so."""
+
+    def __init__(self, dataset: Dataset, table: str, name: str, file: pq.ParquetFile):
+        self._dataset, self._table, self._name, self._file = dataset, table, name, file
+        self._contract = VERDICTS if table == "verdicts" else TABLES[table]
+        self.schema_arrow: pa.Schema = file.schema_arrow
+        self.num_row_groups: int = file.num_row_groups
+
+    def read(self, columns: Sequence[str] | None = None) -> pa.Table:
+        # Without threads: of a small part they take twice the time of the reading.
+        return self._checked(columns, lambda names: self._file.read(names, use_threads=False))
+
+    def read_row_group(self, group: int, columns: Sequence[str] | None = None) -> pa.Table:
+        return self._checked(columns, lambda names: self._file.read_row_group(group, names))
+
+    def close(self) -> None:
+        self._file.close(force=True)
+
+    def _checked(
+        self, columns: Sequence[str] | None, read: Callable[[list[str] | None], pa.Table]
+    ) -> pa.Table:
+        for column in columns or self._contract.names:
+            field = self._contract.field(column)
+            if column in self.schema_arrow.names:
+                found = self.schema_arrow.field(column).type
+                if found != field.type:
+                    raise self._dataset.damaged(self._name, f"{column} is {found}, not {field.type}")
+            elif column not in OPTIONAL:
+                raise self._dataset.damaged(self._name, f"it has no column {column}")
+        try:
+            table = read(list(columns) if columns else None)
+            table.validate(full=True)  # text that is no UTF-8 is found here, and not by who reads it
+        except (OSError, pa.ArrowException) as error:
+            raise self._dataset._unreadable(self._name, error) from error
+        for column in table.column_names:
+            values = table[column]
+            if column in NEEDED[self._table] and values.null_count:
+                raise self._dataset.damaged(self._name, f"{column} is null in {values.null_count} rows")
+            if column in SECONDS[self._table]:
+                high = pc.max(pc.abs(values)).as_py() or 0.0
+                if pc.any(pc.is_nan(values)).as_py() or high > MAX_SECONDS:
+                    raise self._dataset.damaged(self._name, f"{column} has values that are no times")
+        return table

@@ -130,6 +130,23 @@ SHARDS = pa.schema(
 )
 TABLES = {"sources": SOURCES, "clips": CLIPS, "captions": CAPTIONS, "failures": FAILURES, "shards": SHARDS}
 
+# Columns without which a row says nothing: never null.
+NEEDED = {
+    "sources": ("source_id", "uri", "status"),
+    "clips": ("clip_id", "source_id", "uri", "start_s", "end_s", "frames"),
+    "captions": ("clip_id",),
+    "failures": ("clip_id", "stage"),
+    "verdicts": ("clip_id", "status"),
+    "shards": ("clip_id", "frames", "width", "height"),
+}
+MAX_SECONDS = 1e9  # thirty years: what is beyond is no time of a video
+SECONDS: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(NEEDED, ()),
+    "sources": ("duration_s", "seconds"),
+    "clips": ("start_s", "end_s"),
+}
+OPTIONAL = CAPTION_COLUMNS  # which earlier versions did not write
+
 
 def with_check_columns(captions: pa.Table, columns: Sequence[str] | None) -> pa.Table:
     """Captions as the contract has them: version 1 wrote no checks."""

@@ -9,14 +9,15 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
-from typing import TypeVar
+from dataclasses import asdict, dataclass, fields
+from typing import Any, TypeVar
 
 from curation.store.dataset import Dataset
 from curation.store.rows import Spent
 
 T = TypeVar("T")
 _FILE = "spent.json"
+_MAX_SECONDS = 1e15
 
 
 def told(stage: str, worker: str, seconds: float) -> Spent:
@@ -91,4 +92,16 @@ def read(dataset: Dataset) -> dict[str, Stage]:
     """By stage, in the order in which they came."""
     if not dataset.exists(_FILE):
         return {}
-    return {name: Stage(**stage) for name, stage in json.loads(dataset.read(_FILE)).items()}
+    found = dataset.read_json(_FILE)
+    if not isinstance(found, dict) or not all(map(_is_stage, found.values())):
+        raise dataset.damaged(_FILE, "it does not hold seconds by stage; it may be removed as well")
+    return {name: Stage(**stage) for name, stage in found.items()}
+
+
+def _is_stage(value: Any) -> bool:
+    names = {field.name for field in fields(Stage)}
+    return (
+        isinstance(value, dict)
+        and value.keys() <= names
+        and all(type(v) in (int, float) and abs(v) < _MAX_SECONDS for v in value.values())
+    )

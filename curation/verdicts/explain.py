@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from curation.captions.chosen import Captions, failure_keys, with_checks
 from curation.config.changes import changes
-from curation.config.load import validated
+from curation.config.load import stored_config
 from curation.config.schema import Config
 from curation.shards.plan import sharded_clips
 from curation.sources.source import Source
@@ -54,7 +54,7 @@ def notes(todo: Todo) -> Iterator[str]:
 
 def explain(dataset: Dataset, listed: Sequence[Source], config: Config, todo: Todo) -> Iterator[str]:
     """Yield lines that say what a build under `config` would do, and why. `status --explain` prints them."""
-    stored = validated(dataset.manifest()["config"])
+    stored = stored_config(dataset.manifest(), dataset.location)
     for line in changes(stored, config):
         yield f"configuration: {line}"
     yield from describe(todo, listed)

@@ -95,7 +95,7 @@ def select(index: Index, data: Data) -> Selection:
             _mark(why, values > bounds.max, f"data.where: {name} above {bounds.max:g}")
     _mark(why, ~((frames >= 1) & (width >= 1) & (height >= 1)), "no frames or no size")
     is_image = frames == 1
-    _mark(why, ~is_image & ~(fps > 0), "no frame rate")
+    _mark(why, ~is_image & ~((fps > 0) & np.isfinite(fps)), "no frame rate")
 
     fits = _fitting(frames, fps, is_image, data)
     shortest = min(data.buckets, key=lambda b: b.frames)

@@ -6,10 +6,12 @@ because a row group is the smallest unit that a Parquet file can give.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import hashlib
 import io
 import json
+import os
 import random
 import sys
 import time
@@ -26,6 +28,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 _SIZES = ("frames", "fps", "width", "height")
+_TEXT = (pa.string(), pa.large_string())
+_VIDEO = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+_TYPES = {"clip_id": _TEXT, "caption": _TEXT, "video": (_VIDEO,)}
 _READ_ATTEMPTS = 3
 _RETRY_S = 0.5
 _KEPT_FOOTERS = 256  # about 100 kB each, decoded
@@ -71,8 +76,11 @@ def frames(row: Mapping[str, Any], indices: Sequence[int] | None = None) -> np.n
     Raises `ValueError` if the clip has another number of frames or another size than its row says.
     """
     wanted = list(range(row["frames"]) if indices is None else indices)
+    mp4 = row["video"]["bytes"]
+    if mp4[4:8] != b"ftyp":  # decoders would try a playlist, which names other files
+        raise ValueError(f"clip {row['clip_id']}: its bytes are no mp4")
     decoded = _by_av if row["width"] in _REFUSED_BY_DECORD else _by_decord
-    count, found = decoded(row["video"]["bytes"], wanted)
+    count, found = decoded(mp4, wanted)
     if count != row["frames"]:
         raise ValueError(f"clip {row['clip_id']}: {count} frames, its row says {row['frames']}")
     if found.shape[1:3] != (row["height"], row["width"]):
@@ -92,16 +100,30 @@ def _by_decord(mp4: bytes, wanted: list[int]) -> tuple[int, np.ndarray]:
         import torch  # noqa: F401
     from decord import VideoReader  # here, because the import takes half a second
 
-    reader = VideoReader(io.BytesIO(mp4), num_threads=1)
+    with _muted_stderr():  # decord prints the content of what it cannot open
+        reader = VideoReader(io.BytesIO(mp4), num_threads=1)
     inside = [i for i in wanted if i < len(reader)]
     return len(reader), np.asarray(reader.get_batch(inside or [0]).asnumpy())
+
+
+@contextlib.contextmanager
+def _muted_stderr() -> Iterator[None]:
+    """Sends file descriptor 2 to nowhere for a moment: native code does not know `sys.stderr`."""
+    kept = os.dup(2)
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def _by_av(mp4: bytes, wanted: list[int]) -> tuple[int, np.ndarray]:
     """The number of frames, and the wanted frames (T, H, W, 3) uint8. Decodes all frames."""
     import av
 
-    with av.open(io.BytesIO(mp4), "r") as container:
+    with av.open(io.BytesIO(mp4), "r", format="mp4") as container:
         container.streams.video[0].codec_context.thread_count = 1
         found = [f.to_ndarray(format="rgb24", threads=1) for f in container.decode(video=0)]
     return len(found), np.stack([found[i] for i in wanted if i < len(found)] or found[:1])
@@ -219,6 +241,8 @@ class _Columns:
 
 def _read_columns(fs: Any, path: str, wanted: Sequence[str]) -> _Columns:
     read: list[int] = []
+    if _is_local(fs) and not os.path.isfile(path):  # a named pipe would be waited for without an end
+        raise ValueError(f"{path} is no file; take the shard from a copy of the dataset")
     try:
         with _Counted(fs, path, read.append) as source, pq.ParquetFile(source) as file:
             schema = file.schema_arrow
@@ -226,12 +250,19 @@ def _read_columns(fs: Any, path: str, wanted: Sequence[str]) -> _Columns:
             missing = [n for n in needed if n not in schema.names]
             if missing:
                 raise ValueError(f"{path} is not a shard of reelmill: it has no column {', '.join(missing)}")
+            for name, kind in _TYPES.items():
+                if (found := schema.field(name).type) not in kind:
+                    raise ValueError(f"{path} is not a shard of reelmill: {name} is {found}, not {kind[0]}")
             numeric = {f.name for f in schema if pa.types.is_integer(f.type) or pa.types.is_floating(f.type)}
             table = file.read(["clip_id", "caption", *(n for n in wanted if n in numeric)])
+            table.validate(full=True)
             groups = [file.metadata.row_group(g).num_rows for g in range(file.num_row_groups)]
             measured = numeric & _with_values(file.metadata)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise ValueError(f"{path} cannot be read: {error}") from error
+    except (pa.ArrowException, OSError) as error:
+        why = " ".join(str(error).split())
+        raise ValueError(f"{path} cannot be read: {why}; reelmill verify lists all damage") from error
+    if table["clip_id"].null_count:
+        raise ValueError(f"{path} cannot be trained on: it has clips without a clip_id")
     text = pa.schema([("clip_id", pa.string()), ("caption", pa.string())])
     numbers = {
         name: table[name].cast(pa.float64()).to_numpy()
@@ -293,7 +324,7 @@ class GroupReader:
                     table = file.read_row_group(group, ["clip_id", "video.bytes"], use_threads=False)
                     self._keep(path, file.metadata)
                 return table
-            except (pa.ArrowInvalid, OSError) as error:
+            except (pa.ArrowException, OSError) as error:
                 last = error
                 self._footers.pop(path, None)
         raise Unreadable(f"row group {group} of {path} cannot be read: {last}")
@@ -317,13 +348,16 @@ def _leaf(table: pa.Table) -> pa.ChunkedArray:
     return pa.chunked_array([c.field("bytes") for c in table["video"].chunks], pa.binary())
 
 
+def _is_local(fs: Any) -> bool:
+    return "file" in (fs.protocol if isinstance(fs.protocol, tuple) else (fs.protocol,))
+
+
 class _Counted(io.RawIOBase):
     """A file opened for reading. `count` is called with the number of bytes of each read."""
 
     def __init__(self, fs: Any, path: str, count: Callable[[int], None]):
-        local = "file" in (fs.protocol if isinstance(fs.protocol, tuple) else (fs.protocol,))
         # A remote file must not read ahead, because Parquet asks for exactly the bytes that it needs.
-        self._file = fs.open(path, "rb") if local else fs.open(path, "rb", cache_type="none")
+        self._file = fs.open(path, "rb") if _is_local(fs) else fs.open(path, "rb", cache_type="none")
         self._count = count
 
     def read(self, size: int | None = -1) -> bytes:

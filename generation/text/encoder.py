@@ -20,6 +20,17 @@ from generation.models.hub import first_line
 from generation.text.source import locate
 
 log = logging.getLogger(__name__)
+_MOST_CHARS = 100  # of a caption that are looked at, for each token that is read: far more than any has
+
+
+_OWN_CODE = (
+    "text.model: {} comes with code of its own, which is never run; name a model that transformers knows"
+)
+
+
+def _wants_to_run(error: Exception) -> bool:
+    """Is it because the model brings code, which `trust_remote_code` is about?"""
+    return "trust_remote_code" in str(error)
 
 
 class TextEncoder(Protocol):
@@ -69,8 +80,10 @@ class TransformersEncoder:
 
         settings, name = self._settings, self._location.name
         try:
-            config = AutoConfig.from_pretrained(self._location.config_file)
+            config = AutoConfig.from_pretrained(self._location.config_file, trust_remote_code=False)
         except (ValueError, OSError, KeyError) as error:
+            if _wants_to_run(error):
+                raise ValueError(_OWN_CODE.format(name)) from error
             raise ValueError(
                 f"text.model: {name} has no model type that transformers knows ({first_line(error)})"
             ) from error
@@ -122,6 +135,7 @@ class TransformersEncoder:
     def _ids(self, tokenizer: Any, text: str) -> list[int]:
         limit = self._settings.max_tokens
         text = text.encode("utf-8", "replace").decode()  # tokenizers refuse half of a surrogate pair
+        text = text[: limit * _MOST_CHARS]  # otherwise a whole book would be tokenised, only to be cut
         ids: list[int] = tokenizer(text, verbose=False)["input_ids"]
         if len(ids) > limit:
             self.truncated += 1
@@ -149,7 +163,10 @@ class TransformersEncoder:
         progress.disable_progress_bar()
         try:
             tokenizer = AutoTokenizer.from_pretrained(
-                location.name, revision=location.commit, subfolder=self._tokenizer_part
+                location.name,
+                revision=location.commit,
+                subfolder=self._tokenizer_part,
+                trust_remote_code=False,  # else transformers asks, on the terminal
             )
             model, report = kind.from_pretrained(
                 location.name,
@@ -157,8 +174,11 @@ class TransformersEncoder:
                 subfolder=location.part,
                 dtype=self.dtype,
                 output_loading_info=True,
+                trust_remote_code=False,
             )
         except (OSError, ValueError, RuntimeError, KeyError, ImportError, SafetensorError) as error:
+            if _wants_to_run(error):
+                raise ValueError(_OWN_CODE.format(location.name)) from error
             remedy = "name a complete folder, as `save_pretrained` writes it"
             if find_spec("sentencepiece") is None and "tiktoken" in str(error):  # the library's second choice
                 remedy = "its tokenizer needs `pip install sentencepiece`"

@@ -30,6 +30,13 @@ def caption(uri: Path | str, start_s: float = 0.0, end_s: float = 10.0, **extra:
     return found[0].text if found else None
 
 
+def test_what_moves_a_cursor_is_no_part_of_a_caption(tmp_path: Path) -> None:
+    odd = "a\x1b[2Jcat\x07 sleeps"
+    (tmp_path / "b.txt").write_text(odd)
+    assert caption(tmp_path / "a.mp4", caption=odd) == "a [2Jcat sleeps"
+    assert caption(tmp_path / "b.mp4") == "a [2Jcat sleeps"
+
+
 # --- subtitles ------------------------------------------------------------------------------------
 
 VTT = """WEBVTT - a title

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -23,6 +25,7 @@ from curation import pipeline
 from curation.cluster import session, shares, streams
 from curation.config.load import load_config
 from curation.config.schema import ConfigError
+from curation.progress import Stopped
 from curation.sources.listing import list_sources
 from curation.tasks.measure import MeasureTask, SourceTask
 from curation.verdicts.todo import source_row
@@ -218,6 +221,98 @@ def test_a_long_temporary_folder_is_not_used(temp: Path, monkeypatch: pytest.Mon
         assert os.path.dirname(folder) == "/tmp"
         assert len(folder + session._SOCKET) <= 107
     assert not os.path.exists(folder)
+
+
+WATCHED = """
+import json, os, psutil, sys
+from curation.config.load import load_config
+from jobs.common import private_ray
+config = load_config("run: {object_store_mb: 128}")
+private_ray(config)
+from curation.cluster.session import session
+with session(config):
+    import ray
+    ray.get(ray.remote(lambda: 1).remote())
+    heard = []
+    for process in (me := psutil.Process(), *me.children(recursive=True)):
+        heard += [c.laddr.ip for c in process.net_connections() if c.status == psutil.CONN_LISTEN]
+    (folder,) = [e for e in os.scandir(sys.argv[1]) if e.name.startswith("reelmill-")]
+    sockets = [str(p) for p, _, names in os.walk(folder) if "raylet" in names]
+    print(json.dumps({"mode": folder.stat().st_mode & 0o777, "heard": heard, "sockets": sockets}))
+"""
+
+
+def test_no_other_user_and_no_other_machine_reaches_a_local_ray(temp: Path) -> None:
+    """Ray opens its own folder to all users, with the sockets in it, and its ports to the network."""
+    own = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
+    ended = subprocess.run(
+        [sys.executable, "-c", WATCHED, str(temp)],
+        cwd=ROOT,
+        env={**own, "TMPDIR": str(temp)},
+        capture_output=True,
+        text=True,
+        timeout=180,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr
+    found = json.loads(ended.stdout)
+    assert found["mode"] == 0o700
+    assert len(found["sockets"]) == 1
+    assert len(found["heard"]) >= 5
+    assert {address.removeprefix("::ffff:") for address in found["heard"]} == {"127.0.0.1"}
+    assert list(temp.iterdir()) == []
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_a_slow_worker_is_not_taken_for_one_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray ends a run in which no block moves for half an hour; here, for a second."""
+    context = ray.data.DataContext.get_current()
+    monkeypatch.setattr(context, "execution_no_progress_timeout_s", 1)
+
+    def slow(batch: pa.Table) -> pa.Table:
+        time.sleep(5)
+        return batch
+
+    with session.session(load_config("")):
+        stream = ray.data.from_items([{"a": 1}]).map_batches(slow, batch_format="pyarrow", num_cpus=0.1)
+        assert list(streams.rows(stream)) == [{"a": 1}]
+
+
+class Busy:
+    """A machine on which Ray does not start `times` times."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, times: int):
+        self.starts = 0
+        self._times = times
+        monkeypatch.delenv("RAY_ADDRESS", raising=False)
+        monkeypatch.setattr(ray, "is_initialized", lambda: False)
+        monkeypatch.setattr(ray, "init", self._init)
+        monkeypatch.setattr(ray, "shutdown", lambda: None)
+        monkeypatch.setattr(session, "check_shares", lambda _: None)
+
+    def _init(self, **options: Any) -> None:
+        self.starts += 1
+        (Path(options["_temp_dir"]) / "session_latest" / "logs").mkdir(parents=True, exist_ok=True)
+        if self.starts <= self._times:
+            raise Exception("The current node timed out during startup.")  # as Ray does
+
+
+def test_ray_that_does_not_start_is_started_once_more(temp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    busy = Busy(monkeypatch, 1)
+    with session.session(load_config("")):
+        assert busy.starts == 2
+    assert list(temp.iterdir()) == []
+
+
+def test_ray_that_does_not_start_twice_is_told_in_a_sentence(
+    temp: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    busy = Busy(monkeypatch, 9)
+    told = r"Ray did not start .* 2 attempts .*timed out during startup.*run the same command again"
+    with pytest.raises(Stopped, match=told), session.session(load_config("")):
+        pass
+    assert busy.starts == 2
+    assert list(temp.iterdir()) == []
 
 
 SESSION = """

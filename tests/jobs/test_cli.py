@@ -202,6 +202,30 @@ def test_an_interrupt_gives_code_130_and_says_how_to_resume(
     assert "same command again" in result.stderr
 
 
+@pytest.mark.parametrize("command", ["build", "train"])
+def test_ray_that_does_not_start_is_a_sentence_and_code_3(
+    place: Path, command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import ray
+
+    def busy(**_: object) -> None:
+        raise Exception("The current node timed out during startup.")  # as Ray does
+
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", busy)
+    monkeypatch.setattr(ray, "shutdown", lambda: None)
+    arguments: dict[str, list[str | Path]] = {
+        "build": [place / "videos", "--config", place / "cheap.yaml"],
+        "train": ["stage1", "--data", place / "nothing", "--workers", "2"],
+    }
+    result = reelmill(command, *arguments[command], "--out", place / "new")
+    assert (result.exit_code, type(result.exception)) == (3, SystemExit), result.output
+    assert "stopped: Ray did not start on this machine" in result.stderr
+    assert "run the same command again" in result.stderr
+    assert "logs are kept" not in result.output
+
+
 def test_a_damaged_dataset_does_not_verify(tmp_path: Path) -> None:
     dataset = dataset_fixture.build(str(tmp_path / "d"))
     shard = Path(dataset.path(f"shards/{dataset.parts('shards')[0]}.parquet"))

@@ -11,6 +11,7 @@ import av
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import ViTConfig, ViTModel
 from typer.testing import CliRunner
 
 from generation import config
@@ -71,6 +72,22 @@ def run(tmp_path_factory: pytest.TempPathFactory, dataset: Path) -> Path:
     for stage in ("stage1", "stage2"):
         reelmill("train", stage, "--data", dataset, "--out", folder, "--steps", "2", *SMALL)
     return folder
+
+
+def test_a_text_model_with_code_of_its_own_asks_nothing(tmp_path: Path, dataset: Path) -> None:
+    model = tmp_path / "model"
+    ViTModel(ViTConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=1)).save_pretrained(model)
+    (model / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Evil: pass\n")
+    auto = {"tokenizer_class": "Evil", "auto_map": {"AutoTokenizer": ["evil.Evil", None]}}
+    (model / "tokenizer_config.json").write_text(json.dumps(auto))
+    text = [f"text.model={model}", "text.kind=transformers", "text.max_tokens=8"]
+    arguments = ["train", "stage1", "--data", dataset, "--out", tmp_path / "run", "--steps", "1", *SMALL]
+    arguments += [word for value in text for word in ("--set", value)]
+    result = CliRunner().invoke(app, [str(word) for word in arguments], input="y\n" * 9)
+    assert result.exit_code == 2, result.output + repr(result.exception)
+    assert "comes with code of its own, which is never run" in result.stderr
+    assert "[y/N]" not in result.output
+    assert not (tmp_path / "ran").exists()
 
 
 def test_training_can_be_continued_by_the_same_command(tmp_path: Path, dataset: Path) -> None:

@@ -66,6 +66,19 @@ def test_missing_files_of_a_folder_are_reported(llava: Path, tmp_path: Path) -> 
     assert "config.json is not the configuration of a model" in _refusal(tiny_captioner(broken))
 
 
+def test_code_that_comes_with_a_model_is_never_run(
+    llava: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+    monkeypatch.setattr("builtins.input", lambda *question: asked.append(question) or "y")
+    auto = {"processor_class": "Evil", "auto_map": {"AutoProcessor": "evil.Evil"}}
+    made = tiny_vlm.edited(llava, tmp_path / "m", "processor_config.json", **auto)
+    (made / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Evil: pass\n")
+    assert "comes with code of its own, which is never run" in _refusal(tiny_captioner(made))
+    assert asked == []
+    assert not (tmp_path / "ran").exists()
+
+
 def test_other_kinds_of_models_are_refused(llava: Path, tmp_path: Path) -> None:
     said = _refusal(
         tiny_captioner(tiny_vlm.edited(llava, tmp_path / "m", "config.json", model_type="internvl_chat"))

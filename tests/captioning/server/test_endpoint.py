@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
 import pickle
 import random
 import socket
@@ -278,6 +279,35 @@ def test_content_in_parts_is_joined() -> None:
         (caption,) = endpoint(server)(clips(1))
     assert isinstance(caption, Caption)
     assert (caption.text, caption.model, caption.revision) == ("A dog runs.", "tiny-vl", None)
+
+
+ODD = "m\ud800\x1b[2J" + "x" * 1000
+
+
+@pytest.mark.parametrize("where", ["model", "system_fingerprint"])
+def test_names_that_fit_into_no_table_come_as_escapes(where: str) -> None:
+    """Half a character, and what clears a terminal."""
+
+    def script(asked: Asked) -> Reply:
+        choice = {"message": {"content": "Clip 0 is described here."}, "finish_reason": "stop"}
+        return Reply(raw=json.dumps({"choices": [choice], where: ODD}).encode())
+
+    with ChatServer(script) as server:
+        answers = endpoint(server)(clips(1))
+    assert_own(answers, 1)
+    assert isinstance(answers[0], Caption)
+    told = [answers[0].model or "", answers[0].revision or ""]
+    assert any(name.startswith("m\\ud800\\x1b[2J") for name in told)
+    assert all(name.isprintable() and len(name.encode()) < 300 for name in told)
+
+
+def test_reasons_that_fit_into_no_table_come_as_escapes() -> None:
+    body = json.dumps({"error": {"message": ODD}}).encode()
+    with ChatServer(lambda asked: Reply(status=400, raw=body)) as server:
+        (answer,) = endpoint(server)(clips(1))
+    assert isinstance(answer, CaptionFailed)
+    assert "m\\ud800\\x1b[2J" in answer.message
+    assert answer.message.isprintable()
 
 
 def test_an_endless_answer_is_stopped() -> None:

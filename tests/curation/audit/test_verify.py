@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -290,6 +291,41 @@ def test_decode_problems() -> None:
         assert decoder.problem(mp4, row) is None  # in a new child
     finally:
         decoder.stop()
+
+
+class Evil:
+    """Runs code in whoever unpickles it."""
+
+    def __init__(self, path: Path):
+        self._path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self._path,)
+
+
+@pytest.mark.parametrize("answer", [None, b"[1]", b"\xff", b"1" * 70_000])
+def test_a_child_that_was_taken_over_has_no_more_to_say_than_a_text(
+    answer: bytes | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours, theirs = multiprocessing.Pipe()
+    decoder = Decoder()
+    monkeypatch.setattr(decoder, "_pipe", ours)
+    theirs.send(Evil(tmp_path / "ran")) if answer is None else theirs.send_bytes(answer)
+    row = {"frames": 1, "width": 64, "height": 48}
+    assert decoder.problem(b"", row) == "crashes the decoder"
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("head", [b"", b"AAAAftypmp42"])
+def test_the_content_of_a_clip_is_not_printed(head: bytes, capfd: pytest.CaptureFixture[str]) -> None:
+    decoder = Decoder()
+    try:
+        problem = decoder.problem(head + b"\x1b[2JEVIL" * 100, {"frames": 1, "width": 64, "height": 48})
+    finally:
+        decoder.stop()
+    assert problem is not None
+    assert problem.isprintable()
+    assert "EVIL" not in capfd.readouterr().err
 
 
 def test_many_violations_of_a_kind_do_not_hide_another(dataset: Dataset) -> None:

@@ -68,6 +68,18 @@ def test_what_is_wrong_with_a_clip_is_said(mp4: bytes, workers: int) -> None:
     decoder.close()
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("head", [b"", b"AAAAftypmp42"])
+def test_the_content_of_a_clip_is_not_printed(
+    head: bytes, workers: int, capfd: pytest.CaptureFixture[str]
+) -> None:
+    decoder = open_decoder(workers, 60)
+    with pytest.raises(BadClip):
+        decoder.submit(job(head + b"\x1b[2JEVIL" * 100)).result()
+    decoder.close()
+    assert "EVIL" not in capfd.readouterr().err
+
+
 def test_a_child_that_dies_is_replaced(mp4: bytes) -> None:
     decoder = open_decoder(1, 60)
     decoder.submit(job(mp4)).result()

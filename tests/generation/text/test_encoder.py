@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import shutil
 import subprocess
@@ -249,6 +250,61 @@ def test_decoder_only(gpt2: Path) -> None:
     assert (found - expected).abs().max() < 1e-6
     with pytest.raises(ValueError, match=r"text\.padded: .* no pad token; write false"):
         open_text(Text(kind="transformers", model=str(gpt2), max_tokens=8, padded=True)).encode(["a fox"])
+
+
+EVIL = """
+from pathlib import Path
+Path(__file__).with_name("ran").touch()
+class Evil:
+    @classmethod
+    def from_pretrained(cls, *_, **__):
+        return cls()
+"""
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer_config.json"])
+def test_code_that_comes_with_a_model_is_never_run(
+    gpt2: Path, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "evil"
+    shutil.copytree(gpt2, folder)
+    (folder / "evil.py").write_text(EVIL)
+    vit = {"model_type": "vit", "hidden_size": 8, "num_attention_heads": 1}  # which has no tokenizer
+    own = {"model_type": "evil", "auto_map": {"AutoConfig": "evil.Evil", "AutoModel": "evil.Evil"}}
+    tokenizer = {"tokenizer_class": "Evil", "auto_map": {"AutoTokenizer": ["evil.Evil", None]}}
+    (folder / "config.json").write_text(json.dumps(own if name == "config.json" else vit))
+    (folder / "tokenizer_config.json").write_text(json.dumps(tokenizer))
+    asked: list[str] = []
+
+    def yes(question: str = "") -> str:
+        asked.append(question)
+        return "y"
+
+    monkeypatch.setattr("builtins.input", yes)
+    with pytest.raises(
+        ValueError, match=r"text\.model: .*evil comes with code of its own, which is never run"
+    ):
+        open_text(Text(kind="transformers", model=str(folder), max_tokens=8)).encode(["a fox"])
+    assert asked == []
+    assert not list(tmp_path.rglob("ran"))
+
+
+def test_of_a_caption_as_long_as_a_library_the_start_is_read(t5: Path) -> None:
+    encoder = _t5(t5)
+    encoder.encode(["a"])
+    assert encoder._loaded
+    tokenizer, model = encoder._loaded
+    lengths = []
+
+    def seen(text: str, **options: Any) -> Any:
+        lengths.append(len(text))
+        return tokenizer(text, **options)
+
+    seen.pad_token_id = tokenizer.pad_token_id  # type: ignore[attr-defined]
+    encoder._loaded = (seen, model)
+    long, short = encoder.encode(["red fox " * 1_000_000, "red fox " * 100])
+    assert torch.equal(long, short)
+    assert max(lengths) < 1000
 
 
 def test_encoder_of_an_encoder_decoder(t5: Path, tmp_path: Path) -> None:
