@@ -93,7 +93,7 @@ def _identify(source: Source, before: Source | None, retries: int, retry_seconds
 
 
 def _look(source: Source, before: Source | None) -> tuple[int, str, str]:
-    """(bytes, mtime or etag, fingerprint) of a file. A file that has not changed since `before` is not read."""
+    """(bytes, mtime or etag, fingerprint) of a file. A file that is unchanged since `before` is not read."""
     if source.bytes is not None and source.mtime_or_etag:  # the listing gave both
         size, changed = source.bytes, source.mtime_or_etag
     else:
