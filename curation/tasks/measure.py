@@ -68,7 +68,7 @@ class MeasuredClip(ClipSpan):
     scores: dict[str, float | None]
     keys: dict[str, str]
     attempt: int  # a clip counts only if the row of its source names the same attempt
-    new_embedding: bool  # the clip was scored again: its old embedding is not valid
+    new_embedding: bool  # false: a clip that is scored again keeps its old embedding
     thumbnail: bytes | None
     jpegs: dict[str, list[bytes]]  # model-backed scorer -> frames for the scorer
     embedding: list[float] | None
