@@ -223,7 +223,7 @@ def _ground(scene: Scene) -> np.ndarray:
 
 
 def _inside(shape: str, u: np.ndarray, v: np.ndarray, radius: float) -> np.ndarray:
-    """(rows, columns) float32: 1 for each point at (u, v) from the centre that is inside the shape, else 0."""
+    """(rows, columns) float32: 1 for points that are inside the shape, else 0. (u, v): from the centre."""
     if shape == "circle":
         found = u * u + v * v <= radius**2
     elif shape == "square":

@@ -168,7 +168,10 @@ def _ordinary(settings: Settings) -> list[File]:
 
 
 def _grouped(units: Sequence[list[str]]) -> list[list[str]]:
-    """Units in their order, in files of about `SCENES` scenes. A scene is alone only if it is the only one."""
+    """Units in their order, in files of about `SCENES` scenes.
+
+    A file has a single scene only if the units have a single scene.
+    """
     total = sum(map(len, units))
     files = max(1, round(total / SCENES)) if total else 0
     found: list[list[str]] = [[] for _ in range(files)]
@@ -383,7 +386,7 @@ def _claim(folder: Path, settings: Settings) -> None:
         ]
         if differing:
             raise ConfigError(
-                f"{folder} holds a corpus made otherwise ({'; '.join(differing)}); take another folder, or "
+                f"{folder} holds a corpus with other settings ({'; '.join(differing)}); take another folder, or "
                 "the same settings"
             )
         return

@@ -102,9 +102,7 @@ class Child:
         except (EOFError, BrokenPipeError):
             raise self._crashed(process, stage, served_others) from None
         except Garbled:
-            raise self._failed(
-                stage, "Crash", "the decoder sent bytes that are no message", served_others
-            ) from None
+            raise self._failed(stage, "Crash", "the decoder sent a broken message", served_others) from None
         finally:
             if not finished:
                 self.stop()

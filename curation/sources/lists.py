@@ -28,7 +28,7 @@ PATH_COLUMNS = (
     "image",
     "url",
 )
-SURROGATE = re.compile("[\ud800-\udfff]")  # stands for a byte that is not UTF-8, or is alone in a list's JSON
+SURROGATE = re.compile("[\ud800-\udfff]")  # from a byte that is not UTF-8, or from an escape in a list's JSON
 
 
 def read_list(name: str, base: str) -> Iterator[Source]:
