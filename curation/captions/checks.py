@@ -35,7 +35,10 @@ assert tuple(COLUMNS) == CAPTION_COLUMNS
 
 
 class Checker:
-    """Checks the captions of one captioner. A caption is also compared with the embedding of its clip."""
+    """Checks the captions of one captioner.
+
+    A caption is also compared with the embedding of its clip, if that embedding exists.
+    """
 
     def __init__(self, config: Config, captioner: Captioner):
         self._language = config.captions.language

@@ -386,8 +386,8 @@ def _claim(folder: Path, settings: Settings) -> None:
         ]
         if differing:
             raise ConfigError(
-                f"{folder} holds a corpus with other settings ({'; '.join(differing)}); take another folder, or "
-                "the same settings"
+                f"{folder} holds a corpus with other settings ({'; '.join(differing)}); take another folder, "
+                "or the same settings"
             )
         return
     if folder.is_dir() and any(name.name != f"_{SETTINGS}" for name in folder.iterdir()):
