@@ -35,7 +35,10 @@ assert tuple(COLUMNS) == CAPTION_COLUMNS
 
 
 class Checker:
-    """Checks what one captioner says, and compares it with the clip where an embedding of it is there."""
+    """Checks the captions of one captioner.
+
+    A caption is also compared with the embedding of its clip, if that embedding exists.
+    """
 
     def __init__(self, config: Config, captioner: Captioner):
         self._language = config.captions.language
@@ -45,7 +48,7 @@ class Checker:
         self._scorer = scorer
 
     def __call__(self, caption: Caption, embedding: np.ndarray | None) -> CaptionChecks:
-        """Columns `caption.*` -> value."""
+        """The columns `caption.*` with their values. embedding: of the clip; None: no comparison."""
         found = measure(
             caption.text,
             kind=caption.kind,
@@ -61,8 +64,11 @@ class Checker:
         return cast(CaptionChecks, {f"caption.{name}": float(value) for name, value in found.items()})
 
     def _embed(self, text: str) -> np.ndarray:
-        """By the text tower of the model whose image tower made the clip's embedding. It reads as many tokens
-        as it was trained on (77 of CLIP): the beginning of a long caption."""
+        """The embedding of a text, (dimensions,) float32.
+
+        The text tower belongs to the model whose image tower made the clip's embedding. The tower reads only
+        the first tokens of a long caption (77 for CLIP).
+        """
         import open_clip
         import torch
 
@@ -79,7 +85,7 @@ class Checker:
 
 
 def _prompt_of(captioner: Captioner) -> Prompt | str:
-    """What the captioner asks: of its words a caption should not be made."""
+    """The captioner's prompt, or "" if there is none. A check compares captions with the prompt."""
     setting = getattr(captioner, "prompt", "")
     for known in (prompt_of, rewrite_of):
         try:

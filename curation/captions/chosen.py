@@ -1,4 +1,4 @@
-"""The captions of a dataset by clip, and which one of a clip's is trained on."""
+"""The captions of a dataset by clip, and the caption of each clip to train on."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from curation.store.schema import CAPTION_COLUMNS, CAPTION_FIELDS, CAPTIONS
 
 
 class Captions:
-    """Held as columns: millions of texts are too much as Python objects."""
+    """All captions, stored as columns, because millions of Python strings would need too much memory."""
 
     def __init__(self, tables: Iterable[pa.Table], config: Config):
         made = [t.select(CAPTIONS.names) for t in tables]
         self._table = pa.concat_tables(made).combine_chunks() if made else CAPTIONS.empty_table()
-        self._places: dict[str, list[int]] = {}  # clip_id -> its rows
+        self._places: dict[str, list[int]] = {}  # clip_id -> row numbers of its captions
         for i, clip_id in enumerate(self._table["clip_id"].to_pylist()):
             self._places.setdefault(clip_id, []).append(i)
         self._keys = self._table["key"].to_pylist()
@@ -44,15 +44,15 @@ class Captions:
         return cls((table for _, table in dataset.tables("captions")), config)
 
     def has(self, clip_id: str) -> bool:
-        """A caption of the configured captioner, as it is configured."""
+        """Does the clip have a caption of the configured captioner, with its current settings?"""
         return self._mine(clip_id) is not None
 
     def has_any(self, clip_id: str) -> bool:
-        """A caption of whomever."""
+        """Does the clip have a caption of any captioner?"""
         return clip_id in self._places
 
     def _mine(self, clip_id: str) -> int | None:
-        """Of the configured captioner: of the kind asked for, else the first."""
+        """The row of the configured captioner's caption: of the configured kind, else the first one."""
         mine = [i for i in self._places.get(clip_id, ()) if self._keys[i] == self.key]
         return next((i for i in mine if self._kinds[i] == self._kind), mine[0] if mine else None)
 
@@ -62,7 +62,7 @@ class Captions:
         return next((i for i in self._places[clip_id] if self._keys[i] == key), None)
 
     def twice(self) -> list[str]:
-        """Clips that have two captions of one kind and key: none, unless something went wrong."""
+        """Clips with two captions of the same kind and key. In a correct dataset the list is empty."""
         found = []
         for clip_id, places in self._places.items():
             if len({(self._keys[i], self._kinds[i]) for i in places}) < len(places):
@@ -70,8 +70,10 @@ class Captions:
         return found
 
     def rewritten_key(self, clip_id: str) -> str | None:
-        """Of what the rewriter makes of the clip's caption (another text is rewritten anew); None where
-        nobody rewrites, or there is nothing to rewrite."""
+        """The key of the rewritten caption of the clip. None without a rewriter or without a caption.
+
+        The key depends on the text, so that a changed caption is rewritten again.
+        """
         place = self._mine(clip_id)
         if self._rewriter_key is None or place is None:
             return None
@@ -79,7 +81,7 @@ class Captions:
         return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
     def to_rewrite(self, clip_id: str) -> str | None:
-        """The text that is still to be rewritten, if any."""
+        """The text that still must be rewritten, or None."""
         place = self._mine(clip_id)
         if place is None or self._rewriter_key is None or self._rewritten(clip_id) is not None:
             return None
@@ -104,18 +106,21 @@ class Captions:
         return {c: float(values[place]) for c, values in self._checks.items() if not np.isnan(values[place])}
 
     def checks(self, clip_id: str) -> dict[str, float]:
-        """What was checked of the caption to train on: columns `caption.*`."""
+        """The checks of the caption to train on: columns `caption.*`."""
         place = self._chosen(clip_id)
         return {} if place is None else self._checks_of(place)
 
     def text(self, clip_id: str) -> str | None:
-        """To train on. Where a rewritten one is asked for and there is none, or the rules do not like it, it
-        is the one that it was made of."""
+        """The caption to train on.
+
+        If the configured kind is a rewritten caption that does not exist or breaks a rule, this is the
+        captioner's own caption.
+        """
         place = self._chosen(clip_id)
         return None if place is None else self._table["text"][place].as_py()
 
     def in_shards(self, clip_ids: Collection[str]) -> dict[str, ShardCaptions]:
-        """clip_id -> the captions of its shard row: the one to train on comes first."""
+        """clip_id -> the captions of its shard row. The caption to train on comes first."""
         chosen = {c: self._chosen(c) for c in clip_ids}
         places = [i for c in clip_ids for i in self._places.get(c, ())]
         taken = self._table.select([*CAPTION_FIELDS, "key"]).take(pa.array(places, pa.int64()))
@@ -159,8 +164,7 @@ def _in_shard(row: CaptionRow) -> ShardCaption:
 
 
 def failure_keys(config: Config, captioner: Captioner | None = None) -> frozenset[str]:
-    """Of the failures that count now: of cutting by the present encoder settings, and of captioning by the
-    present captioner."""
+    """The keys of the failures that count now: the current encoder settings and the current captioner."""
     return frozenset({config.cut_hash(), (captioner or make_captioner(config)).key})
 
 

@@ -1,6 +1,6 @@
-"""The captioners by name, and what a worker does around one: checks, and a second try for what fails them.
+"""The configured captioner and rewriter, the second try after a failed check, and the size of batches.
 
-What they import to work they import when they work. No Ray here.
+A captioner imports its heavy libraries only when it starts to work. This module does not use Ray.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from curation.store.address import refusal
 
 
 def make_captioner(config: Config) -> Captioner:
-    """The one whose captions are trained on."""
+    """The captioner whose captions are trained on."""
     captions = config.captions
     if captions.captioner == "sidecar":
         return Sidecar(captions.caption_column, refusal)
@@ -25,27 +25,30 @@ def make_captioner(config: Config) -> Captioner:
 
 
 def make_rewriter(config: Config) -> Captioner | None:
-    """What turns those captions into others, which are kept beside them."""
+    """The rewriter, which makes new captions from the captioner's captions. Both are kept."""
     made: Captioner | None = config.captions.rewrite
     return made
 
 
 def second_try(captioner: Captioner) -> Captioner | None:
-    """The same captioner with another seed; None for one that draws nothing."""
+    """The same captioner with another seed. None for a captioner without random numbers."""
     again = getattr(captioner, "again", None)
     made: Captioner | None = again() if again is not None else None
     return made
 
 
 def is_local(config: Config, step: str) -> bool:
-    """Does the model of this step run in our own workers?"""
+    """Does the model of this step run in the workers of reelmill, and not on a server?"""
     made = make_captioner(config) if step == "caption" else make_rewriter(config)
     return getattr(made, "concurrency", None) is None
 
 
 def batch_clips(config: Config, step: str) -> int:
-    """How many clips a captioner is handed at once: a model's own batch; of a server enough that a slow
-    answer holds up few of the concurrent ones."""
+    """The number of clips that a captioner gets at once.
+
+    A model gets its own batch size. A server gets up to four times its concurrency, so that one slow answer
+    delays few other requests.
+    """
     made = make_captioner(config) if step == "caption" else make_rewriter(config)
     concurrency = getattr(made, "concurrency", None)
     return int(min(64, 4 * concurrency) if concurrency else getattr(made, "batch_clips", 8))

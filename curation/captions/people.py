@@ -1,4 +1,4 @@
-"""Captions that people wrote, in files beside the sources. They are read before the cut."""
+"""Captions that people wrote, in files beside the sources. Builds read these captions before the cut."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ def read_sidecars(
     config: Config,
     say: Callable[[str], None] = lambda _: None,
 ) -> list[FailureRow]:
-    """Caption the accepted clips that have no sidecar's text yet. Returns rows of `failures`.
+    """Read captions for the accepted clips without a sidecar caption. Returns rows of `failures`.
 
-    `say` is called with a line about each caption file that is left alone.
+    say: is called with a line for each of the first caption files that are ignored.
     """
     captioner = make_captioner(config)
     if not isinstance(captioner, Sidecar):
@@ -51,9 +51,13 @@ def read_sidecars_again(
     config: Config,
     say: Callable[[str], None] = lambda _: None,
 ) -> tuple[int, list[FailureRow]]:
-    """Take over sidecars that were edited, added or taken away. Where the source itself is not there (a disk
-    that is not mounted) its clips keep what they have. Returns how many clips have another caption now, and
-    rows of `failures`. `say` is told of caption files that are left alone."""
+    """Read sidecars again that were edited, added or deleted.
+
+    If the source itself is missing (a disk that is not mounted), its clips keep their captions. Returns (the
+    number of clips whose caption changed, rows of `failures`).
+
+    say: is called with a line for each of the first caption files that are ignored.
+    """
     captioner = make_captioner(config)
     assert isinstance(captioner, Sidecar)
     clips = {c["clip_id"]: c for c in accepted}
@@ -87,7 +91,7 @@ def read_sidecars_again(
 def _said(
     dataset: Dataset, clips: Sequence[AcceptedClip], captioner: Captioner
 ) -> tuple[dict[str, list[CaptionRow]], list[FailureRow]]:
-    """Rows of `captions` by clip, and of `failures`."""
+    """(rows of `captions` by clip_id, rows of `failures`)."""
     extras = {s["source_id"]: s["extra"] for s in dataset.rows("sources", ["source_id", "extra"])}
     found: dict[str, list[CaptionRow]] = {}
     failures: list[FailureRow] = []

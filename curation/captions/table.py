@@ -1,4 +1,4 @@
-"""Captions as rows of the table, and how they are committed."""
+"""Captions as rows of the table, and the commit of these rows."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def said(caption: Caption) -> SaidCaption:
 
 
 def commit_captions(dataset: Dataset, rows: Sequence[CaptionRow]) -> None:
-    """One part, named by what is in it."""
+    """Write the rows as one part. The name of the part is a hash of its clips, kinds and keys."""
     if rows:
         ids = "\n".join(f"{r['clip_id']} {r['kind']} {r['key']}" for r in rows)
         name = hashlib.blake2b(ids.encode(), digest_size=8).hexdigest()

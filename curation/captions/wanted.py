@@ -1,4 +1,4 @@
-"""What a captioning model is to be asked: which clips in the shards wait, and the tasks for workers."""
+"""The clips in shards that wait for a captioning model, and the tasks for the workers."""
 
 from __future__ import annotations
 
@@ -12,15 +12,18 @@ from curation.store.dataset import Dataset
 from curation.store.failures import current_failures
 from curation.tasks.caption import AskedClip, CaptionTask
 
-# (shard, row group) -> clip_id -> what the worker is told of the clip.
+# (shard, row group) -> clip_id -> the clip as the worker gets it.
 Wanted = dict[tuple[str, int], dict[str, AskedClip]]
 STEPS: tuple[Step, ...] = ("caption", "rewrite")
-_BATCHES_PER_TASK = 16  # of a reader, and about as many tasks of a small dataset
+_BATCHES_PER_TASK = 16  # at most so many batches in a task; a small dataset has about as many tasks
 
 
 def check_captioner(config: Config) -> None:
-    """Raises `captioning.base.CaptionerMissing` before any work when captions cannot be made, and
-    `ConfigError` where a dataset alone says which server or model is to make them."""
+    """Check before any work that captions can be made.
+
+    Raises `captioning.base.CaptionerMissing` if the captioner or the rewriter cannot work. Raises
+    `ConfigError` if only the dataset, and not the user, has named the server or the model.
+    """
     refuse_unsaid(config, captions_only=True)
     make_captioner(config).check()
     rewriter = make_rewriter(config)
@@ -36,7 +39,7 @@ def check_captioner(config: Config) -> None:
 def is_needed(
     dataset: Dataset, config: Config, accepted: Collection[str], *, retry_failed: bool = False
 ) -> bool:
-    """Would a model be asked about any of these clips, in shards or not?"""
+    """Does any of these clips need a caption from a model, whether the clip is in a shard or not?"""
     captions = Captions.read(dataset, config)
     if config.captions.by_model and not all(map(captions.has, accepted)):
         return True
@@ -58,7 +61,7 @@ def wanted(
     among: Collection[str] | None = None,
     retry_failed: bool = False,
 ) -> Wanted:
-    """The clips that this step is to do; of those `among` which they are to be, where that is said."""
+    """The clips that this step must caption or rewrite. among: only these clips; None: all clips."""
     captioner = make_captioner(config) if step == "caption" else make_rewriter(config)
     if captioner is None or (step == "caption" and not config.captions.by_model):
         return {}
@@ -90,7 +93,7 @@ def wanted(
 
 
 def waiting(dataset: Dataset, config: Config) -> dict[str, int]:
-    """What captioning would still do, in words -> clips."""
+    """The remaining work of captioning: a description -> the number of clips."""
     todo = {step: wanted(dataset, config, step) for step in STEPS}
     found = {f"clips in shards to {step}": sum(map(len, groups.values())) for step, groups in todo.items()}
     uncaptioned = {clip_id for clips in todo["caption"].values() for clip_id in clips}
@@ -104,8 +107,10 @@ def waiting(dataset: Dataset, config: Config) -> dict[str, int]:
 
 
 def tasks(todo: Wanted, batch: int) -> list[CaptionTask]:
-    """What a reader reads at a time: whole batches, but for the last one of all. A row group whose clips fall
-    to two tasks is read twice."""
+    """The tasks for readers. Each task has whole batches of `batch` clips, except the last batch.
+
+    A row group whose clips are in two tasks is read twice.
+    """
     clips = [(place, asked) for place, of in todo.items() for asked in of.values()]
     batches = -(-len(clips) // batch)
     size = batch * min(_BATCHES_PER_TASK, max(1, batches // _BATCHES_PER_TASK))
@@ -119,7 +124,7 @@ def tasks(todo: Wanted, batch: int) -> list[CaptionTask]:
 
 
 def add_parts(dataset: Dataset, todo: Wanted) -> None:
-    """Where the embeddings of the clips are."""
+    """Add to each wanted clip the part of `clips` that holds its embedding."""
     part_of = {
         clip_id: part
         for part, table in dataset.tables("clips", ["clip_id"])

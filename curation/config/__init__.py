@@ -1,12 +1,12 @@
-"""The one typed configuration.
+"""The typed configuration of curation.
 
 In: YAML files, dataset.json, `key=value` overrides. Out: a checked `schema.Config`, or a `ConfigError` that
-names the key, the value and what would be right.
+names the key, the value and the correct form.
 
     schema.py    the sections, their defaults and their hashes
     load.py      files and overrides; errors in words
-    changes.py   what differs between two configurations
-    said.py      what of a dataset's own configuration counts only where this user said so
+    changes.py   the differences between two configurations
+    said.py      settings of a dataset's own configuration that need the permission of this user
 
 May import store, filters and captioning.
 """

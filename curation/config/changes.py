@@ -1,4 +1,4 @@
-"""What differs between two configurations, as a user would write it."""
+"""The differences between two configurations, in the notation of the user."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from curation.config.schema import Config
 
 
 def changes(old: Config, new: Config) -> list[str]:
-    """What differs, but for `run`: lines of `key: old -> new`."""
+    """The differences, without the section `run`: lines of `key: old -> new`."""
     a, b = (flat(c.model_dump(mode="json", exclude={"run"})) for c in (old, new))
     keys = [key for key in sorted({*a, *b}) if a.get(key) != b.get(key)]
     return [f"{key}: {_shown(a.get(key))} -> {_shown(b.get(key))}" for key in keys]
 
 
 def _shown(value: Any) -> str:
-    """As the user would write it."""
+    """The value in the notation of the user."""
     return json.dumps(value) if value is None or isinstance(value, bool) else str(value)
 
 
 def flat(value: Any, prefix: str = "") -> dict[str, Any]:
-    """By dotted key."""
+    """The values of nested mappings, by dotted key."""
     if not isinstance(value, dict) or not value:
         return {prefix: value}
     return {

@@ -1,4 +1,4 @@
-"""A configuration from files, plain data and `key=value` overrides, and what is wrong with it, in words."""
+"""A configuration from files, plain data and `key=value` overrides, and its errors in words."""
 
 from __future__ import annotations
 
@@ -55,14 +55,20 @@ def stored_config(manifest: Mapping[str, Any], location: str) -> Config:
 
 
 def read_config_file(name: str | Path, overrides: Sequence[str] = ()) -> Config:
-    """Of a YAML file, or a dataset.json, here or at an fsspec address. Raises `ConfigError`."""
+    """The configuration of a YAML file or a dataset.json, by local path or fsspec address.
+
+    Raises `ConfigError`.
+    """
     text, _ = read_config_text(name)
     return load_config(text, overrides)
 
 
 def read_config_text(name: str | Path) -> tuple[str, bool]:
-    """The YAML text of a configuration that is valid by itself, and whether it is that of a dataset.json,
-    which somebody else may have written. Raises `ConfigError`."""
+    """(the YAML text of a valid configuration, whether the text comes from a dataset.json).
+
+    Another person may have written a dataset.json. Raises `ConfigError` if the file cannot be read, or if its
+    configuration is not valid without overrides.
+    """
     path, of_dataset = str(name), False
     try:
         with open_source(path, typed=True) as file:
@@ -76,7 +82,7 @@ def read_config_text(name: str | Path) -> tuple[str, bool]:
             raise
         raise ConfigError(f"cannot read the configuration {path}: {error}") from error
     try:
-        if path.endswith(".json"):  # what made a dataset makes it again, under whatever name
+        if path.endswith(".json"):  # a dataset.json under any name can build its dataset again
             data = json.loads(text)
             if "schema_version" in data or Path(path).name == "dataset.json":
                 text, of_dataset = json.dumps(data["config"]), True
@@ -87,7 +93,7 @@ def read_config_text(name: str | Path) -> tuple[str, bool]:
 
 
 def _apply(data: dict[str, Any], override: str) -> None:
-    """Set one dotted key. A rule's column has a dot of its own: rules.motion.speed.min."""
+    """Set one dotted key. The name of a rule's column also contains a dot: rules.motion.speed.min."""
     key, equals, text = override.partition("=")
     path = key.strip().split(".")
     if not equals or not all(path):
@@ -114,17 +120,17 @@ def _apply(data: dict[str, Any], override: str) -> None:
 
 
 def explain(error: dict[str, Any], model: type[BaseModel] = Config) -> str:
-    """One of pydantic's errors, with the key, the value, and the keys that there are."""
+    """One of pydantic's errors in words: the key, the value, and the keys that exist."""
     key = ".".join(str(part) for part in error["loc"])
     message = str(error["msg"]).removeprefix("Value error, ")
     if error["type"] == "extra_forbidden":
         *parents, name = (str(part) for part in error["loc"])
         section: Any = model
         for part in parents:
-            if not part.isdigit():  # a place in a list
+            if not part.isdigit():  # a number is an index of a list
                 field = getattr(section, "model_fields", {}).get(part)
                 models = _models(field.annotation) if field else []
-                if not models and part in model.model_fields:  # of a phase: laid over the section
+                if not models and part in model.model_fields:  # a phase changes keys of this section
                     models = _models(model.model_fields[part].annotation)
                 section = next(iter(models), None)
         known = f": there are {', '.join(sorted(section.model_fields))} (not {name})" if section else ""
@@ -132,7 +138,7 @@ def explain(error: dict[str, Any], model: type[BaseModel] = Config) -> str:
     if not key:
         return message
     above, _, section_name = key.rpartition(".")
-    if message.startswith(f"{section_name}."):  # it names the key within the section
+    if message.startswith(f"{section_name}."):  # the message already names the key within the section
         return f"{above}.{message}".lstrip(".")
     given = error.get("input")
     shown = f" (got {given!r})" if not isinstance(given, dict | BaseModel) else ""

@@ -1,9 +1,10 @@
-"""What in a dataset's own configuration reaches out, and whether this user said so.
+"""Servers, models and limits in a dataset's own configuration, and whether this user allowed them.
 
-A dataset.json is written by whoever made the dataset. Of the configuration in it, servers, names of keys
-and models are used only where the user said the same: by an option, by a file of his own, or before, which
-is noted in his own folder (`_file`). How a dataset's commands run is the user's affair, too: of the section
-`run` only numbers count that bound neither memory nor time, and never a cluster.
+Another person may have made the dataset and written its dataset.json. The servers, names of keys and models
+in that file are used only if this user gave the same values. The user can give a value with an option, in a
+configuration file, or in an earlier command. Values of earlier commands are stored in the user's own folder
+(`_file`). The user also decides how commands run. So a dataset.json cannot set the keys of the section `run`
+that limit memory or time, or the address of a cluster.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from curation.config.schema import Config, ConfigError, Run
 
 Values = dict[str, str]  # by dotted key
 
-# What each of these does with what it names, in words.
+# What reelmill does with the value of each key, in words.
 _WORDS = {
     "captions.endpoint.url": "clips are sent to",
     "captions.endpoint.api_key_env": "the key that is sent is the content of the variable",
@@ -42,7 +43,7 @@ _WORDS = {
     "filters.text.models": "weights are loaded from",
 }
 KEYS = frozenset(_WORDS)
-# Of `run`: a dataset that could set these would lift the bounds on what its own files may take.
+# Keys of `run`. A dataset that could set these keys could remove the limits for its own files.
 _OWN_RUN = (
     "ray_address",
     "deadline_seconds",
@@ -54,20 +55,24 @@ _OWN_RUN = (
     "retry_seconds",
 )
 _KEY_NAME = re.compile(r".*(_API_KEY|_TOKEN|_KEY)")
-_KNOWN_NAME = re.compile(r"[\w-]+")  # of open_clip or ours: no file, folder or repository
+_KNOWN_NAME = re.compile(r"[\w-]+")  # a name of open_clip or reelmill, not a file, folder or repository
 
 
 def typed(overrides: Sequence[str]) -> Values:
-    """What the user set on the command line, by dotted key."""
+    """The values that the user set on the command line, by dotted key."""
     data: dict[str, Any] = {}
     apply_overrides(data, overrides)
     return _texts(flat(data))
 
 
 def of_dataset(data: dict[str, Any], overrides: Sequence[str], places: Iterable[str]) -> Config:
-    """The configuration `data` of a dataset.json with the user's `overrides`: its `unsaid` is what reaches
-    out in it and was not said by this user, neither now nor before of one of these `places`, datasets. Its
-    `not_taken` are keys of `run` that stay at their defaults for the same reason. Raises `ConfigError`."""
+    """The configuration `data` of a dataset.json with the user's `overrides`.
+
+    places: the datasets for which earlier permissions of this user count.
+
+    The result's `unsaid` holds the values of `reaching` that this user has not allowed, now or before. Its
+    `not_taken` holds the keys of `run` that stay at their defaults for the same reason. Raises `ConfigError`.
+    """
     now = typed(overrides)
     said = {key: value for place in places for key, value in _recalled(place).items()} | now
     data = dict(data)
@@ -88,9 +93,9 @@ def of_dataset(data: dict[str, Any], overrides: Sequence[str], places: Iterable[
 
 
 def reaching(config: Config, *, unused: bool = False) -> Values:
-    """What work under this configuration reaches out with, but for what reelmill itself has as defaults.
+    """Settings that contact a server, send a key or load a model, without the defaults of reelmill.
 
-    unused: of captioners and models, too, that are configured and not asked for.
+    unused: include captioners and models that are configured but not used.
     """
     found: dict[str, Any] = {}
     captions = config.captions
@@ -119,7 +124,7 @@ def _server(section: str, asked: Any) -> dict[str, Any]:
 
 
 def _other(section: str, made: Any, names: Iterable[str]) -> dict[str, Any]:
-    """What is not as the section's own class has it by default, or null."""
+    """The values that differ from the defaults of the section's class and are not null."""
     defaults = {field.name: field.default for field in dataclasses.fields(made)}
     return {
         f"{section}.{name}": getattr(made, name)
@@ -129,11 +134,11 @@ def _other(section: str, made: Any, names: Iterable[str]) -> dict[str, Any]:
 
 
 def refuse_unsaid(config: Config, *, captions_only: bool = False) -> None:
-    """Raises `ConfigError` for what a dataset.json wants to reach out with and the user did not say.
+    """Raises `ConfigError` if a dataset.json has settings that need permission and the user gave none.
 
-    captions_only: the work is to caption, or to rewrite captions; nothing is scored.
+    captions_only: the command only captions or rewrites captions. It does not score.
     """
-    compares = "caption.similarity" in config.rules  # with an embedding by the model of the filter
+    compares = "caption.similarity" in config.rules  # this check runs the model of the filter
     used = ("captions.", "filters.aesthetics." if compares else "captions.") if captions_only else ("",)
     unsaid = {key: value for key, value in config.unsaid.items() if key.startswith(used)}
     if not unsaid:
@@ -147,7 +152,10 @@ def refuse_unsaid(config: Config, *, captions_only: bool = False) -> None:
 
 
 def check_key_names(config: Config, said: Mapping[str, str]) -> None:
-    """Raises `ConfigError` for the name of a variable that is not that of a key, unless the user typed it."""
+    """Raises `ConfigError` if `api_key_env` does not look like the name of a key.
+
+    A name that the user typed is always accepted.
+    """
     for section in ("endpoint", "rewrite"):
         key = f"captions.{section}.api_key_env"
         name = getattr(getattr(config.captions, section), "api_key_env", None)
@@ -159,8 +167,10 @@ def check_key_names(config: Config, said: Mapping[str, str]) -> None:
 
 
 def remember(place: str, config: Config) -> None:
-    """Note in the user's own folder what he said of the dataset at `place`, in the place of what was noted.
-    Nothing is noted where something that he has not said is still wanted."""
+    """Store in the user's own folder which values the user allowed for the dataset at `place`.
+
+    The new values replace the stored values. Nothing is stored while a setting still needs permission.
+    """
     if config.unsaid:
         return
     said = reaching(config, unused=True)
@@ -170,7 +180,7 @@ def remember(place: str, config: Config) -> None:
         return
     path = _file(place)
     text = json.dumps({"dataset": place, "said": said}, indent=1)
-    # Where nothing can be noted, the user has to say it again: that is told then.
+    # If the file cannot be written, the next command asks the user for the options again.
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         aside = path.with_name(f"_{path.name}.{uuid.uuid4().hex}")
@@ -179,7 +189,7 @@ def remember(place: str, config: Config) -> None:
 
 
 def _recalled(place: str) -> Values:
-    """What the user said of the dataset there before."""
+    """The values that the user allowed before for the dataset at `place`."""
     try:
         noted = json.loads(_file(place).read_text(encoding="utf-8"))["said"]
     except (OSError, ValueError, KeyError, TypeError):

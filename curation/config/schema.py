@@ -1,6 +1,6 @@
-"""The one typed configuration: read from YAML, changed by dotted overrides, checked before any work.
+"""The typed configuration: read from YAML, changed by dotted overrides, and checked before any work.
 
-A scorer's parameters are the fields of its own dataclass in `filters/`, so they are declared once.
+A scorer's parameters are the fields of its dataclass in `filters/`, so each parameter is declared only once.
 """
 
 from __future__ import annotations
@@ -35,21 +35,21 @@ from filters.rules import Rule
 
 DetectorName = Literal["content", "adaptive", "transnetv2", "none"]
 ENCODER_VERSION = (
-    2  # bump it when `curation.decode.cut` gives other pictures: accepted clips are then cut again
+    2  # increase it when `curation.decode.cut` gives other pictures: accepted clips are then cut again
 )
 
 
 class ConfigError(ValueError):
-    """A wrong configuration; the message names the key, the value and what would be right."""
+    """A wrong configuration. The message names the key, the value and the correct form."""
 
 
 class _Section(BaseModel):
-    # Defaults are validated too: a default of 512 and a stored 512.0 must hash the same.
+    # Defaults are validated, too, because a default of 512 and a stored 512.0 must give the same hash.
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
 
 
 class Shots(_Section):
-    """Shot detection. `threshold` null is the detector's own default."""
+    """Shot detection. A `threshold` of null means the detector's own default."""
 
     detector: DetectorName = "adaptive"
     threshold: float | None = None
@@ -81,11 +81,11 @@ class Cut(_Section):
     ] = "veryfast"
     gop_frames: int = Field(12, ge=1)
     max_side: int | None = Field(None, ge=16)  # pixels: the longer side is reduced to this
-    fps: float | None = Field(None, gt=0)  # null: the clip's own rate
+    fps: float | None = Field(None, gt=0)  # frames per second; null: the clip's own rate
 
 
 def _made(kind: type[Any], name: str, params: Any) -> Any:
-    """`kind`, a dataclass, from plain parameters of the declared types. Raises `ValueError`."""
+    """An object of the dataclass `kind` from plain parameters. Raises `ValueError` for a wrong parameter."""
     if dataclasses.is_dataclass(params):
         return params
     if not isinstance(params, Mapping):
@@ -97,7 +97,7 @@ def _made(kind: type[Any], name: str, params: Any) -> Any:
             f"unknown key {name}.{unknown[0]}: {name} has {', '.join(sorted(known)) or 'no parameters'}"
         )
     try:
-        # Of the declared types: 10 and 10.0 must be the same measure.
+        # Values are converted to the declared types, because 10 and 10.0 must be the same measure.
         return _adapter(kind).validate_python(dict(params))  # type: ignore[arg-type]
     except ValidationError as error:
         first = error.errors()[0]
@@ -109,18 +109,18 @@ def _made(kind: type[Any], name: str, params: Any) -> Any:
 
 @cache
 def _adapter(kind: type[Any]) -> TypeAdapter[Any]:
-    return TypeAdapter(kind)  # takes milliseconds to make
+    return TypeAdapter(kind)  # creating an adapter takes milliseconds
 
 
 def _plain(made: Any) -> Any:
-    """A dataclass's parameters: what it keeps for itself while it works is none."""
+    """The parameters of a dataclass, without the fields for its internal state."""
     return (
         made if made is None else {f.name: getattr(made, f.name) for f in dataclasses.fields(made) if f.init}
     )
 
 
 def _settings(name: str) -> Any:
-    """A section whose keys are the fields of the captioner of that name, declared there."""
+    """The type of a section whose keys are the fields of the captioner class with this name."""
 
     def made(value: Any) -> Any:
         return None if value is None else _made(captioner_class(name), name, value)
@@ -129,19 +129,22 @@ def _settings(name: str) -> Any:
 
 
 class Captions(_Section):
-    """Whose caption is trained on: `sidecar` (text beside the source, or the list's `caption_column`), a
-    model (`transformers` on this cluster's GPUs or CPUs, or a server at an `endpoint`), or `none`."""
+    """The origin of the captions that training reads.
+
+    captioner: `sidecar` (text beside the source, or the list's `caption_column`), a model (`transformers` on
+    this cluster's GPUs or CPUs, or a server at an `endpoint`), or `none`.
+    """
 
     captioner: CaptionerName = "sidecar"
-    # Of the captioner's and the rewriter's; where there is none of this kind, the captioner's. Prompts decide
-    # which kinds are made.
+    # The kind to train on, among the captions of the captioner and the rewriter. If a clip has no caption of
+    # this kind, the captioner's caption is used. The prompts decide which kinds are made.
     kind: Kind = "long"
     caption_column: str = "caption"
-    language: str | None = "en"  # that `caption.language` looks for; null: it is not checked
+    language: str | None = "en"  # the language that `caption.language` checks; null: no check
     transformers: _settings("transformers") = None  # type: ignore[valid-type]
     endpoint: _settings("endpoint") = None  # type: ignore[valid-type]
     rewrite: _settings("rewrite") = None  # type: ignore[valid-type]
-    on_failed_check: Literal["reject", "keep"] = "reject"  # keep: the rules on caption.* reject nothing
+    on_failed_check: Literal["reject", "keep"] = "reject"  # keep: the rules on caption.* reject no clip
 
     @model_validator(mode="before")
     @classmethod
@@ -168,11 +171,11 @@ class Captions(_Section):
         return self
 
     def _kind_is_made(self) -> None:
-        """Raises `ValueError` for a kind that was asked for, and that no caption would be of."""
+        """Raises `ValueError` if the captioner and the rewriter would make no captions of the chosen kind."""
         prompt = getattr(self, self.captioner).prompt
         given = prompt_of(prompt).kind
-        made = {"long", given}  # long is the default: it asks for nothing
-        if self.rewrite is not None:  # a prompt of one's own may ask for short ones, too
+        made = {"long", given}  # long is the default, so the user did not ask for a kind
+        if self.rewrite is not None:  # the user's own prompt may ask for short captions, too
             made |= {"rewritten"} if self.rewrite.prompt == "rewrite" else {"rewritten", "short"}
         if self.kind in made:
             return
@@ -188,12 +191,12 @@ class Captions(_Section):
 
     @property
     def by_model(self) -> bool:
-        """Are captions made from the pictures, after the cut?"""
+        """Does a model make the captions from the pictures, after the cut?"""
         return self.captioner in ("transformers", "endpoint")
 
 
 class Shards(_Section):
-    """Sizes of the Parquet files that training reads. target_mb: at most, by an estimate."""
+    """Sizes of the Parquet files that training reads. target_mb: the estimated size is at most this."""
 
     target_mb: float = Field(512, gt=0)
     row_group_mb: float = Field(48, gt=0)
@@ -201,40 +204,44 @@ class Shards(_Section):
 
 
 class Run(_Section):
-    """How a build runs. Nothing here changes a result, so it is no part of the configuration's hash."""
+    """How a build runs. These keys do not change results, so the configuration's hash ignores them."""
 
     measure_cpus: float = Field(1.0, gt=0)  # CPUs that one measuring worker takes
     decoder_threads: int = Field(1, ge=1)
-    measure_workers: int | None = Field(None, ge=1)  # null: as many as there are CPUs for
+    measure_workers: int | None = Field(None, ge=1)  # null: as many as the CPUs allow
     model_workers: int = Field(1, ge=1)  # actors per model-backed scorer
     model_cpus: float = Field(1.0, gt=0)
-    model_gpus: float | None = Field(None, ge=0)  # null: 1 where the cluster has a GPU
+    model_gpus: float | None = Field(None, ge=0)  # null: 1 if the cluster has a GPU
     model_batch_clips: int = Field(8, ge=1)
     cut_cpus: float = Field(1.0, gt=0)
-    # A source that would hold up all others is measured in pieces of about this length; null: never.
+    # A very long source is measured in pieces of about this length, so that a build does not wait for one
+    # worker. null: never in pieces.
     segment_seconds: float | None = Field(600.0, ge=10)
-    deadline_seconds: float = Field(60.0, gt=0)  # per source, before its length counts
-    deadline_per_second: float = Field(6.0, ge=0)  # more for each second of its declared duration
-    deadline_max_seconds: float = Field(14400.0, gt=0)  # whatever duration a header declares
+    deadline_seconds: float = Field(60.0, gt=0)  # for each source, before its length is added
+    deadline_per_second: float = Field(6.0, ge=0)  # added for each second of the declared duration
+    deadline_max_seconds: float = Field(14400.0, gt=0)  # the upper limit for every declared duration
     child_memory_mb: int = Field(4096, ge=512)
-    child_output_mb: int = Field(16384, ge=1)  # that decoding one source may hand over
+    child_output_mb: int = Field(16384, ge=1)  # the most that the decoding of one source may send
     read_retries: int = Field(3, ge=0)  # after a read error that may pass, or a decoder killed from outside
     retry_seconds: float = Field(1.0, ge=0)  # before the first retry; each later one waits twice as long
-    max_failed_fraction: float = Field(1.0, ge=0, le=1)  # of the sources named; more stops the build
+    max_failed_fraction: float = Field(1.0, ge=0, le=1)  # share of the named sources; more stops the build
     caption_workers: int = Field(1, ge=1)  # actors that hold the captioner's model; 1 for an endpoint
     caption_cpus: float = Field(1.0, gt=0)
-    caption_gpus: float | None = Field(None, ge=0)  # null: 1 where the cluster has a GPU (0 for an endpoint)
-    caption_readers: int | None = Field(None, ge=1)  # that decode pictures for them; null: up to 4 for each
-    # That stop the command: a server that is away. null: 32; of clips that got no answer at all, a quarter of
-    # those to do, if that is less, but at least 4.
+    caption_gpus: float | None = Field(None, ge=0)  # null: 1 if the cluster has a GPU (0 for an endpoint)
+    # Workers that decode pictures for the captioning workers; null: up to 4 for each of them.
+    caption_readers: int | None = Field(None, ge=1)
+    # So many failures in a row stop the command, because the server is probably down. null: 32. Of clips
+    # without any answer: a quarter of the clips to do if that is less than 32, but at least 4.
     caption_failures_in_a_row: int | None = Field(None, ge=1)
-    object_store_mb: int = Field(512, ge=128)  # of a local Ray
-    ray_address: str | None = None  # null: the job's or the environment's cluster, else a local one
+    object_store_mb: int = Field(512, ge=128)  # for a local Ray
+    ray_address: str | None = None  # null: the cluster of the job or the environment, else a local Ray
 
     def deadline_s(self, declared_s: float | None, factor: float = 1.0) -> float:
-        """Seconds that one source may take: `factor` times more for each second that its header declares.
+        """Seconds that one source may take.
 
-        A header may declare anything, also nothing, infinity or less than zero.
+        declared_s: the duration that the header declares. A broken header may give None, infinity or a
+            negative number.
+        factor: multiplies the seconds that each declared second adds.
         """
         length_s = declared_s if declared_s is not None and declared_s > 0 else 0.0
         wanted_s = self.deadline_seconds + factor * self.deadline_per_second * min(length_s, 1e12)
@@ -256,7 +263,7 @@ def _rule(value: Any) -> Rule:
 
 
 def _rules(value: Any) -> Any:
-    """Drops rules that an override set to null, or both of whose bounds it did."""
+    """Remove each rule that is null, and each rule whose bounds are all null."""
     if not isinstance(value, Mapping):
         return value
     columns = {*SCORE_COLUMNS, *CAPTION_COLUMNS}
@@ -271,7 +278,7 @@ def _rules(value: Any) -> Any:
     return kept
 
 
-# Of whatever measure: without frames, or with frames of no size, nothing could be measured.
+# Parameters of any measure that must be above 0. With no frames, or with frames of size 0, no measure works.
 _POSITIVE = {
     "frames",
     "long_side",
@@ -299,7 +306,7 @@ def _scorers(value: Any) -> dict[str, Any]:
             given = getattr(made[name], param)
             if given is not None and not given > 0:
                 raise ValueError(f"{name}.{param}: must be above 0 (got {given!r})")
-    # The order of the table, not of the file: it decides the order of columns and of the cascade.
+    # The order of `SCORERS` decides the order of columns and of the cascade. The order in the file does not.
     return {name: made[name] for name in SCORERS if name in made}
 
 
@@ -312,7 +319,7 @@ _Scorers = Annotated[
 
 
 class Config(_Section):
-    """Everything that decides what a build produces, and (in `run`) how it runs."""
+    """All settings that decide what a build produces, and (in `run`) how the build runs."""
 
     shots: Shots = Shots()
     spans: Spans = Spans()
@@ -329,7 +336,7 @@ class Config(_Section):
     @model_validator(mode="before")
     @classmethod
     def _rules_go_with_their_filter(cls, data: Any) -> Any:
-        """A filter that is set to null takes its rules with it."""
+        """Remove the rules of each filter that is set to null."""
         if not isinstance(data, Mapping):
             return data
         filters, rules = data.get("filters"), data.get("rules")
@@ -357,37 +364,37 @@ class Config(_Section):
         return self
 
     def mark(self, unsaid: Mapping[str, str], not_taken: Mapping[str, str]) -> None:
-        """Of a configuration that a dataset.json holds: see `said.of_dataset`."""
+        """Set `unsaid` and `not_taken` of a configuration from a dataset.json (`said.of_dataset`)."""
         self._unsaid, self._not_taken = dict(unsaid), dict(not_taken)
 
     @property
     def unsaid(self) -> Mapping[str, str]:
-        """What reaches out in it, such as a server, and was said by a dataset alone, not by this user."""
+        """Settings, such as a server, that only a dataset.json gave and that this user has not allowed."""
         return self._unsaid
 
     @property
     def not_taken(self) -> Mapping[str, str]:
-        """What a dataset alone said of `run`: the defaults are in its place."""
+        """Keys of `run` that only a dataset.json gave. The configuration has the defaults instead."""
         return self._not_taken
 
     @property
     def local_scorers(self) -> dict[str, Any]:
-        """Those that run beside the decoder."""
+        """The scorers that run in the decoding child."""
         return {name: s for name, s in self.filters.items() if not s.uses_model}
 
     @property
     def model_scorers(self) -> dict[str, Any]:
-        """Those that run in Ray actors, in batches."""
+        """The scorers that run a model in Ray actors, in batches."""
         return {name: s for name, s in self.filters.items() if s.uses_model}
 
     @property
     def caption_rules(self) -> dict[str, Rule]:
-        """What captions that a model writes are to be like: one that is not is tried again."""
+        """The rules for captions that a model writes. A caption that breaks a rule is tried again."""
         return {column: self.rules[column] for column in CAPTION_COLUMNS if column in self.rules}
 
     @property
     def verdict_rules(self) -> dict[str, Rule]:
-        """The rules that reject."""
+        """The rules that reject clips."""
         if self.captions.on_failed_check == "reject":
             return dict(self.rules)
         return {column: rule for column, rule in self.rules.items() if column not in CAPTION_COLUMNS}
@@ -396,14 +403,14 @@ class Config(_Section):
         return {name: measure_key(s) for name, s in self.filters.items()}
 
     def spans_hash(self) -> str:
-        """What decides which clips there are: a source measured under another one is measured again."""
+        """Hash of the settings that decide the clips. A source with another hash is measured again."""
         return _hash({"shots": self.shots.model_dump(), "spans": self.spans.model_dump()})
 
     def cut_hash(self) -> str:
         return _hash({**self.cut.model_dump(), "version": ENCODER_VERSION})
 
     def hash(self) -> str:
-        """Of everything but `run`."""
+        """Hash of all sections except `run`."""
         return _hash(self.model_dump(exclude={"run"}))
 
 

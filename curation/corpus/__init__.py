@@ -1,9 +1,9 @@
-"""Rendered footage whose truth is known: to test a build with, and to learn from. No part of the flow.
+"""Rendered footage with known truth, for tests of a build and for training. Builds do not use this room.
 
 In: settings and a seed. Out: videos, captions and truth.json.
 
-    plan.py   scenes, defects and transitions are planned and written
-    draw.py   the pictures
+    plan.py   plans and writes scenes, defects and transitions
+    draw.py   draws the pictures
 
 May import config.
 """

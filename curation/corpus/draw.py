@@ -1,11 +1,11 @@
-"""Rendered scenes whose truth is known: a shape that moves over a ground, with or without a planted defect.
+"""Rendered scenes with known truth: a shape moves over a ground, with or without a planted defect.
 
-What a caption says (texture, colour, shape, direction) is all that distinguishes scenes on purpose; place,
-size, speed, ground and light are drawn. Stripes keep the mean of what they lie on and have a period of three
-pixels of the side that training reduces clips to: at half of that side under 15 % of their energy is left,
-and the words must tell whether they were there. They are grey light added to the colour, which the halved
-chroma of an mp4 leaves whole. Pictures are (H, W, 3) RGB, float32 in levels of 255 until the end. All is a
-function of its arguments.
+Scenes differ on purpose only in the words of their captions: texture, colour, shape and direction. Place,
+size, speed, ground and light are drawn at random. Stripes keep the mean of their surface. Their period is
+three pixels of the side to which training reduces clips. At half of that side less than 15 % of the energy
+of stripes is left, so that only the words say whether there were stripes. Stripes are grey light that is
+added to the colour, because an mp4 stores the full resolution of light but only half of chroma. Pictures are
+(H, W, 3) RGB, float32 from 0 to 255 until the last step. Every result depends only on the arguments.
 """
 
 from __future__ import annotations
@@ -27,23 +27,23 @@ COLOURS = {"red": (190, 95, 95), "green": (85, 170, 95), "blue": (95, 115, 190),
 SHAPES = ("circle", "square", "triangle")
 DIRECTIONS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
 STILL = "still"
-PERIOD = 3.0  # of the stripes, in pixels at the side that training reduces clips to
-CONTRAST = 55.0  # of the stripes: levels up and down; with the colours above nothing is clipped
+PERIOD = 3.0  # the period of stripes, in pixels of the side to which training reduces clips
+CONTRAST = 55.0  # the amplitude of stripes, in levels: with the colours above no value is clipped
 
-SURFACE = 10.0  # of the objects' grain, levels: without it what is left of stripes would tell of them
+SURFACE = 10.0  # the objects' grain, in levels: without grain the rest of the stripes would be visible
 
 GOOD = "good"
-# Each of them breaks one rule of `jobs/configs/corpus.yaml` and keeps the others.
+# Each defect breaks exactly one rule of `jobs/configs/corpus.yaml`.
 DEFECTS = ("static", "fast", "text", "dark", "bright", "flat", "blurred", "letterboxed", "short", "small")
 
-_POINTS = 4  # a side of a pixel's grid
-_HUE_STEP = 0.381966  # the golden section: neighbours lie far apart, also as detectors count hue
+_POINTS = 4  # each pixel is the mean of a grid of 4 x 4 points
+_HUE_STEP = 0.381966  # the golden section: the hues of neighbouring scenes differ a lot, also for detectors
 _WORDS = ("SUBSCRIBE", "BREAKING", "LIVE NOW", "PREVIEW", "SAMPLE", "CHANNEL 7", "REPLAY", "COPYRIGHT")
 
 
 @dataclass(frozen=True)
 class Content:
-    """What a caption says."""
+    """The four properties that a caption names."""
 
     texture: str
     colour: str
@@ -57,7 +57,7 @@ class Content:
 
 
 ALL = tuple(itertools.starmap(Content, itertools.product(TEXTURES, COLOURS, SHAPES, DIRECTIONS)))
-# Left out of what is trained on, in both textures: are words understood one by one?
+# Training does not see these combinations, in both textures. They test whether a model understands each word.
 UNSEEN = frozenset(
     Content(texture, *rest)
     for texture in TEXTURES
@@ -73,12 +73,12 @@ SEEN = tuple(content for content in ALL if content not in UNSEEN)
 
 @dataclass(frozen=True)
 class Look:
-    """How all of a corpus is drawn."""
+    """The size and the rate of all files of a corpus."""
 
     width: int  # pixels, even
     height: int
     fps: int
-    train_side: int  # pixels: what training reduces the shorter side to; the stripes are made for it
+    train_side: int  # pixels: training reduces the shorter side to this, and the stripes are made for it
 
     @property
     def side(self) -> int:
@@ -86,12 +86,12 @@ class Look:
 
     @property
     def period(self) -> float:
-        """Of the stripes, in pixels of the file."""
+        """The period of stripes, in pixels of the file."""
         return PERIOD * self.side / self.train_side
 
 
 def uniform(*key: int | str) -> float:
-    """A draw in [0, 1) that depends on the key alone."""
+    """A pseudo-random number in [0, 1) that depends only on the key."""
     digest = hashlib.blake2b(json.dumps(key).encode(), digest_size=8).digest()
     return (int.from_bytes(digest, "big") >> 11) / 2**53
 
@@ -100,8 +100,8 @@ def uniform(*key: int | str) -> float:
 class Scene:
     """One shot of `frames` frames. `kind` is `good` or a defect.
 
-    key: decides whatever is drawn; all but its last part is the file's.
-    place: its number within its file: the grounds of neighbours differ in hue.
+    key: the seed of all random numbers of the scene. All parts except the last belong to the file.
+    place: the number of the scene within its file. The grounds of neighbouring scenes differ in hue.
     """
 
     content: Content
@@ -115,12 +115,15 @@ class Scene:
         return low + (high - low) * uniform("footage", name, *self.key)
 
     def slope(self, name: str) -> float:
-        """Levels across the picture, up or down: enough that a dim object on it makes no flat picture."""
+        """The change of light across the picture, in levels, up or down.
+
+        The change is so large that even a picture with a dim object has enough contrast.
+        """
         steep = self.draw(name, 25, 50)
         return steep if self.draw(f"{name} up", 0, 1) < 0.5 else -steep
 
     def picture(self, k: int) -> np.ndarray:
-        """Frame k, (H, W, 3) uint8. Before 0 and from `frames` on the motion goes on: for dissolves."""
+        """Frame k, (H, W, 3) uint8. For dissolves, the motion continues before 0 and after the last frame."""
         if self.kind == "fast":
             dx, dy = DIRECTIONS[self.content.direction]
             moved = round(self._fast * k)
@@ -132,7 +135,7 @@ class Scene:
         return picture.round().clip(0, 255).astype(np.uint8)
 
     def _surface(self, x: float, y: float, left: int, top: int, patch: np.ndarray) -> np.ndarray:
-        """The object's own grain, which moves with it: (h, w, 1)."""
+        """The object's own grain, which moves with the object: (h, w, 1), in levels."""
         u, v = left - x + self.look.width / 2, top - y + self.look.height / 2
         move = np.array([[1, 0, u], [0, 1, v]], np.float32)
         flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
@@ -144,7 +147,7 @@ class Scene:
 
     @property
     def speed(self) -> float:
-        """Of what moves, in shorter sides per second."""
+        """The speed of the object, or of the whole picture if that moves, in shorter sides per second."""
         if self.content.direction == STILL:
             return 0.0
         if self.kind == "fast":
@@ -153,16 +156,16 @@ class Scene:
 
     @property
     def _travel(self) -> float:
-        """The object's whole way in shorter sides: across the picture, whatever the length of the scene."""
+        """The way of the object in a scene of any length, in shorter sides."""
         return 0.0 if self.content.direction == STILL else self.draw("travel", 0.5, 0.68)
 
     @property
     def _fast(self) -> float:
-        """Of the whole picture, pixels per frame; the rule's bound is 0.6 widths/s."""
+        """The speed of the whole picture, in pixels per frame. The bound of the rule is 0.6 widths/s."""
         return self.draw("fast", 0.85, 0.98) * self.look.width / self.look.fps
 
     def _drawn(self, k: float) -> np.ndarray:
-        """The ground with the object on it, (H, W, 3) float32, without defect."""
+        """The ground with the object, (H, W, 3) float32, without the defect."""
         look, side = self.look, self.look.side
         dx, dy = DIRECTIONS.get(self.content.direction, (0, 0))
         way = self._travel * side * (k / self.frames - 0.5)
@@ -181,7 +184,7 @@ class Scene:
         u = (left + (np.arange((right - left) * _POINTS) + 0.5) / _POINTS - x)[None, :]
         v = (top + (np.arange((bottom - top) * _POINTS) + 0.5) / _POINTS - y)[:, None]
         inside = _inside(self.content.shape, u, v, radius)
-        share = _pixels(inside)[..., None]  # of each pixel that the object covers
+        share = _pixels(inside)[..., None]  # the covered share of each pixel, from 0 to 1
         patch = picture[top:bottom, left:right]
         surface = np.array(COLOURS[self.content.colour], np.float32) + self._surface(x, y, left, top, patch)
         patch += share * (surface - patch)
@@ -198,19 +201,19 @@ def _object_grain(scene: Scene) -> np.ndarray:
 
 @lru_cache(maxsize=4)
 def _ground(scene: Scene) -> np.ndarray:
-    """(H, W, 3) float32: a muted tint, shaded, with grain; all that is behind the object."""
+    """The picture behind the object, (H, W, 3) float32: a muted and shaded tint with grain."""
     width, height = scene.look.width, scene.look.height
     hue = (uniform("footage", "hue", *scene.key[:-1]) + scene.place * _HUE_STEP) % 1
-    # Darker or lighter than every object: of one as light as its ground, filters of grey would see nothing.
+    # The ground is darker or lighter than every object, because filters on grey pictures must see the object.
     is_light = scene.kind == "bright" or (scene.kind != "dark" and scene.draw("light", 0, 1) < 0.5)
     saturation, value = ((0.14, 0.2), (0.84, 0.89)) if is_light else ((0.35, 0.5), (0.2, 0.25))
     if scene.kind == "dark":
         value = (0.16, 0.22)
-    if scene.kind == "fast":  # room for its grain
+    if scene.kind == "fast":  # a middle value, because the grain is strong
         saturation, value = (0.2, 0.3), (0.5, 0.55)
     tint = colorsys.hsv_to_rgb(hue, scene.draw("saturation", *saturation), scene.draw("value", *value))
     seed = round(scene.draw("grain", 0, 1 << 30))
-    if scene.kind == "fast":  # it comes round again and again: no edge, and something to see moving
+    if scene.kind == "fast":  # the grain makes the motion visible, and has no edge where the picture repeats
         light = 26 * _grain(width, height, seed, 1.3)
     else:
         y, x = np.meshgrid(np.arange(height) / height - 0.5, np.arange(width) / width - 0.5, indexing="ij")
@@ -220,7 +223,7 @@ def _ground(scene: Scene) -> np.ndarray:
 
 
 def _inside(shape: str, u: np.ndarray, v: np.ndarray, radius: float) -> np.ndarray:
-    """Which points, at (u, v) from the centre, belong to the shape: (rows, columns) float32 of 0 and 1."""
+    """(rows, columns) float32: 1 for points that are inside the shape, else 0. (u, v): from the centre."""
     if shape == "circle":
         found = u * u + v * v <= radius**2
     elif shape == "square":
@@ -238,9 +241,9 @@ def _pixels(points: np.ndarray) -> np.ndarray:
 
 
 def _grain(width: int, height: int, seed: int, slope: float) -> np.ndarray:
-    """(H, W) noise that comes round at the edges: mean 0, deviation 1, amplitudes as 1 / frequency^slope.
+    """(H, W) noise with mean 0 and deviation 1, whose opposite edges fit together.
 
-    Amplitudes of natural pictures fall as about 1 / frequency (Field 1987).
+    Amplitudes fall as 1 / frequency^slope. In natural pictures they fall about as 1 / frequency (Field 1987).
     """
     frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None, :])
     frequency[0, 0] = np.inf
@@ -250,7 +253,7 @@ def _grain(width: int, height: int, seed: int, slope: float) -> np.ndarray:
 
 
 # ---------------------------------------------------------------------------------------------------
-# Defects that are laid over the finished picture
+# Defects that change the finished picture
 # ---------------------------------------------------------------------------------------------------
 
 
@@ -259,18 +262,18 @@ def _dark(scene: Scene, picture: np.ndarray) -> np.ndarray:
 
 
 def _bright(scene: Scene, picture: np.ndarray) -> np.ndarray:
-    """Exposed for too long: the ground is clipped, the object on it is not."""
+    """An overexposed picture: the ground is clipped, but the object is not."""
     return picture * scene.draw("bright", 1.45, 1.55)
 
 
 def _flat(scene: Scene, picture: np.ndarray) -> np.ndarray:
-    """The same contrast for all, as the rule's bound is one of contrast."""
+    """A picture with nearly the same low contrast in all scenes, because the rule has a bound on contrast."""
     return 128 + (picture - picture.mean()) * scene.draw("flat", 0.034, 0.04) * 255 / _contrast(scene)
 
 
 @lru_cache(maxsize=4)
 def _contrast(scene: Scene) -> float:
-    """Standard deviation of the light halfway, in levels: one gain for all frames."""
+    """The standard deviation of the light in the middle frame, in levels. All frames use the same gain."""
     light = scene._drawn(scene.frames / 2) @ np.array([0.299, 0.587, 0.114], np.float32)
     return float(light.std())
 
@@ -283,7 +286,7 @@ def _blurred(scene: Scene, picture: np.ndarray) -> np.ndarray:
 
 
 def _letterboxed(scene: Scene, picture: np.ndarray) -> np.ndarray:
-    """Black bars above and below, or at the sides, over 20 to 32 % of the picture."""
+    """Black bars at the top and bottom, or at the sides. The bars cover 20 to 32 % of the picture."""
     view = picture if scene.draw("pillars", 0, 1) < 0.5 else picture.transpose(1, 0, 2)
     bar = round(scene.draw("bar", 0.1, 0.16) * len(view))
     view[:bar] = view[-bar:] = 0
@@ -291,7 +294,7 @@ def _letterboxed(scene: Scene, picture: np.ndarray) -> np.ndarray:
 
 
 def _text(scene: Scene, picture: np.ndarray) -> np.ndarray:
-    """White words with a dark rim, over most of the width."""
+    """White words with a dark rim, which cover most of the width."""
     look = scene.look
     words = _WORDS[int(scene.draw("words", 0, len(_WORDS)))]
     size = 0.16 * look.height

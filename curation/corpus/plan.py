@@ -1,12 +1,12 @@
-"""A corpus of rendered footage whose truth is known: what `reelmill corpus` writes.
+"""A corpus of rendered footage with known truth, which `reelmill corpus` writes.
 
-    DIR/corpus.json    the settings: a run that finds it goes on, with the same settings only
-    DIR/videos/        NNNNN.mp4 of several scenes, NNNNN.vtt with a cue for each; copies; broken files
-    DIR/held-out/      good scenes alone, half of them of combinations that `videos/` never shows
-    DIR/truth.json     what is in each file; written last, so where it is, all is
+    DIR/corpus.json    the settings; a run with the same settings continues an unfinished corpus
+    DIR/videos/        NNNNN.mp4 with several scenes, NNNNN.vtt with a cue for each; copies; broken files
+    DIR/held-out/      only good scenes; half of them show combinations that `videos/` never shows
+    DIR/truth.json     the contents of each file; this file is written last, after all other files
 
-The plan is a pure function of the settings; a file is a pure function of its plan. Files appear whole or not
-at all: they are written aside as `_NAME` and renamed.
+The plan depends only on the settings, and a file depends only on its plan. A file appears whole or not at
+all: it is first written as `_NAME` and then renamed.
 """
 
 from __future__ import annotations
@@ -36,15 +36,16 @@ from av.video.stream import VideoStream
 from curation.config.schema import ConfigError
 from curation.corpus.draw import DEFECTS, GOOD, SEEN, STILL, UNSEEN, Content, Look, Scene, uniform
 
-VERSION = 2  # bump it when the same settings give other files
+VERSION = 2  # increase it when the same settings give other files
 SETTINGS, TRUTH = "corpus.json", "truth.json"
 VIDEOS, HELD_OUT = "videos", "held-out"
 
-# Of a scene: a clip of 3 s is left when both ends are trimmed, or a dissolve; and two make less than 10.
+# The length of a scene. A clip of 3 s is left after both ends are trimmed or a dissolve is removed. Two
+# scenes together are shorter than 10 s.
 SECONDS = (4.0, 4.9)
 SHORT_SECONDS = (1.2, 2.4)
 DISSOLVE_SECONDS = 0.75
-SCENES = 5  # of a file, about
+SCENES = 5  # about so many scenes in each file
 BROKEN = ("empty", "noise", "page", "headless", "torn")
 _BT709 = 1  # AVCOL_SPC_BT709
 _CRF = 12
@@ -52,12 +53,12 @@ _CRF = 12
 
 @dataclass(frozen=True)
 class Settings:
-    """What decides a corpus. Raises `ConfigError`."""
+    """All settings that decide the content of a corpus. Raises `ConfigError` for a wrong value."""
 
     clips: int = 400  # scenes in `videos/`
     held_out: int = 48  # scenes in `held-out/`
-    defects: float = 0.4  # part of `clips` that has one
-    dissolves: float = 0.5  # part of the changes between two good scenes; others are cuts
+    defects: float = 0.4  # share of `clips` with a defect
+    dissolves: float = 0.5  # share of dissolves in the changes between two good scenes; the rest are cuts
     width: int = 128  # pixels
     height: int = 128
     fps: int = 16
@@ -91,10 +92,11 @@ class Settings:
 
 @dataclass(frozen=True)
 class File:
-    """One file to be. `dissolves[i]`: whether scene i + 1 comes in by a dissolve.
+    """One planned file.
 
-    copy_of: the name of the file that it equals; broken: how, when it is not to be read. Both have the scenes
-    that their bytes are made from.
+    dissolves: `dissolves[i]` says whether scene i + 1 begins with a dissolve.
+    copy_of: the name of the file that this file copies. broken: the kind of damage (`BROKEN`).
+    Copies and broken files keep the scenes from which their bytes are made.
     """
 
     name: str  # relative to the corpus
@@ -105,7 +107,10 @@ class File:
 
     @property
     def starts(self) -> list[int]:
-        """The first frame of each scene, and the number of frames. A dissolve has it in its middle."""
+        """The first frame of each scene, and at the end the number of frames.
+
+        With a dissolve, the first frame of a scene is in the middle of the dissolve.
+        """
         return list(itertools.accumulate((scene.frames for scene in self.scenes), initial=0))
 
 
@@ -121,10 +126,13 @@ def plan(settings: Settings) -> list[File]:
 
 
 def _copies_and_broken(ordinary: Sequence[File], settings: Settings) -> list[File]:
-    """Their numbers follow those of `ordinary`: of equal files a build takes the first by name."""
+    """Copies and broken files, with numbers after the last number of `ordinary`.
+
+    A build takes the first of several equal files by name, so it takes the original and not the copy.
+    """
     rng = random.Random(f"corpus extra {settings.seed}")
     count = max(1, settings.clips // 50)
-    # Each way of being broken at least once, and one empty file alone: two would be copies of each other.
+    # Each kind of damage occurs at least once. Only one file is empty, because two would be copies.
     ways = itertools.islice(itertools.chain(BROKEN, itertools.cycle(BROKEN[1:])), max(count, len(BROKEN)))
     files = [dataclasses.replace(rng.choice(ordinary), broken=way) for way in ways]
     for original in rng.sample(ordinary, min(count, len(ordinary))):
@@ -140,9 +148,9 @@ def _name(folder: str, number: int) -> str:
 
 
 def _ordinary(settings: Settings) -> list[File]:
-    """`videos/` without copies and broken files.
+    """The files of `videos/` without copies and broken files.
 
-    After a scene with a defect comes a good one: between two that are black there would be no cut to see.
+    After each scene with a defect comes a good scene, because a cut between two black scenes is not visible.
     """
     rng = random.Random(f"corpus {settings.seed}")
     bad = [DEFECTS[k % len(DEFECTS)] for k in range(int(settings.clips * settings.defects))]
@@ -160,7 +168,10 @@ def _ordinary(settings: Settings) -> list[File]:
 
 
 def _grouped(units: Sequence[list[str]]) -> list[list[str]]:
-    """Units in a row, about `SCENES` scenes to a file, none alone where there are several."""
+    """Units in their order, in files of about `SCENES` scenes.
+
+    A file has a single scene only if the units have a single scene.
+    """
     total = sum(map(len, units))
     files = max(1, round(total / SCENES)) if total else 0
     found: list[list[str]] = [[] for _ in range(files)]
@@ -172,7 +183,7 @@ def _grouped(units: Sequence[list[str]]) -> list[list[str]]:
 
 
 def _held_out(settings: Settings) -> list[File]:
-    """Good scenes with hard cuts; seen and unseen combinations in turn."""
+    """Files of good scenes with hard cuts. Seen and unseen combinations alternate."""
     rng = random.Random(f"corpus held out {settings.seed}")
     contents = itertools.chain.from_iterable(
         zip(_cycle(sorted(UNSEEN, key=lambda c: c.caption), rng), _cycle(SEEN, rng), strict=False)
@@ -185,7 +196,7 @@ def _held_out(settings: Settings) -> list[File]:
 
 
 def _cycle(contents: Sequence[Content], rng: random.Random) -> Iterator[Content]:
-    """All of them, again and again, each time in another order: all come up as often."""
+    """All contents again and again, each time in another order. So all contents are equally frequent."""
     while True:
         yield from rng.sample(contents, len(contents))
 
@@ -227,7 +238,7 @@ def _half(side: int) -> int:
 
 
 def truth(settings: Settings, files: Sequence[File]) -> dict[str, Any]:
-    """What `truth.json` says."""
+    """The content of `truth.json`."""
     return {
         "version": VERSION,
         "settings": dataclasses.asdict(settings),
@@ -278,7 +289,7 @@ def _dissolve_frames(fps: int) -> int:
 
 
 def subtitles(file: File, fps: int) -> str:
-    """WebVTT with a cue for each scene, from its beginning to its end."""
+    """WebVTT text with a cue for each scene, from the start to the end of the scene."""
     cues = [
         f"{_clock(a / fps)} --> {_clock(b / fps)}\n{scene.content.caption}\n"
         for scene, (a, b) in zip(file.scenes, itertools.pairwise(file.starts), strict=True)
@@ -304,21 +315,22 @@ def write(
     done: Callable[[float], None],
     workers: int = 1,
 ) -> Path:
-    """Write the corpus into `folder`, or go on with it. Gives the place of the truth.
+    """Write the corpus into `folder`, or continue an unfinished corpus. Returns the path of `truth.json`.
 
-    start: called once, with the number of files to write and of those there already. done: after each file,
-    with its seconds of video. workers: processes that render; 1: this one. Raises `ConfigError` where
-    `folder` holds something else.
+    start: is called once, with the number of files to write and the number of files that already exist.
+    done: is called after each file, with its seconds of video.
+    workers: the number of processes that render. With 1, this process renders.
+    Raises `ConfigError` if `folder` holds other files or a corpus with other settings.
     """
     _claim(folder, settings)
     files = plan(settings)
     for name in (VIDEOS, HELD_OUT):
         (folder / name).mkdir(exist_ok=True)
-        for left in (folder / name).glob("_*"):  # of a run that was killed
+        for left in (folder / name).glob("_*"):  # unfinished files of a run that was killed
             left.unlink()
     todo = [file for file in files if not (folder / file.name).exists()]
     start(len(todo), len(files) - len(todo))
-    # Copies last: of files that are there by then.
+    # Copies are written last, because their originals must exist.
     for part in ([f for f in todo if f.copy_of is None], [f for f in todo if f.copy_of is not None]):
         for file in _written(folder, part, settings.fps, min(workers, len(part))):
             done(file.starts[-1] / settings.fps if file.broken is None else 0.0)
@@ -327,7 +339,7 @@ def write(
 
 
 def _written(folder: Path, files: Sequence[File], fps: int, workers: int) -> Iterator[File]:
-    """Write files, and give each when it is there."""
+    """Write the files, and yield each file after it is written."""
     if workers <= 1:
         for file in files:
             _write_file(folder, file, fps)
@@ -344,7 +356,7 @@ def _written(folder: Path, files: Sequence[File], fps: int, workers: int) -> Ite
 
 
 def _end_with(parent: int) -> None:
-    """In a worker: Ctrl-C is for the parent to answer, and when that one was killed, nobody else ends it."""
+    """Set up a worker: the worker ignores Ctrl-C, which the parent handles, and ends when the parent dies."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def watch() -> None:
@@ -356,7 +368,7 @@ def _end_with(parent: int) -> None:
 
 
 def _claim(folder: Path, settings: Settings) -> None:
-    """Make `folder` ours; refuse one that is not, or whose settings are others."""
+    """Write the settings into `folder`. Raises `ConfigError` if `folder` has other files or settings."""
     wanted = {"version": VERSION, **dataclasses.asdict(settings)}
     stored = folder / SETTINGS
     if folder.exists() and not folder.is_dir():
@@ -374,8 +386,8 @@ def _claim(folder: Path, settings: Settings) -> None:
         ]
         if differing:
             raise ConfigError(
-                f"{folder} holds a corpus made otherwise ({'; '.join(differing)}); take another folder, or "
-                "the same settings"
+                f"{folder} holds a corpus with other settings ({'; '.join(differing)}); take another folder, "
+                "or the same settings"
             )
         return
     if folder.is_dir() and any(name.name != f"_{SETTINGS}" for name in folder.iterdir()):
@@ -385,7 +397,7 @@ def _claim(folder: Path, settings: Settings) -> None:
 
 
 def _write_file(folder: Path, file: File, fps: int) -> None:
-    """The video after its captions: where it is, all of it is."""
+    """Write one file. The captions are written before the video, so a video always has its captions."""
     path = folder / file.name
     if file.copy_of is not None:
         _write_whole(path.with_suffix(".vtt"), (folder / file.copy_of).with_suffix(".vtt").read_bytes())
@@ -413,7 +425,7 @@ def _write_whole(path: Path, data: bytes) -> None:
 
 
 def pictures(file: File, fps: int) -> Iterator[np.ndarray]:
-    """The frames of a file, (H, W, 3) uint8 each. Within a dissolve both scenes go on moving."""
+    """The frames of a file, (H, W, 3) uint8 each. During a dissolve both scenes continue to move."""
     frames = _dissolve_frames(fps)
     for i, scene in enumerate(file.scenes):
         for k in range(scene.frames):
@@ -434,10 +446,10 @@ def _blend(first: np.ndarray, second: np.ndarray, share: float) -> np.ndarray:
 
 
 def _encode(path: Path, frames: Iterator[np.ndarray], fps: int) -> None:
-    """H.264 in mp4, yuv420p, BT.709, nearly without loss; the same bytes from the same frames."""
+    """Write H.264 in mp4, yuv420p, BT.709, nearly without loss. The same frames give the same bytes."""
     first = next(frames)
     with av.open(str(path), "w", format="mp4", options={"movflags": "+faststart"}) as container:
-        # Without mbtree=0 equal frames give other bytes now and then, where sides are no multiples of 16.
+        # Without mbtree=0 equal frames sometimes give other bytes if the sides are not multiples of 16.
         options = {"crf": str(_CRF), "preset": "medium", "x264-params": "mbtree=0"}
         stream = container.add_stream("libx264", rate=fps, options=options)
         assert isinstance(stream, VideoStream)
@@ -446,7 +458,7 @@ def _encode(path: Path, frames: Iterator[np.ndarray], fps: int) -> None:
         context = stream.codec_context
         context.thread_count = 1  # the same bytes on every machine
         context.time_base = Fraction(1, fps)
-        # Said, as players guess otherwise: BT.601 for small pictures.
+        # The colours are declared, because players would guess BT.601 for small pictures.
         context.color_range = ColorRange.MPEG
         context.colorspace = _BT709
         context.color_primaries = ColorPrimaries.BT709
@@ -464,10 +476,10 @@ def _encode(path: Path, frames: Iterator[np.ndarray], fps: int) -> None:
 
 
 def _broken(folder: Path, file: File, fps: int) -> bytes:
-    """Bytes that are no video.
+    """Bytes that are not a video.
 
-    empty: none at all. noise: what never was one. page: what a server answers instead. headless: pictures
-    without the index. torn: the end of the index and all pictures are missing.
+    empty: no bytes. noise: random bytes. page: the error page of a web server. headless: pictures without the
+    index. torn: the end of the index and all pictures are missing.
     """
     if file.broken == "empty":
         return b""
@@ -483,6 +495,6 @@ def _broken(folder: Path, file: File, fps: int) -> bytes:
         data = aside.read_bytes()
     finally:
         aside.unlink(missing_ok=True)
-    index = data.index(b"moov") - 4  # it is in front of the pictures
+    index = data.index(b"moov") - 4  # the index is before the pictures
     end = index + int.from_bytes(data[index : index + 4], "big")
     return data[:index] + data[end:] if file.broken == "headless" else data[: (index + end) // 2]

@@ -1,15 +1,15 @@
-"""Foreign bytes: whatever parses a source runs here, in the decoding child (`python -m curation.decode`).
+"""The code that parses sources. It runs in the decoding child (`python -m curation.decode`).
 
 In: a request about one source. Out: messages with frames, spans, scores or encoded clips. No Ray, no dataset.
 
-    answers.py      what the child answers, checked where the parent receives it
-    __main__.py     the child: it answers requests; nothing imports it
+    answers.py      the child's answers, checked by the parent
+    __main__.py     the child: it answers requests, and no module imports it
     video.py        frames with their times
-    shots.py        cuts; scenes.py makes scenes of them, and spans.py candidate clips
+    shots.py        cuts; scenes.py makes scenes from cuts, and spans.py makes candidate clips
     sampling.py     the frames that scorers ask for
-    measure.py      the scores of clips; rescore.py computes some of them again
-    segments.py     one piece of a long source; join.py puts the pieces together, in the driver
-    cut.py          accepted spans are encoded        probe.py   headers alone
+    measure.py      the scores of clips; rescore.py computes some scores again
+    segments.py     one piece of a long source; join.py joins the pieces, in the driver
+    cut.py          encodes accepted spans        probe.py   reads only headers
     pictures.py     pictures of our own clips, for captioners
 
 May import sandbox.protocol, sources, config and store.

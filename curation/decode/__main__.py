@@ -1,4 +1,4 @@
-"""The decoding child: it answers requests until its standard input ends. Nothing imports this module.
+"""The decoding child. It answers requests until its standard input ends. No other module imports this one.
 
 The parent starts it as `python -m curation.decode` (`curation.sandbox.parent`).
 """
@@ -18,11 +18,11 @@ from typing import BinaryIO, cast
 from curation.sandbox.protocol import MAX_MESSAGE_CHARS, Message, SourceFailed, write_message
 from curation.store.transient import is_transient
 
-_MAX_STDERR_BYTES = 64 << 20  # a decoder complains of every block of every frame
+_MAX_STDERR_BYTES = 64 << 20  # a decoder may complain about every block of every frame
 
 
 def _die_with(parent: int) -> None:
-    """Have the kernel kill this process when its parent is gone (elsewhere the end of stdin ends it)."""
+    """Let Linux kill this process when its parent dies. Elsewhere the end of stdin ends the process."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
         if os.getppid() != parent:
@@ -30,14 +30,15 @@ def _die_with(parent: int) -> None:
 
 
 def _serve(out: BinaryIO) -> None:
-    # Imported here, when memory is limited and standard output is safe from what a library prints.
+    # Imported here, because memory is now limited and libraries can no longer print to standard output.
     import av
     import cv2
 
     from curation.decode import cut, measure, probe, rescore, segments
 
-    # Complaints go to standard error: from there the parent takes a decoder's last words. (The encoder is
-    # chatty below this level.) Python's warnings name places in files, and come once per process.
+    # Complaints are written to standard error, where the parent reads a decoder's last words. Below this
+    # level the encoder prints too much. Python's warnings are ignored, because they name lines of code and
+    # appear only once per process.
     av.logging.restore_default_callback()
     av.logging.set_libav_level(av.logging.ERROR)
     warnings.simplefilter("ignore")
@@ -53,7 +54,7 @@ def _serve(out: BinaryIO) -> None:
     for line in sys.stdin.buffer:
         request = json.loads(line)
         with contextlib.suppress(Exception):
-            av.error.err_check(0)  # raises what a reader of the last source raised when nobody looked
+            av.error.err_check(0)  # clears an error that reading the last source has left in PyAV
         try:
             for message in operations[request["op"]](request):
                 write_message(out, message)
@@ -61,13 +62,13 @@ def _serve(out: BinaryIO) -> None:
         except SourceFailed as error:
             write_message(out, _error(error.error, error.message, error.transient, stage=error.stage))
         except Exception as error:
-            # A decoder can raise anything; whatever it is, it is this source's row.
+            # A decoder can raise any kind of error. Every error fails only this source.
             name = type(error).__name__
             if isinstance(error, cv2.error):
                 name = "MemoryError" if error.code == cv2.Error.StsNoMem else "OpenCVError"
             text = getattr(error, "strerror", None) or str(error) or name
-            # Errors of reading are Python's own, as reading is; ffmpeg gives such numbers (EIO, EAGAIN) to
-            # damage, which stays.
+            # Python reads the files, so true read errors are Python's own. ffmpeg uses the same numbers (EIO,
+            # EAGAIN) for damaged data, which will not be better the next time.
             transient = is_transient(error) and not isinstance(error, av.error.FFmpegError)
             write_message(out, _error(name, text, transient))
 
@@ -81,10 +82,10 @@ def main() -> None:
     memory_mb, parent = int(sys.argv[1]), int(sys.argv[2])
     _die_with(parent)
     out = cast(BinaryIO, os.fdopen(os.dup(1), "wb"))
-    os.dup2(2, 1)  # whatever a library prints must not get between the messages
+    os.dup2(2, 1)  # text that a library prints must not mix with the messages
     resource.setrlimit(resource.RLIMIT_AS, (memory_mb << 20, memory_mb << 20))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    # Nothing here writes files but standard error. (Python ignores SIGXFSZ: a write just fails.)
+    # Standard error is the only file that the child writes. Python ignores SIGXFSZ, so a write just fails.
     resource.setrlimit(resource.RLIMIT_FSIZE, (_MAX_STDERR_BYTES, _MAX_STDERR_BYTES))
     _serve(out)
 

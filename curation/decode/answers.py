@@ -1,7 +1,7 @@
-"""What the decoding child answers, as the parent's side reads it: each head is checked in this one place.
+"""The answers of the decoding child, as types for the parent. Only this module checks their heads.
 
-The bytes come from a process that parses foreign files and may have written over its own memory. A head that
-lacks a field, or has one of another type, is that source's failure, as is a message that cannot be read.
+The bytes come from a process that parses foreign files and may have overwritten its own memory. The source
+fails if a field of a head is missing or has another type, or if a message cannot be read.
 """
 
 from __future__ import annotations
@@ -21,7 +21,10 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class ClipAnswer:
-    """A candidate clip with its cheap scores. `jpegs`: by model-backed scorer, the frames for that one."""
+    """A candidate clip with the scores that need no model.
+
+    jpegs: model-backed scorer -> the frames for this scorer.
+    """
 
     clip_id: str
     start_s: float
@@ -37,7 +40,7 @@ class ClipAnswer:
 
 @dataclass(frozen=True)
 class SourceAnswer:
-    """A source of which all frames were seen. `message`: what a decoder stepped over."""
+    """A source after all of its frames were decoded. message: the damage that a decoder skipped."""
 
     container: str
     codec: str
@@ -74,7 +77,7 @@ class EncodedAnswer:
 
 @dataclass(frozen=True)
 class UncutAnswer:
-    """A span that could not be cut. `transient`: the same request may succeed in a moment."""
+    """A span that could not be cut. transient: the same request may succeed a moment later."""
 
     clip_id: str
     stage: str
@@ -85,7 +88,7 @@ class UncutAnswer:
 
 @dataclass(frozen=True)
 class Mark:
-    """A frame by which pieces are joined: when it is shown, and a digest of its picture."""
+    """A frame at which two pieces are joined: its time in seconds, and a digest of its picture."""
 
     time_s: float
     digest: int
@@ -93,8 +96,10 @@ class Mark:
 
 @dataclass(frozen=True)
 class PieceAnswer:
-    """What was seen of the frames of a piece. An array has one number per frame: time in seconds (float64),
-    timestamp (int64), value (float64)."""
+    """The frames of a piece, as arrays with one number per frame.
+
+    times_s: float64, seconds. stamps: int64, timestamps. values: float64, the detector's values.
+    """
 
     info: VideoInfo
     time_base: list[int]  # numerator, denominator
@@ -172,7 +177,7 @@ def _made(kind: type[T], given: Any) -> T:
 
 
 def _split(message: Message, jpegs: list[bytes]) -> dict[str, list[bytes]]:
-    """The JPEGs by the scorer that asked for them: the head says how many are for which."""
+    """The JPEGs by the scorer that asked for them. The head gives the number of JPEGs for each scorer."""
     counts = message.head.get("jpegs")
     if not isinstance(counts, dict) or not all(type(n) is int and n >= 0 for n in counts.values()):
         raise _no_answer()
@@ -189,4 +194,4 @@ def _named(message: Message, *names: str) -> dict[str, bytes]:
 
 
 def _no_answer() -> SourceFailed:
-    return SourceFailed("measure", "Crash", "the decoder sent what is no answer", transient=True)
+    return SourceFailed("measure", "Crash", "the decoder sent an answer that is not valid", transient=True)

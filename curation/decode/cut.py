@@ -1,4 +1,4 @@
-"""Encoding accepted spans, frame-accurately, and checking what was written. Runs in the decoding child."""
+"""Encodes accepted spans with the exact frames, and checks the result. Runs in the decoding child."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from curation.config.schema import Cut, Run
 from curation.decode.video import Frame, Video, VideoInfo
 from curation.sandbox.protocol import Message, SourceFailed
 
-_SEEK_GAP_SECONDS = 5.0  # nearer spans are reached by decoding on
+_SEEK_GAP_SECONDS = 5.0  # the decoder reaches a nearer span without a seek
 _IMAGE_RATE = 25.0
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """One accepted span, as it was measured."""
+    """One accepted span, with its measured start, end and number of frames."""
 
     clip_id: str
     start_s: float
@@ -35,7 +35,7 @@ class Wanted:
 
 
 def run(request: dict[str, Any]) -> Iterator[Message]:
-    """Yields a `clip` message with the mp4's bytes per span, or a `clip_failed` one."""
+    """Yields for each span a `clip` message with the bytes of the mp4, or a `clip_failed` message."""
     cv2.setNumThreads(1)
     settings = Cut.model_validate(request["cut"])
     limits = Run.model_validate(request["run"])
@@ -62,7 +62,10 @@ def run(request: dict[str, Any]) -> Iterator[Message]:
 def _spans_of(
     uri: str, spans: Sequence[Wanted], threads: int
 ) -> Iterator[tuple[Wanted, Iterator[Frame] | SourceFailed]]:
-    """The frames of each span, in one visit. The caller must use up one span's frames before the next."""
+    """The frames of each span, in one decode of the source, or the failure of the span.
+
+    The caller must read all frames of a span before it asks for the next span.
+    """
     cursor = _Cursor(uri, threads)
     try:
         for wanted in spans:
@@ -76,7 +79,7 @@ def _spans_of(
 
 
 class _Cursor:
-    """A decoder that stands before one frame of a source."""
+    """A decoder with a position: `_next` is the next frame of the source."""
 
     def __init__(self, uri: str, threads: int):
         self._uri = uri
@@ -86,7 +89,7 @@ class _Cursor:
         self._next = next(self._frames, None)
 
     def reach(self, time_s: float) -> bool:
-        """Stand before the frame at `time_s`. False when there is none: the file is another one now."""
+        """Move to the frame at `time_s`. False if that frame does not exist, because the file has changed."""
         if self._next is None or self._next.time_s > time_s + 1e-6:
             self._reopen()
         elif time_s - self._next.time_s > _SEEK_GAP_SECONDS:
@@ -95,7 +98,7 @@ class _Cursor:
         return self._next is not None and abs(self._next.time_s - time_s) < 1e-5
 
     def take(self, end_s: float) -> Iterator[Frame]:
-        # A still image has one frame, and its span no extent.
+        # A still image has one frame, and its span has the length 0.
         while self._next is not None and (self._next.time_s < end_s - 1e-6 or self._video.info.is_image):
             frame, self._next = self._next, None
             yield frame
@@ -109,7 +112,7 @@ class _Cursor:
         self._frames = self._video.frames_from(time_s)
         self._next = next(self._frames, None)
         if self._next is None or self._next.time_s > time_s + 1e-6 or self._video.untimed:
-            # The container's index is wrong or it has no timestamps: from the start, then.
+            # The container has a wrong index or no timestamps, so the source is decoded from its start.
             self._reopen()
 
     def _reopen(self) -> None:
@@ -123,7 +126,7 @@ class _Cursor:
 
 
 def output_size(width: int, height: int, max_side: int | None) -> tuple[int, int]:
-    """Displayed size, reduced to `max_side`, and even as 4:2:0 needs it."""
+    """(width, height) in pixels: the displayed size, reduced to `max_side`. Both are even for 4:2:0."""
     scale = min(1.0, max_side / max(width, height)) if max_side else 1.0
     return max(2, round(width * scale) // 2 * 2), max(2, round(height * scale) // 2 * 2)
 
@@ -165,7 +168,7 @@ def _encoded(wanted: Wanted, frames: Iterator[Frame], settings: Cut) -> Message:
 
 
 def _shown_before(time_s: float, start_s: float, fps: float) -> int:
-    """How many output frames come before `time_s`: frame k stands for the moment (k + 1/2) / fps."""
+    """The number of output frames before `time_s`. Frame k shows the source at (k + 1/2) / fps."""
     return max(0, int(np.ceil((time_s - start_s) * fps - 0.5 - 1e-6)))
 
 
@@ -177,16 +180,17 @@ class _Writer:
         self._rotation = info.rotation
         self._rate = Fraction(fps).limit_denominator(1_001_000)
         self._written = 0
-        # The index stays at the end: moving it to the front needs a file, and these bytes are read whole.
+        # The index stays at the end of the mp4, because clips are read as a whole. Moving the index to the
+        # front would need a file.
         self._out = av.open(buffer, "w", "mp4")
         stream = self._out.add_stream("libx264", rate=self._rate)
         assert isinstance(stream, VideoStream)
         stream.width, stream.height, stream.pix_fmt = self.width, self.height, "yuv420p"
         stream.time_base = 1 / self._rate
         context = stream.codec_context
-        # One thread: the same bytes whatever the machine. Scene-cut frames would only break the rhythm.
-        # Macroblock trees read what lies beyond the edges of a picture whose sides are no multiples of 16:
-        # without `mbtree=0` up to half of the encodes of one clip give other bytes.
+        # With one thread every machine gives the same bytes. Keyframes at scene cuts would break the regular
+        # distance of keyframes. Macroblock trees read memory outside a picture whose sides are not multiples
+        # of 16: without `mbtree=0` up to half of the encodes of one clip give other bytes.
         context.thread_count = 1
         context.options = {
             "crf": str(settings.crf),
@@ -204,7 +208,7 @@ class _Writer:
         self._stream = stream
 
     def put(self, frame: Frame, upto: int, count: int) -> None:
-        """Write `frame` until `upto` frames are written, `count` at the most."""
+        """Write `frame` again and again until `upto` frames, or at most `count` frames, are written."""
         upto = min(upto, count)
         if upto <= self._written:
             return
@@ -212,7 +216,7 @@ class _Writer:
         while self._written < upto:
             picture.pts = self._written
             picture.time_base = 1 / self._rate
-            picture.pict_type = 0  # the encoder's choice, not the source's
+            picture.pict_type = 0  # the encoder chooses the type of the frame; the source's type is ignored
             self._out.mux(self._stream.encode(picture))
             self._written += 1
 
@@ -242,7 +246,7 @@ class _Writer:
 
 
 def _turned(picture: av.VideoFrame, rotation: int) -> av.VideoFrame:
-    """A yuv420p picture turned clockwise by `rotation` degrees."""
+    """The yuv420p picture, turned clockwise by `rotation` degrees."""
     width, height = picture.width, picture.height
     data = picture.to_ndarray()
     chroma = data[height:].reshape(2, height // 2, width // 2)
@@ -254,7 +258,7 @@ def _turned(picture: av.VideoFrame, rotation: int) -> av.VideoFrame:
 
 
 def _check(data: bytes, width: int, height: int, frames: int) -> None:
-    """Read the clip back: it counts only when it decodes to exactly what it should."""
+    """Decode the clip again. Raises `SourceFailed` if the size or the number of frames is wrong."""
     with cast(InputContainer, av.open(io.BytesIO(data))) as container:
         found = 0
         for frame in container.decode(video=0):

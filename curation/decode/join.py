@@ -1,7 +1,7 @@
-"""A long source in pieces, as the driver sees it: which sources, which pieces, and how they are joined.
+"""The driver's side of long sources: it chooses the sources, plans their pieces and joins the pieces.
 
-From what `segments.look` found of each frame, `Long` makes the cuts and the spans in one place, by the very
-code that a whole source goes through.
+`segments.look` returns a value for each frame. From these values `Long` makes the cuts and the spans in one
+process, with the same code that a whole source uses.
 """
 
 from __future__ import annotations
@@ -29,12 +29,15 @@ from curation.tasks.look import LookRow, LookTask, MarkRow, PieceRow
 from curation.tasks.measure import GroupDone, GroupTask, MeasuredSource, MeasureTask, SourceTask, SpanTask
 
 _DECIDES_BY_VALUES = ("content", "adaptive", "none")
-_WARM_UP_SECONDS = 2.0  # before a span: more than the step of any grid, and than a pair lasts
+_WARM_UP_SECONDS = 2.0  # before a span: longer than the step of any grid, and longer than any pair
 
 
 def pick(sizes_bytes: Mapping[str, int], workers: int, config: Config) -> set[str]:
-    """The sources (by id, with their sizes) that would each take longer alone than all of them do when all
-    workers share two decodes of everything."""
+    """The ids of the sources that are too large to be measured by one worker.
+
+    One worker would take longer for such a source than all workers together take to decode all sources twice.
+    sizes_bytes: source_id -> size.
+    """
     if config.run.segment_seconds is None or config.shots.detector not in _DECIDES_BY_VALUES:
         return set()
     fair_bytes = sum(sizes_bytes.values()) / max(1, workers)
@@ -44,7 +47,7 @@ def pick(sizes_bytes: Mapping[str, int], workers: int, config: Config) -> set[st
 def set_apart(
     parts: Sequence[MeasureTask], workers: int, config: Config
 ) -> tuple[list[MeasureTask], dict[str, Long]]:
-    """The parts without their long sources, and these by id."""
+    """(the parts without their long sources, the long sources by source_id)."""
     sources = {part["part"]: part["sources"] for part in parts}
     new = [s for of_part in sources.values() for s in of_part if not s["rescore"]]
     chosen = pick({s["source_id"]: s["bytes"] or 0 for s in new}, workers, config)
@@ -61,8 +64,11 @@ def set_apart(
 
 
 def plan(info: VideoInfo, segment_seconds: float) -> list[tuple[float | None, float | None]]:
-    """Pieces of near-equal length, [from, until) in seconds; null: from the first frame, to the last one.
-    Raises `NotInPieces` when the source is too short for several."""
+    """Pieces of nearly equal length, as (start, end) in seconds. A piece does not contain its end.
+
+    None as a start means from the first frame, and None as an end means to the last frame.
+    Raises `NotInPieces` if the source is too short for two pieces.
+    """
     n = math.ceil((info.declared_duration_s or 0) / segment_seconds - 1e-6)
     if n < 2 or info.is_image:
         raise NotInPieces(f"it says that it is {info.declared_duration_s} s long")
@@ -71,12 +77,12 @@ def plan(info: VideoInfo, segment_seconds: float) -> list[tuple[float | None, fl
     return list(zip([None, *bounds], [*bounds, None], strict=True))
 
 
-# ---- in one place
+# ---- in one process
 
 
 @dataclass(frozen=True)
 class Piece:
-    """What `look` found (`answers.PieceAnswer`)."""
+    """The result of `look` for one piece (`answers.PieceAnswer`)."""
 
     info: VideoInfo
     time_base: Fraction
@@ -103,7 +109,7 @@ class Piece:
 
 @dataclass
 class Group:
-    """Spans that one worker scores in one go, and from where it must decode."""
+    """Spans that one worker scores in one decode, and the time where the decode starts."""
 
     spans: list[Span] = field(default_factory=list)
     from_s: float | None = None  # null: from the start
@@ -117,9 +123,12 @@ class Group:
 
 
 def join(pieces: Sequence[Piece], config: Config, group_seconds: float) -> tuple[Decoded, list[Group]]:
-    """(what is known of the source, groups of its spans) from all pieces in order. Raises `NotInPieces`."""
+    """(the decoded columns of the source, groups of its spans), from all pieces in order.
+
+    Raises `NotInPieces` if two neighbouring pieces do not join.
+    """
     for one, other in itertools.pairwise(pieces):
-        # A decoder that comes from elsewhere must have arrived at the same picture.
+        # Two decoders that started at different places must give the same picture at the join.
         if one.last != other.before or one.time_base != other.time_base:
             raise NotInPieces(f"its pieces do not join at {other.times_s[0]:.3f} s")
     info = pieces[0].info
@@ -146,7 +155,7 @@ def _spans(pieces: Sequence[Piece], config: Config, info: VideoInfo, end_s: floa
 def _groups(
     spans: Sequence[Span], times_s: Sequence[float], config: Config, info: VideoInfo, group_seconds: float
 ) -> list[Group]:
-    """Spans in groups of about `group_seconds`, each with where the grids stand at its first frame."""
+    """Spans in groups of about `group_seconds`, each with the positions of the grids at its first frame."""
     groups: list[Group] = []
     for span in spans:
         if not groups or span.end_s - groups[-1].spans[0].start_s > group_seconds:
@@ -168,24 +177,24 @@ def _groups(
 
 
 class Long:
-    """One source on its way through `look`, `join` and `score`."""
+    """One long source, and its progress through `look`, `join` and `score`."""
 
     def __init__(self, part: str, source: SourceTask):
         self.part = part
         self.source = source
-        self._pieces: dict[int, Piece | None] = {}  # null: not looked at yet
+        self._pieces: dict[int, Piece | None] = {}  # None: a worker has not looked at the piece yet
         self._decoded: Decoded | None = None
         self._clips = 0
         self._groups_left: set[int] = set()
         self._failed = False
-        self._seconds = 0.0  # of work
+        self._seconds = 0.0  # seconds of work
 
     @property
     def uri(self) -> str:
         return self.source["uri"]
 
     def looks(self, info: VideoInfo, config: Config) -> list[LookTask]:
-        """What is to be looked at. Raises `NotInPieces`."""
+        """The tasks to look at each piece. Raises `NotInPieces`."""
         assert config.run.segment_seconds is not None
         bounds = plan(info, config.run.segment_seconds)
         self._pieces = dict.fromkeys(range(len(bounds)))
@@ -196,11 +205,13 @@ class Long:
         ]
 
     def looked(self, found: LookRow, config: Config) -> list[MeasureTask] | None:
-        """One piece. With the last one, in whatever order they come, returns what is to be scored. Raises
-        `NotInPieces`."""
+        """Add one piece, in any order. After the last piece, returns the tasks to score; before that, None.
+
+        Raises `NotInPieces`.
+        """
         index = found["index"]
         if index not in self._pieces or self._pieces[index] is not None:
-            return None  # what a killed worker had in hand may come twice
+            return None  # a task of a killed worker may give its result twice
         self._seconds += found["spent"]["seconds"]
         if found["piece"] is None:
             self._pieces = {}
@@ -210,7 +221,7 @@ class Long:
             return None
         assert config.run.segment_seconds is not None
         pieces = [piece for _, piece in sorted(self._pieces.items()) if piece is not None]
-        self._pieces = {}  # numbers for every frame: gone before those of the next source come
+        self._pieces = {}  # frees the arrays of all frames before the next source needs memory
         self._decoded, groups = join(pieces, config, config.run.segment_seconds / 2)
         self._clips = sum(len(group.spans) for group in groups)
         self._groups_left = set(range(len(groups)))
@@ -220,7 +231,7 @@ class Long:
         ]
 
     def scored(self, done: GroupDone) -> bool | None:
-        """A group. With the last one: were all without a fault?"""
+        """Add one group. After the last group, returns whether all groups succeeded; before that, None."""
         if done["number"] not in self._groups_left:
             return None
         self._groups_left.remove(done["number"])
@@ -229,7 +240,7 @@ class Long:
         return None if self._groups_left else not self._failed
 
     def measured(self, config: Config) -> MeasuredSource:
-        """The row of the source, when all is scored."""
+        """The row of the source, after all groups are scored."""
         assert self._decoded is not None
         row = unmeasured(
             named_source(self.source),
@@ -241,5 +252,5 @@ class Long:
         return {**row, **self._decoded, "attempt": 0, "rescored": False}
 
     def whole(self) -> MeasureTask:
-        """To be measured in one piece. Clips that came in groups do not count then."""
+        """The task to measure the source as a whole. Clips that came in groups no longer count."""
         return {"part": self.part, "sources": [{**self.source, "attempts_before": 1}]}

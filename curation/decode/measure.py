@@ -27,7 +27,7 @@ def clip_id(source_id: str, span: Span) -> str:
 
 
 def run(request: dict[str, Any]) -> Iterator[Message]:
-    """Yields a `clip` message per candidate clip, as its scene is closed, and one `source` message."""
+    """Yields a `clip` message for each candidate clip when its scene is closed, then a `source` message."""
     cv2.setNumThreads(1)
     config = validated(request["config"])
     yield Message({"kind": "stage", "stage": "open"})
@@ -71,7 +71,7 @@ def _measured(source_id: str, video: Video, config: Config) -> Iterator[Message]
 def scored(
     keeper: Keeper, span: Span, clip: ClipInfo, local: Mapping[str, Scorer], model: Mapping[str, Scorer]
 ) -> tuple[dict[str, float | None], dict[str, list[bytes]]]:
-    """The columns of the scorers that run here, and the JPEGs of each one that runs elsewhere."""
+    """(the columns of the local scorers, the JPEGs for each model-backed scorer)."""
     scores: dict[str, float | None] = {}
     for name, scorer in local.items():
         sampling = scorer.sampling
@@ -82,13 +82,13 @@ def scored(
 
 
 def deadline_message(config: Config, video: Video, *, stage: str) -> Message:
-    """Now that the headers say how long the source is: by when it must be done."""
+    """The message with the deadline, in seconds, after the headers have given the length of the source."""
     limit_s = config.run.deadline_s(video.info.declared_duration_s)
     return Message({"kind": "deadline", "deadline_s": limit_s, "stage": stage})
 
 
 class Clips:
-    """Makes the `clip` messages of one source, from what its keeper has. `at`: see `Keeper`."""
+    """Makes the `clip` messages of one source from the frames of its keeper. `Keeper` describes `at`."""
 
     def __init__(
         self, source_id: str, info: VideoInfo, config: Config, at: Mapping[str, float | None] | None = None
@@ -105,7 +105,7 @@ class Clips:
 
     def message(self, span: Span) -> Message:
         info = self._info
-        # One frame of a video is still not a still image: it has a rate and a duration.
+        # A video of one frame is not a still image: the video has a rate and a duration.
         fps = None if info.is_image else usual_rate(span.frames / span.duration_s, info.fps)
         clip = ClipInfo(span.duration_s, span.frames, fps, info.width, info.height)
         scores, jpegs = scored(self.keeper, span, clip, self._local, self._model)
@@ -130,7 +130,7 @@ class Clips:
 
 
 def source_row(info: VideoInfo, fps: float, duration_s: float, frames: int, *, is_vfr: bool) -> Decoded:
-    """What is known of a source when all of its frames were seen."""
+    """The columns of a source that are known after all of its frames were decoded."""
     return {
         "container": info.container,
         "codec": info.codec,

@@ -1,4 +1,4 @@
-"""A few pictures of a clip that we cut ourselves, by time, from the bytes in a shard."""
+"""Pictures at given times of a clip in a shard. Reelmill has encoded these clips itself."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ from captioning.base import Pictures
 
 
 def times(duration_s: float, wanted: Pictures) -> list[float]:
-    """Seconds from the clip's start: the middles of equal parts. One for a still image."""
+    """The times of the pictures, in seconds from the clip's start.
+
+    The times are the middles of equal parts of the clip. A still image has the single time 0.
+    """
     count = wanted.count
     if wanted.fps is not None:
         count = min(count, max(1, round(duration_s * wanted.fps)))
@@ -22,24 +25,28 @@ def times(duration_s: float, wanted: Pictures) -> list[float]:
 
 
 def pictures(mp4: bytes, duration_s: float, wanted: Pictures) -> tuple[list[np.ndarray], list[float]]:
-    """(H, W, 3) uint8 RGB pictures, each the one that is shown at its time, and their times. A frame that is
-    shown at several of them comes once. Raises `ValueError` when there is no frame, or av's errors, which
-    are `ValueError` and `OSError`, for bytes that are no clip."""
+    """((H, W, 3) uint8 RGB pictures, their times in seconds).
+
+    Each picture is the frame that is shown at its time. A frame that is shown at several times comes once,
+    with the first of these times. Raises `ValueError` if the clip has no frame. Bytes that are not a clip
+    raise av's errors, which are `ValueError` and `OSError`.
+    """
     found: list[np.ndarray] = []
     at: list[float] = []
     with cast(InputContainer, av.open(io.BytesIO(mp4))) as container:
         stream = container.streams.video[0]
-        stream.thread_type = "SLICE"  # by frames, threads would decode on beyond the ones asked for
+        stream.thread_type = "SLICE"  # frame threads would decode more frames than requested
         stream.codec_context.thread_count = 1
         start = stream.start_time or 0
         assert stream.time_base is not None
         decoded = container.decode(stream)
-        last: av.VideoFrame | None = None  # the one shown so far
-        held: av.VideoFrame | None = None  # the one after it
+        last: av.VideoFrame | None = None  # the frame that is shown now
+        held: av.VideoFrame | None = None  # the frame after `last`
         taken: int | None = None
         for time_s in times(duration_s, wanted):
             target = start + round(time_s / stream.time_base)
-            # With a keyframe every half second, decoding on costs more than starting anew from about there.
+            # Clips have a keyframe every half second. For a target more than 1 s ahead, a seek is cheaper
+            # than decoding all frames up to the target.
             if last is not None and last.pts is not None and target - last.pts > 1.0 / stream.time_base:
                 container.seek(target, stream=stream, backward=True)
                 decoded = container.decode(stream)

@@ -1,4 +1,4 @@
-"""What a source's headers and first frame say, for `--dry-run`. Runs in the decoding child."""
+"""Reads the headers and the first frame of a source, for `--dry-run`. Runs in the decoding child."""
 
 from __future__ import annotations
 

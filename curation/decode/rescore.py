@@ -1,7 +1,7 @@
-"""Scoring committed clips again, by some scorers only: no shot is detected. Runs in the child.
+"""Scores committed clips again with some of the scorers. No shots are detected. Runs in the decoding child.
 
-The frames are offered from the source's first one on, as in the measure phase, so that every scorer gets the
-very pictures that it would get there; reading ends with the last span.
+The source is read from its first frame, as in the measure phase, so that every scorer gets the same pictures
+as in that phase. Reading ends after the last span.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from filters.base import ClipInfo
 
 @dataclass(frozen=True)
 class Committed:
-    """One committed clip, and the scorers that are wanted for it."""
+    """One committed clip, and the names of the scorers that must score the clip again."""
 
     clip_id: str
     start_s: float
@@ -37,8 +37,10 @@ class Committed:
 
 
 def run(request: dict[str, Any]) -> Iterator[Message]:
-    """Yields a `scores` message per clip of `request["clips"]`: the columns of the local scorers that it
-    wants, and the JPEGs for the model-backed ones."""
+    """Yields a `scores` message for each clip of `request["clips"]`.
+
+    The message has the columns of the clip's local scorers and the JPEGs for its model-backed scorers.
+    """
     cv2.setNumThreads(1)
     config = validated(request["config"])
     clips = sorted((Committed(**c) for c in request["clips"]), key=lambda c: c.start_s)

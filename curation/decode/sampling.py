@@ -1,9 +1,9 @@
-"""Keeping the frames that scorers may ask for, while a source is decoded once.
+"""Keeps the frames that scorers may ask for, while a source is decoded once.
 
-A clip's bounds are known only after its frames have gone by. So frames are kept on time grids, small or
-compressed, until their scene is closed; `uniform(n)` then takes the nearest. Pairs are kept as they are.
-Nothing older than the open scene is kept, and a scene is closed after `max_scene_seconds` at the latest:
-memory does not grow with the length of the source.
+The bounds of a clip are known only after its frames were decoded. So frames are kept on time grids, small or
+compressed, until their scene is closed. `uniform(n)` then takes the nearest frames. Pairs are kept
+unchanged. Only frames of the open scene are kept, and a scene is closed after at most `max_scene_seconds`.
+So memory does not grow with the length of the source.
 """
 
 from __future__ import annotations
@@ -21,18 +21,21 @@ from filters.base import Pair, Sampling
 JPEG_QUALITY = 92
 THUMBNAIL = Sampling("uniform", n=1, long_side=256)
 THUMBNAIL_QUALITY = 80
-_THUMBNAIL = "thumbnail"  # among the names of scorers
+_THUMBNAIL = "thumbnail"  # stands beside the names of scorers in one dict
 T = TypeVar("T")
-_MAX_PAIR_SECONDS = 1.0  # after a longer gap the next frame shows another moment, not a motion
+_MAX_PAIR_SECONDS = 1.0  # two frames with a longer gap do not show one motion
 
 
 def grid_step_seconds(n: int, min_seconds: float) -> float:
-    """The largest step, up to 1 s, that gives the shortest wanted clip `n` frames."""
+    """The largest step, at most 1 s, with which a clip of `min_seconds` has `n` frames. At least 0.04 s."""
     return float(np.clip(min_seconds / max(n, 1), 0.04, 1.0))
 
 
 def nearest(times_s: Sequence[float], span: Span, n: int) -> list[int]:
-    """Indices of the kept frames inside `span` nearest to the middles of its `n` equal parts, no doubles."""
+    """Indices of the kept frames inside `span` that are nearest to the middles of its `n` equal parts.
+
+    Each index comes only once, so the list may be shorter than `n`.
+    """
     lo = bisect.bisect_left(times_s, span.start_s)
     hi = bisect.bisect_left(times_s, span.end_s) if span.end_s > span.start_s else lo + 1
     picks: list[int] = []
@@ -45,7 +48,7 @@ def nearest(times_s: Sequence[float], span: Span, n: int) -> list[int]:
 
 
 class Ticks:
-    """Points of a time grid that is fixed to the first frame's time. `next_s` is all that it remembers."""
+    """Points of a time grid that starts at the time of the first frame. The only state is `next_s`."""
 
     def __init__(self, step_s: float, next_s: float | None = None):
         self._step_s = step_s
@@ -61,14 +64,14 @@ class Ticks:
 
 
 class PairTicks:
-    """Points at which pairs of frames begin; after a gap they go on from the next frame."""
+    """Points at which pairs of frames begin. After a gap the grid starts again at the next frame."""
 
     def __init__(self, per_second: float, next_s: float | None = None):
         self._period_s = 1 / per_second
         self.next_s = next_s
 
     def pass_by(self, time_s: float) -> list[float]:
-        """The points up to this frame."""
+        """The new points up to the time of this frame."""
         if self.next_s is None or time_s - self.next_s > _MAX_PAIR_SECONDS:
             self.next_s = time_s
         points = []
@@ -81,7 +84,7 @@ class PairTicks:
 def make_ticks(
     samplings: Mapping[str, Sampling], min_seconds: float, at: Mapping[str, float | None] | None = None
 ) -> dict[str, Ticks | PairTicks]:
-    """The grid of each sampling, from its start, or from where another one was `at` (`next_s` by name)."""
+    """The grid of each sampling by name. `at` (name -> `next_s`) continues grids of another process."""
     at = at or {}
     return {
         name: PairTicks(s.per_second, at.get(name))
@@ -93,12 +96,12 @@ def make_ticks(
 
 
 def samplings_of(local: Mapping[str, Sampling], remote: Mapping[str, Sampling]) -> dict[str, Sampling]:
-    """Of all that a keeper keeps."""
+    """The samplings of all scorers and of the thumbnail."""
     return {**local, **remote, _THUMBNAIL: THUMBNAIL}
 
 
 class _Grid(Generic[T]):
-    """Things kept at the first frame at or after each point of a time grid."""
+    """Keeps one thing at each point of a time grid, from the first frame at or after the point."""
 
     def __init__(self, ticks: Ticks):
         self.ticks = ticks
@@ -118,10 +121,10 @@ class _Grid(Generic[T]):
 
 
 class _Pairs:
-    """Pairs of grey frames: one for each point t of a time grid, of the frames nearest to t and t + `step_s`.
+    """Pairs of grey frames: for each point t of a time grid, the frames nearest to t and t + `step_s`.
 
-    Where both are the same frame (the source runs slower than the grid, or repeats itself) there is no pair:
-    two times the same picture would read as no motion.
+    If both are the same frame, no pair is kept, because the same picture twice would look like no motion.
+    This happens when the source has fewer frames than the grid, or repeats frames.
     """
 
     def __init__(self, sampling: Sampling, size: tuple[int, int], ticks: PairTicks):
@@ -129,7 +132,7 @@ class _Pairs:
         self._size = size
         self._ticks = ticks
         self._last: Frame | None = None
-        self._image_at: tuple[float, np.ndarray] | None = None  # pairs in a row share a frame
+        self._image_at: tuple[float, np.ndarray] | None = None  # two pairs in a row may share a frame
         self._open: list[tuple[float, float, np.ndarray]] = []  # (when it should end, start, picture)
         self._kept: list[tuple[float, float, Pair]] = []
 
@@ -148,7 +151,8 @@ class _Pairs:
 
     def _image(self, frame: Frame) -> np.ndarray:
         if self._image_at is None or self._image_at[0] != frame.time_s:
-            # Sampled, not averaged: the scorer averages down further, and this is made many times a second.
+            # `area=False` samples pixels instead of averaging, because this runs many times for each second
+            # of video. The scorer itself averages the picture further.
             self._image_at = (frame.time_s, frame.gray(*self._size, area=False))
         return self._image_at[1]
 
@@ -164,13 +168,14 @@ def _nearer(a: Frame, b: Frame, time_s: float) -> Frame:
 
 
 class Keeper:
-    """Takes every decoded frame once (`offer`) and hands out what was asked for.
+    """Takes every decoded frame once (`offer`) and returns the pictures that scorers ask for.
 
-    `local` are the samplings of scorers that run beside the decoder: raw small pictures. `remote` are those
-    of model-backed scorers: JPEG, for whoever runs the model. Each scorer has a grid and pictures of its own,
-    made from the frame itself: its numbers do not depend on which others are configured beside it, so that
-    one of them can be recomputed alone. `at` says where each grid stands when frames come from the middle of
-    a source (`make_ticks`).
+    local: the samplings of scorers that run in this process. They get small raw pictures.
+    remote: the samplings of model-backed scorers. They get JPEGs, because the model runs in another process.
+    at: the position of each grid, if the first frame comes from the middle of a source (`make_ticks`).
+
+    Each scorer has its own grid and its own pictures, which are made from the frame itself. So a scorer's
+    numbers do not depend on the other configured scorers, and one scorer can be computed again alone.
     """
 
     def __init__(
@@ -188,7 +193,7 @@ class Keeper:
         self._pairs: dict[str, _Pairs] = {}
         self._raw: dict[str, _Grid[np.ndarray]] = {}
         self._jpegs: dict[str, _Grid[bytes]] = {}
-        self._wants: dict[str, tuple[str, tuple[int, int]]] = {}  # scorer -> colour and size
+        self._wants: dict[str, tuple[str, tuple[int, int]]] = {}  # scorer -> colour and (width, height)
         for name, s in {**local, **remote}.items():
             tick = ticks.get(name)
             if isinstance(tick, PairTicks):
@@ -220,23 +225,23 @@ class Keeper:
             pairs.offer(frame)
 
     def images(self, name: str, span: Span, n: int) -> list[np.ndarray]:
-        """Pictures for the local scorer `name`."""
+        """Up to `n` pictures of `span` for the local scorer `name`."""
         return self._raw[name].pick(span, n)
 
     def pairs(self, name: str, span: Span) -> list[Pair]:
-        """Pairs that lie wholly inside `span`, for the local scorer `name`."""
+        """The pairs for the local scorer `name` whose two frames are inside `span`."""
         return self._pairs[name].inside(span)
 
     def jpegs(self, name: str, span: Span, n: int) -> list[bytes]:
-        """JPEGs for the model-backed scorer `name`."""
+        """Up to `n` JPEGs of `span` for the model-backed scorer `name`."""
         return self._jpegs[name].pick(span, n)
 
     def thumbnail(self, span: Span) -> bytes | None:
-        """A JPEG of the middle of `span`, if a frame of it was kept."""
+        """A JPEG from the middle of `span`, or None if no frame of `span` was kept."""
         return next(iter(self._thumbnails.pick(span, 1)), None) if self._thumbnails else None
 
     def forget(self, before_s: float) -> None:
-        """Drop what is older than `before_s`."""
+        """Delete all pictures and pairs from before `before_s`, in seconds."""
         for images in self._raw.values():
             images.forget(before_s)
         for jpegs in (*self._jpegs.values(), *filter(None, [self._thumbnails])):

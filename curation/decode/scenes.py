@@ -1,4 +1,4 @@
-"""From the times of frames and the cuts between them to the spans of candidate clips. Sees no picture."""
+"""Makes the spans of candidate clips from the times of frames and the cuts. No pictures are needed."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from curation.decode.shots import Cut, ShotDetector, make_detector
 from curation.decode.spans import Span, divide
 
 _RATE_TOLERANCE = 1e-3  # less than a third of a frame in 10 s at 30 frames per second
-_VFR_SHARE = 0.02  # of frame gaps that may stray from the usual one by a quarter of it
+_VFR_SHARE = 0.02  # the share of frame gaps that may differ from the usual gap by more than a quarter
 
 
 def detector_of(config: Config, fps: float | None) -> ShotDetector:
-    """The configuration's detector, fresh, for a source of about `fps` frames per second."""
+    """A new detector of the configured kind, for a source of about `fps` frames per second."""
     shots = config.shots
     return make_detector(
         shots.detector, shots.threshold, shots.min_scene_seconds, exact=shots.exact, fps=fps or 25.0
@@ -23,24 +23,27 @@ def detector_of(config: Config, fps: float | None) -> ShotDetector:
 
 
 class Scenes:
-    """Divides a source as its frames go by. A scene is closed by a cut, or as a block of
-    `shots.max_scene_seconds`: no later cut can then fall into it, and what is left of it can make a clip."""
+    """Divides a source into scenes while its frames are decoded.
+
+    A cut closes a scene. A long scene without a cut is closed as a block of `shots.max_scene_seconds`. The
+    block is closed only when no later cut can fall into the block and enough frames follow for another clip.
+    """
 
     def __init__(self, config: Config, lag_s: float, lag_frames: int):
         self._spans = config.spans
         self._block_s = config.shots.max_scene_seconds
         self._hold_s = max(lag_s, config.spans.min_seconds)
         self._lag_frames = lag_frames
-        self._times: list[float] = []  # of the frames since the open scene's start
+        self._times: list[float] = []  # the times of the frames since the start of the open scene
         self._starts_at_cut = True
 
     @property
     def open_s(self) -> float | None:
-        """Where the open scene starts: nothing before it will be asked for."""
+        """The start of the open scene. Frames before this time are no longer needed."""
         return self._times[0] if self._times else None
 
     def push(self, time_s: float, cuts: Sequence[Cut]) -> list[Span]:
-        """A frame, and the cuts that it made known. Returns the spans of what it closed."""
+        """Add a frame and the cuts that the detector found with it. Returns the spans of closed scenes."""
         self._times.append(time_s)
         found = [span for cut in cuts for span in self._close(cut.time_s, at_cut=True)]
         block_end_s = self._times[0] + self._block_s
@@ -51,14 +54,14 @@ class Scenes:
         return found
 
     def finish(self, end_s: float, cuts: Sequence[Cut]) -> list[Span]:
-        """The last cuts, and when the last frame ends. Returns the spans of all that is left."""
+        """Add the last cuts and the end of the last frame. Returns the spans of all remaining scenes."""
         found = [span for cut in cuts for span in self._close(cut.time_s, at_cut=True)]
         return found + (self._divided(self._times, end_s, at_cut=True) if self._times else [])
 
     def _close(self, end_s: float, *, at_cut: bool) -> list[Span]:
-        """Close the open scene before `end_s`; what comes after it stays open."""
+        """Close the open scene at `end_s`. The frames from `end_s` on stay in the next open scene."""
         n = _count_before(self._times, end_s)
-        if n == 0:  # a cut where a block was closed already
+        if n == 0:  # a cut at the place where a block was already closed
             self._starts_at_cut |= at_cut
             return []
         scene, self._times = self._times[:n], self._times[n:]
@@ -82,7 +85,7 @@ def _count_before(times_s: list[float], limit_s: float) -> int:
 
 
 def usual_rate(measured: float, declared: float | None) -> float:
-    """The declared rate, where the measured one agrees with it: 29.97 rather than 29.93."""
+    """The declared rate if it nearly equals the measured rate, else the measured rate."""
     return declared if declared and abs(measured / declared - 1) < _RATE_TOLERANCE else measured
 
 
@@ -94,14 +97,16 @@ def frame_rate(first_s: float, last_s: float, frames: int, declared: float | Non
 
 
 def shown_s(declared_s: float | None, fps: float, gaps_ms: Counter[int]) -> float:
-    """How long the last frame is shown: as declared, but no longer than any before it (or a second).
-    A broken header can declare days."""
+    """How many seconds the last frame is shown: as declared, but at most as long as the longest frame before.
+
+    A broken header can declare days. The limit is at least one second.
+    """
     longest_s = max(gaps_ms, default=0) / 1000
     return min(declared_s or 1 / fps, max(1.0, longest_s))
 
 
 def is_vfr(gaps_ms: Counter[int]) -> bool:
-    """Do the gaps between frames vary?"""
+    """Do the gaps between frames vary? gaps_ms: the gap in milliseconds -> the number of such gaps."""
     total = sum(gaps_ms.values())
     if total == 0:
         return False

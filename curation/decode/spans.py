@@ -1,4 +1,4 @@
-"""From shots to candidate clips: spans of presentation time, aligned to frames."""
+"""Divides shots into candidate clips: spans of presentation time that are aligned to frames."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Span:
-    """Frames with `start_s` <= time < `end_s`: from the first one's timestamp to the end of the last one."""
+    """The frames with `start_s` <= time < `end_s`: from the first frame's time to the last frame's end."""
 
     start_s: float
     end_s: float
@@ -33,10 +33,12 @@ def divide(
 ) -> list[Span]:
     """Divide one scene into spans of at most `max_seconds`.
 
-    `times_s` are the timestamps of the scene's frames, `end_s` is when the last one ends. Edges that are
-    cuts are trimmed by `trim_seconds` first, so that the neighbour's frames (an inexact cut, a blended
-    frame) stay out. What is left is divided into near-equal parts. A scene that the trim would use up
-    gives one untrimmed span: too short for any sensible rule, but accounted for.
+    times_s: the timestamps of the scene's frames. end_s: the end of the last frame.
+
+    First, edges that are cuts are trimmed by `trim_seconds`. So the frames of the neighbouring scene (after
+    an inexact cut, or in a blended frame) are excluded. The rest is divided into nearly equal parts. A scene
+    that is shorter than the trim gives one untrimmed span. That span is too short for any useful rule, but
+    the scene is still counted.
     """
     assert len(times_s) > 0
     first, last = 0, len(times_s)  # frames [first, last) remain
@@ -50,8 +52,9 @@ def divide(
     def end_of(index: int) -> float:
         return times_s[index] if index < len(times_s) else end_s
 
-    # A frame that lasts longer than a clip may (a jump of the timestamps, a frozen picture) stands alone:
-    # else its length would shred its neighbours, and a jump of a day would give millions of parts.
+    # A frame that lasts longer than `max_seconds` (a jump of the timestamps, a frozen picture) becomes its
+    # own span. Otherwise the frame would force its neighbours into tiny parts, and a jump of a day would give
+    # millions of parts.
     bounds = [first]
     for i in range(first, last):
         if end_of(i + 1) - times_s[i] > max_seconds:
@@ -66,11 +69,11 @@ def divide(
 
 
 def _near_equal(edges_s: Sequence[float], max_seconds: float) -> list[Span]:
-    """Frames that begin at all but the last of `edges_s`, which is their end, in parts of `max_seconds`."""
+    """Spans of at most `max_seconds`. `edges_s`: the start of each frame, and the end of the last frame."""
     start, stop, frames = edges_s[0], edges_s[-1], len(edges_s) - 1
     if frames == 1:
         return [Span(start, min(stop, start + max_seconds), 1)]
-    # The small allowance keeps a scene of exactly 20 s, as floats have it, in two parts of 10 s.
+    # The small tolerance divides a scene of 20 s into two parts of 10 s in spite of rounding errors.
     parts = max(1, math.ceil((stop - start) / max_seconds - 1e-6))
     while True:
         bounds = [0]
@@ -85,7 +88,7 @@ def _near_equal(edges_s: Sequence[float], max_seconds: float) -> list[Span]:
 
 
 def _last_ending_by(times_s: Sequence[float], end_s: float, limit_s: float) -> int:
-    """How many leading frames end at or before `limit_s` (a frame ends where the next one begins)."""
+    """The number of first frames that end by `limit_s`. A frame ends where the next frame begins."""
     if end_s <= limit_s + 1e-6:
         return len(times_s)
     return max(0, bisect.bisect_right(times_s, limit_s + 1e-6) - 1)

@@ -1,11 +1,12 @@
-"""The decoding child: the one place where foreign bytes are parsed.
+"""The parent's side of the decoding child, the only process that parses foreign bytes.
 
-A crash, a hang, a memory flood or an endless stream in a decoder then costs one source. The parent sends a
-request as one line of JSON; the child answers with messages (a JSON head, and binary parts of stated
-lengths) and ends with `done` or `error`. A child serves many requests and is replaced after a fault.
+A decoder may crash, hang, use too much memory or never stop sending. With a child process, such a fault
+costs only one source. The parent sends a request as one line of JSON. The child answers with messages (a JSON
+head, and binary parts of stated lengths) and ends with `done` or `error`. A child serves many requests and is
+replaced after a fault.
 
-Limits: of memory and of what it writes to files (by the kernel), of time and of what it hands over (by the
-parent).
+The kernel limits the child's memory and the size of the files that the child writes. The parent limits the
+time and the size of the answers.
 """
 
 from __future__ import annotations
@@ -30,13 +31,13 @@ _KILLED_FROM_OUTSIDE = (signal.SIGKILL, signal.SIGTERM)  # an operator, or a ker
 
 
 class Child:
-    """Parent's side. `request` yields messages as they come; a fault raises `SourceFailed`.
+    """The child process. `request` yields messages as they arrive. A fault raises `SourceFailed`.
 
-    Use as a context manager, or call `stop`. The child dies with its parent's thread of control: it is
-    told by the kernel when the parent dies, and it ends when its standard input does.
+    Use a `Child` as a context manager, or call `stop`. The child ends with its parent: the kernel kills the
+    child when the parent dies, and the child also ends when its standard input ends.
 
-    A child that has served other sources may be short of memory, or have its memory overwritten, because of
-    them. So what it crashes on, or has no memory for, is a transient failure: a new child will tell.
+    Sources that the child served before may have used up or overwritten its memory. So a crash or a lack of
+    memory after other sources is a transient failure: a new child must try the source again.
     """
 
     def __init__(self, memory_mb: int, output_mb: int = 16384):
@@ -44,19 +45,22 @@ class Child:
         self._output_mb = output_mb
         self._process: subprocess.Popen[bytes] | None = None
         self._stderr: Any = None
-        self._served = 0  # requests of the process that runs
+        self._served = 0  # requests that the running process has received
 
     def request(self, request: dict[str, Any], deadline_s: float) -> Iterator[Message]:
-        """Send one request. `deadline_s` is in seconds from now; a message whose head has `deadline_s`
-        (the child has learnt how long the source is) sets a new one, counted from the same start. The time
-        that the caller takes between two messages does not count.
+        """Send one request.
 
-        An `OSError` (no process, no temporary file can be made) is this machine's fault, not the source's.
+        deadline_s: seconds from now. After the child has read the length of the source, the child may send a
+            later deadline, counted from the same start. The time that the caller takes between two messages
+            does not count.
+
+        Raises `SourceFailed` for a fault of the source. Raises `OSError` if this machine cannot start a
+        process or make a temporary file.
         """
         process = self._started()
         assert process.stdin is not None
         assert process.stdout is not None
-        # The child shares the descriptor and its offset: it writes from the start again.
+        # The child shares the file descriptor and its offset, so the child now writes from the start again.
         self._stderr.seek(0)
         self._stderr.truncate()
         served_others = self._served > 0
@@ -78,7 +82,8 @@ class Child:
                     finished = True
                     return
                 elif kind == "error":
-                    # The child caught it and goes on, but a decoder that ran out of memory is not trusted.
+                    # The child caught the error and can serve more requests. After a lack of memory the
+                    # child is replaced, because its decoder may be in a bad state.
                     finished = message.head["error"] != "MemoryError"
                     transient = message.head["transient"] or (served_others and not finished)
                     raise self._failed(stage, message.head["error"], message.head["message"], transient)
@@ -97,17 +102,17 @@ class Child:
         except (EOFError, BrokenPipeError):
             raise self._crashed(process, stage, served_others) from None
         except Garbled:
-            raise self._failed(stage, "Crash", "the decoder sent what is no message", served_others) from None
+            raise self._failed(stage, "Crash", "the decoder sent a broken message", served_others) from None
         finally:
             if not finished:
                 self.stop()
 
     def _crashed(self, process: subprocess.Popen[bytes], stage: str, served_others: bool) -> SourceFailed:
-        """The child has ended, or has closed its end of the pipe."""
+        """The failure of a source whose child has ended, or has closed its end of the pipe."""
         transient = served_others
         try:
             code = process.wait(_EXIT_SECONDS)
-        except subprocess.TimeoutExpired:  # it lives
+        except subprocess.TimeoutExpired:  # the child is still running
             what = "stopped answering"
         else:
             how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
@@ -120,12 +125,12 @@ class Child:
             self.stop()
             self._served = 0
             self._stderr = tempfile.TemporaryFile()
-            # -P and the package's own place: nothing in the user's folder is imported by accident.
+            # -P and this PYTHONPATH keep Python from importing a module from the user's folder by accident.
             paths = [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
             environment = {
                 **os.environ,
                 "OMP_NUM_THREADS": "1",
-                "OPENCV_LOG_LEVEL": "SILENT",  # what it raises says the same, without times of day
+                "OPENCV_LOG_LEVEL": "SILENT",  # OpenCV's errors say the same as its log, without times of day
                 "PYTHONPATH": os.pathsep.join(p for p in paths if p),
             }
             self._process = subprocess.Popen(
@@ -141,21 +146,21 @@ class Child:
                 stdout=subprocess.PIPE,
                 stderr=self._stderr,
                 env=environment,
-                start_new_session=True,  # a Ctrl-C at the terminal is the driver's to handle
+                start_new_session=True,  # only the driver handles a Ctrl-C at the terminal
             )
         return self._process
 
     def _failed(self, stage: str, error: str, message: str, transient: bool = False) -> SourceFailed:
-        """With what the decoder wrote to its standard error at last."""
+        """The failure of a source, with the last words that the decoder wrote to standard error."""
         fd = self._stderr.fileno()
         size = os.fstat(fd).st_size
-        # More than the lines that count. Read without moving the offset, which is the child's too.
+        # 1 MiB holds more lines than `last_words` uses. `pread` keeps the offset, which the child shares.
         tail = os.pread(fd, 1 << 20, max(0, size - (1 << 20)))
         words = last_words(tail.decode(errors="backslashreplace"))
         return SourceFailed(stage, error, f"{message}: {words}" if words else message, transient=transient)
 
     def stop(self) -> None:
-        """Kill the child, reap it, and close what was open."""
+        """Kill the child, wait for its end, and close its pipes and files."""
         process, self._process = self._process, None
         if process is not None:
             process.kill()

@@ -1,7 +1,7 @@
-"""What parent and child say to each other: messages over a pipe, and the failure of one source.
+"""The protocol between parent and child: messages over a pipe, and the failure of one source.
 
-A message is a JSON head and binary parts of stated lengths. It imports no decoder, and nothing of the other
-rooms: both sides load it.
+A message is a JSON head and binary parts of stated lengths. Parent and child both import this module, so the
+module imports no decoder and no other room.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ MAX_MESSAGE_CHARS = 2000
 
 
 class SourceFailed(Exception):
-    """One source could not be handled: `stage` and `error` name where and what, the text says why.
+    """One source failed: `stage` names the step, `error` the kind of error, and `message` the reason.
 
-    `transient`: the same request may succeed in a moment. `message` is one printable line.
+    transient: the same request may succeed a moment later. message: one printable line.
     """
 
     def __init__(self, stage: str, error: str, message: str, *, transient: bool = False):
@@ -40,11 +40,11 @@ class SourceFailed(Exception):
 
 
 class Garbled(Exception):
-    """What came through the pipe is no message: a decoder has written over its own memory."""
+    """The bytes from the pipe are not a message: a decoder has overwritten its own memory."""
 
 
 class TooMuch(Exception):
-    """One request's answer is larger than it may be."""
+    """The answer to one request is larger than allowed."""
 
 
 @dataclass
@@ -62,7 +62,11 @@ def write_message(out: BinaryIO, message: Message) -> None:
 
 
 class Reader:
-    """Whole messages from a pipe, within a deadline, and `max_bytes` of them."""
+    """Reads whole messages from a pipe, until a deadline and up to `max_bytes` in all.
+
+    `message` raises `TimeoutError` after the deadline, `EOFError` at the end of the pipe, `Garbled` for bytes
+    that are not a message, and `TooMuch` above `max_bytes`.
+    """
 
     def __init__(self, fd: int, max_bytes: int):
         self._fd = fd
@@ -89,7 +93,7 @@ class Reader:
                 left = deadline - time.monotonic()
                 if left <= 0:
                     raise TimeoutError
-                if not selector.select(min(left, 60.0)):  # weeks at once are more than it takes
+                if not selector.select(min(left, 60.0)):  # `select` refuses a timeout of many weeks
                     continue
                 data = os.read(self._fd, 1 << 20)
                 if not data:
@@ -100,7 +104,7 @@ class Reader:
         return taken
 
 
-# What each kind of message must carry: its reader relies on it.
+# The fields that the head of each kind of message must have, because the reader uses them.
 _FIELDS: dict[str, dict[str, Any]] = {
     "deadline": {"deadline_s": int | float},
     "error": {"error": str, "message": str, "transient": bool},
@@ -108,7 +112,7 @@ _FIELDS: dict[str, dict[str, Any]] = {
 
 
 def _parsed(data: bytearray) -> tuple[dict[str, Any], list[int]]:
-    """A head, and the lengths of the message's parts."""
+    """(the head of a message, the lengths of its parts in bytes)."""
     try:
         head = json.loads(data)
     except (ValueError, RecursionError):

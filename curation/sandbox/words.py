@@ -1,4 +1,4 @@
-"""What decoders, file names and servers say, made safe for one line of a table or a terminal."""
+"""Makes text from decoders, file names and servers safe for one line of a table or a terminal."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ if TYPE_CHECKING:  # the parent's side must stay light
     pass
 
 _MAX_WORDS_CHARS = 500
-_MAX_WORDS_LINES = 2000  # of which the last words are made
+_MAX_WORDS_LINES = 2000  # `last_words` reads only so many lines from the end
 
 
 def readable(text: str) -> str:
-    """`text` on one line, with everything that does not print (and lone surrogates) as escapes."""
+    """`text` on one line. Characters that cannot be printed, and lone surrogates, become escapes."""
     return printable(" ".join(text.split()))
 
 
 def printable(text: str) -> str:
-    """File names, too, may hold what moves the cursor or sets the title of a terminal."""
+    """`text` with escapes for characters that could move the cursor or set the title of a terminal."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def last_words(written: str) -> str:
-    """What a decoder complained of at last: distinct complaints in the order of their last occurrence.
+    """The last complaints of a decoder: distinct complaints in the order of their last occurrence.
 
-    The same on every run: ffmpeg puts an address into each line.
+    Memory addresses, which ffmpeg writes into each line, are removed. So every run gives the same text.
     """
     lines: dict[str, None] = {}
     for line in written.splitlines()[-_MAX_WORDS_LINES:]:

@@ -1,7 +1,7 @@
-"""The plan: which clips make which shard.
+"""The plan: the clips of each shard.
 
-It is written down before the first clip is cut. A build that was killed then makes the same shards as one
-that was not.
+The plan is written before the first clip is cut. So a build that was killed and continued makes the same
+shards as a build without interruption.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from curation.store.rows import AcceptedClip, Shape
 
 PLAN = "shards/_plan.json"
 _NAME = re.compile(r"shard-(\d{1,9})")
-_AT_ONCE = 16  # so many shards at least, unless they would be smaller than this:
+_AT_ONCE = 16  # at least so many shards, unless the shards would be smaller than `_SMALL_SHARD_BYTES`
 _SMALL_SHARD_BYTES = 16e6
-_BITS_PER_PIXEL = 0.12  # a guess at x264's output, to fill shards evenly; sizes come out as they do
+_BITS_PER_PIXEL = 0.12  # an estimate of x264's output, to fill shards evenly; the true sizes differ
 
 
 @dataclass(frozen=True)
 class Shard:
-    """One planned file: the clips of a few sources, in the order in which they are cut."""
+    """One planned file: the clips of a few sources, in the order of the cut."""
 
     name: str
     clip_ids: list[str]
 
 
 def estimated_bytes(clip: Shape, config: Config) -> float:
-    """Of the encoded clip."""
+    """The estimated size of the encoded clip, in bytes."""
     width, height = output_size(clip["width"], clip["height"], config.cut.max_side)
     fps = config.cut.fps or clip["fps"] or 0.0
     frames = max(1.0, (clip["end_s"] - clip["start_s"]) * fps)
@@ -41,10 +41,11 @@ def estimated_bytes(clip: Shape, config: Config) -> float:
 
 
 def plan_shards(clips: Sequence[AcceptedClip], config: Config, first_index: int) -> list[Shard]:
-    """Sources fill shards in the order of their hash; a source is split only where it overflows a shard.
+    """Shards that are filled with sources in the order of their hash.
 
-    A shard is one worker's work, so few clips make more and smaller ones than `shards.target_mb`; how many
-    does not depend on how many workers there are.
+    A source is split only if it does not fit into the rest of a shard. Each shard is the work of one worker.
+    So a small number of clips is divided into shards smaller than `shards.target_mb`. The number of workers
+    does not change the plan.
     """
     in_order = sorted(clips, key=lambda c: (c["source_id"], c["start_s"]))
     sizes = [estimated_bytes(clip, config) for clip in in_order]
@@ -76,9 +77,11 @@ def _is_plan(value: Any) -> bool:
 
 
 def settle_plan(dataset: Dataset, wanted: Sequence[AcceptedClip], config: Config) -> list[Shard]:
-    """The shards still to make so that every one of `wanted` (accepted, in no shard yet) is in one.
+    """The shards that still must be made, so that each clip of `wanted` is in a shard.
 
-    An earlier plan that was cut short is kept to, as far as its clips are still wanted.
+    wanted: the accepted clips that are not in a shard yet.
+
+    Shards of an earlier unfinished plan are kept if all of their clips are still wanted.
     """
     by_id = {c["clip_id"]: c for c in wanted}
     kept: list[Shard] = []
@@ -120,6 +123,6 @@ def sharded_clips(dataset: Dataset) -> dict[str, str]:
 
 
 def captions_in(dataset: Dataset) -> dict[str, int]:
-    """clip_id -> what tells its caption from another one, in this process."""
+    """clip_id -> a hash of its caption, which is valid only in this process."""
     columns = ["clip_id", "caption"]
     return {row["clip_id"]: hash(row["caption"]) for row in dataset.rows("shards", columns)}

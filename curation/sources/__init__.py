@@ -1,12 +1,12 @@
-"""What the user named, as a sorted list of files: names, sizes and fingerprints. No decoder.
+"""The files that the user named, as a sorted list: names, sizes and fingerprints. Nothing is decoded here.
 
 In: files, folders, globs, lists, remote addresses. Out: `source.Source` values.
 
-    listing.py    names are expanded
+    listing.py    expands names into files
     lists.py      CSV, JSONL and Parquet lists
-    identity.py   size, time and fingerprint; which source is a copy of another one
-    removed.py    sources that were taken out for good
-    source.py     one source            media.py   which suffixes are media
+    identity.py   size, time and fingerprint; which source is a copy of another source
+    removed.py    sources that were removed for good
+    source.py     one source            media.py   the suffixes of media files
 
 May import store.
 """

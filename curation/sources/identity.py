@@ -1,4 +1,4 @@
-"""What identifies a source: size, time and fingerprint; and which sources are copies of others."""
+"""The size, time and fingerprint that identify a source, and which sources are copies of other sources."""
 
 from __future__ import annotations
 
@@ -30,17 +30,18 @@ def identify(
 ) -> list[Source]:
     """Add size, time and fingerprint, and mark duplicates of earlier sources.
 
-    known: maps uris to sources identified before: where size and time still agree, the file is not read.
-    staying: sources of the dataset, measured and no duplicates, that are not among `sources`: what is
-        named now can be a duplicate of one of them. They are not part of the result.
-    retries, retry_seconds: for read errors that may pass, see `retrying`.
+    known: maps uris to sources that were identified before. A file whose size and time are unchanged is not
+        read again.
+    staying: other sources of the dataset that are measured and are not duplicates. A source in `sources`
+        can be a duplicate of one of them. The result does not contain them.
+    retries, retry_seconds: `retrying` describes these limits for read errors that may pass.
     """
 
     def some(start: int) -> list[Source]:
         group = sources[start : start + size]
         return [_identify(s, known.get(s.uri), retries, retry_seconds) for s in group]
 
-    size = min(32, len(sources) // (4 * threads) + 1)  # a task costs more than to look at a file's time
+    size = min(32, len(sources) // (4 * threads) + 1)  # starting a task takes longer than one `os.stat`
     with ThreadPoolExecutor(threads) as pool:
         identified = [s for group in pool.map(some, range(0, len(sources), size)) for s in group]
     first: dict[str, list[Source]] = {}
@@ -53,8 +54,8 @@ def identify(
         before = known.get(source.uri)
         if source.fingerprint is not None:
             same = first.setdefault(source.fingerprint, [])
-            # Large files are fingerprinted by samples, so equality is proven on the whole content.
-            # A pair that was proven equal before, and has not changed since, is not read again.
+            # The fingerprint of a large file covers only samples, so whole contents are compared. A pair
+            # that was proven equal before and has not changed is not read again.
             proven = before.duplicate_of if before and before.fingerprint == source.fingerprint else None
             original = next((s for s in same if s.source_id == proven), None) or next(
                 (s for s in same if _is_same(s, source, retries, retry_seconds)), None
@@ -66,9 +67,9 @@ def identify(
 
 
 def changed_since(uri: str, bytes: int | None, mtime_or_etag: str | None, fingerprint: str | None) -> bool:
-    """Is the file another one than it was? Its content is read only when its size or time differ.
+    """Has the content of the file changed? The content is read only if the size or the time differs.
 
-    Raises `OSError` when it cannot be read, and `AddressRefused` when it is not to be opened.
+    Raises `OSError` if the file cannot be read, and `AddressRefused` if the address may not be opened.
     """
     try:
         size, changed = _stat(uri)
@@ -86,14 +87,14 @@ def _identify(source: Source, before: Source | None, retries: int, retry_seconds
         return source
     try:
         size, changed, fingerprint = retrying(lambda: _look(source, before), retries, retry_seconds)
-    except Exception as error:  # remote file systems raise what they like; whatever it is, it is this row
+    except Exception as error:  # remote file systems raise any kind of error: every error fails this source
         return replace(source, error=(type(error).__name__, reason(error)))
     return replace(source, bytes=size, mtime_or_etag=changed, fingerprint=fingerprint)
 
 
 def _look(source: Source, before: Source | None) -> tuple[int, str, str]:
-    """(bytes, mtime or etag, fingerprint) of a file, which is read unless it is as it was `before`."""
-    if source.bytes is not None and source.mtime_or_etag:  # listed with it
+    """(bytes, mtime or etag, fingerprint) of a file. A file that is unchanged since `before` is not read."""
+    if source.bytes is not None and source.mtime_or_etag:  # the listing gave both
         size, changed = source.bytes, source.mtime_or_etag
     else:
         size, changed = _stat(source.uri)
@@ -120,11 +121,11 @@ def changed(info: Mapping[str, Any]) -> str:
 
 
 def _fingerprint(uri: str, size: int) -> str:
-    """Hash of the size and of the content: of all of it, or of ten samples of 1 MiB of a large file."""
+    """Hash of the size and the content. Of a large file, only ten samples of 1 MiB are hashed."""
     digest = hashlib.blake2b(str(size).encode(), digest_size=16)
     with open_source(uri, ahead=False) as file:
         if size <= _WHOLE_BYTES:
-            digest.update(file.read(size))  # no further: it may be growing
+            digest.update(file.read(size))  # only `size` bytes, because the file may be growing
         else:
             step = (size - _BLOCK_BYTES) // (_SAMPLES + 1)
             for k in range(_SAMPLES + 2):
@@ -134,15 +135,15 @@ def _fingerprint(uri: str, size: int) -> str:
 
 
 def _is_same(a: Source, b: Source, retries: int, retry_seconds: float) -> bool:
-    """Have two sources of one fingerprint the same content? What cannot be read is not proven equal."""
+    """Do two sources with the same fingerprint have the same content? False if one cannot be read."""
     try:
         return retrying(lambda: _same_content(a, b), retries, retry_seconds)
-    except Exception:  # gone since it was fingerprinted: what reads it next says so in its row
+    except Exception:  # the file was deleted after the fingerprint: the next reader reports that in its row
         return False
 
 
 def _same_content(a: Source, b: Source) -> bool:
-    if a.bytes is not None and a.bytes <= _WHOLE_BYTES:  # the fingerprint is of all of it
+    if a.bytes is not None and a.bytes <= _WHOLE_BYTES:  # the fingerprint covers the whole content
         return True
     with open_source(a.uri) as first, open_source(b.uri) as second:
         while True:

@@ -1,4 +1,4 @@
-"""What the user named, as a sorted list of sources: files, folders, globs and lists, local or remote."""
+"""The sorted list of sources that the user named: files, folders, globs and lists, local or remote."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ from curation.store.transient import retrying
 
 
 def list_sources(named: Sequence[str], limit: int | None = None) -> list[Source]:
-    """Sources in order of their uri, each once. Raises `SourcesError` for what is missing or empty.
+    """Sources in order of their uri, each once. Raises `SourcesError` if a name is missing or has no media.
 
-    What cannot be a source (a folder that cannot be read, a name that cannot be stored) is listed with its
-    `error`, so that it becomes a failed row.
+    A folder that cannot be read and a name that cannot be stored are listed with an `error`. Each of them
+    becomes a failed row.
     """
     found: dict[str, Source] = {}
     for name in named:
@@ -43,9 +43,9 @@ def list_sources(named: Sequence[str], limit: int | None = None) -> list[Source]
 
 
 def _storable(source: Source) -> Source:
-    """The source itself, or one that fails, under a uri that Parquet can store."""
+    """The source itself, or a failed source with a uri that Parquet can store."""
     if SURROGATE.search(source.uri):
-        # Its own backslashes are doubled: two bad names never look the same.
+        # Backslashes of the name are doubled, so that two different names never give the same uri.
         uri = SURROGATE.sub(_escaped, source.uri.replace("\\", "\\\\"))
         message = "the name is not valid UTF-8; rename the file"
         return replace(source, uri=uri, error=(BAD_NAME, message))
@@ -83,21 +83,20 @@ def _expand(name: str) -> Iterator[Source]:
 
 @dataclass(frozen=True)
 class _Folder:
-    """One folder of a walk, with the sorted names of what is in it and is no folder."""
+    """One folder of a walk, with the sorted names of its entries that are not folders."""
 
     path: str
     files: list[str]
-    error: OSError | None = None  # it cannot be read
-    is_seen: bool = False  # it is another way to a folder that was read already
+    error: OSError | None = None  # why the folder cannot be read
+    is_seen: bool = False  # the same folder was already read under another path
 
 
 def _folders(root: str) -> Iterator[_Folder]:
     """`root` and every folder below it, each read once, in a fixed order.
 
-    Links to folders are followed, but after all that is reached without them: a file then has its own path
-    rather than one by way of a link.
+    Links to folders are followed last. So a file gets its own path instead of a path through a link.
     """
-    visited: set[tuple[int, int]] = set()  # by device and inode: links may lead round in circles
+    visited: set[tuple[int, int]] = set()  # device and inode, because links may form a loop
     pending, links = [root], list[str]()
     while pending or links:
         if not pending:
@@ -117,7 +116,8 @@ def _folders(root: str) -> Iterator[_Folder]:
             try:
                 is_folder = entry.is_dir()
             except OSError as error:
-                # A loop is no folder. What cannot be looked at might be one, and then it is a failed one.
+                # A loop of links is not a folder. Any other entry with an error may be a folder: reading the
+                # folder will then fail and report the error.
                 is_folder = error.errno != errno.ELOOP
             if is_folder:
                 (links if entry.is_symlink() else pending).append(entry.path)
@@ -137,7 +137,7 @@ def _unreadable(folder: str, error: OSError) -> Source:
 
 
 def _walk(root: str, *, is_named: bool) -> list[Source]:
-    """The media below a folder, and what below it cannot be read."""
+    """The media below a folder, and a failed source for each folder below it that cannot be read."""
     found: list[Source] = []
     like_media: list[str] = []  # folders
     for folder in _folders(root):
@@ -151,7 +151,7 @@ def _walk(root: str, *, is_named: bool) -> list[Source]:
         found += [Source(os.path.join(folder.path, file)) for file in folder.files if is_media(file)]
         if is_media(folder.path):
             like_media.append(folder.path)
-    # Somebody took such a folder for a file, unless it is where the media are.
+    # A folder with the name of a media file is probably a mistake of the user, unless media are inside.
     uris = sorted(s.uri for s in found)
     for path in like_media:
         inside = os.path.join(path, "")
@@ -162,7 +162,7 @@ def _walk(root: str, *, is_named: bool) -> list[Source]:
 
 
 def _glob(pattern: str) -> Iterator[Source]:
-    """What matches and has the suffix of a video or an image, whatever it is."""
+    """Every match with the suffix of a video or an image: files, folders and anything else."""
     for match, error in _matches(pattern).items():
         path = os.path.abspath(match)
         if error is not None:
@@ -174,13 +174,13 @@ def _glob(pattern: str) -> Iterator[Source]:
 
 
 def _matches(pattern: str) -> dict[str, OSError | None]:
-    """What matches, and the folders in which nothing could be looked for."""
+    """Maps each matching path to None, and each folder that could not be searched to its error."""
     if os.path.basename(pattern) == "**":
         pattern = os.path.join(pattern, "*")
     parted = re.fullmatch(r"((?:.*?/)?)\*\*/(.*)", pattern, re.DOTALL)
     if not parted:
         return dict.fromkeys(glob.glob(pattern))
-    # Python's own `**` goes round in circles where links do.
+    # Python's own `**` follows a loop of links again and again.
     head, tail = parted.groups()
     found: dict[str, OSError | None] = {}
     for base in glob.glob(head) if head else ["."]:
@@ -198,14 +198,14 @@ def _matches(pattern: str) -> dict[str, OSError | None]:
 def _expand_remote(name: str) -> Iterator[Source]:
     try:
         fs, path = filesystem(name, typed=True)
-        fs.invalidate_cache()  # of listings: one process may build twice
+        fs.invalidate_cache()  # the cache of listings, because one process may build twice
         if Path(name).suffix.lower() in LIST_SUFFIXES:
             yield from read_list(name, name.rsplit("/", 1)[0])
             return
         if glob.has_magic(name):
             found = fs.glob(path, detail=True)
         elif fs.isdir(path):
-            if isinstance(fs, LocalFileSystem):  # its own `find` leaves out what it cannot read
+            if isinstance(fs, LocalFileSystem):  # its own `find` silently skips folders that it cannot read
                 for source in _walk(os.path.abspath(path), is_named=True):
                     yield replace(source, uri=fs.unstrip_protocol(source.uri))
                 return
@@ -217,7 +217,7 @@ def _expand_remote(name: str) -> Iterator[Source]:
         raise
     except FileNotFoundError as error:
         raise SourcesError(f"{name}: there is no such file or folder (or no such bucket)") from error
-    except Exception as error:  # each file system has errors of its own, such as for missing credentials
+    except Exception as error:  # each file system has its own errors, for example for missing credentials
         raise SourcesError(f"{name}: {reason(error)}") from error
     for p, info in found.items():
         if is_media(p):
@@ -225,7 +225,7 @@ def _expand_remote(name: str) -> Iterator[Source]:
 
 
 def _as_listed(uri: str, info: Mapping[str, Any]) -> Source:
-    """A listing tells what each file would be asked for: that is one request for a thousand."""
+    """A source with the size and time from a listing. One listing replaces a request for each file."""
     size = info.get("size") if info.get("type") == "file" else None
     return Source(uri, bytes=None if size is None else int(size), mtime_or_etag=changed(info) or None)
 
@@ -235,5 +235,5 @@ def _is_folder(name: str) -> bool:
 
 
 def _local(name: str) -> Path:
-    # Not `Path.expanduser`: it raises for a file such as `~old.mp4`.
+    # `Path.expanduser` would raise an error for a file such as `~old.mp4`.
     return Path(os.path.expanduser(name))

@@ -28,14 +28,15 @@ PATH_COLUMNS = (
     "image",
     "url",
 )
-SURROGATE = re.compile("[\ud800-\udfff]")  # of a byte that is not UTF-8, or alone in a list's JSON
+SURROGATE = re.compile("[\ud800-\udfff]")  # from a byte that is not UTF-8, or from an escape in a list's JSON
 
 
 def read_list(name: str, base: str) -> Iterator[Source]:
-    """A CSV, JSONL or Parquet list: one column is the path, the others travel along as `extra`.
+    """The sources of a CSV, JSONL or Parquet list: one column is the path, the other columns become `extra`.
 
-    The user typed the list's name and somebody else may have written its rows: an address that is not to be
-    opened is a source with an `error`, and nothing of it is contacted.
+    The user typed the name of the list, but another person may have written its rows. An address that may
+    not be opened becomes a source with an `error`, and no server is contacted for it.
+    Raises `SourcesError` if the list cannot be read, or has no path column, or a row has no path.
     """
     column: str | None = None
     for number, row in enumerate(_rows(name), 1):
@@ -86,7 +87,7 @@ def _rows(name: str) -> Iterator[dict[str, Any]]:
 
 
 def _storable_extra(extra: dict[str, Any]) -> dict[str, Any]:
-    """JSON can escape half a character, which no table can hold."""
+    """`extra` without lone surrogates: JSON can contain them, but a table cannot store them."""
     text = json.dumps(extra, ensure_ascii=False, default=str)
     if not SURROGATE.search(text):
         return extra

@@ -1,4 +1,4 @@
-"""Which names are those of videos, images and lists."""
+"""The suffixes of videos, images and lists."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ LIST_SUFFIXES = frozenset({".csv", ".jsonl", ".parquet"})
 
 
 def is_media(path: str) -> bool:
-    # `._x.mp4` is what a Mac writes beside `x.mp4` on foreign disks: no media.
+    # A Mac writes `._x.mp4` beside `x.mp4` on disks with other file systems. `._x.mp4` is not a video.
     return Path(path).suffix.lower() in MEDIA_SUFFIXES and not os.path.basename(path).startswith("._")
 
 

@@ -1,4 +1,4 @@
-"""Taking sources out of a dataset, with their clips and shard rows: `build --prune` and `reelmill remove`."""
+"""Removal of sources, their clips and their shard rows: `build --prune` and `reelmill remove`."""
 
 from __future__ import annotations
 
@@ -23,11 +23,14 @@ class RemovedSource(TypedDict):
     source_id: str
     uri: str
     fingerprint: str | None
-    removed: str  # when, in UTC
+    removed: str  # the time of the removal, ISO 8601 in UTC
 
 
 class Removed:
-    """The list of what was removed for good, kept in the dataset: builds leave it out, copies included."""
+    """The list of sources that were removed for good. The list is a file of the dataset.
+
+    Builds skip these sources and all copies of them.
+    """
 
     def __init__(self, dataset: Dataset):
         self._dataset = dataset
@@ -42,7 +45,7 @@ class Removed:
         self._uris = {e["uri"] for e in self.entries}
 
     def bars(self, uri: str, fingerprint: str | None) -> bool:
-        """By content; of a file that cannot be read, by name."""
+        """Was this source removed? Compares the content, or the name of a file that cannot be read."""
         return fingerprint in self._fingerprints if fingerprint else uri in self._uris
 
     def add(self, rows: Sequence[SourceRow]) -> None:
@@ -56,8 +59,11 @@ class Removed:
         self._write([*self.entries, *added])
 
     def forget(self, names: Sequence[str]) -> int:
-        """Let builds take sources again, with their copies. A name that is not among them may be of a copy:
-        its content tells. Returns how many entries went."""
+        """Let builds use sources and their copies again. Returns the number of deleted entries.
+
+        A name that the list does not have may be the name of a copy. So the contents of the named files are
+        compared, too.
+        """
         meant = [e for e in self.entries if any(_means(name, e) for name in names)]
         contents = {e["fingerprint"] for e in meant}
         contents |= {s.fingerprint for s in identify([Source(_path(name)) for name in names], {}, retries=0)}
@@ -88,8 +94,11 @@ def _path(name: str) -> str:
 
 
 def named(dataset: Dataset, names: Sequence[str]) -> list[SourceRow]:
-    """The rows of `sources` that the user means, by path, uri or source_id, with their copies. What was
-    removed before has none. Raises `DatasetError` for a name that is no source."""
+    """The rows of `sources` that the user named by path, uri or source_id, and the rows of their copies.
+
+    A source that was removed before is a valid name without a row. Raises `DatasetError` for a name that is
+    not a source.
+    """
     rows = list(dataset.rows("sources", ["source_id", "uri", "fingerprint", "duplicate_of", "clips"]))
     removed = Removed(dataset).entries
     found: list[SourceRow] = []
@@ -107,7 +116,7 @@ def named(dataset: Dataset, names: Sequence[str]) -> list[SourceRow]:
 
 
 def drop_removed(dataset: Dataset) -> int:
-    """Finish removals that were noted but cut short. Returns how many sources went."""
+    """Finish removals that were interrupted after they were listed. Returns the number of removed sources."""
     removed = Removed(dataset)
     if not removed.entries:
         return 0
@@ -116,9 +125,9 @@ def drop_removed(dataset: Dataset) -> int:
 
 
 def drop_sources(dataset: Dataset, source_ids: Collection[str]) -> int:
-    """Remove the rows of sources and of their clips, part by part. Returns how many sources went.
+    """Remove the rows of sources and of their clips, part by part. Returns the number of removed sources.
 
-    What hangs on the clips (captions, verdicts, shard rows) goes with `drop_orphans` and `select`.
+    `drop_orphans` and `select` remove the captions, verdicts and shard rows of these clips.
     """
     dropped = 0
     for part in dataset.parts("sources") if source_ids else ():
@@ -137,7 +146,7 @@ def drop_sources(dataset: Dataset, source_ids: Collection[str]) -> int:
 
 
 def drop_orphans(dataset: Dataset) -> None:
-    """Captions and failures of clips that are no more go with them."""
+    """Remove the captions and failures of clips that no longer exist."""
     found = [(table, part, t) for table in ("captions", "failures") for part, t in dataset.tables(table)]
     clips = {c["clip_id"] for c in dataset.rows("clips", ["clip_id"])} if found else set()
     for table, part, content in found:

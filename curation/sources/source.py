@@ -1,4 +1,4 @@
-"""One input: its address, what identifies its content, and why it cannot be used."""
+"""One input: its address, its fingerprint, and the reason why the input cannot be used."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ BAD_NAME = "BadName"
 
 
 class SourcesError(ValueError):
-    """What the user named cannot be listed; the message says what is wrong with it."""
+    """A name from the user cannot be listed. The message gives the reason."""
 
 
 class NotAFile(OSError):
-    """There is something under the name, but not a file that could be read to its end."""
+    """The path exists, but is not a file with an end: for example a folder, a pipe or a device."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """One input. `fingerprint` is null when it could not be read, and then `error` says why."""
+    """One input. If the file could not be read, `fingerprint` is None and `error` gives the reason."""
 
     uri: str
     extra: dict[str, Any] = field(default_factory=dict)
@@ -35,13 +35,13 @@ class Source:
     @property
     def source_id(self) -> str:
         text = f"{self.uri}\n{self.fingerprint}" if self.fingerprint else self.uri
-        if self.error and self.error[0] == BAD_NAME:  # its uri may be the honest name of another file
+        if self.error and self.error[0] == BAD_NAME:  # the escaped uri may be the true name of another file
             text += f"\n{BAD_NAME}"
         return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=12).hexdigest()
 
 
 def reason(error: BaseException) -> str:
-    """An error in words. File systems of fsspec often raise with the path alone."""
+    """An error in words. File systems of fsspec often raise errors whose only text is the path."""
     if isinstance(error, OSError) and not error.strerror:
         for kind, number in ((FileNotFoundError, errno.ENOENT), (PermissionError, errno.EACCES)):
             if isinstance(error, kind):

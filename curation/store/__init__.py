@@ -1,4 +1,4 @@
-"""The dataset on disk, and the only room that writes it.
+"""The dataset on disk. Only this room writes the dataset.
 
 In: rows. Out: Parquet parts and whole files, local or on an object store.
 
@@ -8,8 +8,8 @@ In: rows. Out: Parquet parts and whole files, local or on an object store.
     lease.py        one command at a time writes to a folder
     conditional.py  puts that a store refuses where somebody else was quicker
     failures.py     the table of clips that could not be cut or captioned
-    upgrade.py      older versions become this one        spent.py   where the time of builds went
-    address.py      local paths and remote addresses      transient.py   read errors that may pass
+    upgrade.py      turns older versions into this one     spent.py   how much time each stage of builds took
+    address.py      local paths and remote addresses       transient.py   read errors that may pass
 
-May import filters and captioning; no other room.
+May import filters and captioning, and no other room.
 """

@@ -1,9 +1,9 @@
 """Addresses of files: local paths, and addresses such as `s3://bucket/name` that fsspec opens.
 
-Which of them may be opened is decided here alone. What a list, a table or a manifest names was written by
-whoever made that file: it is opened only if it is a local path or of one of a few protocols, and it is never
-a chain (`simplecache::…`), by which fsspec would open a second address inside the first. What the user
-types himself may be of any protocol that is no chain.
+Only this module decides which addresses may be opened. Another person may have written the addresses in a
+list, a table or a manifest. Such an address is opened only if the address is a local path or has one of a
+few protocols. A chain (`simplecache::…`) is never opened, because fsspec would open a second address inside
+the first one. An address that the user types may have any protocol, but must not be a chain.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from typing import Any, BinaryIO, cast
 import fsspec
 
 PROTOCOLS = ("file", "s3", "s3a", "gs", "gcs", "hf")
-# More of them, by commas. The environment is the user's own word, and workers of a local Ray inherit it.
+# More protocols, separated by commas. The user sets the environment, and workers of a local Ray inherit it.
 MORE_PROTOCOLS = "REELMILL_PROTOCOLS"
 _AHEAD_BYTES = 4 << 20
 
 
 class AddressRefused(ValueError):
-    """An address that is not opened; the message names its protocol and the allowed ones."""
+    """The address is not opened. The message names its protocol and the allowed protocols."""
 
 
 def is_remote(uri: str) -> bool:
@@ -29,20 +29,23 @@ def is_remote(uri: str) -> bool:
 
 
 def protocols() -> tuple[str, ...]:
-    """Of which an address may be that somebody else wrote."""
+    """The protocols that are allowed in an address from another person."""
     more = (name.strip() for name in os.environ.get(MORE_PROTOCOLS, "").split(","))
     return tuple(dict.fromkeys([*PROTOCOLS, *filter(None, more)]))
 
 
 def allow(typed: Iterable[str]) -> None:
-    """Let this process, and those that it starts, open addresses of the protocols that the user typed."""
+    """Let this process and its child processes open addresses of the protocols that the user typed."""
     more = [a.partition("://")[0] for a in typed if is_remote(a) and "::" not in a]
     if new := [protocol for protocol in more if protocol not in protocols()]:
         os.environ[MORE_PROTOCOLS] = ",".join([*protocols()[len(PROTOCOLS) :], *dict.fromkeys(new)])
 
 
 def refusal(address: str) -> str | None:
-    """Why an address that somebody else wrote is not opened; None where it may be. Nothing is contacted."""
+    """The reason why an address from another person is not opened, or None if the address may be opened.
+
+    The function contacts no server.
+    """
     if not is_remote(address):
         return None
     if chain := _chain(address):
@@ -68,12 +71,13 @@ def _chain(address: str) -> str | None:
 
 
 def filesystem(address: str, *, typed: bool = False) -> tuple[Any, str]:
-    """fsspec's file system of an address, and the path there. Raises `AddressRefused` before anything is
-    contacted.
+    """fsspec's file system of an address, and the path in that file system.
 
-    typed: the user typed the address himself. Otherwise it comes from a list, a table or a manifest.
+    Raises `AddressRefused` before any server is contacted.
+
+    typed: the user typed the address. Otherwise the address comes from a list, a table or a manifest.
     """
-    if not is_remote(address):  # not by `url_to_fs`: it reads more into a name (`a::b.png`)
+    if not is_remote(address):  # `url_to_fs` would take a file name such as `a::b.png` for a chain
         local = fsspec.filesystem("file")
         return local, local._strip_protocol(address)
     if reason := _chain(address) if typed else refusal(address):
@@ -82,13 +86,14 @@ def filesystem(address: str, *, typed: bool = False) -> tuple[Any, str]:
 
 
 def open_source(uri: str, *, ahead: bool = True, typed: bool = False) -> BinaryIO:
-    """The file of a source. A remote one is read some MiB ahead, or no byte more than is asked for.
+    """The open file of a source, in binary mode.
 
-    `typed` and what is raised: see `filesystem`.
+    ahead: a remote file is read 4 MiB ahead. Otherwise only the requested bytes are read.
+    `filesystem` describes `typed` and the errors that are raised.
     """
     if not is_remote(uri):
         return open(uri, "rb")
     fs, path = filesystem(uri, typed=typed)
     cache = "readahead" if ahead else "none"
-    # With S3's own 50 MiB every visit to the index, and to a clip, would cost that much.
+    # S3's own block is 50 MiB: each read of the index and of a clip would transfer that much.
     return cast(BinaryIO, fs.open(path, "rb", block_size=_AHEAD_BYTES, cache_type=cache))

@@ -11,7 +11,7 @@ from curation.store.schema import FAILURES
 
 
 def current_failures(dataset: Dataset, keys: Collection[str]) -> dict[str, FailureRow]:
-    """clip_id -> its last failure under the present settings (`chosen.failure_keys`)."""
+    """clip_id -> the clip's last failure under the current settings (`chosen.failure_keys`)."""
     return {f["clip_id"]: f for f in dataset.rows("failures") if f["key"] in keys}
 
 
@@ -27,7 +27,7 @@ def commit_failures(dataset: Dataset, rows: Sequence[FailureRow]) -> None:
 
 
 def forget_failures(dataset: Dataset, stages: Collection[str] | None = None) -> None:
-    """So that clips are tried again: those that failed at these stages, or at any."""
+    """Delete the failures of these stages, or of all stages, so that builds try the clips again."""
     for part, table in list(dataset.tables("failures")):
         kept = [row for row in table.to_pylist() if stages is not None and row["stage"] not in stages]
         if not kept:

@@ -1,8 +1,9 @@
-"""Rows of the tables of a dataset, as Python sees them: one type beside each schema of `store.schema`.
+"""Rows of the tables of a dataset as Python types: one type for each schema of `store.schema`.
 
-A row is a dict, as pyarrow reads and writes it. A row that was read with few columns has those alone: any
-other key raises `KeyError`. A row of clips or of shards holds the score columns, too, which no type names,
-since they are as many as there are filters: `scores_of` reads the score columns, `with_scores` sets them.
+A row is a dict, as pyarrow reads and writes rows. A row that was read with few columns has only those
+columns: any other key raises `KeyError`. A row of clips or of shards also holds the score columns. The types
+do not name the score columns, because their number depends on the filters. `scores_of` reads the score
+columns, and `with_scores` sets them.
 """
 
 from __future__ import annotations
@@ -12,16 +13,16 @@ from typing import Literal, TypedDict, TypeVar, cast
 
 from curation.store.schema import CAPTION_COLUMNS, SCORE_COLUMNS
 
-# measure.value -> number; null: not scored. NaN: scored, and not a number; a rule rejects either.
+# measure.value -> number. Null: not scored. NaN: scored, but the score is not a number. A rule rejects both.
 Scores = Mapping[str, float | None]
 
 
-# A map column: pyarrow reads pairs, and writes pairs or a dict.
+# A map column: pyarrow reads pairs, and can write pairs or a dict.
 Keys = Mapping[str, str] | Sequence[tuple[str, str]] | None
 
 
 class NamedSource(TypedDict):
-    """What is known of a source before it is measured."""
+    """The columns of a source that are known before the source is measured."""
 
     source_id: str
     uri: str
@@ -33,7 +34,7 @@ class NamedSource(TypedDict):
 
 
 class Decoded(TypedDict):
-    """What is known of a source when all of its frames were seen."""
+    """The columns of a source that are known after all of its frames were decoded."""
 
     container: str | None
     codec: str | None
@@ -56,7 +57,7 @@ class SourceRow(NamedSource, Decoded):
 
 
 class Shape(TypedDict):
-    """Of a clip: from where to where, how large, how fast."""
+    """The start, end, frame rate and size of a clip."""
 
     start_s: float
     end_s: float
@@ -66,7 +67,7 @@ class Shape(TypedDict):
 
 
 class ClipSpan(Shape):
-    """A clip, but for what was measured of the clip."""
+    """A clip without its measured values."""
 
     clip_id: str
     source_id: str
@@ -81,7 +82,7 @@ class ClipRow(ClipSpan):
 
 
 class AcceptedClip(ClipSpan):
-    """With its scores, and what the list of sources says of its source."""
+    """A clip with its scores and with the columns that the list of sources has for its source."""
 
     extra: str | None  # JSON
 
@@ -103,7 +104,7 @@ CaptionChecks = TypedDict(
 
 
 class SaidCaption(CaptionChecks):
-    """What a captioner said of a clip, and what was checked of that."""
+    """A captioner's answer for a clip, and the results of its checks."""
 
     clip_id: str
     captioner: str
@@ -129,7 +130,7 @@ class FailureRow(TypedDict):
 class VerdictRow(TypedDict):
     clip_id: str
     status: Literal["accepted", "rejected", "failed"]
-    reason: str | None  # the rule's column, or the stage
+    reason: str | None  # the column of the rule, or the stage that failed
     value: float | None
     message: str | None
 
@@ -151,7 +152,7 @@ class ShardCaption(TypedDict):
 class ShardCaptions(TypedDict):
     """The columns of a shard row that come from captions."""
 
-    caption: str | None  # to train on
+    caption: str | None  # the caption to train on
     captions: list[ShardCaption]
 
 
@@ -181,7 +182,7 @@ def scores_of(row: ClipRow | AcceptedClip | ShardRow) -> dict[str, float | None]
 
 
 def with_scores(row: Scored, scores: Scores) -> Scored:
-    """The row with these score columns in the place of what it has."""
+    """The row with its score columns replaced by `scores`."""
     return cast(Scored, {**row, **scores})
 
 
@@ -191,12 +192,12 @@ def keys_of(row: ClipRow) -> dict[str, str]:
 
 
 def checks_of(row: SaidCaption) -> Mapping[str, float | None]:
-    """Columns `caption.*` of a caption, as far as it has them."""
+    """The columns `caption.*` that this row of a caption has."""
     return {name: value for name, value in cast(Scores, row).items() if name in CAPTION_COLUMNS}
 
 
 def named_source(row: NamedSource) -> NamedSource:
-    """Those columns alone, of a row that has more."""
+    """Only the columns of `NamedSource`, from a row that may have more columns."""
     return {
         "source_id": row["source_id"],
         "uri": row["uri"],
@@ -219,7 +220,7 @@ def unmeasured(
     seconds: float | None = None,
     config_hash: str | None = None,
 ) -> SourceRow:
-    """The row of a source of which no frame counts: nothing is known of the video."""
+    """The row of a source without decoded frames: all columns that describe the video are null."""
     return {
         **named,
         "container": None,
@@ -241,7 +242,7 @@ def unmeasured(
 
 
 class Spent(TypedDict):
-    """What one worker says of a piece of its work."""
+    """The seconds that one worker took for a piece of its work."""
 
     stage: str
     worker: str

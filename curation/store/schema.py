@@ -15,7 +15,7 @@ SCORE_COLUMNS: tuple[str, ...] = tuple(
 )
 _SCORES = [pa.field(name, pa.float64()) for name in SCORE_COLUMNS]
 
-# What is checked of a caption that a model wrote (`captioning.checks.measures`); null where it was not.
+# The checks of a caption that a model wrote (`captioning.checks.measures`). Null: the check was not made.
 CAPTION_COLUMNS: tuple[str, ...] = (
     "caption.refusal",
     "caption.echo",
@@ -149,7 +149,7 @@ OPTIONAL = CAPTION_COLUMNS  # which earlier versions did not write
 
 
 def with_check_columns(captions: pa.Table, columns: Sequence[str] | None) -> pa.Table:
-    """Captions as the contract has them: version 1 wrote no checks."""
+    """Captions with all columns of the contract, because version 1 wrote no columns of checks."""
     for name in CAPTION_COLUMNS:
         if name not in captions.column_names:
             captions = captions.append_column(CAPTIONS.field(name), pa.nulls(captions.num_rows, pa.float64()))

@@ -1,7 +1,7 @@
-"""Where the time of builds went: seconds of work by stage, beside the seconds that its workers had for it.
+"""The time that builds took: seconds of work in each stage, and the seconds in which its workers existed.
 
-A worker tells what a piece of work took (`told`); the driver adds that up, phase by phase, into `spent.json`:
-all that was ever done for a dataset, but for phases in which the driver was killed.
+A worker reports the seconds of each piece of work (`told`). After each phase the driver adds these seconds to
+`spent.json`. So `spent.json` holds all work for a dataset, except phases in which the driver was killed.
 """
 
 from __future__ import annotations
@@ -21,12 +21,15 @@ _MAX_SECONDS = 1e15
 
 
 def told(stage: str, worker: str, seconds: float) -> Spent:
-    """What one worker says of a piece of its work."""
+    """One worker's report about a piece of its work."""
     return {"stage": stage, "worker": worker, "seconds": seconds}
 
 
 class Timed(Iterator[T]):
-    """The same items; `seconds` is what making them took, without what the taker did between them."""
+    """The same items as `items`. `seconds` is the time that `items` took to produce them.
+
+    The time of the caller between two items does not count.
+    """
 
     def __init__(self, items: Iterator[T]):
         self._items = items
@@ -42,8 +45,11 @@ class Timed(Iterator[T]):
 
 @dataclass
 class Stage:
-    """busy_s: seconds of work of all its workers. worker_s: how long they were there, together. wall_s: how
-    long the phase lasted."""
+    """The time of one stage.
+
+    busy_s: seconds of work, summed over the workers. worker_s: seconds in which the workers existed, summed
+    over the workers. wall_s: seconds that the phase lasted.
+    """
 
     busy_s: float = 0.0
     worker_s: float = 0.0
@@ -51,12 +57,12 @@ class Stage:
 
     @property
     def busy(self) -> float:
-        """The part of their time in which its workers were at work."""
+        """The share of the workers' time in which the workers worked, from 0 to 1."""
         return min(1.0, self.busy_s / self.worker_s) if self.worker_s else 0.0
 
 
 class Phase:
-    """One run of measuring, cutting or captioning, as its workers tell of it."""
+    """One run of measuring, cutting or captioning, summed up from the reports of its workers."""
 
     def __init__(self) -> None:
         self._began = time.monotonic()
@@ -69,7 +75,7 @@ class Phase:
         self._workers.setdefault(stage, set()).add(spent["worker"])
 
     def commit(self, dataset: Dataset) -> str:
-        """Add it to what the dataset has. Returns what there is to say; nothing where nothing was done."""
+        """Add the phase to `spent.json`. Returns a summary for the user, or "" if no work was done."""
         wall_s = time.monotonic() - self._began
         if not self._busy_s:
             return ""
@@ -89,7 +95,7 @@ class Phase:
 
 
 def read(dataset: Dataset) -> dict[str, Stage]:
-    """By stage, in the order in which they came."""
+    """The time of each stage, in the order in which the stages first ran."""
     if not dataset.exists(_FILE):
         return {}
     found = dataset.read_json(_FILE)

@@ -1,4 +1,4 @@
-"""Read errors that may pass by themselves, and waiting for that."""
+"""Read errors that may pass without any action, and retries after such errors."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-# A network or a disk that is away for a moment, and too many open files. EAGAIN: a network file system's
-# lock. Everything else (no such file, no permission, a loop of links ...) will be the same the next time.
+# A network or a disk that is missing for a moment, and too many open files. EAGAIN: the lock of a network
+# file system. Every other error (no such file, no permission, a loop of links ...) would happen again.
 _TRANSIENT = frozenset(
     {
         errno.EIO,
@@ -30,15 +30,18 @@ _TRANSIENT = frozenset(
 
 
 def is_transient(error: BaseException) -> bool:
-    """Might the same read succeed in a moment?"""
+    """Could the same read succeed a moment later?"""
     if isinstance(error, TimeoutError | ConnectionError):
         return True
     return isinstance(error, OSError) and error.errno in _TRANSIENT
 
 
 def retrying(call: Callable[[], T], retries: int = 3, retry_seconds: float = 1.0) -> T:
-    """What `call` returns. After a transient error it is called again, `retries` times at the most:
-    `retry_seconds` later, and then twice as long after each time."""
+    """The result of `call`. After a transient error `call` is called again, at most `retries` times.
+
+    The first retry waits `retry_seconds`, and each later retry waits twice as long as the one before.
+    Raises the error of the last call, and every error that is not transient.
+    """
     for attempt in range(retries):
         try:
             return call()

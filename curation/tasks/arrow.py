@@ -13,13 +13,13 @@ def table_of(rows: Iterable[Mapping[str, Any]], schema: pa.Schema) -> pa.Table:
 
 
 def rows_of(table: pa.Table) -> list[Any]:
-    """Rows of one of the types below, whichever the table has."""
+    """The rows of a table, as dicts of the row type that belongs to the schema of the table."""
     rows: list[Any] = table.to_pylist(maps_as_pydicts="strict")
     return rows
 
 
 def fields(schema: pa.Schema, row_type: Any) -> list[pa.Field]:
-    """Those fields of a table that a type of `store.rows` names, in the order of the table."""
+    """The fields of a table that a type of `store.rows` names, in the order of the table."""
     named = row_type.__annotations__.keys()
     return [field for field in schema if field.name in named]
 

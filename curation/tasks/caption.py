@@ -18,8 +18,8 @@ from curation.tasks.arrow import fields
 
 class AskedClip(TypedDict):
     clip_id: str
-    text: str | None  # to rewrite
-    part: str | None  # of `clips`, where its embedding is, if that is to be compared
+    text: str | None  # the text to rewrite
+    part: str | None  # the part of `clips` that holds the embedding; null: no comparison
 
 
 class RowGroup(TypedDict):
@@ -40,7 +40,7 @@ class Unreadable(TypedDict):
 
 
 class ReadClip(TypedDict):
-    """A `captioning.base.CaptionRequest`, and what checks need."""
+    """A `captioning.base.CaptionRequest`, and the values that the checks of its caption need."""
 
     clip_id: str
     uri: str
@@ -51,19 +51,23 @@ class ReadClip(TypedDict):
     text: str | None
     times_s: list[float]
     shapes: list[list[int]]
-    pictures: list[bytes]  # uint8 RGB, as they are
+    pictures: list[bytes]  # uint8 RGB, not compressed
     embedding: list[float] | None
     failed: Unreadable | None
 
 
 class ReadBatch(TypedDict):
-    """Clips as rows would be cut and joined by their bytes: models would get remainders."""
+    """A whole batch of clips in one row.
+
+    Ray Data splits and joins rows by their size in bytes. With one clip per row, models would get partial
+    batches.
+    """
 
     clips: list[ReadClip]
 
 
 class CaptionAnswer(TypedDict):
-    """The captions of a clip, or why there is none. One row, of no clip, has what the work took."""
+    """The captions of a clip, or the error. One extra row without a clip has the time that the work took."""
 
     clip_id: str | None
     captions: list[SaidCaption]

@@ -1,4 +1,4 @@
-"""Cutting: the clips of a planned shard, and what was written."""
+"""Cutting: the clips of a planned shard, and the written shard."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from curation.tasks.arrow import SCORES, fields
 
 
 class SourceFile(TypedDict):
-    """By what a worker tells that the file is still the one that was measured."""
+    """The values with which a worker checks that the file has not changed since it was measured."""
 
     uri: str
     bytes: int | None

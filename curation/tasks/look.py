@@ -1,4 +1,4 @@
-"""Long sources: the pieces that workers look at, and a value for each frame that comes back."""
+"""Long sources: the pieces that workers look at, and the returned values of their frames."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class LookTask(TypedDict):
     uri: str
     index: int
     from_s: float | None  # null: from the first frame
-    until_s: float | None  # null: to the last one
+    until_s: float | None  # null: to the last frame
 
 
 class InfoRow(TypedDict):
@@ -41,7 +41,7 @@ class InfoRow(TypedDict):
 
 
 class MarkRow(TypedDict):
-    """A frame by which pieces are joined."""
+    """A frame at which two pieces are joined (`decode.answers.Mark`)."""
 
     time_s: float
     digest: int
@@ -63,7 +63,7 @@ class PieceRow(TypedDict):
 class LookRow(TypedDict):
     source_id: str
     index: int
-    piece: PieceRow | None  # null: it failed
+    piece: PieceRow | None  # null: looking at the piece failed
     error: str | None
     spent: Spent
 

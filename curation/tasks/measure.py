@@ -1,4 +1,4 @@
-"""Measuring: the tasks of parts, and the clips and sources that come back."""
+"""Measuring: the tasks of parts, and the returned clips and sources."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ class SpanTask(TypedDict):
 
 
 class GroupTask(TypedDict):
-    """Spans of a long source that one worker scores in one go, and from where on it must decode."""
+    """Spans of a long source that one worker scores in one decode, and the time where the decode starts."""
 
     number: int
     spans: list[SpanTask]
     from_s: float | None  # null: from the start
-    at: dict[str, float | None]  # where grids stand there
+    at: dict[str, float | None]  # scorer -> the next point of its time grid at `from_s`, in seconds
 
 
 class SourceTask(NamedSource):
-    rescore: bool  # the spans stay, some columns are computed
-    attempts_before: int  # of a long source, whose clips came in groups
-    group: GroupTask | None  # of a long source; null: the whole source
+    rescore: bool  # the spans stay, and only some columns are computed
+    attempts_before: int  # 1 for a long source whose clips were first scored in groups
+    group: GroupTask | None  # a group of a long source; null: the whole source
 
 
 class MeasureTask(TypedDict):
@@ -61,22 +61,22 @@ _SOURCE_TASK = pa.struct(
 MEASURE_TASKS = pa.schema([("part", pa.string()), ("sources", pa.list_(_SOURCE_TASK))])
 
 
-# ---- measuring: what comes back
+# ---- measuring: results
 
 
 class MeasuredClip(ClipSpan):
     scores: dict[str, float | None]
     keys: dict[str, str]
-    attempt: int  # clips count that are of the attempt that their source's row names
-    new_embedding: bool  # of a clip that was scored again: the one that it had does not count
+    attempt: int  # a clip counts only if the row of its source names the same attempt
+    new_embedding: bool  # false: a clip that is scored again keeps its old embedding
     thumbnail: bytes | None
-    jpegs: dict[str, list[bytes]]  # model-backed scorer -> frames that it is still to see
+    jpegs: dict[str, list[bytes]]  # model-backed scorer -> frames for the scorer
     embedding: list[float] | None
 
 
 class MeasuredSource(SourceRow):
-    attempt: int | None  # null: it needed no measuring
-    rescored: bool  # its committed row stays; `error`: its clips stay unscored
+    attempt: int | None  # null: the source needed no measuring
+    rescored: bool  # the committed row of the source stays; with an `error` its clips stay unscored
 
 
 class GroupDone(TypedDict):
@@ -87,8 +87,11 @@ class GroupDone(TypedDict):
 
 
 class StreamRow(TypedDict):
-    """One of these: a candidate clip, a source after its clips, a group of a long source after its clips,
-    something to tell the user, or what a piece of work took."""
+    """One result. Exactly one column besides `part` has a value.
+
+    clip: a candidate clip. source: a source, after its clips. group: a group of a long source, after its
+    clips. note: a message for the user. spent: the time that a piece of work took.
+    """
 
     part: str
     clip: MeasuredClip | None
