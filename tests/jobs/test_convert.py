@@ -140,7 +140,7 @@ def test_it_runs_as_a_module_and_refuses_in_one_line(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "jobs.convert", str(tmp_path / "no.pt"), "--out", str(tmp_path / "out")]
     ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
     assert ran.returncode == 2
-    expected = f"reelmill: {tmp_path}/no.pt: there is no such file; name it itself, not its folder"
+    expected = f"reelmill: {tmp_path}/no.pt: there is no such file; name the file itself, not its folder"
     assert ran.stderr.strip() == expected
     assert list(tmp_path.iterdir()) == []
 
