@@ -5,12 +5,14 @@ Frames are uint8 RGB (n, H, W, 3), as a player displays them.
 
 from __future__ import annotations
 
+import errno
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import chain
 from pathlib import Path
+from typing import BinaryIO
 
 import av
 import numpy as np
@@ -23,6 +25,14 @@ from torch import Tensor
 _BT709 = 1  # AVCOL_SPC_BT709
 _SEEK_GAP_SECONDS = 5.0  # a nearer start is reached by decoding, without a seek
 _ASSUMED_RATE = 25.0  # frames per second of files that declare no rate
+_MOST_PICTURE = 1 << 26  # pixels of one picture, which is 8192 x 8192
+_MOST_PIXELS = 1 << 30  # of all frames: 3 GB as RGB, which is 257 frames of 2560 x 1600
+# Only demuxers that read the given file alone: no playlists, no concatenation scripts, no devices. The list is
+# that of curation.decode.video, which is not imported here, with the demuxers of single pictures.
+_FORMATS = (
+    "mov,mp4,matroska,webm,avi,mpegts,mpeg,mpegvideo,flv,asf,gif,apng,ogg,mxf,h264,hevc,av1,obu,ivf,m4v,"
+    "rm,dv,nut,vc1,mjpeg,wtv,yuv4mpegpipe,png_pipe,jpeg_pipe,webp_pipe,bmp_pipe,tiff_pipe"
+)
 
 
 def to_uint8(video: Tensor) -> np.ndarray:
@@ -172,8 +182,8 @@ def read_video(
     presentation times decide, so a variable frame rate is read correctly. A picture is a video of one frame.
 
     fps: None means the file's average rate. frames: the largest number of frames; the file may have fewer.
-    Raises `ValueError` that names the file when the file is missing, broken or too short, or when the file
-    has no video stream or no frame.
+    Raises `ValueError` that names the file when the file is missing, broken, too short or too large, or when
+    the file has no video stream or no frame.
     """
     path = Path(path)
     if not path.is_file():
@@ -190,13 +200,36 @@ def read_video(
     try:
         source = _Source(path)
         rate = fps or source.rate
+        source.check_size(rate, start_s, frames)
         chosen = source.sampled(rate, start_s, frames)
     except av.error.FFmpegError as error:
-        raise ValueError(f"{path} cannot be read as a video ({error.strerror or error})") from error
+        why = error.strerror or error
+        if error.errno in (errno.EINVAL, errno.ERANGE):  # of the list of demuxers, and of `max_pixels`
+            why = (
+                f"{why}; it may be a playlist, which is not read, or have more than "
+                f"{_MOST_PICTURE / 1e6:.0f} million pixels in a picture"
+            )
+        raise ValueError(f"{path} cannot be read as a video ({why})") from error
     finally:
         if source is not None:
             source.close()
     return Video(np.stack(chosen), rate)
+
+
+class _Bytes:
+    """An open file as FFmpeg may see it."""
+
+    def __init__(self, file: BinaryIO):
+        self._file = file
+        self.read = file.read
+        self.tell = file.tell
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        # A damaged index may point anywhere: FFmpeg takes an answer like this one from its own protocols.
+        try:
+            return self._file.seek(offset, whence)
+        except (OSError, ValueError):
+            return -errno.EINVAL
 
 
 class _Source:
@@ -204,7 +237,12 @@ class _Source:
 
     def __init__(self, path: Path):
         self._path = path
-        self._container = self._open()
+        self._file = path.open("rb")
+        try:
+            self._container = self._open()
+        except BaseException:
+            self._file.close()
+            raise
         try:
             self._stream = self._video_stream()
             self._decoded = self._container.decode(self._stream)
@@ -220,15 +258,37 @@ class _Source:
             raise
 
     def _open(self) -> InputContainer:
-        # Only local files can be opened: a name with a colon, or a playlist, cannot reach anything else.
-        options = {"protocol_whitelist": "file"}
-        return av.open(f"file:{self._path}", "r", options=options, metadata_errors="replace")
+        # FFmpeg gets bytes and no name, and may use no protocol: it can open nothing else.
+        self._file.seek(0)
+        source = _Bytes(self._file)
+        options = {
+            "format_whitelist": _FORMATS,
+            "protocol_whitelist": "none",
+            "max_pixels": str(_MOST_PICTURE),
+        }
+        return av.open(source, "r", options=options, metadata_errors="replace")
+
+    def check_size(self, rate: float, start_s: float, limit: int | None) -> None:
+        """Before anything is decoded to be kept, as far as the file declares its length."""
+        stream, declared = self._stream, math.inf
+        if stream.duration and stream.time_base:
+            declared = max(1.0, (float(stream.duration * stream.time_base) - start_s) * rate)
+        if declared < math.inf:
+            self._check(min(limit or declared, declared) * self._first.width * self._first.height)
+
+    def _check(self, pixels: float) -> None:
+        if pixels > _MOST_PIXELS:
+            raise ValueError(
+                f"{self._path}: its frames of {self._first.width}x{self._first.height} have more than "
+                f"{_MOST_PIXELS / 1e6:.0f} million pixels together; ask for fewer frames or smaller ones"
+            )
 
     def _video_stream(self) -> VideoStream:
         for stream in self._container.streams.video:
             cover = bool(stream.disposition & type(stream.disposition).attached_pic)
             if not cover and stream.codec_context is not None:
                 stream.thread_type = "AUTO"
+                stream.codec_context.options = {"max_pixels": str(_MOST_PICTURE)}
                 return stream
         raise ValueError(f"{self._path}: the file has no video stream that can be decoded")
 
@@ -248,6 +308,7 @@ class _Source:
             picture: np.ndarray | None = None
             while shown is not None and moment() < until and (limit is None or len(chosen) < limit):
                 picture = self._picture(shown) if picture is None else picture
+                self._check((len(chosen) + 1) * picture.shape[0] * picture.shape[1])
                 chosen.append(picture)
 
         for time, frame in self._frames(start_s):
@@ -315,3 +376,4 @@ class _Source:
 
     def close(self) -> None:
         self._container.close()
+        self._file.close()

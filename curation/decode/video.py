@@ -33,6 +33,7 @@ _FORMATS = (
     "mov,mp4,matroska,webm,avi,mpegts,mpeg,mpegvideo,flv,asf,gif,apng,ogg,mxf,h264,hevc,av1,obu,ivf,m4v,"
     "rm,dv,nut,vc1,mjpeg,wtv,yuv4mpegpipe"
 )
+_MOST_PIXELS = 178_956_970  # of one picture: where Pillow stops by itself
 _MAX_CONSECUTIVE_ERRORS = 200  # packets; a stream that is broken for longer is given up
 # Before a wanted frame: some containers index key frames by decoding time, MPEG-TS has no index at all.
 _SEEK_EARLY_SECONDS = (0.5, 3, 12, 40)
@@ -199,7 +200,8 @@ class Video:
             if is_image(uri):
                 self._open_image()
                 return
-            options = {"format_whitelist": _FORMATS, "protocol_whitelist": "none"}
+            limit = {"max_pixels": str(_MOST_PIXELS)}  # seen by FFmpeg before it makes room for a picture
+            options = {"format_whitelist": _FORMATS, "protocol_whitelist": "none", **limit}
             source = _Bytes(self._file, uri)
             try:
                 self._container = av.open(source, "r", options=options, metadata_errors="replace")
@@ -213,9 +215,8 @@ class Video:
                 raise NoVideo("the video stream has a codec that is not known")
             context.thread_count = threads
             context.thread_type = "NONE" if threads == 1 else "AUTO"
-            if skip_loop_filter:
-                # Frames that nothing refers to lose only their own deblocking: no drift.
-                context.options = {"skip_loop_filter": "noref"}
+            # Frames that nothing refers to lose only their own deblocking: no drift.
+            context.options = {**limit, **({"skip_loop_filter": "noref"} if skip_loop_filter else {})}
             self._decoded = self._decode(self._container)
             self._first = next(self._decoded, None)
             if self._first is None:
@@ -236,7 +237,11 @@ class Video:
         try:
             with Image.open(self._file, formats=_IMAGE_FORMATS) as image:
                 kind = image.format or "image"
+                if image.width * image.height > _MOST_PIXELS:  # of what its headers say: nothing is decoded
+                    raise NoVideo(f"the picture has {image.width}x{image.height} pixels, which are too many")
                 rgb = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+        except Image.DecompressionBombError:
+            raise NoVideo(f"the picture has more than {_MOST_PIXELS} pixels, which are too many") from None
         except UnidentifiedImageError:  # its message is the name of a file object
             raise NoVideo(f"not a picture of a known kind ({', '.join(_IMAGE_FORMATS)})") from None
         height, width = rgb.shape[:2]

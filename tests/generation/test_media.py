@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+import resource
+import struct
 import weakref
 from collections.abc import Iterator
 from fractions import Fraction
@@ -12,7 +15,9 @@ import av
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+from generation import media
 from generation.media import from_uint8, read_video, to_uint8, write_grid, write_mp4
 from tests import render
 
@@ -286,6 +291,73 @@ def test_playlists_open_nothing_else(tmp_path: Path) -> None:
     (tmp_path / "list.mp4").write_text("#EXTM3U\n#EXTINF:1,\nhttp://127.0.0.1:9/a.ts\n#EXT-X-ENDLIST\n")
     with pytest.raises(ValueError, match=r"list\.mp4"):
         read_video(tmp_path / "list.mp4")
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("list.m3u8", "#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:1,\nfile:{}\n#EXT-X-ENDLIST\n"),
+        ("list.mp4", "ffconcat version 1.0\nfile a.mp4\n"),
+        ("list.ffconcat", "ffconcat version 1.0\nfile a.mp4\n"),
+    ],
+)
+def test_a_file_that_names_others_opens_none(tmp_path: Path, name: str, text: str) -> None:
+    other = write_mp4(tmp_path / "a.mp4", [_moving(8)], fps=8)
+    (tmp_path / name).write_text(text.format(other))
+    with pytest.raises(ValueError, match=rf"{name}: not a video that can be read"):
+        read_video(tmp_path / name)
+
+
+def _gif(width: int, height: int, frames: int) -> bytes:
+    """A few bytes for each frame, which changes one pixel."""
+    one = b"!\xf9\4\0\1\0\0\0," + struct.pack("<HHHH", 0, 0, 1, 1) + b"\0\2\2D\1\0"
+    return (
+        b"GIF89a"
+        + struct.pack("<HH", width, height)
+        + b"\x80\0\0"
+        + b"\0\0\0\xff\xff\xff"
+        + one * frames
+        + b";"
+    )
+
+
+def _saved(kind: str) -> bytes:
+    held = io.BytesIO()
+    Image.new("L", (9000, 9000)).save(held, kind)
+    return held.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP", "AVIF", "JPEG"])
+def test_a_picture_that_would_fill_the_memory_is_refused(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / f"a.{kind.lower()}"
+    path.write_bytes(_saved(kind))
+    with pytest.raises(ValueError, match="more than 67 million pixels in a picture"):
+        read_video(path)
+
+
+def test_frames_that_would_fill_the_memory_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.gif"
+    path.write_bytes(_gif(4000, 4000, 258))
+    began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(ValueError, match=r"frames of 4000x4000 .* million pixels together"):
+        read_video(path, frames=258)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - began < 1 << 20  # in kB
+    path.write_bytes(_gif(65535, 65535, 1))
+    with pytest.raises(ValueError, match="more than 67 million pixels in a picture"):
+        read_video(path)
+    path.write_bytes(_gif(400, 400, 5))
+    assert read_video(path, frames=5).frames.shape == (5, 400, 400, 3)
+
+
+def test_frames_of_a_file_that_says_nothing_of_its_length_are_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = render.write_video(tmp_path / "a.h264", _counted(20), fps=24)
+    assert len(read_video(path, fps=24).frames) == 20
+    monkeypatch.setattr(media, "_MOST_PIXELS", 10 * SIZE[0] * SIZE[1])
+    with pytest.raises(ValueError, match="pixels together"):
+        read_video(path, fps=24)
+    assert len(read_video(path, fps=24, frames=10).frames) == 10
 
 
 def test_names_with_a_colon(tmp_path: Path) -> None:

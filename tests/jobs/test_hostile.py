@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import signal
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -427,3 +428,34 @@ def test_a_hostile_dataset_is_told_in_words(case: Case, sound: Path, tmp_path: P
         assert not [c for c in result.output if not c.isprintable() and c != "\n"]
         assert {p.name for p in place.iterdir()} <= {"d", "out"}
     assert {p.name for p in tmp_path.iterdir()} == set(case.codes)
+
+
+@pytest.mark.parametrize("command", ["report", "tar", "train"])
+def test_a_place_where_nothing_may_be_written_is_told_in_words(
+    command: str, sound: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As another user, since root may write everywhere."""
+    place = Path(tempfile.mkdtemp())
+    shutil.copytree(sound, place / "d")
+    (place / "out").mkdir()
+    run(place / "d", "status")  # what is imported with it may lie where only root reads
+    locked = place / ("d" if command == "report" else "out")
+    for folder in (place, *place.rglob("*")):
+        folder.chmod(0o755 if folder.is_dir() else 0o644)
+    (place / "d" / "report.html").unlink(missing_ok=True)
+    locked.chmod(0o555)
+    before = os.geteuid()
+    if before == 0:
+        os.seteuid(65534)
+    try:
+        result = run(place / "d", command)
+    finally:
+        os.seteuid(before)
+    written = sorted(path.name for path in locked.iterdir())
+    shutil.rmtree(place)
+    assert isinstance(result.exception, SystemExit | None), repr(result.exception)
+    assert result.exit_code == 2, result.output
+    (told,) = [line for line in result.stderr.splitlines() if line.startswith("reelmill: ")]
+    assert str(locked) in told
+    assert "check who may" in told
+    assert not [name for name in written if name.startswith(("_tmp-", "report", "stage1"))]
