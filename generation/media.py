@@ -27,8 +27,8 @@ _SEEK_GAP_SECONDS = 5.0  # a nearer start is reached by decoding, without a seek
 _ASSUMED_RATE = 25.0  # frames per second of files that declare no rate
 _MOST_PICTURE = 1 << 26  # pixels of one picture, which is 8192 x 8192
 _MOST_PIXELS = 1 << 30  # of all frames: 3 GB as RGB, which is 257 frames of 2560 x 1600
-# Only demuxers that read the given file alone: no playlists, no concatenation scripts, no devices. The list is
-# that of curation.decode.video, which is not imported here, with the demuxers of single pictures.
+# Only demuxers that read the given file alone: no playlists, no concatenation scripts, no devices. The list
+# is that of curation.decode.video, which is not imported here, with the demuxers of single pictures.
 _FORMATS = (
     "mov,mp4,matroska,webm,avi,mpegts,mpeg,mpegvideo,flv,asf,gif,apng,ogg,mxf,h264,hevc,av1,obu,ivf,m4v,"
     "rm,dv,nut,vc1,mjpeg,wtv,yuv4mpegpipe,png_pipe,jpeg_pipe,webp_pipe,bmp_pipe,tiff_pipe"

@@ -304,7 +304,7 @@ def test_playlists_open_nothing_else(tmp_path: Path) -> None:
 def test_a_file_that_names_others_opens_none(tmp_path: Path, name: str, text: str) -> None:
     other = write_mp4(tmp_path / "a.mp4", [_moving(8)], fps=8)
     (tmp_path / name).write_text(text.format(other))
-    with pytest.raises(ValueError, match=rf"{name}: not a video that can be read"):
+    with pytest.raises(ValueError, match=rf"{name} cannot be read as a video"):
         read_video(tmp_path / name)
 
 
