@@ -209,7 +209,7 @@ def test_an_unfit_judge_gives_code_1(run: Path, dataset: Path, settings: Path) -
         (["--set", "bars=[{figure: vae.psnr_db}]"], ["bars.0: vae.psnr_db has no min and no max"]),
         (["--set", "bars=[{figure: vae.psnr_db, least: 3}]"], ["unknown key bars.0.least", "figure"]),
         (["--set", "focus=dotted"], ["focus: no caption of the 3 held-out clips has the word dotted"]),
-        (["--set", "attributes={a: [red, purple]}"], ["attributes.a: of 64 captions none has purple"]),
+        (["--set", "attributes={a: [red, purple]}"], ["attributes.a: none of 64 captions has purple"]),
         (["--set", "attributes={a: [red]}"], ["attributes.a: ", "at least 2 items"]),
         (["--set", "attributes={seen: [red, blue]}"], ["attributes.seen: "]),
         (["--set", "lpips=vgg"], ["lpips: the weights of vgg cannot be loaded", "or write lpips=null"]),
