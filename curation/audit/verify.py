@@ -23,8 +23,10 @@ from curation.store.schema import (
     SCORE_COLUMNS,
     TABLES,
     VERDICTS,
+    VIDEO_HASH,
     with_check_columns,
 )
+from curation.store.sound import NOT_AS_WRITTEN, video_hash
 from curation.verdicts.judge import judge, ordered
 from filters.rules import Rule
 
@@ -134,7 +136,7 @@ class _Check:
 
     def _groups_of(self, table: str, name: str) -> Iterator[tuple[str, pa.Table]]:
         schema = VERDICTS if table == "verdicts" else TABLES[table]
-        older = self.version < SCHEMA_VERSION and table == "captions"
+        older = self.version == 1 and table == "captions"
         if older:  # they have no checks yet: the next command that writes adds the columns
             schema = pa.schema([field for field in schema if field.name not in CAPTION_COLUMNS])
         # Only reading is inside the `try`: what the caller does with the rows is not.
@@ -143,6 +145,8 @@ class _Check:
         except (OSError, ValueError, pa.ArrowException) as error:
             self._unreadable(table, name, error)
             return
+        if self.version < SCHEMA_VERSION and table == "shards" and VIDEO_HASH not in file.schema_arrow.names:
+            schema = pa.schema([field for field in schema if field.name != VIDEO_HASH])  # so, too
         try:
             if not file.schema_arrow.equals(schema, check_metadata=False):
                 self.damaged.add(table)
@@ -316,6 +320,8 @@ class _Check:
                 mp4 = table["video"][i].as_py()  # one at a time: a row group of them is large
                 if not mp4 or not mp4["bytes"]:
                     self.found.add("no video", f"{label} has no video bytes")
+                elif VIDEO_HASH in row and row[VIDEO_HASH] != video_hash(mp4["bytes"]):
+                    self.found.add("damaged video", f"{label} {NOT_AS_WRITTEN}")
                 elif self.decoder and (problem := self.decoder.problem(mp4["bytes"], row)):
                     self.found.add("video", f"{label} {problem}")
         if self.whole("verdicts", "clips", "shards"):

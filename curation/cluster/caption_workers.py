@@ -20,6 +20,7 @@ from curation.captions.makers import Step, batch_clips, second_try, worker
 from curation.config.load import validated
 from curation.decode.pictures import pictures
 from curation.store.dataset import Dataset
+from curation.store.sound import open_shard, sound_group
 from curation.store.spent import told
 from filters.rules import Rule
 
@@ -63,10 +64,12 @@ class ClipReader:
     def _clips(self, task: Row) -> Iterator[Row]:
         clips: dict[str, Row] = task["clips"]
         columns = ["clip_id", "uri", "start_s", "end_s", "fps", "duration_s", "extra"]
-        file = self._dataset.open_part("shards", task["shard"])
+        file = open_shard(self._dataset, task["shard"])
         looks = [*columns, "video"] if self._wanted else columns
-        table = file.read_row_group(task["group"], columns=looks)
-        file.close()
+        try:
+            table = sound_group(file, task["shard"], task["group"], looks)
+        finally:
+            file.close(force=True)
         for i, row in enumerate(table.select(columns).to_pylist()):
             if row["clip_id"] in clips:
                 mp4 = table["video"][i].as_py()["bytes"] if self._wanted else b""

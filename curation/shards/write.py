@@ -17,7 +17,8 @@ import pyarrow.parquet as pq
 
 from curation.config.schema import Config
 from curation.store.dataset import Dataset
-from curation.store.schema import SCORE_COLUMNS, SHARDS
+from curation.store.schema import SCORE_COLUMNS, SHARDS, VIDEO_HASH
+from curation.store.sound import video_hash
 
 CAPTION_PARTS = ("caption", "captions")  # columns
 CUT_HASH = b"reelmill_cut_hash"  # in a shard's metadata: what its clips were encoded with
@@ -51,6 +52,7 @@ def shard_row(
         **{k: clip[k] for k in ("source_id", "uri", "start_s", "end_s")},
         "extra": extra,
         "config_hash": config_hash,
+        VIDEO_HASH: video_hash(mp4),
     }
 
 

@@ -222,7 +222,7 @@ class Dataset:
             )
 
     def open_part(self, table: str, part: str) -> pq.ParquetFile:
-        return self.open_table(f"{table}/{part}.parquet")
+        return self.open_table(f"{table}/{part}.parquet", checked=True)
 
     def open_table(self, name: str, *, checked: bool = False) -> pq.ParquetFile:
         """A table to be read by row groups; `checked`: every page against its checksum."""
