@@ -17,6 +17,7 @@ from curation.config.load import stored_config
 from curation.config.schema import ConfigError
 from curation.decode.spans import Span
 from curation.store.dataset import Dataset
+from curation.store.intact import NOT_AS_WRITTEN, video_hash
 from curation.store.rows import ClipRow, ShardRow
 from curation.store.schema import (
     CAPTION_COLUMNS,
@@ -25,6 +26,7 @@ from curation.store.schema import (
     SCORE_COLUMNS,
     TABLES,
     VERDICTS,
+    VIDEO_HASH,
     with_check_columns,
 )
 from curation.verdicts.judge import judge, ordered
@@ -137,7 +139,7 @@ class _Check:
 
     def _groups_of(self, table: str, name: str) -> Iterator[tuple[str, pa.Table]]:
         schema = VERDICTS if table == "verdicts" else TABLES[table]
-        older = self.version < SCHEMA_VERSION and table == "captions"
+        older = self.version == 1 and table == "captions"
         if older:  # they have no checks yet: the next command that writes adds the columns
             schema = pa.schema([field for field in schema if field.name not in CAPTION_COLUMNS])
         # Only reading is inside the `try`: what the caller does with the rows is not.
@@ -146,6 +148,8 @@ class _Check:
         except (OSError, ValueError, pa.ArrowException) as error:
             self._unreadable(table, name, error)
             return
+        if self.version < SCHEMA_VERSION and table == "shards" and VIDEO_HASH not in file.schema_arrow.names:
+            schema = pa.schema([field for field in schema if field.name != VIDEO_HASH])  # so, too
         try:
             if not file.schema_arrow.equals(schema, check_metadata=False):
                 self.damaged.add(table)
@@ -326,6 +330,8 @@ class _Check:
                 mp4 = table["video"][i].as_py()  # one at a time: a row group of them is large
                 if not mp4 or not mp4["bytes"]:
                     self.found.add("no video", f"{label} has no video bytes")
+                elif VIDEO_HASH in row and row[VIDEO_HASH] != video_hash(mp4["bytes"]):
+                    self.found.add("damaged video", f"{label} {NOT_AS_WRITTEN}")
                 elif self.decoder and (problem := self.decoder.problem(mp4["bytes"], row)):
                     self.found.add("video", f"{label} {problem}")
         if self.whole("verdicts", "clips", "shards"):

@@ -21,6 +21,7 @@ from curation.captions.table import said
 from curation.config.load import validated
 from curation.decode.pictures import pictures
 from curation.store.dataset import Dataset
+from curation.store.intact import intact_group, open_shard
 from curation.store.rows import SaidCaption, ShardRow, checks_of
 from curation.store.spent import told
 from curation.tasks.arrow import rows_of, table_of
@@ -67,10 +68,12 @@ class ClipReader:
     def _clips(self, group: RowGroup) -> Iterator[ReadClip]:
         clips = {asked["clip_id"]: asked for asked in group["clips"]}
         columns = ["clip_id", "uri", "start_s", "end_s", "fps", "duration_s", "extra"]
-        file = self._dataset.open_part("shards", group["shard"])
+        file = open_shard(self._dataset, group["shard"])
         looks = [*columns, "video"] if self._wanted else columns
-        table = file.read_row_group(group["group"], columns=looks)
-        file.close()
+        try:
+            table = intact_group(file, group["shard"], group["group"], looks)
+        finally:
+            file.close()
         for i, row in enumerate(table.select(columns).to_pylist()):
             if row["clip_id"] in clips:
                 mp4 = table["video"][i].as_py()["bytes"] if self._wanted else b""

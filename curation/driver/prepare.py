@@ -13,11 +13,12 @@ from curation.decode.shots import transnet_weights
 from curation.driver.manifest import write_manifest
 from curation.driver.scores import clear_old_scores, take_extras
 from curation.progress import Progress
-from curation.shards.align import drop_other_encodings
+from curation.shards.align import add_hashes, drop_other_encodings
 from curation.sources.removed import drop_orphans, drop_removed, drop_sources
 from curation.sources.source import Source
 from curation.store.dataset import Dataset
 from curation.store.failures import forget_failures
+from curation.store.schema import SCHEMA_VERSION
 from curation.store.upgrade import upgrade
 from curation.verdicts.explain import notes
 from curation.verdicts.todo import Todo, find_work
@@ -28,6 +29,8 @@ def settle(dataset: Dataset) -> None:
     """Finish the work of an earlier command that was killed. Every command that writes begins with this."""
     dataset.clean()
     if dataset.exists():
+        if dataset.manifest()["schema_version"] != SCHEMA_VERSION:
+            add_hashes(dataset)
         upgrade(dataset)
     if drop_removed(dataset):
         drop_orphans(dataset)

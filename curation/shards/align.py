@@ -9,16 +9,18 @@ import pyarrow as pa
 
 from curation.captions.chosen import Captions
 from curation.config.schema import Config
-from curation.shards.write import CAPTION_PARTS, CUT_HASH, shard_writer
+from curation.shards.write import CAPTION_PARTS, CUT_HASH, shard_schema, shard_writer
 from curation.store.dataset import Dataset
+from curation.store.intact import intact_groups, open_shard, video_hash
 from curation.store.rows import AcceptedClip, ShardCaptions, ShardRow, scores_of
-from curation.store.schema import SCORE_COLUMNS
+from curation.store.schema import SCORE_COLUMNS, SHARDS, VIDEO_HASH
 
 
 def align(dataset: Dataset, accepted: Mapping[str, AcceptedClip], captions: Captions) -> int:
     """Bring the shards in line with the accepted clips (by clip_id: their scores and `extra`) and their
     captions: rows of others go, and what has changed is taken over. Nothing is encoded; shards that are right
-    are not touched. Returns how many rows went or changed."""
+    are not touched. Returns how many rows went or changed. Raises `curation.store.intact.Damaged`: a damaged
+    clip, written once more, would get checksums that are right."""
     touched = 0
     columns = ["clip_id", "extra", *SCORE_COLUMNS, *CAPTION_PARTS]
     for part, scalars in dataset.tables("shards", columns):
@@ -33,18 +35,15 @@ def align(dataset: Dataset, accepted: Mapping[str, AcceptedClip], captions: Capt
         if not kept:
             dataset.remove(f"shards/{part}.parquet")
             continue
-        source = dataset.open_part("shards", part)
-        with (
-            dataset.writing(f"shards/{part}.parquet") as file,
-            shard_writer(file, source.schema_arrow) as writer,
-        ):
-            for group in range(source.num_row_groups):
-                table = source.read_row_group(group)
-                ids = table["clip_id"].to_pylist()
-                table = table.filter(pa.array([c in wanted for c in ids], pa.bool_()))
-                if table.num_rows:
-                    writer.write_table(_brought_up(table, wanted))
+        source = open_shard(dataset, part)
+        schema = source.schema_arrow
         source.close()
+        with dataset.writing(f"shards/{part}.parquet") as file, shard_writer(file, schema) as writer:
+            for table in intact_groups(dataset, part):
+                ids = table["clip_id"].to_pylist()
+                kept_rows = table.filter(pa.array([c in wanted for c in ids], pa.bool_()))
+                if kept_rows.num_rows:
+                    writer.write_table(_brought_up(kept_rows, wanted))
     return touched
 
 
@@ -52,6 +51,29 @@ def _shared(clip: AcceptedClip | ShardRow, said: ShardCaptions) -> dict[str, Any
     """The columns of a shard that can change after it is written: scores, `extra` and captions."""
     captions = {"caption": said["caption"], "captions": said["captions"]}
     return {**scores_of(clip), "extra": clip["extra"], **captions}
+
+
+def add_hashes(dataset: Dataset) -> None:
+    """Shards of versions 1 and 2 get the hashes of their clips. The clips stay as they are, byte by byte.
+
+    Killed at any moment, the next command continues with the shards that have no hashes. Raises
+    `curation.store.intact.Damaged`.
+    """
+    for part in dataset.parts("shards"):
+        source = open_shard(dataset, part)
+        before = source.schema_arrow
+        source.close()
+        if VIDEO_HASH in before.names:
+            continue
+        made_with = {k: v for k, v in (before.metadata or {}).items() if k == CUT_HASH}
+        schema = shard_schema()
+        schema = schema.with_metadata({**(schema.metadata or {}), **made_with})
+        with dataset.writing(f"shards/{part}.parquet") as file, shard_writer(file, schema) as writer:
+            for table in intact_groups(dataset, part):
+                videos = (table["video"][i].as_py() for i in range(table.num_rows))
+                hashes = pa.array([video_hash(video["bytes"]) for video in videos], pa.string())
+                hashed = table.append_column(SHARDS.field(VIDEO_HASH), hashes)
+                writer.write_table(hashed.replace_schema_metadata(schema.metadata))
 
 
 def _same(row: Mapping[str, Any], clip: Mapping[str, Any]) -> bool:

@@ -16,13 +16,14 @@ import pyarrow as pa
 
 from curation.store.address import filesystem
 from curation.store.dataset import LEASE, Dataset, reelmill_version
+from curation.store.intact import intact_groups
 from curation.store.lease import Lease
-from curation.store.schema import SHARDS
+from curation.store.schema import SHARDS, VIDEO_HASH
 
 Format = Literal["webdataset", "files"]
 
 MARKER = "reelmill-export.json"  # what makes a folder an export, which a later one may replace
-_SCALARS = [f.name for f in SHARDS if not pa.types.is_nested(f.type)]
+_SCALARS = [f.name for f in SHARDS if not pa.types.is_nested(f.type) and f.name != VIDEO_HASH]
 _TAR_BLOCK = 512  # bytes: a header is one, data fill whole ones
 _ID = re.compile(r"[0-9a-f]{1,64}")
 _OURS = re.compile(r"[0-9a-f]{1,64}\.(mp4|txt)|\d{5,}\.tar|metadata\.jsonl|_tmp-.*")
@@ -37,8 +38,8 @@ def export(dataset: Dataset, to: Format, out: str, *, shard_mb: int = 512) -> in
     each clip is CLIP_ID.mp4, .txt and .json. The same dataset gives the same bytes.
 
     `out` may be remote. It is empty, new, or an earlier export, which is replaced: afterwards it holds
-    the clips of this dataset and no others. Raises `ValueError` for anything else, and where another export
-    is at work.
+    the clips of this dataset and no others. Raises `ValueError` for anything else, where another export
+    is at work, and for a damaged clip.
     """
     if to not in get_args(Format):
         raise ValueError(f"cannot export to {to!r}: there are {', '.join(get_args(Format))}")
@@ -87,10 +88,11 @@ def _mark(folder: Dataset, to: str, clips: int | None) -> None:
 def _clips(dataset: Dataset) -> Iterator[tuple[dict[str, Any], bytes]]:
     """(scalar columns, mp4) of every shard row; one row group in memory."""
     for part in dataset.parts("shards"):
-        file = dataset.open_part("shards", part)
-        for group in range(file.num_row_groups):
-            table = file.read_row_group(group, columns=[*_SCALARS, "video"])
-            for i, row in enumerate(table.select(_SCALARS).to_pylist()):
+        for table in intact_groups(dataset, part, [*_SCALARS, "video"]):
+            scalars = [
+                c for c in (*_SCALARS, VIDEO_HASH) if c in table.column_names
+            ]  # older shards have no hash
+            for i, row in enumerate(table.select(scalars).to_pylist()):
                 clip_id = row["clip_id"]
                 # A hash by contract, and what keeps a file name from leading out of the folder.
                 if not _ID.fullmatch(clip_id):

@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from curation.config.schema import Config
 from curation.decode.answers import EncodedAnswer
 from curation.store.dataset import Dataset
+from curation.store.intact import video_hash
 from curation.store.rows import ShardRow, with_scores
 from curation.store.schema import SHARDS
 from curation.tasks.cut import CutClip
@@ -54,6 +55,7 @@ def shard_row(clip: CutClip, encoded: EncodedAnswer, config_hash: str) -> ShardR
         "end_s": clip["end_s"],
         "extra": clip["extra"],
         "config_hash": config_hash,
+        "video_hash": video_hash(encoded.mp4),
     }
     return with_scores(row, clip["scores"])
 

@@ -263,12 +263,12 @@ class Dataset:
 
     def _open(self, table: str, name: str) -> Part:
         try:
-            return Part(self, table, name, self.open_table(name))
+            return Part(self, table, name, self.open_table(name, checked=True))
         except (OSError, pa.ArrowException) as error:
             raise self._unreadable(name, error) from error
 
     def _unreadable(self, name: str, error: Exception) -> Exception:
-        # Of damage Arrow says so without a number; what the system refuses has one.
+        # An error of damage, which Arrow finds, has no number. An error of the system has one.
         if isinstance(error, OSError) and error.errno is not None:
             return error
         return self.damaged(name, " ".join(str(error).split())[:300])

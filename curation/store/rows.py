@@ -170,6 +170,7 @@ class ShardRow(ShardCaptions):
     end_s: float
     extra: str | None
     config_hash: str
+    video_hash: str | None  # of the bytes of the clip; null: written by version 0.1.0
 
 
 Scored = TypeVar("Scored", ClipRow, AcceptedClip, ShardRow)

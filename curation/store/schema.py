@@ -8,8 +8,10 @@ import pyarrow as pa
 
 from filters import SCORERS
 
-SCHEMA_VERSION = 2
-READABLE_VERSIONS = (1, 2)  # 1: captions without checks; the next command that writes adds the columns
+SCHEMA_VERSION = 3
+# 1: captions without checks. 2: shards without hashes. The next command that writes adds the columns.
+READABLE_VERSIONS = (1, 2, 3)
+VIDEO_HASH = "video_hash"  # of a shard's row: what the bytes of its clip were when they were encoded
 SCORE_COLUMNS: tuple[str, ...] = tuple(
     column.name for scorer in SCORERS.values() for column in scorer.columns
 )
@@ -126,6 +128,7 @@ SHARDS = pa.schema(
         pa.field("end_s", pa.float64()),
         pa.field("extra", pa.string()),
         pa.field("config_hash", pa.string()),
+        pa.field(VIDEO_HASH, pa.string()),  # blake2b of 16 bytes, in hexadecimal digits
     ]
 )
 TABLES = {"sources": SOURCES, "clips": CLIPS, "captions": CAPTIONS, "failures": FAILURES, "shards": SHARDS}
@@ -145,7 +148,7 @@ SECONDS: dict[str, tuple[str, ...]] = {
     "sources": ("duration_s", "seconds"),
     "clips": ("start_s", "end_s"),
 }
-OPTIONAL = CAPTION_COLUMNS  # which earlier versions did not write
+OPTIONAL = (*CAPTION_COLUMNS, VIDEO_HASH)  # columns that earlier versions did not write
 
 
 def with_check_columns(captions: pa.Table, columns: Sequence[str] | None) -> pa.Table:

@@ -256,9 +256,10 @@ class Loader:
 
     def _read(self, reader: GroupReader, group: int, rows: set[int]) -> dict[int, bytes | str]:
         try:
-            return {**reader.read(group, rows)}
+            found = reader.read(group, rows)
         except Unreadable as error:
             return dict.fromkeys(rows, str(error))
+        return {row: str(mp4) if isinstance(mp4, Unreadable) else mp4 for row, mp4 in found.items()}
 
     def _submit(
         self, sample: Sample, held: dict[int, bytes | str], reader: GroupReader

@@ -27,6 +27,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+_VIDEO_HASH = "video_hash"  # a column: blake2b of the clip's bytes; shards of version 0.1.0 have none
 _SIZES = ("frames", "fps", "width", "height")
 _TEXT = (pa.string(), pa.large_string())
 _VIDEO = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
@@ -65,9 +66,13 @@ def clips(
     if seed is not None:
         random.Random(seed).shuffle(groups)
     for path, k in groups:
-        with pq.ParquetFile(path) as file:
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
             table = file.read_row_group(k, columns=list(columns) if columns else None)
         yield from table.to_pylist()
+
+
+def _is_damaged(mp4: bytes | None, video_hash: str | None) -> bool:
+    return video_hash is not None and hashlib.blake2b(mp4 or b"", digest_size=16).hexdigest() != video_hash
 
 
 def frames(row: Mapping[str, Any], indices: Sequence[int] | None = None) -> np.ndarray:
@@ -75,6 +80,8 @@ def frames(row: Mapping[str, Any], indices: Sequence[int] | None = None) -> np.n
 
     Raises `ValueError` if the clip has another number of frames or another size than its row says.
     """
+    if _is_damaged(row["video"]["bytes"], row.get(_VIDEO_HASH)):
+        raise ValueError(f"clip {row['clip_id']}: it is damaged, its bytes are not those that were written")
     wanted = list(range(row["frames"]) if indices is None else indices)
     mp4 = row["video"]["bytes"]
     if mp4[4:8] != b"ftyp":  # decoders would try a playlist, which names other files
@@ -134,7 +141,7 @@ class UnknownColumn(ValueError):
 
 
 class Unreadable(Exception):
-    """A row group that cannot be read, even after several attempts."""
+    """A row group that cannot be read, even after several attempts, or a clip that is damaged."""
 
 
 @dataclass(frozen=True)
@@ -244,7 +251,10 @@ def _read_columns(fs: Any, path: str, wanted: Sequence[str]) -> _Columns:
     if _is_local(fs) and not os.path.isfile(path):  # a named pipe would be waited for without an end
         raise ValueError(f"{path} is no file; take the shard from a copy of the dataset")
     try:
-        with _Counted(fs, path, read.append) as source, pq.ParquetFile(source) as file:
+        with (
+            _Counted(fs, path, read.append) as source,
+            pq.ParquetFile(source, page_checksum_verification=True) as file,
+        ):
             schema = file.schema_arrow
             needed = ("clip_id", "caption", "video", *_SIZES)
             missing = [n for n in needed if n not in schema.names]
@@ -295,8 +305,9 @@ class GroupReader:
         self._fs, _ = fsspec.url_to_fs(index.dataset)
         self._footers: OrderedDict[str, Any] = OrderedDict()
 
-    def read(self, group: int, rows: Collection[int] | None = None) -> dict[int, bytes]:
-        """The clips of one row group: row of the index -> bytes of its mp4. rows: only these rows.
+    def read(self, group: int, rows: Collection[int] | None = None) -> dict[int, bytes | Unreadable]:
+        """The clips of one row group: row of the index -> bytes of its mp4, or that the clip is damaged.
+        rows: only these rows.
 
         Raises `Unreadable`, and `ValueError` if the shards have changed since the index was read.
         """
@@ -308,7 +319,14 @@ class GroupReader:
         if not table["clip_id"].combine_chunks().equals(_whole(index.clip_ids[start:end])):
             raise ValueError(f"{path} has changed since training began; start again with the new dataset")
         videos = _leaf(table)
-        return {r: videos[r - start].as_py() for r in (range(start, end) if rows is None else rows)}
+        hashes = table[_VIDEO_HASH].to_pylist() if _VIDEO_HASH in table.column_names else [None] * len(table)
+        found: dict[int, bytes | Unreadable] = {}
+        for row in range(start, end) if rows is None else rows:
+            mp4 = videos[row - start].as_py()
+            if _is_damaged(mp4, hashes[row - start]):
+                mp4 = Unreadable(f"damaged in {path}: its bytes are not those that were written")
+            found[row] = mp4
+        return found
 
     def _attempt(self, path: str, group: int) -> pa.Table:
         for attempt in range(_READ_ATTEMPTS):
@@ -316,12 +334,16 @@ class GroupReader:
                 time.sleep(_RETRY_S * attempt)
             footer = self._footers.get(path)
             try:
-                # Without pre_buffer, exactly two column chunks are read.
+                # Without pre_buffer, exactly these column chunks are read.
                 with (
                     _Counted(self._fs, path, self._count) as source,
-                    pq.ParquetFile(source, metadata=footer, pre_buffer=False) as file,
+                    pq.ParquetFile(
+                        source, metadata=footer, pre_buffer=False, page_checksum_verification=True
+                    ) as file,
                 ):
-                    table = file.read_row_group(group, ["clip_id", "video.bytes"], use_threads=False)
+                    columns = ["clip_id", "video.bytes", _VIDEO_HASH]
+                    there = [c for c in columns if c != _VIDEO_HASH or c in file.schema_arrow.names]
+                    table = file.read_row_group(group, there, use_threads=False)
                     self._keep(path, file.metadata)
                 return table
             except (pa.ArrowException, OSError) as error:

@@ -117,6 +117,7 @@ def row(number: int, mp4: bytes, frames: int, fps: float, width: int, height: in
         "end_s": 0.0 if image else frames / fps,
         "extra": None,
         "config_hash": "c",
+        "video_hash": hashlib.blake2b(mp4, digest_size=16).hexdigest(),
         **columns,
     }
 

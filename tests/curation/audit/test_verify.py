@@ -251,9 +251,9 @@ def test_a_column_of_another_type(dataset: Dataset) -> None:
 
 
 def set_video(dataset: Dataset, mp4: bytes | None) -> str:
-    """Replace the video of the first row of the first shard. Returns the clip's id."""
-    video = {"bytes": mp4, "path": None}
-    rewrite(dataset, "shards", "shard-00000", lambda rows: [rows[0] | {"video": video}, *rows[1:]])
+    """Replace the video of the first row of the first shard, and its hash. Returns the clip's id."""
+    changed = {"video": {"bytes": mp4, "path": None}, "video_hash": fixture.hash_of(mp4 or b"")}
+    rewrite(dataset, "shards", "shard-00000", lambda rows: [rows[0] | changed, *rows[1:]])
     return str(dataset.read_part("shards", "shard-00000", ["clip_id"])["clip_id"][0])
 
 
