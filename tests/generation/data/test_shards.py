@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import cast
 
 import fsspec
 import numpy as np
@@ -13,9 +14,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from curation.config.load import load_config
+from curation.decode.answers import EncodedAnswer
 from curation.shards.write import shard_row, write_shard
 from curation.store.dataset import Dataset
 from curation.store.schema import SCORE_COLUMNS
+from curation.tasks.cut import CutClip
 from generation.config import Data
 from generation.data.plan import open_selection
 from generation.data.shards import (
@@ -47,8 +50,11 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows = []
     for clip, (encoded, mp4) in zip(found, cut(source, found, config), strict=True):
         scores = dict.fromkeys(SCORE_COLUMNS, None) | clip["scores"]
-        row = {**clip, **scores, "source_id": "s", "uri": str(source)}
-        rows.append(shard_row(row, encoded, mp4, {"caption": None, "captions": []}, None, config.hash()))
+        named = {"source_id": "s", "uri": str(source), "scores": scores}
+        to_cut = {**clip, **named, "caption": None, "captions": [], "extra": None}
+        shape = {k: encoded[k] for k in ("width", "height", "fps", "frames", "duration_s")}
+        answer = EncodedAnswer(clip_id=clip["clip_id"], mp4=mp4, **shape)
+        rows.append(shard_row(cast(CutClip, to_cut), answer, config.hash()))
     out = Dataset(str(folder / "out"))
     write_shard(out, "shard-00000", rows[:4], config)
     write_shard(out, "shard-00001", rows[4:], config)
