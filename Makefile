@@ -6,7 +6,7 @@ SOURCES ?=
 OUT ?= $(if $(SOURCES),runs/mine,runs/demo)
 DEMO_FOOTAGE := runs/footage
 
-.PHONY: setup demo test lint slow clean
+.PHONY: setup demo test quick lint slow clean
 
 setup: $(VENV)/.installed
 
@@ -39,8 +39,13 @@ lint: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# Two processes; the tests of one file stay together, since they share footage and models.
 test: lint
-	$(BIN)/python -m pytest -m "not slow" --durations=30
+	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile --durations=30
+
+# What needs neither Ray nor training nor a kill: some minutes of processor time less.
+quick: lint
+	$(BIN)/python -m pytest -m "not slow and not heavy" -n 2 --dist loadfile -q
 
 slow: setup
 	$(BIN)/python -m pytest -m slow
