@@ -36,6 +36,29 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--seed", type=int, default=today, help="of random tests; default: today, as YYYYMMDD")
 
 
+# Folders and files that `make quick` leaves out.
+HEAVY = (
+    *("jobs/", "curation/test_", "curation/captions/", "curation/sandbox/", "curation/decode/test_segments"),
+    *("curation/store/test_lease", "curation/store/test_whole_file", "curation/shards/test_damage"),
+    *("filters/test_transition", "filters/test_borders", "filters/test_text", "filters/test_motion"),
+    *("captioning/local/", "captioning/server/", "generation/train/", "generation/evaluate/test_parts"),
+    *(
+        "generation/data/test_loader",
+        "generation/data/test_decode",
+        "generation/sample/",
+        "generation/codecs/",
+    ),
+    *("generation/published/", "generation/models/test_compile", "generation/test_benchmark", "benchmarks/"),
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    here = Path(__file__).parent
+    for item in items:
+        if item.path.relative_to(here).as_posix().startswith(HEAVY):
+            item.add_marker("heavy")
+
+
 def pytest_report_header(config: pytest.Config) -> str:
     return f"random tests: --seed {config.getoption('--seed')} repeats them"
 
