@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from captioning.checks import measures
 from captioning.checks.language import LANGUAGES, language
-from captioning.checks.measures import CHECKS, DEFAULT_RULES, failing, measure, measures
+from captioning.checks.measures import CHECKS, DEFAULT_RULES, failing, measure
 from captioning.prompts import PROMPTS
 
 DETAILED = PROMPTS["detailed"].text
