@@ -386,7 +386,7 @@ SAMPLE = ["sample", "x", "--run", "{run}", "--out", "{new}"]
         ),
         (
             [*TRAIN, "--set", "data.where={aesthetic: {min: 1}}"],
-            ["data.where: ", "'aesthetic'", "there is aesthetics.mean, "],
+            ["data.where: ", "'aesthetic'", "the columns are aesthetics.mean, "],
         ),
         (
             [*TRAIN, "--set", "data.where={quality.brightness: {max: 1}}"],

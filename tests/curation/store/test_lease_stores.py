@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import socket
 import threading
 import time
@@ -14,10 +13,13 @@ import pytest
 
 from curation.cluster.cutter import Cutter
 from curation.config.load import load_config
+from curation.decode.answers import EncodedAnswer
 from curation.store.conditional import StoredFile
 from curation.store.dataset import LEASE, Dataset
 from curation.store.lease import Lease, LeaseHeld, LeaseLost, fence
 from curation.store.schema import SCORE_COLUMNS
+from curation.tasks.arrow import table_of
+from curation.tasks.cut import CUT_TASKS
 from tests.curation.store.stores import s3, store
 from tests.curation.store.test_lease import QUICK, ago, of_this_machine, put, record, until, written
 
@@ -175,16 +177,17 @@ def test_a_worker_writes_no_shard_when_the_lease_is_lost(
 ) -> None:
     """While it cut, or while it wrote: both take minutes."""
     store.write("dataset.json", b"{}")
-    clip: dict[str, Any] = dict.fromkeys(["start_s", "end_s", *SCORE_COLUMNS])
-    clip |= {"clip_id": "c", "source_id": "s", "uri": "u"}
-    clip |= {"captions": {"caption": None, "captions": []}, "source": {"extra": None}}
-    encoded = {"width": 2, "height": 2, "fps": 2.0, "frames": 2, "duration_s": 1.0}
+    clip: dict[str, Any] = {"clip_id": "c", "source_id": "s", "uri": "u", "start_s": 0.0, "end_s": 1.0}
+    clip |= {"frames": 2, "fps": 2.0, "width": 2, "height": 2, "scores": dict.fromkeys(SCORE_COLUMNS)}
+    clip |= {"caption": None, "captions": [], "extra": None}
+    clip["source"] = {"uri": "u", "bytes": 1, "mtime_or_etag": None, "fingerprint": None}
+    encoded = EncodedAnswer("c", 2, 2, 2.0, 2, 1.0, b"mp4")
 
     def lost() -> None:
         put(Dataset(store.location), record())
 
     def cut(*_: Any) -> Any:
-        yield clip, encoded, b"mp4"
+        yield clip, encoded
         if after == "cutting":
             lost()
 
@@ -199,13 +202,13 @@ def test_a_worker_writes_no_shard_when_the_lease_is_lost(
         monkeypatch.setattr(pa.parquet.ParquetWriter, "write_table", written_slowly)
     cutter = Cutter(load_config("").model_dump(mode="json"), store.location, "hash")
     with Lease(store, "build", **{**QUICK, "heartbeat_seconds": 60}) as lease:
-        task = {"name": "shard-00000", "clips": json.dumps([clip]), "token": lease.token}
+        task = {"name": "shard-00000", "clips": [clip], "token": lease.token}
         with pytest.raises(LeaseLost, match="pid 4711 on elsewhere"):
-            cutter(pa.Table.from_pylist([task]))
+            cutter(table_of([task], CUT_TASKS))
     assert store.parts("shards") == []
     store.remove(LEASE)
     with Lease(store, "build", **QUICK) as lease:
         monkeypatch.undo()
-        monkeypatch.setattr(Cutter, "_cut", lambda *_: iter([(clip, encoded, b"mp4")]))
-        cutter(pa.Table.from_pylist([{**task, "token": lease.token}]))
+        monkeypatch.setattr(Cutter, "_cut", lambda *_: iter([(clip, encoded)]))
+        cutter(table_of([{**task, "token": lease.token}], CUT_TASKS))
     assert store.parts("shards") == ["shard-00000"]
