@@ -143,8 +143,12 @@ def ended_in_order() -> Iterator[None]:
 
 @contextlib.contextmanager
 def one_writer(folder: str | Path, command: str, name: str = LEASE) -> Iterator[Lease]:
-    """Around whatever fills a folder that is no dataset: one command at a time does, and SIGTERM ends it in
-    order. Raises `LeaseHeld`. `name`: see `curation.store.lease.Lease`."""
+    """The context of commands that fill a folder without a dataset: one command at a time. SIGTERM acts like
+    Ctrl-C. Raises `LeaseHeld`, and `ConfigError` for a file. name: see `curation.store.lease.Lease`."""
+    if os.path.isfile(folder):
+        raise ConfigError(
+            f"{folder}: the folder cannot be made, because a file has this name; name another folder"
+        )
     with ended_in_order(), Lease(Dataset(str(folder)), command, say=complain, name=name) as lease:
         yield lease
 
