@@ -102,7 +102,7 @@ def row(number: int, mp4: bytes, frames: int, fps: float, width: int, height: in
     }
     return {
         "clip_id": clip_id,
-        "video": {"bytes": mp4, "path": None},
+        **video(mp4),
         "caption": f"clip number {number}",
         "captions": [],
         "width": width,
@@ -117,9 +117,14 @@ def row(number: int, mp4: bytes, frames: int, fps: float, width: int, height: in
         "end_s": 0.0 if image else frames / fps,
         "extra": None,
         "config_hash": "c",
-        "video_hash": hashlib.blake2b(mp4, digest_size=16).hexdigest(),
         **columns,
     }
+
+
+def video(mp4: bytes) -> Row:
+    """The columns of a row that hold its clip: the bytes, and their hash."""
+    video_hash = hashlib.blake2b(mp4, digest_size=16).hexdigest()
+    return {"video": {"bytes": mp4, "path": None}, "video_hash": video_hash}
 
 
 def write_shards(folder: Path, rows: Sequence[Row], shards: int = 2, rows_per_group: int = 4) -> Path:

@@ -90,7 +90,7 @@ def dataset(folder: Path, clips: int = 26, seed: int = 0) -> Path:
     def change(k: int, row: synthetic.Row) -> synthetic.Row:
         if k % 3:
             return row
-        return {**row, "video": {"bytes": short, "path": None}, "frames": 7, "duration_s": 7 / 8}
+        return {**row, **synthetic.video(short), "frames": 7, "duration_s": 7 / 8}
 
     return synthetic.write_dataset(folder, clips, distinct=8, seed=seed, change=change)
 

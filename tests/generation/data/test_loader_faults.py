@@ -25,7 +25,7 @@ def with_bad(folder: Path, bad: Sequence[int], clips: int = 24, **changed: Any) 
 
     def change(k: int, row: dict[str, Any]) -> dict[str, Any]:
         cut = row["video"]["bytes"][: len(row["video"]["bytes"]) // 2]
-        return row | ({"video": {"bytes": cut, "path": None}} | changed if k in bad else {})
+        return row | (synthetic.video(cut) | changed if k in bad else {})
 
     return synthetic.write_dataset(folder, clips, change=change)
 

@@ -272,7 +272,7 @@ def _averaged_weights_are_shown(world: World, data: Path, folder: Path) -> None:
 
 def _bad_clips_of_any_rank_are_told(world: World, folder: Path) -> None:
     def change(k: int, row: synthetic.Row) -> synthetic.Row:
-        return {**row, "video": {"bytes": b"no video", "path": None}} if k in {2, 9} else row
+        return {**row, **synthetic.video(b"no video")} if k in {2, 9} else row
 
     broken = folder / f"broken {world.rank}"  # each process has its own file, as the bytes differ
     synthetic.write_dataset(broken, 12, distinct=2, change=change)

@@ -376,7 +376,7 @@ def test_a_clip_that_cannot_be_read_is_named(data: Path, tmp_path: Path) -> None
     from tests.generation import synthetic
 
     def change(k: int, row: synthetic.Row) -> synthetic.Row:
-        return {**row, "video": {"bytes": b"no video", "path": None}} if k == 3 else row
+        return {**row, **synthetic.video(b"no video")} if k == 3 else row
 
     broken = synthetic.write_dataset(tmp_path / "broken", 12, distinct=2, change=change)
     config = tiny(train={"steps": 6}, data={"max_bad_fraction": 0.5, "validation_fraction": 0})
