@@ -12,10 +12,7 @@ import selectors
 import struct
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, BinaryIO
-
-if TYPE_CHECKING:  # the parent's side must stay light
-    pass
+from typing import Any, BinaryIO
 
 from curation.sandbox.words import readable
 

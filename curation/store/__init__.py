@@ -7,7 +7,7 @@ In: rows. Out: Parquet parts and whole files, local or on an object store.
     whole_file.py   a file appears whole or not at all
     lease.py        one command at a time writes to a folder
     conditional.py  puts that a store refuses where somebody else was quicker
-    sound.py        a clip is what was written, or it is not used
+    intact.py       a clip is as it was written, or it is not used
     failures.py     the table of clips that could not be cut or captioned
     upgrade.py      turns older versions into this one     spent.py   how much time each stage of builds took
     address.py      local paths and remote addresses       transient.py   read errors that may pass
