@@ -50,7 +50,7 @@ def test_a_clip_is_read() -> None:
     ],
 )
 def test_what_is_no_clip_fails_its_source(change: dict[str, Any]) -> None:
-    with pytest.raises(SourceFailed, match="no answer") as failed:
+    with pytest.raises(SourceFailed, match="an answer that is not valid") as failed:
         list(answers.measured([Message({**CLIP, **change}, PARTS)]))
     assert (failed.value.error, failed.value.transient) == ("Crash", True)
 
@@ -58,7 +58,7 @@ def test_what_is_no_clip_fails_its_source(change: dict[str, Any]) -> None:
 @pytest.mark.parametrize("name", [n for n in CLIP if n not in ("kind", "has_thumbnail")])
 def test_no_field_may_be_missing(name: str) -> None:
     head = {key: value for key, value in CLIP.items() if key != name}
-    with pytest.raises(SourceFailed, match="no answer"):
+    with pytest.raises(SourceFailed, match="an answer that is not valid"):
         list(answers.measured([Message(head, PARTS)]))
 
 
@@ -67,7 +67,7 @@ def test_parts_are_as_many_as_an_answer_has() -> None:
     (cut,) = answers.cut([Message(head, [b"mp4"])])
     assert isinstance(cut, answers.EncodedAnswer)
     assert cut.mp4 == b"mp4"
-    with pytest.raises(SourceFailed, match="no answer"):
+    with pytest.raises(SourceFailed, match="an answer that is not valid"):
         list(answers.cut([Message(head)]))
-    with pytest.raises(SourceFailed, match="no answer"):
+    with pytest.raises(SourceFailed, match="an answer that is not valid"):
         answers.probed([])
