@@ -293,7 +293,8 @@ def convert(
             overrides = [*(set_ or []), "lora=null", "transformer.pretrained=null"]
             settings = stage_config(found.stage, preset or "flashvideo-released", None, overrides)
             place = Path(os.path.abspath(run))
-            with one_writer(place / found.stage, "convert"):
+            # Beside the stage's folder, which appears whole or not at all.
+            with one_writer(place, "convert", f"_lease-{found.stage}.json"):
                 made = published.into_run(found, settings, place)
         out.print(str(made), markup=False)
 

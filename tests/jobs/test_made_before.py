@@ -112,8 +112,11 @@ def test_a_run_samples_what_it_sampled_then(made: Path) -> None:
     assert old.keys() == new.keys()
     for key, latents in old.items():
         np.testing.assert_allclose(new[key], latents, atol=1e-4)
-    kept = json.loads((KEPT / "videos" / name / "preview.json").read_text())
-    assert json.loads((made / "again" / name / "preview.json").read_text()) == kept
+    then, now = (
+        json.loads((f / name / "preview.json").read_text()) for f in (KEPT / "videos", made / "again")
+    )
+    del then["latents"]["hash"], now["latents"]["hash"]  # another processor rounds otherwise
+    assert now == then
     (made / "videos" / name / "final.mp4").unlink()
     enhanced = reelmill("enhance", made / "videos" / name, "--run", made / "run")
     assert enhanced.exit_code == 0, enhanced.output
