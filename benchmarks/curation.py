@@ -66,7 +66,7 @@ def bare_decode(path: Path) -> float:
 
 def measured(path: Path, settings: Config) -> tuple[float, list[dict[str, Any]]]:
     """CPU seconds of the measure phase as in the decoding child, and the clips."""
-    request = {"uri": str(path), "source_id": path.name, "config": settings.model_dump(mode="json")}
+    request = {"uri": str(path), "source_id": path.name, "config": settings.for_workers()}
     began = time.process_time()
     heads = [m.head for m in measure.run(request)]
     return time.process_time() - began, [h for h in heads if h["kind"] == "clip"]

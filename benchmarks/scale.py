@@ -83,7 +83,7 @@ class Clock(Progress):
 
 def without_ray(parts: list[MeasureTask], config: Config, location: str) -> Iterator[StreamRow]:
     """`pipeline.measured` as a plain loop over the same worker."""
-    worker = measurer.Measurer(config.model_dump(mode="json"), location)
+    worker = measurer.Measurer(config.for_workers(), location)
     try:
         for part in parts:
             for table in worker(table_of([part], MEASURE_TASKS)):

@@ -118,7 +118,7 @@ def measured(tasks: list[MeasureTask], config: Config, location: str) -> Iterato
 
 
 def scored(tasks: list[MeasureTask], config: Config, location: str) -> Iterator[StreamRow]:
-    plain, run, shares = config.model_dump(mode="json"), config.run, cpu_shares(config)
+    plain, run, shares = config.for_workers(), config.run, cpu_shares(config)
     workers = pool(shares.measure_workers, len(tasks), elastic=run.measure_workers is None)
     cpu, gpu = shares.model_cpus, shares.model_gpus
     # A batch is one task, with a few sources.
@@ -134,7 +134,7 @@ def scored(tasks: list[MeasureTask], config: Config, location: str) -> Iterator[
 
 def written(tasks: list[CutTask], config: Config, location: str, config_hash: str) -> Iterator[WrittenShard]:
     """Yield one row per written shard: its name, rows, bytes, seconds of video, and failures."""
-    plain, cpus = config.model_dump(mode="json"), config.run.cut_cpus
+    plain, cpus = config.for_workers(), config.run.cut_cpus
     workers = pool(max(1, int(cluster("CPU") // cpus)), len(tasks))
     options = {**made_with(plain, location, config_hash), "num_cpus": cpus, "compute": workers}
     yield from rows(stream_of(tasks, CUT_TASKS).map_batches(Cutter, **options))
@@ -142,7 +142,7 @@ def written(tasks: list[CutTask], config: Config, location: str, config_hash: st
 
 def captioned(tasks: list[CaptionTask], config: Config, location: str, step: Step) -> Iterator[CaptionAnswer]:
     """Yield the captions of each clip of the tasks."""
-    plain, shares = config.model_dump(mode="json"), caption_shares(config, step)
+    plain, shares = config.for_workers(), caption_shares(config, step)
     readers = ray.data.ActorPoolStrategy(size=min(shares.readers, len(tasks)))
     models = ray.data.ActorPoolStrategy(size=shares.workers)
     stream = stream_of(tasks, CAPTION_TASKS).map_batches(

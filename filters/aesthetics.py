@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from filters.base import IMAGE_AND_VIDEO, Column, Frames, Media, MissingModel, Sampling, Scores, uniform
+from filters.base import Column, Frames, MissingModel, Sampling, Scorer, Scores, uniform
 
 if TYPE_CHECKING:
     import torch
@@ -262,7 +262,7 @@ def check_widths(width: int, head: Head, model: str, name: str) -> None:
 
 
 @dataclass(frozen=True)
-class Aesthetics:
+class Aesthetics(Scorer):
     """The mean and minimum of the frames' scores, and the clip's embedding (float16)."""
 
     frames: int = 4
@@ -274,16 +274,14 @@ class Aesthetics:
     batch_size: int = field(default=64, metadata={"key": False})  # frames
     device: str = field(default="auto", metadata={"key": False})
 
-    name: ClassVar[str] = "aesthetics"
     version: ClassVar[str] = "2"
-    applies_to: ClassVar[frozenset[Media]] = IMAGE_AND_VIDEO
     columns: ClassVar[tuple[Column, ...]] = (
         Column(
             "aesthetics.mean", "score", (-np.inf, np.inf), "mean of the frames' scores, on the head's scale"
         ),
         Column("aesthetics.min", "score", (-np.inf, np.inf), "the lowest of the frames' scores"),
     )
-    cost: ClassVar[str] = "2.3 CPU-seconds per frame with ViT-L-14"
+    cost_ms: ClassVar[float] = 9200  # 2.3 CPU-seconds per frame with ViT-L-14
     uses_model: ClassVar[bool] = True
 
     @property

@@ -10,9 +10,10 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal, Protocol, runtime_checkable
+from typing import ClassVar, Literal
 
 import numpy as np
 
@@ -122,29 +123,64 @@ class Column:
     """One stored number, with its unit and meaning for the documents and the report."""
 
     name: str  # measure.value
-    unit: str
-    range: tuple[float, float]
-    meaning: str
+    unit: str = ""
+    range: tuple[float, float] = (-math.inf, math.inf)
+    meaning: str = ""
 
 
-@runtime_checkable
-class Scorer(Protocol):
-    """Turns sampled frames of clips into named numbers."""
+class Scorer:
+    """Turns sampled frames of clips into named numbers. The base class of all filters.
 
-    name: ClassVar[str]  # column prefix
-    version: ClassVar[str]  # part of the cache key: raise it when the numbers change
-    applies_to: ClassVar[frozenset[Media]]
-    columns: ClassVar[tuple[Column, ...]]
-    cost: ClassVar[str]  # measured CPU time
-    uses_model: ClassVar[bool]  # True: runs in Ray actors, in batches, on a GPU if there is one
+    A subclass is a frozen dataclass. Its fields are the parameters that a configuration can set. Only
+    `measure` must be written; everything else has a default:
+
+        @dataclass(frozen=True)
+        class Redness(Scorer):
+            def measure(self, frames: Frames) -> float:
+                return float(np.mean([image[..., 0].mean() for image in frames.images]))
+    """
+
+    name: ClassVar[str] = ""  # column prefix; default: the name of the class in lower case
+    version: ClassVar[str] = "1"  # part of the cache key: raise it when the numbers change
+    applies_to: ClassVar[frozenset[Media]] = IMAGE_AND_VIDEO
+    columns: ClassVar[tuple[Column, ...]] = ()  # default: one column, <name>.value
+    cost_ms: ClassVar[float] = 10.0  # of CPU time for a clip of 5 seconds: cheap scorers run first
+    uses_model: ClassVar[bool] = False  # True: runs in Ray actors, in batches, on a GPU if there is one
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        if "name" not in vars(cls):
+            cls.name = cls.__name__.lower()
+        if "columns" not in vars(cls):
+            cls.columns = (Column(f"{cls.name}.value"),)
 
     @property
-    def sampling(self) -> Sampling: ...
+    def sampling(self) -> Sampling:
+        """The frames that `measure` receives. Default: 4 uniform frames, at most 320 pixels long."""
+        return uniform(4, long_side=320)
 
     def check(self) -> None:
         """Raise `MissingModel` if a needed model is not available. Called once, before any work."""
 
-    def __call__(self, clips: Sequence[Frames]) -> list[Scores]: ...
+    def measure(self, frames: Frames) -> float | Mapping[str, float | None] | None:
+        """The number of one clip; with several columns, a mapping of column to number. None: the number
+        could not be measured. A clip without the frames that `sampling` asks for is never passed."""
+        raise NotImplementedError(f"{type(self).__name__} has no method measure")
+
+    def __call__(self, clips: Sequence[Frames]) -> list[Scores]:
+        """One `Scores` for each clip, in order. A scorer with a model overrides this, to work in batches."""
+        return [self._scores(clip) for clip in clips]
+
+    def _scores(self, clip: Frames) -> Scores:
+        nothing: dict[str, float | None] = dict.fromkeys(column.name for column in self.columns)
+        if self.sampling.kind != "none" and not clip.images and not clip.pairs:
+            return Scores(nothing)
+        found = self.measure(clip)
+        if not isinstance(found, Mapping):
+            assert len(nothing) == 1, f"{self.name} has several columns, and measure returned one number"
+            found = dict.fromkeys(nothing, found)
+        assert found.keys() <= nothing.keys(), f"{self.name} has no column {set(found) - set(nothing)}"
+        return Scores(nothing | {k: None if v is None else float(v) for k, v in found.items()})
 
 
 class MissingModel(ValueError):

@@ -3,19 +3,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 
-from filters.base import IMAGE_AND_VIDEO, Column, Frames, Media, Sampling, Scores, uniform
+from filters.base import Column, Frames, Sampling, Scorer, uniform
 
 DEPTH = 6  # rows: the edge of a bar is searched within so many
 
 
 @dataclass(frozen=True)
-class Borders:
+class Borders(Scorer):
     """Part of the frame area covered by dark bars, from the brightest value of each pixel over the frames.
 
     A bar is a run of rows (or columns) that starts at an edge of the frame and meets three conditions:
@@ -39,28 +38,17 @@ class Borders:
     step: int = 8  # luma of 255
     edge: float = 0.75  # part of the bar's length
 
-    name: ClassVar[str] = "borders"
-    version: ClassVar[str] = "1"
-    applies_to: ClassVar[frozenset[Media]] = IMAGE_AND_VIDEO
     columns: ClassVar[tuple[Column, ...]] = (
         Column("borders.fraction", "part of the frame area", (0, 1), "covered by black bars"),
     )
-    cost: ClassVar[str] = "2 ms per clip"
-    uses_model: ClassVar[bool] = False
+    cost_ms: ClassVar[float] = 2  # 2 ms per clip
 
     @property
     def sampling(self) -> Sampling:
         return uniform(self.frames, long_side=self.long_side, color="gray")
 
-    def check(self) -> None:
-        """Needs no model."""
-
-    def __call__(self, clips: Sequence[Frames]) -> list[Scores]:
-        return [Scores({"borders.fraction": self._fraction(c.images)}) for c in clips]
-
-    def _fraction(self, images: Sequence[np.ndarray]) -> float | None:
-        if not images:
-            return None
+    def measure(self, frames: Frames) -> float:
+        images = frames.images
         top, bottom, left, right = self.bars(np.max(np.stack(images), axis=0))
         height, width = images[0].shape
         return 1.0 - (height - top - bottom) * (width - left - right) / (height * width)

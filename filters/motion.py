@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import cv2
 import numpy as np
 
-from filters.base import VIDEO, Column, Frames, Media, Pair, Sampling, Scores, pairs
+from filters.base import VIDEO, Column, Frames, Media, Sampling, Scorer, pairs
 
 
 @dataclass(frozen=True)
-class Motion:
+class Motion(Scorer):
     """Length of the optical flow over a clip's pairs of frames, divided by frame width and time.
 
     `motion.speed` = sum over pairs of (mean flow length in pixels / width) / sum over pairs of dt. The
@@ -38,30 +37,22 @@ class Motion:
     width: int = 256  # pixels, as sampled
     analysis_width: int = 128  # pixels; the sampled frames are reduced to this width by averaging
 
-    name: ClassVar[str] = "motion"
     version: ClassVar[str] = "2"
     applies_to: ClassVar[frozenset[Media]] = VIDEO
     columns: ClassVar[tuple[Column, ...]] = (
         Column("motion.speed", "frame widths/s", (0, float("inf")), "mean speed of the picture's points"),
     )
-    cost: ClassVar[str] = "13 ms per second of clip"
-    uses_model: ClassVar[bool] = False
+    cost_ms: ClassVar[float] = 65  # 13 ms per second of clip
 
     @property
     def sampling(self) -> Sampling:
         return pairs(self.per_second, self.step_s, self.width)
 
-    def check(self) -> None:
-        """Needs no model."""
-
-    def __call__(self, clips: Sequence[Frames]) -> list[Scores]:
-        return [Scores({"motion.speed": self._speed(c.pairs)}) for c in clips]
-
-    def _speed(self, moments: Sequence[Pair]) -> float | None:
-        seconds = sum(p.dt_s for p in moments)
+    def measure(self, frames: Frames) -> float | None:
+        seconds = sum(p.dt_s for p in frames.pairs)
         if seconds <= 0:
             return None
-        return sum(mean_shift(p.first, p.second, self.analysis_width) for p in moments) / seconds
+        return sum(mean_shift(p.first, p.second, self.analysis_width) for p in frames.pairs) / seconds
 
 
 def mean_shift(first: np.ndarray, second: np.ndarray, analysis_width: int) -> float:

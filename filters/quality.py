@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import cv2
 import numpy as np
 
-from filters.base import IMAGE_AND_VIDEO, Column, Frames, Media, Sampling, Scores, uniform
+from filters.base import Column, Frames, Sampling, Scorer, uniform
 
 BLOWN = 250  # luma of 255: overexposed pixels have at least this
 DARK = 20  # luma of 255: dark pixels have at most this
@@ -19,7 +18,7 @@ ROUNDING = (255 / 219) ** 2 / 12 * 0.76
 
 
 @dataclass(frozen=True)
-class Quality:
+class Quality(Scorer):
     """Means over `frames` grey frames whose long side is at most `long_side` pixels.
 
     - `quality.sharpness` (0 and up): the strength of detail finer than 1 pixel, divided by the strength of
@@ -36,9 +35,7 @@ class Quality:
     frames: int = 4
     long_side: int = 320
 
-    name: ClassVar[str] = "quality"
     version: ClassVar[str] = "3"
-    applies_to: ClassVar[frozenset[Media]] = IMAGE_AND_VIDEO
     columns: ClassVar[tuple[Column, ...]] = (
         Column("quality.sharpness", "ratio", (0, float("inf")), "fine detail over medium detail"),
         Column("quality.brightness", "of full scale", (0, 1), "mean luma"),
@@ -46,22 +43,13 @@ class Quality:
         Column("quality.blown", "part of the pixels", (0, 1), f"luma {BLOWN} or more, of 255"),
         Column("quality.dark", "part of the pixels", (0, 1), f"luma {DARK} or less, of 255"),
     )
-    cost: ClassVar[str] = "3 ms per clip"
-    uses_model: ClassVar[bool] = False
+    cost_ms: ClassVar[float] = 3  # 3 ms per clip
 
     @property
     def sampling(self) -> Sampling:
         return uniform(self.frames, long_side=self.long_side, color="gray")
 
-    def check(self) -> None:
-        """Needs no model."""
-
-    def __call__(self, clips: Sequence[Frames]) -> list[Scores]:
-        return [self._score(c.images) for c in clips]
-
-    def _score(self, images: Sequence[np.ndarray]) -> Scores:
-        if not images:
-            return Scores({c.name: None for c in self.columns})
+    def measure(self, frames: Frames) -> dict[str, float | None]:
         measured = [
             {
                 "quality.sharpness": sharpness(g),
@@ -70,9 +58,9 @@ class Quality:
                 "quality.blown": float((g >= BLOWN).mean()),
                 "quality.dark": float((g <= DARK).mean()),
             }
-            for g in images
+            for g in frames.images
         ]
-        return Scores({c.name: float(np.mean([m[c.name] for m in measured])) for c in self.columns})
+        return {c.name: float(np.mean([m[c.name] for m in measured])) for c in self.columns}
 
 
 def sharpness(image: np.ndarray) -> float:

@@ -7,13 +7,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from filters.base import IMAGE_AND_VIDEO, Media
+
 
 @dataclass(frozen=True)
 class Rule:
-    """One or two inclusive bounds on one score column. Raises `ValueError` for impossible bounds."""
+    """One or two inclusive bounds on one score column. Raises `ValueError` for impossible bounds.
+
+    applies_to: a still image has no motion, so a bound on motion does not apply to images.
+    """
 
     min: float | None = None
     max: float | None = None
+    applies_to: frozenset[Media] = IMAGE_AND_VIDEO
 
     def __post_init__(self) -> None:
         if self.min is None and self.max is None:

@@ -9,14 +9,14 @@ from typing import ClassVar
 import cv2
 import numpy as np
 
-from filters.base import VIDEO, Column, Frames, Media, Sampling, Scores, uniform
+from filters.base import VIDEO, Column, Frames, Media, Sampling, Scorer, uniform
 
 BINS = 6  # per channel of the colour histogram
 GRID = (8, 6)  # cells across and down of the layout
 
 
 @dataclass(frozen=True)
-class Transition:
+class Transition(Scorer):
     """The distance between the two sides of the clip's best split, compared with the spread within each side.
 
     The difference of two frames is a geometric mean of two distances, so both must be large: the Hellinger
@@ -41,29 +41,18 @@ class Transition:
     frames: int = 16
     long_side: int = 96
 
-    name: ClassVar[str] = "transition"
-    version: ClassVar[str] = "1"
     applies_to: ClassVar[frozenset[Media]] = VIDEO
     columns: ClassVar[tuple[Column, ...]] = (
         Column("transition.distance", "none", (0, 1), "difference across the clip's strongest divide"),
     )
-    cost: ClassVar[str] = "2 ms per clip"
-    uses_model: ClassVar[bool] = False
+    cost_ms: ClassVar[float] = 2  # 2 ms per clip
 
     @property
     def sampling(self) -> Sampling:
         return uniform(self.frames, long_side=self.long_side, color="rgb")
 
-    def check(self) -> None:
-        """Needs no model."""
-
-    def __call__(self, clips: Sequence[Frames]) -> list[Scores]:
-        return [Scores({"transition.distance": self._distance(c.images)}) for c in clips]
-
-    def _distance(self, images: Sequence[np.ndarray]) -> float | None:
-        if len(images) < 2:
-            return None
-        return divide(differences(images))
+    def measure(self, frames: Frames) -> float | None:
+        return divide(differences(frames.images)) if len(frames.images) > 1 else None
 
 
 def differences(images: Sequence[np.ndarray]) -> np.ndarray:

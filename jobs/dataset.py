@@ -8,7 +8,7 @@ import os
 import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import closing
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 
@@ -82,21 +82,20 @@ def _stored_config(dataset: Dataset, overrides: list[str] | None) -> Config:
     as servers, count only if the user gave them (`curation.config.said`)."""
     manifest = dataset.manifest()
     stored_config(manifest, dataset.location)  # names the file if the configuration in it is wrong
-    data: dict[str, Any] = manifest["config"]
-    return said.of_dataset(data, overrides or [], [dataset.location])
+    return said.of_dataset(manifest["config"], overrides or [], [dataset.location], manifest.get("measures"))
 
 
 def _wanted_config(name: str, overrides: list[str] | None, dataset: Dataset) -> Config:
     """The configuration that the user gave `build` with `--config` and `--set`. Raises `ConfigError`, also
     for settings that a dataset.json wants and the user has not confirmed."""
     file = config_file(name)
-    text, of_dataset = read_config_text(file)
-    if not of_dataset:
+    text, records = read_config_text(file)
+    if records is None:
         settings = load_config(text, overrides or [])
         said.check_key_names(settings, said.typed(overrides or []))
         return settings
     its_own = _dataset(str(file).rpartition("/")[0] or ".").location
-    settings = said.of_dataset(json.loads(text), overrides or [], [its_own, dataset.location])
+    settings = said.of_dataset(json.loads(text), overrides or [], [its_own, dataset.location], records)
     said.refuse_unsaid(settings)
     _say_what_is_not_taken(settings)
     return settings
@@ -160,7 +159,7 @@ def build(
             with closing(Progress()) as progress, session(settings):
                 _say_what_nodes_share(dataset, listed, nodes())
                 pipeline.build(dataset, listed, settings, progress, retry_failed=retry_failed, prune=prune)
-            left_out = [name for name in SCORERS if name not in settings.filters]
+            left_out = [name for name in SCORERS if name not in settings.scorers]
             if left_out:
                 out.print(f"not measured: {', '.join(left_out)} (not among this configuration's filters)")
             address = write_report(dataset)

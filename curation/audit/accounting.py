@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import cast
 
 import pyarrow as pa
@@ -12,7 +14,6 @@ import pyarrow.compute as pc
 from curation.store.dataset import Dataset
 from curation.store.schema import (
     CAPTION_COLUMNS,
-    SCORE_COLUMNS,
 )
 
 STATUSES = ("accepted", "rejected", "failed")
@@ -100,7 +101,8 @@ def accounting(dataset: Dataset) -> Accounting:
         if clip["clip_id"] in accepted:
             a.accepted_seconds += clip["end_s"] - clip["start_s"]
     a.accepted, a.rejected, a.failed_clips = (status_of[s] for s in STATUSES)
-    a.by_reason = {reason: reasons[reason] for reason in sorted(reasons, key=_cascade_place)}
+    in_order = sorted(reasons, key=partial(_cascade_place, dataset.score_columns))
+    a.by_reason = {reason: reasons[reason] for reason in in_order}
     a.shard_rows = sum(table.num_rows for _, table in dataset.tables("shards", ["clip_id"]))
     return a
 
@@ -114,7 +116,7 @@ def _is_column(reason: str) -> bool:
     return "." in reason
 
 
-def _cascade_place(reason: str) -> tuple[int, str]:
-    columns = (*SCORE_COLUMNS, *CAPTION_COLUMNS)
+def _cascade_place(score_columns: Sequence[str], reason: str) -> tuple[int, str]:
+    columns = (*score_columns, *CAPTION_COLUMNS)
     place = columns.index(reason) if reason in columns else len(columns)
     return place + (not _is_column(reason)), reason

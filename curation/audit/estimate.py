@@ -86,7 +86,7 @@ def _span(seconds: float) -> str:
 
 def _speed(child: Child, sample: Sequence[Source], config: Config) -> float | None:
     """Seconds of video that are measured per second: the median of a few sources. None if all fail."""
-    plain = config.model_dump(mode="json")
+    plain = config.for_workers()
     speeds = []
     for source in sample[:_MEASURED]:
         began = time.monotonic()

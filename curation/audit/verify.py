@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
@@ -23,13 +23,13 @@ from curation.store.schema import (
     CAPTION_COLUMNS,
     MAX_SECONDS,
     SCHEMA_VERSION,
-    SCORE_COLUMNS,
-    TABLES,
-    VERDICTS,
     VIDEO_HASH,
+    is_score,
     with_check_columns,
+    with_score_columns,
 )
-from curation.verdicts.judge import judge, ordered
+from curation.verdicts.judge import judge
+from filters import SCORERS
 from filters.rules import Rule
 
 _MOST_OF_A_KIND = 20  # messages; the rest of a kind is counted
@@ -138,7 +138,7 @@ class _Check:
             yield from self._groups_of(table, name)
 
     def _groups_of(self, table: str, name: str) -> Iterator[tuple[str, pa.Table]]:
-        schema = VERDICTS if table == "verdicts" else TABLES[table]
+        schema = self.dataset.schema(table)
         older = self.version == 1 and table == "captions"
         if older:  # they have no checks yet: the next command that writes adds the columns
             schema = pa.schema([field for field in schema if field.name not in CAPTION_COLUMNS])
@@ -150,6 +150,9 @@ class _Check:
             return
         if self.version < SCHEMA_VERSION and table == "shards" and VIDEO_HASH not in file.schema_arrow.names:
             schema = pa.schema([field for field in schema if field.name != VIDEO_HASH])  # so, too
+        if table in ("clips", "shards"):  # a column of a filter that came later is missing in older parts
+            there = [n for n in file.schema_arrow.names if n in self.dataset.score_columns]
+            schema = pa.schema([f for f in schema if not is_score(f.name) or f.name in there])
         try:
             if not file.schema_arrow.equals(schema, check_metadata=False):
                 self.damaged.add(table)
@@ -163,7 +166,8 @@ class _Check:
                 except (OSError, ValueError, pa.ArrowException) as error:
                     self._unreadable(table, f"{name}, row group {i},", error)
                     continue
-                yield name, with_check_columns(rows, None) if older else rows
+                rows = with_check_columns(rows, None) if older else rows
+                yield name, with_score_columns(rows, self.dataset.schema(table).names)
         finally:
             file.close(force=True)
 
@@ -192,11 +196,17 @@ class _Check:
             except (TypeError, ValueError) as error:
                 self.found.add("rule", f"dataset.json: rules.{column} is no rule: {error}")
                 continue
-            if column in SCORE_COLUMNS or (column in CAPTION_COLUMNS and not kept):
+            if column in self.dataset.score_columns or (column in CAPTION_COLUMNS and not kept):
                 rules[column] = rule
             elif column not in CAPTION_COLUMNS:
                 self.found.add("rule", f"dataset.json: rules.{column} is on no score column")
-        return ordered(rules)
+        try:
+            order = stored_config(manifest, self.dataset.location).ordered_rules
+        except ConfigError:  # `read_captions` says so
+            order = {c.name: Rule(0, 0, s.applies_to) for s in SCORERS.values() for c in s.columns}
+        media = {column: rule.applies_to for column, rule in order.items()}
+        in_order = [*(c for c in order if c in rules), *(c for c in rules if c not in order)]
+        return {c: replace(rules[c], applies_to=media.get(c, rules[c].applies_to)) for c in in_order}
 
     def commits(self) -> None:
         """Sources and clips are committed in pairs of parts."""
@@ -247,7 +257,7 @@ class _Check:
                     self.found.add("verdict reason", f"{label} is {status} with reason {reason!r}")
 
     def read_clips(self, rules: Mapping[str, Rule]) -> None:
-        columns = ["clip_id", "source_id", "start_s", "end_s", "frames", "fps", *SCORE_COLUMNS]
+        columns = ["clip_id", "source_id", "start_s", "end_s", "frames", "fps", *self.dataset.score_columns]
         for name, table in self.groups("clips"):
             for row in table.select(columns).to_pylist():
                 label = f"{name}: clip {row['clip_id']}"

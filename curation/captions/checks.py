@@ -43,7 +43,7 @@ class Checker:
     def __init__(self, config: Config, captioner: Captioner):
         self._language = config.captions.language
         self._prompt = _prompt_of(captioner)
-        scorer = config.filters.get(EMBEDDER)
+        scorer = config.scorers.get(EMBEDDER)
         self._compares = "caption.similarity" in config.rules and scorer is not None
         self._scorer = scorer
 

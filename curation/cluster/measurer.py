@@ -21,7 +21,6 @@ from curation.sandbox.parent import Child
 from curation.sandbox.protocol import SourceFailed
 from curation.store.dataset import Dataset
 from curation.store.rows import ClipRow, SourceRow, keys_of, named_source, scores_of, unmeasured
-from curation.store.schema import CLIPS
 from curation.store.spent import Timed
 from curation.tasks.arrow import rows_of, table_of
 from curation.tasks.measure import (
@@ -34,7 +33,7 @@ from curation.tasks.measure import (
     StreamRow,
     stream_row,
 )
-from curation.verdicts.judge import columns_of, ordered, spared
+from curation.verdicts.judge import spared
 from curation.verdicts.stale import Staleness
 from filters import EMBEDDER
 from filters.base import Frames
@@ -52,8 +51,8 @@ class Measurer:
         self._plain = {key: value for key, value in config.items() if key != "captions"}  # for the child
         self._dataset = Dataset(location)
         self._child = Child(self._config.run.child_memory_mb, self._config.run.child_output_mb)
-        self._rules = ordered(self._config.rules)
-        self._cheap = columns_of(list(self._config.local_scorers))
+        self._rules = self._config.ordered_rules
+        self._cheap = self._config.columns_of(self._config.local_scorers)
         self._keys = self._config.measure_keys()
         self._staleness = Staleness(self._config)
         self._worker = uuid.uuid4().hex
@@ -207,7 +206,7 @@ class Measurer:
 
     def _rescored(self, part: str, source: SourceTask) -> Iterator[StreamRow]:
         """The clips of a committed source, after their missing and outdated columns are computed."""
-        columns = [n for n in CLIPS.names if n not in ("thumbnail", "embedding")]
+        columns = [n for n in self._dataset.schema("clips").names if n not in ("thumbnail", "embedding")]
         table = self._dataset.read_part("clips", part, columns)
         mine: list[ClipRow] = rows_of(table.filter(pc.equal(table["source_id"], source["source_id"])))
         waiting = {clip["clip_id"]: self._committed(clip) for clip in mine}
@@ -266,7 +265,7 @@ class Measurer:
         self, uri: str, clips: Sequence[MeasuredClip], want: dict[str, list[str]]
     ) -> Iterator[answers.ScoresAnswer]:
         """Yield the wanted columns of every clip, and the frames for model-backed scorers."""
-        scorers = self._config.filters
+        scorers = self._config.scorers
         by_frames = []
         for clip in clips:
             wanted = want[clip["clip_id"]]

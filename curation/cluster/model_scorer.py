@@ -13,7 +13,7 @@ from curation.cluster.rows import decoded_frames, spent_row
 from curation.config.load import validated
 from curation.tasks.arrow import rows_of, table_of
 from curation.tasks.measure import STREAM, MeasuredClip, StreamRow
-from curation.verdicts.judge import columns_of, ordered, spared
+from curation.verdicts.judge import spared
 from filters.base import Frames, Scorer, measure_key
 
 
@@ -27,12 +27,12 @@ class ModelScorer:
     def __init__(self, config: dict[str, Any], name: str):
         self._config = validated(config)
         self._name = name
-        self._scorer: Scorer = self._config.filters[name]
+        self._scorer: Scorer = self._config.scorers[name]
         self._key = measure_key(self._scorer)
-        self._rules = ordered(self._config.rules)
+        self._rules = self._config.ordered_rules
         # Scores before this scorer. If a rule rejects a clip by these scores, this scorer skips the clip.
-        order = list(self._config.filters)
-        self._before = columns_of(order[: order.index(name)])
+        order = list(self._config.scorers)
+        self._before = self._config.columns_of(order[: order.index(name)])
         self._worker = uuid.uuid4().hex
 
     def __call__(self, batch: pa.Table) -> pa.Table:

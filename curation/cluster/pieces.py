@@ -58,7 +58,7 @@ def _looking(looks: list[LookTask], config: Config) -> ray.data.Dataset:
     shares = cpu_shares(config)
     return stream_of(looks, LOOK_TASKS).map_batches(
         Looker,
-        fn_constructor_args=(config.model_dump(mode="json"),),
+        fn_constructor_args=(config.for_workers(),),
         batch_format="pyarrow",
         batch_size=1,  # one piece of a source
         num_cpus=shares.measure_cpus,

@@ -6,7 +6,6 @@ from curation.captions.wanted import waiting as captions_waiting
 from curation.config.schema import Config
 from curation.shards.plan import sharded_clips
 from curation.store.dataset import Dataset
-from curation.store.schema import SCORE_COLUMNS
 from curation.verdicts.stale import Staleness
 
 
@@ -31,7 +30,7 @@ def captions_wait(dataset: Dataset, config: Config) -> bool:
 
 def _stale_sources(dataset: Dataset, config: Config) -> int:
     staleness = Staleness(config)
-    columns = ["clip_id", "source_id", "fps", "keys", *SCORE_COLUMNS]
+    columns = ["clip_id", "source_id", "fps", "keys", *dataset.score_columns]
     return len({c["source_id"] for c in dataset.rows("clips", columns) if staleness.wanted(c)})
 
 

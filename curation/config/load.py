@@ -13,11 +13,12 @@ from pydantic import (
     ValidationError,
 )
 
+from curation.config.filters import Known
 from curation.config.schema import Config, ConfigError
 from curation.store.address import is_remote, open_source
 
 
-def load_config(text: str, overrides: Sequence[str] = ()) -> Config:
+def load_config(text: str, overrides: Sequence[str] = (), known: Known | None = None) -> Config:
     """A configuration from YAML text and `key=value` overrides. Raises `ConfigError`."""
     try:
         data = yaml.safe_load(text) or {}
@@ -26,7 +27,7 @@ def load_config(text: str, overrides: Sequence[str] = ()) -> Config:
     if not isinstance(data, dict):
         raise ConfigError("the file must hold a mapping of sections")
     apply_overrides(data, overrides)
-    return validated(data)
+    return validated(data, known)
 
 
 def apply_overrides(data: dict[str, Any], overrides: Sequence[str]) -> None:
@@ -35,10 +36,14 @@ def apply_overrides(data: dict[str, Any], overrides: Sequence[str]) -> None:
         _apply(data, override)
 
 
-def validated(data: Any) -> Config:
-    """A configuration from plain data. Raises `ConfigError`."""
+def validated(data: Any, known: Known | None = None) -> Config:
+    """A configuration from plain data. Raises `ConfigError`.
+
+    known: what is known of the filters of a dataset.json. None: the data is the user's own, or was checked
+    by the command that started this worker.
+    """
     try:
-        return Config.model_validate(data)
+        return Config.model_validate(data, context={"known": known})
     except ValidationError as error:
         raise ConfigError("\n".join(explain(dict(e)) for e in error.errors())) from error
 
@@ -46,7 +51,7 @@ def validated(data: Any) -> Config:
 def stored_config(manifest: Mapping[str, Any], location: str) -> Config:
     """The configuration in the dataset.json of a dataset. Raises `ConfigError` that names the file."""
     try:
-        return validated(manifest["config"])
+        return validated(manifest["config"], Known(manifest.get("measures") or {}))
     except ConfigError as error:
         raise ConfigError(
             f"{location}/dataset.json holds a configuration that is none: {error}; take the file from a copy "
@@ -59,17 +64,18 @@ def read_config_file(name: str | Path, overrides: Sequence[str] = ()) -> Config:
 
     Raises `ConfigError`.
     """
-    text, _ = read_config_text(name)
-    return load_config(text, overrides)
+    text, records = read_config_text(name)
+    return load_config(text, overrides, _known(records))
 
 
-def read_config_text(name: str | Path) -> tuple[str, bool]:
-    """(the YAML text of a valid configuration, whether the text comes from a dataset.json).
+def read_config_text(name: str | Path) -> tuple[str, dict[str, Any] | None]:
+    """(the YAML text of a valid configuration, and of a dataset.json what it says of its filters).
 
-    Another person may have written a dataset.json. Raises `ConfigError` if the file cannot be read, or if its
-    configuration is not valid without overrides.
+    Another person may have written a dataset.json, so no code that it names is imported. Raises `ConfigError`
+    if the file cannot be read, or if its configuration is not valid without overrides.
     """
-    path, of_dataset = str(name), False
+    path = str(name)
+    records: dict[str, Any] | None = None
     try:
         with open_source(path, typed=True) as file:
             text = file.read().decode()
@@ -85,11 +91,15 @@ def read_config_text(name: str | Path) -> tuple[str, bool]:
         if path.endswith(".json"):  # a dataset.json under any name can build its dataset again
             data = json.loads(text)
             if "schema_version" in data or Path(path).name == "dataset.json":
-                text, of_dataset = json.dumps(data["config"]), True
-        load_config(text)
+                text, records = json.dumps(data["config"]), data.get("measures") or {}
+        load_config(text, known=_known(records))
     except (ConfigError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ConfigError(f"{path}: {error}") from error
-    return text, of_dataset
+    return text, records
+
+
+def _known(records: dict[str, Any] | None) -> Known | None:
+    return None if records is None else Known(records)
 
 
 def _apply(data: dict[str, Any], override: str) -> None:
@@ -98,6 +108,10 @@ def _apply(data: dict[str, Any], override: str) -> None:
     path = key.strip().split(".")
     if not equals or not all(path):
         raise ConfigError(f"--set {override}: write key=value, such as rules.motion.speed.min=0.02")
+    if path[0] == "filters" and ":" in key:  # an import path has dots: filters.mypackage.colour:Colour.frames
+        module, _, rest = key.strip().removeprefix("filters.").partition(":")
+        name, *parameter = rest.split(".")
+        path = ["filters", f"{module}:{name}", *parameter]
     if path[0] == "rules":
         if len(path) not in (3, 4) or (len(path) == 4 and path[3] not in ("min", "max")):
             raise ConfigError(

@@ -22,8 +22,10 @@ from pathlib import Path
 from typing import Any
 
 from curation.config.changes import flat
+from curation.config.filters import Known, params_of
 from curation.config.load import apply_overrides, validated
 from curation.config.schema import Config, ConfigError, Run
+from filters.find import is_import_path
 
 Values = dict[str, str]  # by dotted key
 
@@ -65,10 +67,16 @@ def typed(overrides: Sequence[str]) -> Values:
     return _texts(flat(data))
 
 
-def of_dataset(data: dict[str, Any], overrides: Sequence[str], places: Iterable[str]) -> Config:
+def of_dataset(
+    data: Mapping[str, Any],
+    overrides: Sequence[str],
+    places: Iterable[str],
+    records: Mapping[str, Any] | None = None,
+) -> Config:
     """The configuration `data` of a dataset.json with the user's `overrides`.
 
-    places: the datasets for which earlier permissions of this user count.
+    places: the datasets for which earlier permissions of this user count. records: what the dataset.json says
+    of its filters (`measures`). Code that an import path names is imported only if the user allowed it.
 
     The result's `unsaid` holds the values of `reaching` that this user has not allowed, now or before. Its
     `not_taken` holds the keys of `run` that stay at their defaults for the same reason. Raises `ConfigError`.
@@ -86,7 +94,10 @@ def of_dataset(data: dict[str, Any], overrides: Sequence[str], places: Iterable[
                 not_taken[f"run.{name}"] = str(value)
     apply_overrides(data, overrides)
     not_taken = {key: value for key, value in not_taken.items() if key not in now}
-    config = validated(data)
+    paths = [path for path in data.get("filters") or () if is_import_path(str(path))]
+    may_import = [p for p in paths if any(key.startswith(f"filters.{p}") for key in said)]
+    config = validated(data, Known(records or {}, may_import))
+    said |= {f"filters.{path}": path for path in may_import}
     unsaid = {key: value for key, value in reaching(config).items() if said.get(key) != value}
     config.mark(unsaid, not_taken)
     return config
@@ -97,7 +108,7 @@ def reaching(config: Config, *, unused: bool = False) -> Values:
 
     unused: include captioners and models that are configured but not used.
     """
-    found: dict[str, Any] = {}
+    found: dict[str, Any] = {f"filters.{path}": path for path in config.filters if is_import_path(path)}
     captions = config.captions
     if captions.endpoint is not None and (unused or captions.captioner == "endpoint"):
         found |= _server("captions.endpoint", captions.endpoint)
@@ -107,11 +118,11 @@ def reaching(config: Config, *, unused: bool = False) -> Values:
         found |= _server("captions.rewrite", captions.rewrite)
     elif captions.rewrite is not None:
         found |= _other("captions.rewrite", captions.rewrite, ("model", "revision"))
-    if scorer := config.filters.get("aesthetics"):
+    if scorer := config.scorers.get("aesthetics"):
         for name in ("model", "pretrained", "head"):
             if not _KNOWN_NAME.fullmatch(getattr(scorer, name)):
                 found[f"filters.aesthetics.{name}"] = getattr(scorer, name)
-    if (scorer := config.filters.get("text")) and scorer.models != "auto":
+    if (scorer := config.scorers.get("text")) and scorer.models != "auto":
         found["filters.text.models"] = scorer.models
     return {key: str(value) for key, value in found.items()}
 
@@ -143,12 +154,24 @@ def refuse_unsaid(config: Config, *, captions_only: bool = False) -> None:
     unsaid = {key: value for key, value in config.unsaid.items() if key.startswith(used)}
     if not unsaid:
         return
-    wants = "; ".join(f"{_WORDS[key]} {value} ({key})" for key, value in unsaid.items())
-    options = " ".join(f"--set {shlex.quote(f'{key}={value}')}" for key, value in unsaid.items())
+    wants = "; ".join(f"{_words(key)} {value} ({key})" for key, value in unsaid.items())
+    options = " ".join(f"--set {shlex.quote(_option(config, key, value))}" for key, value in unsaid.items())
     raise ConfigError(
         f"the dataset's own dataset.json wants this, and you have not said so: {wants}. A dataset may be "
-        f"somebody else's, so nothing was contacted; to allow it, add {options}"
+        f"somebody else's, so nothing was contacted or run; to allow it, add {options}"
     )
+
+
+def _words(key: str) -> str:
+    return _WORDS.get(key, "code is run that is found as")
+
+
+def _option(config: Config, key: str, value: str) -> str:
+    """The override that allows a setting, and changes nothing."""
+    path = key.removeprefix("filters.")
+    if path not in config.filters:
+        return f"{key}={value}"
+    return f"{key}={json.dumps(params_of(config.filters[path]))}"
 
 
 def check_key_names(config: Config, said: Mapping[str, str]) -> None:

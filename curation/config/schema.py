@@ -8,8 +8,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
-from functools import cache
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -19,8 +18,7 @@ from pydantic import (
     Field,
     PlainSerializer,
     PrivateAttr,
-    TypeAdapter,
-    ValidationError,
+    ValidationInfo,
     model_validator,
 )
 
@@ -28,9 +26,9 @@ from captioning.base import Kind
 from captioning.checks.language import LANGUAGES
 from captioning.makers import CaptionerName, captioner_class
 from captioning.prompts import PROMPTS, prompt_of
-from curation.store.schema import CAPTION_COLUMNS, SCORE_COLUMNS
+from curation.config.filters import RecordedFilter, key_of, made, name_of, params_of, read_filters
+from curation.store.schema import CAPTION_COLUMNS
 from filters import EMBEDDER, SCORERS
-from filters.base import measure_key
 from filters.rules import Rule
 
 DetectorName = Literal["content", "adaptive", "transnetv2", "none"]
@@ -84,48 +82,20 @@ class Cut(_Section):
     fps: float | None = Field(None, gt=0)  # frames per second; null: the clip's own rate
 
 
-def _made(kind: type[Any], name: str, params: Any) -> Any:
-    """An object of the dataclass `kind` from plain parameters. Raises `ValueError` for a wrong parameter."""
-    if dataclasses.is_dataclass(params):
-        return params
-    if not isinstance(params, Mapping):
-        raise ValueError(f"{name}: expected its parameters, or null to take it out, got {params!r}")
-    known = {f.name for f in dataclasses.fields(kind) if f.init}
-    unknown = sorted(map(str, set(params) - known))
-    if unknown:
-        raise ValueError(
-            f"unknown key {name}.{unknown[0]}: {name} has {', '.join(sorted(known)) or 'no parameters'}"
-        )
-    try:
-        # Values are converted to the declared types, because 10 and 10.0 must be the same measure.
-        return _adapter(kind).validate_python(dict(params))  # type: ignore[arg-type]
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in (name, *first["loc"]))
-        message = str(first["msg"]).removeprefix("Value error, ")
-        given = f" (got {first['input']!r})" if first["loc"] else ""
-        raise ValueError(f"{key}: {message}{given}") from error
-
-
-@cache
-def _adapter(kind: type[Any]) -> TypeAdapter[Any]:
-    return TypeAdapter(kind)  # creating an adapter takes milliseconds
-
-
-def _plain(made: Any) -> Any:
+def _plain(value: Any) -> Any:
     """The parameters of a dataclass, without the fields for its internal state."""
-    return (
-        made if made is None else {f.name: getattr(made, f.name) for f in dataclasses.fields(made) if f.init}
-    )
+    if value is None:
+        return None
+    return {f.name: getattr(value, f.name) for f in dataclasses.fields(value) if f.init}
 
 
 def _settings(name: str) -> Any:
     """The type of a section whose keys are the fields of the captioner class with this name."""
 
-    def made(value: Any) -> Any:
-        return None if value is None else _made(captioner_class(name), name, value)
+    def settings(value: Any) -> Any:
+        return None if value is None else made(captioner_class(name), name, value)
 
-    return Annotated[Any, BeforeValidator(made), PlainSerializer(_plain)]
+    return Annotated[Any, BeforeValidator(settings), PlainSerializer(_plain)]
 
 
 class Captions(_Section):
@@ -259,62 +229,31 @@ def _rule(value: Any) -> Rule:
     for name, bound in value.items():
         if isinstance(bound, bool) or not isinstance(bound, int | float | str | None):
             raise ValueError(f"{name} is not a number: {bound!r}")
-    return Rule(**{k: None if v is None else float(v) for k, v in value.items()})
+    low, high = (None if value.get(k) is None else float(value[k]) for k in ("min", "max"))
+    return Rule(low, high)
 
 
 def _rules(value: Any) -> Any:
     """Remove each rule that is null, and each rule whose bounds are all null."""
     if not isinstance(value, Mapping):
         return value
-    columns = {*SCORE_COLUMNS, *CAPTION_COLUMNS}
-    kept = {
-        column: rule
-        for column, rule in value.items()
-        if rule is not None
-        and not (isinstance(rule, Mapping) and all(bound is None for bound in rule.values()))
-    }
-    for column in value.keys() - kept.keys() - columns:
-        raise ValueError(f"rules.{column}: no such rule to take out; there are {', '.join(sorted(columns))}")
-    return kept
+    return {column: rule for column, rule in value.items() if not _is_null(rule)}
 
 
-# Parameters of any measure that must be above 0. With no frames, or with frames of size 0, no measure works.
-_POSITIVE = {
-    "frames",
-    "long_side",
-    "short_side",
-    "per_second",
-    "step_s",
-    "width",
-    "analysis_width",
-    "batch_size",
-}
+def _is_null(rule: Any) -> bool:
+    return rule is None or (isinstance(rule, Mapping) and all(bound is None for bound in rule.values()))
 
 
-def _scorers(value: Any) -> dict[str, Any]:
-    if not isinstance(value, Mapping):
-        raise ValueError(f"expected measure: parameters, got {value!r}")
-    made: dict[str, Any] = {}
-    for name, params in value.items():
-        if name not in SCORERS:
-            raise ValueError(f"unknown measure {name!r}: there are {', '.join(SCORERS)}")
-        if params is None:
-            continue
-        made[name] = _made(SCORERS[name], name, params)
-        known = {f.name for f in dataclasses.fields(SCORERS[name])}
-        for param in _POSITIVE & known:
-            given = getattr(made[name], param)
-            if given is not None and not given > 0:
-                raise ValueError(f"{name}.{param}: must be above 0 (got {given!r})")
-    # The order of `SCORERS` decides the order of columns and of the cascade. The order in the file does not.
-    return {name: made[name] for name in SCORERS if name in made}
+def _scorers(value: Any, info: ValidationInfo) -> dict[str, Any]:
+    known = (info.context or {}).get("known")
+    return read_filters(value, known)
 
 
-_Rule = Annotated[Any, BeforeValidator(_rule), PlainSerializer(dataclasses.asdict)]
+_Rule = Annotated[Any, BeforeValidator(_rule), PlainSerializer(lambda r: {"min": r.min, "max": r.max})]
 _Scorers = Annotated[
     dict[str, Any],
     BeforeValidator(_scorers),
-    PlainSerializer(lambda made: {name: dataclasses.asdict(s) for name, s in made.items()}),
+    PlainSerializer(lambda made: {path: params_of(s) for path, s in made.items()}),
 ]
 
 
@@ -336,14 +275,24 @@ class Config(_Section):
     @model_validator(mode="before")
     @classmethod
     def _rules_go_with_their_filter(cls, data: Any) -> Any:
-        """Remove the rules of each filter that is set to null."""
+        """Remove the rules of each filter that is set to null. Raises `ValueError` for a rule to take out
+        that is on no column."""
         if not isinstance(data, Mapping):
             return data
         filters, rules = data.get("filters"), data.get("rules")
-        if not isinstance(filters, Mapping) or not isinstance(rules, Mapping):
+        if not isinstance(rules, Mapping):
             return data
-        gone = {name for name, params in filters.items() if params is None and name in SCORERS}
-        kept = {column: rule for column, rule in rules.items() if str(column).split(".")[0] not in gone}
+        filters = filters if isinstance(filters, Mapping) else {}
+        gone = {str(path) for path, params in filters.items() if params is None}
+        prefixes = {name_of(path) for path in gone}
+        kept = {column: rule for column, rule in rules.items() if str(column).split(".")[0] not in prefixes}
+        own = any(path not in SCORERS for path in filters)  # its columns are not known yet
+        known = {c.name for s in SCORERS.values() for c in s.columns} | set(CAPTION_COLUMNS)
+        for column, rule in kept.items():
+            if _is_null(rule) and column not in known and not own:
+                raise ValueError(
+                    f"rules.{column}: no such rule to take out; there are {', '.join(sorted(known))}"
+                )
         return {**data, "rules": kept}
 
     @model_validator(mode="after")
@@ -378,14 +327,41 @@ class Config(_Section):
         return self._not_taken
 
     @property
+    def scorers(self) -> dict[str, Any]:
+        """The filters by the names that begin their columns, in the order of the cascade."""
+        return {s.name: s for s in self.filters.values()}
+
+    @property
     def local_scorers(self) -> dict[str, Any]:
         """The scorers that run in the decoding child."""
-        return {name: s for name, s in self.filters.items() if not s.uses_model}
+        return {name: s for name, s in self.scorers.items() if not s.uses_model}
 
     @property
     def model_scorers(self) -> dict[str, Any]:
         """The scorers that run a model in Ray actors, in batches."""
-        return {name: s for name, s in self.filters.items() if s.uses_model}
+        return {name: s for name, s in self.scorers.items() if s.uses_model}
+
+    def columns_of(self, scorers: Iterable[str]) -> list[str]:
+        """The columns of these scorers."""
+        made = self.scorers
+        return [c.name for name in scorers for c in made[name].columns]
+
+    @property
+    def score_columns(self) -> list[str]:
+        return self.columns_of(self.scorers)
+
+    @property
+    def ordered_rules(self) -> dict[str, Rule]:
+        """The rules in the order of the cascade: cheap measures come first, and captions come last.
+
+        The order in the configuration file does not matter.
+        """
+        found: dict[str, Rule] = {}
+        for scorer in self.scorers.values():
+            for column in scorer.columns:
+                if rule := self.rules.get(column.name):
+                    found[column.name] = dataclasses.replace(rule, applies_to=scorer.applies_to)
+        return found | self.caption_rules
 
     @property
     def caption_rules(self) -> dict[str, Rule]:
@@ -394,13 +370,22 @@ class Config(_Section):
 
     @property
     def verdict_rules(self) -> dict[str, Rule]:
-        """The rules that reject clips."""
+        """The rules that reject clips, in the order of the cascade."""
         if self.captions.on_failed_check == "reject":
-            return dict(self.rules)
-        return {column: rule for column, rule in self.rules.items() if column not in CAPTION_COLUMNS}
+            return self.ordered_rules
+        return {c: rule for c, rule in self.ordered_rules.items() if c not in CAPTION_COLUMNS}
 
     def measure_keys(self) -> dict[str, str]:
-        return {name: measure_key(s) for name, s in self.filters.items()}
+        return {name: key_of(s) for name, s in self.scorers.items()}
+
+    def for_workers(self) -> dict[str, Any]:
+        """Plain data for workers and the decoding child: without the filters that cannot run here."""
+        plain = self.model_dump(mode="json")
+        gone = {path: s for path, s in self.filters.items() if isinstance(s, RecordedFilter)}
+        columns = {c.name for s in gone.values() for c in s.columns}
+        plain["filters"] = {path: p for path, p in plain["filters"].items() if path not in gone}
+        plain["rules"] = {c: r for c, r in plain["rules"].items() if c not in columns}
+        return plain
 
     def spans_hash(self) -> str:
         """Hash of the settings that decide the clips. A source with another hash is measured again."""

@@ -7,9 +7,8 @@ from curation.config.schema import Config
 from curation.shards.align import align
 from curation.store.dataset import Dataset
 from curation.store.rows import AcceptedClip, ClipRow, keys_of, scores_of, with_scores
-from curation.store.schema import SCORE_COLUMNS
-from curation.verdicts.judge import applicable, ordered, spared, write_verdicts
-from filters import SCORERS
+from curation.store.schema import is_score
+from curation.verdicts.judge import applicable, spared, write_verdicts
 
 
 def apply_rules(dataset: Dataset, config: Config) -> list[AcceptedClip]:
@@ -45,13 +44,14 @@ def _accepted(row: ClipRow, extra: str | None) -> AcceptedClip:
 def not_scored(dataset: Dataset, config: Config) -> int:
     """The number of clips that pass every rule on their known scores, but skipped an expensive score."""
     count = 0
-    measured = {column: rule for column, rule in config.rules.items() if column in SCORE_COLUMNS}
-    for clip in dataset.rows("clips", ["clip_id", "fps", "keys", *SCORE_COLUMNS]):
-        rules = applicable(ordered(measured), is_image=clip["fps"] is None)
+    measured = {column: rule for column, rule in config.ordered_rules.items() if is_score(column)}
+    scorers = config.scorers
+    for clip in dataset.rows("clips", ["clip_id", "fps", "keys", *dataset.score_columns]):
+        rules = applicable(measured, is_image=clip["fps"] is None)
         scores = scores_of(clip)
-        have = {c: r for c, r in rules.items() if scores[c] is not None}
+        have = {c: r for c, r in rules.items() if scores.get(c) is not None}
         tried = keys_of(clip)  # with a key here, a null score means that the clip could not be measured
-        missing = {c.split(".")[0] for c in rules if scores[c] is None} - tried.keys()
-        dear = any(SCORERS[name].uses_model for name in missing)
+        missing = {c.split(".")[0] for c in rules if scores.get(c) is None} - tried.keys()
+        dear = any(scorers[name].uses_model for name in missing)
         count += dear and not spared(scores, have, have, is_image=clip["fps"] is None)
     return count

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from datetime import UTC, datetime
 
+from curation.config.filters import params_of, record_of
 from curation.config.schema import Config
 from curation.store.dataset import Dataset, reelmill_version
 from curation.store.schema import SCHEMA_VERSION
@@ -25,6 +26,9 @@ def write_manifest(
         "config": config.model_dump(mode="json"),
         "rules": {c: {"min": r.min, "max": r.max} for c, r in config.rules.items()},
         "measure_keys": config.measure_keys(),
-        "models": {name: vars(s) for name, s in config.model_scorers.items()},
+        # Columns are never taken away: clips that are not measured again keep their numbers.
+        "score_columns": list(dict.fromkeys([*dataset.score_columns, *config.score_columns])),
+        "measures": {path: record_of(s) for path, s in config.filters.items()},
+        "models": {name: params_of(s) for name, s in config.model_scorers.items()},
     }
     dataset.write("dataset.json", json.dumps(manifest, indent=2, default=str).encode())

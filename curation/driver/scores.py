@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 from curation.config.schema import Config
 from curation.store.dataset import Dataset
 from curation.store.rows import ClipRow, SourceRow, keys_of
-from curation.store.schema import CLIPS, SCORE_COLUMNS, SOURCES
+from curation.store.schema import SOURCES
 from curation.verdicts.stale import Staleness
 
 
@@ -33,7 +33,7 @@ def clear_old_scores(dataset: Dataset, config: Config, named: Collection[str]) -
     """
     staleness = Staleness(config)
     left = 0
-    columns = ["clip_id", "source_id", "fps", "keys", *SCORE_COLUMNS]
+    columns = ["clip_id", "source_id", "fps", "keys", *dataset.score_columns]
     for part, table in dataset.tables("clips", columns):
         clips: list[ClipRow] = table.to_pylist()
         found = [c for c in clips if staleness.holds_old_values(c)]
@@ -44,5 +44,5 @@ def clear_old_scores(dataset: Dataset, config: Config, named: Collection[str]) -
             kept: list[ClipRow] = [
                 staleness.cleared(c) if c["clip_id"] in old else {**c, "keys": keys_of(c)} for c in rows
             ]
-            dataset.write_table(f"clips/{part}.parquet", kept, CLIPS)
+            dataset.write_table(f"clips/{part}.parquet", kept, dataset.schema("clips"))
     return left

@@ -16,10 +16,10 @@ from curation.audit.accounting import Accounting, accounting
 from curation.captions.checks import COLUMNS
 from curation.captions.chosen import Captions
 from curation.config.load import stored_config
+from curation.config.schema import Config
 from curation.report.charts import Chart, bounds, chart
 from curation.report.read import (
     ACCEPTED,
-    ALL_COLUMNS,
     FAILED,
     FAILURES_SHOWN,
     STATUSES,
@@ -30,8 +30,8 @@ from curation.report.read import (
 from curation.report.words import clock, duration, number, share, short
 from curation.store import spent
 from curation.store.dataset import Dataset
-from curation.store.schema import CAPTION_COLUMNS, SCORE_COLUMNS
-from curation.verdicts.judge import applicable, ordered
+from curation.store.schema import CAPTION_COLUMNS
+from curation.verdicts.judge import applicable
 from filters import SCORERS
 from filters.base import Column
 from filters.rules import Rule
@@ -39,7 +39,6 @@ from filters.rules import Rule
 THUMBNAILS_PER_SIDE = 12  # at most, on each side of a cut-off
 ACCEPTED_SHOWN = 24
 _THUMBNAIL_BYTES = 4_000_000  # of all thumbnails together, as data URLs
-_COLUMNS: dict[str, Column] = {c.name: c for s in SCORERS.values() for c in s.columns} | COLUMNS
 
 
 def write_report(dataset: Dataset, *, out: str | None = None) -> str:
@@ -62,14 +61,19 @@ def render(dataset: Dataset) -> str:
     manifest = dict.fromkeys(("created", "reelmill_version", "config_hash"), "not known") | dataset.manifest()
     config = stored_config(manifest, dataset.location)
     counts = accounting(dataset)
-    rules = ordered({c: rule for c, rule in config.rules.items() if c in ALL_COLUMNS})
     captions = Captions.read(dataset, config)
     clips = read_clips(dataset, captions)
-    rules = {c: r for c, r in rules.items() if c in SCORE_COLUMNS or np.isfinite(clips.scores[c]).any()}
-    sections = [_section(clips, column, rule) for column, rule in rules.items()]
+    about = _columns(config)
+    rules = {
+        column: rule
+        for column, rule in config.ordered_rules.items()
+        if column in clips.scores
+        and (column not in CAPTION_COLUMNS or np.isfinite(clips.scores[column]).any())
+    }
+    sections = [_section(clips, column, rule, about) for column, rule in rules.items()]
     others = [
         chart(clips.scores[column], clips.status, None, column)
-        for column in ALL_COLUMNS
+        for column in clips.scores
         if column not in rules and np.isfinite(clips.scores[column]).any()
     ]
     accepted = [Tile(int(i)) for i in _spread(np.flatnonzero(clips.status == ACCEPTED), ACCEPTED_SHOWN)]
@@ -98,7 +102,7 @@ def render(dataset: Dataset) -> str:
         seconds=float(clips.seconds.sum()),
         funnel=_funnel(clips, rules, counts),
         sections=sections,
-        others=[(_describe(c.column), c) for c in others],
+        others=[(_describe(c.column, about), c) for c in others],
         accepted=accepted,
         failed=failed,
         failed_sources=sources.failed,
@@ -198,7 +202,7 @@ class Section:
     strips: list[Strip]
 
 
-def _section(clips: Clips, column: str, rule: Rule) -> Section:
+def _section(clips: Clips, column: str, rule: Rule, about: Mapping[str, Column]) -> Section:
     values = clips.scores[column]
     judged = chart(values, clips.status, rule, column)
     scored = np.isfinite(values)
@@ -225,12 +229,19 @@ def _section(clips: Clips, column: str, rule: Rule) -> Section:
         if cut is not None:
             strips.append(Strip(f"Just {text_out} {cut:g}", False, _nearest(values, out, cut)))
             strips.append(Strip(f"Just {text_in} {cut:g}", True, _nearest(values, inside, cut)))
-    return Section(column, _describe(column), bounds(rule), judged, sides, strips)
+    return Section(column, _describe(column, about), bounds(rule), judged, sides, strips)
 
 
-def _describe(column: str) -> str:
-    known = _COLUMNS[column]
-    return f"{known.meaning} ({known.unit})"
+def _columns(config: Config) -> dict[str, Column]:
+    """What is known of the columns: from the filters here, and from what dataset.json records of others."""
+    filters = [*SCORERS.values(), *config.filters.values()]
+    return {column.name: column for filter_ in filters for column in filter_.columns} | COLUMNS
+
+
+def _describe(column: str, about: Mapping[str, Column]) -> str:
+    known = about.get(column, Column(column))
+    meaning = known.meaning or column
+    return f"{meaning} ({known.unit})" if known.unit else meaning
 
 
 def _nearest(values: np.ndarray, among: np.ndarray, cut: float) -> list[Tile]:

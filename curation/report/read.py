@@ -15,14 +15,13 @@ from curation.captions.chosen import Captions
 from curation.report.words import short
 from curation.store.dataset import Dataset
 from curation.store.rows import SourceRow
-from curation.store.schema import CAPTION_COLUMNS, SCORE_COLUMNS
+from curation.store.schema import CAPTION_COLUMNS
 
 FAILURES_SHOWN = 200
 SLOWEST_SHOWN = 15
 
 ACCEPTED, _REJECTED, FAILED, _UNJUDGED = range(4)
 STATUSES = ("accepted", "rejected", "failed", "not judged")
-ALL_COLUMNS = (*SCORE_COLUMNS, *CAPTION_COLUMNS)
 
 
 # ---------------------------------------------------------------------------------------------------
@@ -53,13 +52,14 @@ def read_clips(dataset: Dataset, captions: Captions) -> Clips:
     parts: list[tuple[str, int]] = []
     tables = []
     rows = 0
-    for part, table in dataset.tables("clips", ["clip_id", "start_s", "end_s", "fps", *SCORE_COLUMNS]):
+    columns = ["clip_id", "start_s", "end_s", "fps", *dataset.score_columns]
+    for part, table in dataset.tables("clips", columns):
         parts.append((part, rows))
         tables.append(table)
         rows += table.num_rows
     if not tables:
         schema = [("clip_id", pa.string())]
-        schema += [(n, pa.float64()) for n in ("start_s", "end_s", "fps", *SCORE_COLUMNS)]
+        schema += [(n, pa.float64()) for n in ("start_s", "end_s", "fps", *dataset.score_columns)]
         tables = [pa.schema(schema).empty_table()]
     all_clips = pa.concat_tables(tables)
     verdicts = dataset.verdict_table(["clip_id", "status", "reason", "message"])
@@ -69,7 +69,7 @@ def read_clips(dataset: Dataset, captions: Captions) -> Clips:
     reasons = [r for r in pc.unique(judged["reason"]).to_pylist() if r is not None]
     reason = pc.index_in(judged["reason"], value_set=pa.array(reasons, pa.string()), skip_nulls=True)
     start_s = _floats(all_clips["start_s"])
-    scores = {c: _floats(all_clips[c]) for c in SCORE_COLUMNS}
+    scores = {c: _floats(all_clips[c]) for c in dataset.score_columns}
     scores |= {c: np.full(len(start_s), np.nan) for c in CAPTION_COLUMNS}
     for i, clip_id in enumerate(all_clips["clip_id"].to_pylist()):
         for column, value in captions.checks(clip_id).items():

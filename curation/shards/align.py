@@ -13,7 +13,7 @@ from curation.shards.write import CAPTION_PARTS, CUT_HASH, shard_schema, shard_w
 from curation.store.dataset import Dataset
 from curation.store.intact import intact_groups, open_shard, video_hash
 from curation.store.rows import AcceptedClip, ShardCaptions, ShardRow, scores_of
-from curation.store.schema import SCORE_COLUMNS, SHARDS, VIDEO_HASH
+from curation.store.schema import SHARDS, VIDEO_HASH, is_score
 
 
 def align(dataset: Dataset, accepted: Mapping[str, AcceptedClip], captions: Captions) -> int:
@@ -22,7 +22,7 @@ def align(dataset: Dataset, accepted: Mapping[str, AcceptedClip], captions: Capt
     are not touched. Returns how many rows went or changed. Raises `curation.store.intact.Damaged`: a damaged
     clip, written once more, would get checksums that are right."""
     touched = 0
-    columns = ["clip_id", "extra", *SCORE_COLUMNS, *CAPTION_PARTS]
+    columns = ["clip_id", "extra", *dataset.score_columns, *CAPTION_PARTS]
     for part, scalars in dataset.tables("shards", columns):
         rows: list[ShardRow] = scalars.to_pylist()
         kept = [r for r in rows if r["clip_id"] in accepted]
@@ -36,14 +36,15 @@ def align(dataset: Dataset, accepted: Mapping[str, AcceptedClip], captions: Capt
             dataset.remove(f"shards/{part}.parquet")
             continue
         source = open_shard(dataset, part)
-        schema = source.schema_arrow
+        schema = _schema_again(dataset, source.schema_arrow)
         source.close()
         with dataset.writing(f"shards/{part}.parquet") as file, shard_writer(file, schema) as writer:
             for table in intact_groups(dataset, part):
                 ids = table["clip_id"].to_pylist()
                 kept_rows = table.filter(pa.array([c in wanted for c in ids], pa.bool_()))
                 if kept_rows.num_rows:
-                    writer.write_table(_brought_up(kept_rows, wanted))
+                    current = _brought_up(kept_rows, wanted)
+                    writer.write_table(current.replace_schema_metadata(schema.metadata))
     return touched
 
 
@@ -65,9 +66,7 @@ def add_hashes(dataset: Dataset) -> None:
         source.close()
         if VIDEO_HASH in before.names:
             continue
-        made_with = {k: v for k, v in (before.metadata or {}).items() if k == CUT_HASH}
-        schema = shard_schema()
-        schema = schema.with_metadata({**(schema.metadata or {}), **made_with})
+        schema = _schema_again(dataset, before)
         with dataset.writing(f"shards/{part}.parquet") as file, shard_writer(file, schema) as writer:
             for table in intact_groups(dataset, part):
                 videos = (table["video"][i].as_py() for i in range(table.num_rows))
@@ -76,14 +75,23 @@ def add_hashes(dataset: Dataset) -> None:
                 writer.write_table(hashed.replace_schema_metadata(schema.metadata))
 
 
+def _schema_again(dataset: Dataset, before: pa.Schema) -> pa.Schema:
+    """The schema of a shard that is written once more: it may have had fewer score columns."""
+    made_with = {k: v for k, v in (before.metadata or {}).items() if k == CUT_HASH}
+    schema = shard_schema(dataset)
+    return schema.with_metadata({**(schema.metadata or {}), **made_with})
+
+
 def _same(row: Mapping[str, Any], clip: Mapping[str, Any]) -> bool:
-    scores = all(row[c] == clip[c] or (row[c] != row[c] and clip[c] != clip[c]) for c in SCORE_COLUMNS)
-    return scores and all(row[c] == clip[c] for c in ("extra", *CAPTION_PARTS))
+    """Two NaN are the same score."""
+    return row.keys() == clip.keys() and all(
+        row[c] == clip[c] or (is_score(c) and row[c] != row[c] and clip[c] != clip[c]) for c in row
+    )
 
 
 def _brought_up(table: pa.Table, clips: Mapping[str, Mapping[str, Any]]) -> pa.Table:
     ids = table["clip_id"].to_pylist()
-    for name in (*SCORE_COLUMNS, "extra", *CAPTION_PARTS):
+    for name in (*filter(is_score, table.column_names), "extra", *CAPTION_PARTS):
         field = table.schema.field(name)
         values = pa.array([clips[i][name] for i in ids], field.type)
         table = table.set_column(table.schema.get_field_index(name), field, values)

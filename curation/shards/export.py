@@ -18,12 +18,11 @@ from curation.store.address import filesystem
 from curation.store.dataset import LEASE, Dataset, reelmill_version
 from curation.store.intact import intact_groups
 from curation.store.lease import Lease
-from curation.store.schema import SHARDS, VIDEO_HASH
+from curation.store.schema import VIDEO_HASH
 
 Format = Literal["webdataset", "files"]
 
 MARKER = "reelmill-export.json"  # what makes a folder an export, which a later one may replace
-_SCALARS = [f.name for f in SHARDS if not pa.types.is_nested(f.type) and f.name != VIDEO_HASH]
 _TAR_BLOCK = 512  # bytes: a header is one, data fill whole ones
 _ID = re.compile(r"[0-9a-f]{1,64}")
 _OURS = re.compile(r"[0-9a-f]{1,64}\.(mp4|txt)|\d{5,}\.tar|metadata\.jsonl|_tmp-.*")
@@ -87,12 +86,13 @@ def _mark(folder: Dataset, to: str, clips: int | None) -> None:
 
 def _clips(dataset: Dataset) -> Iterator[tuple[dict[str, Any], bytes]]:
     """(scalar columns, mp4) of every shard row; one row group in memory."""
+    schema = [f for f in dataset.schema("shards") if not pa.types.is_nested(f.type) and f.name != VIDEO_HASH]
+    scalars = [field.name for field in schema]
     for part in dataset.parts("shards"):
-        for table in intact_groups(dataset, part, [*_SCALARS, "video"]):
-            scalars = [
-                c for c in (*_SCALARS, VIDEO_HASH) if c in table.column_names
-            ]  # older shards have no hash
-            for i, row in enumerate(table.select(scalars).to_pylist()):
+        for table in intact_groups(dataset, part, [*scalars, "video"]):
+            hashed = VIDEO_HASH in table.column_names  # older shards have no hash
+            columns = [*scalars, VIDEO_HASH] if hashed else scalars
+            for i, row in enumerate(table.select(columns).to_pylist()):
                 clip_id = row["clip_id"]
                 # A hash by contract, and what keeps a file name from leading out of the folder.
                 if not _ID.fullmatch(clip_id):

@@ -20,21 +20,21 @@ from curation.decode.answers import EncodedAnswer
 from curation.store.dataset import Dataset
 from curation.store.intact import video_hash
 from curation.store.rows import ShardRow, with_scores
-from curation.store.schema import SHARDS
 from curation.tasks.cut import CutClip
 
 CAPTION_PARTS = ("caption", "captions")  # columns
 CUT_HASH = b"reelmill_cut_hash"  # in a shard's metadata: what its clips were encoded with
 
 
-def shard_schema() -> pa.Schema:
-    """The contract's schema, with the metadata that makes Hugging Face `datasets` see a Video."""
+def shard_schema(dataset: Dataset) -> pa.Schema:
+    """The dataset's schema of shards, with the metadata that makes Hugging Face `datasets` see a Video."""
     from datasets import Features, Video  # takes a second to import, and only who writes shards needs it
 
-    features = Features.from_arrow_schema(SHARDS)
+    schema = dataset.schema("shards")
+    features = Features.from_arrow_schema(schema)
     features["video"] = Video()
     metadata = features.arrow_schema.metadata
-    return SHARDS.with_metadata(metadata)
+    return schema.with_metadata(metadata)
 
 
 def shard_row(clip: CutClip, encoded: EncodedAnswer, config_hash: str) -> ShardRow:
@@ -62,7 +62,7 @@ def shard_row(clip: CutClip, encoded: EncodedAnswer, config_hash: str) -> ShardR
 
 def write_shard(dataset: Dataset, name: str, rows: Sequence[ShardRow], config: Config) -> int:
     """Write one shard, its rows shuffled by a seed of its own. Returns its bytes of video."""
-    schema = shard_schema()
+    schema = shard_schema(dataset)
     schema = schema.with_metadata({**(schema.metadata or {}), CUT_HASH: config.cut_hash().encode()})
     in_order = sorted(rows, key=lambda r: r["clip_id"])
     digest = hashlib.blake2b(f"{config.shards.seed} {name}".encode(), digest_size=8).digest()

@@ -13,7 +13,6 @@ from curation.sources.source import Source
 from curation.store.address import is_remote
 from curation.store.dataset import Dataset, DatasetError
 from curation.store.rows import ClipRow, NamedSource, SourceRow, keys_of
-from curation.store.schema import TABLES
 
 _FILE = "removed.json"
 _FIELDS = ("source_id", "uri", "fingerprint")
@@ -154,4 +153,4 @@ def drop_orphans(dataset: Dataset) -> None:
         if not kept:
             dataset.remove(f"{table}/{part}.parquet")
         elif len(kept) < content.num_rows:
-            dataset.write_table(f"{table}/{part}.parquet", kept, TABLES[table])
+            dataset.write_table(f"{table}/{part}.parquet", kept, dataset.schema(table))

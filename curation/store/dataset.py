@@ -14,6 +14,7 @@ import io
 import json
 import os
 import posixpath
+import re
 import stat
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -28,17 +29,21 @@ import pyarrow.parquet as pq
 from curation.store.address import filesystem
 from curation.store.rows import CaptionRow, ClipRow, FailureRow, ShardRow, SourceRow, VerdictRow
 from curation.store.schema import (
-    CLIPS,
+    FIRST_SCORE_COLUMNS,
     MAX_SECONDS,
     NEEDED,
     OPTIONAL,
     READABLE_VERSIONS,
     SCHEMA_VERSION,
+    SCORE_COLUMNS,
     SECONDS,
     SOURCES,
     TABLES,
     VERDICTS,
+    is_score,
+    schema_of,
     with_check_columns,
+    with_score_columns,
 )
 from curation.store.whole_file import Whole, whole_file
 
@@ -49,6 +54,7 @@ _WHOLE_BYTES = 4 << 20
 _JSON_BYTES = 64 << 20
 _JSON_DEPTH = 50  # lists and mappings within each other; ours have 6
 _READERS = 8
+_SCORE_COLUMN = re.compile(r"(?!caption\.)[a-z][a-z0-9_]*\.[a-z0-9_]+")
 
 
 def reelmill_version() -> str:
@@ -74,6 +80,7 @@ class Dataset:
         self.is_local = "file" in (self._fs.protocol if isinstance(self._fs.protocol, tuple) else ())
         self.guard: Callable[[], None] | None = None  # raises when this process may write no more (a lease)
         self.token: str | None = None  # the lease's: workers write only as long as it is in place
+        self._score_columns: tuple[str, ...] | None = None  # null: dataset.json was not read yet
 
     def path(self, name: str) -> str:
         return posixpath.join(self._root, name)
@@ -130,6 +137,9 @@ class Dataset:
         for key, kind in _KINDS.items():
             if not isinstance(manifest.get(key), kind | None):
                 raise self.damaged("dataset.json", f"{key} is {str(manifest[key])[:60]!r}")
+        for column in manifest.get("score_columns") or ():
+            if not isinstance(column, str) or not _SCORE_COLUMN.fullmatch(column):
+                raise self.damaged("dataset.json", f"score_columns holds {str(column)[:60]!r}")
         schema_version = manifest["schema_version"]
         if type(schema_version) is not int or schema_version not in READABLE_VERSIONS:
             raise DatasetError(
@@ -139,6 +149,24 @@ class Dataset:
         if not isinstance(manifest.get("config"), dict):
             raise self.damaged("dataset.json", "it holds no config")
         return manifest
+
+    @property
+    def score_columns(self) -> tuple[str, ...]:
+        """The score columns of clips and shards. A part without one of them is read as if it were null.
+
+        dataset.json names them, so a dataset does not depend on the filters that are installed. Raises
+        `DatasetError`.
+        """
+        if self._score_columns is None:
+            if not self.exists():
+                return SCORE_COLUMNS
+            named = self.manifest().get("score_columns")
+            self._score_columns = FIRST_SCORE_COLUMNS if named is None else tuple(named)
+        return self._score_columns
+
+    def schema(self, table: str) -> pa.Schema:
+        """The columns of a table of this dataset."""
+        return schema_of(table, self.score_columns)
 
     def damaged(self, name: str, why: str) -> DatasetError:
         """That a file of the dataset is not what it should be, in words for who has it."""
@@ -173,6 +201,8 @@ class Dataset:
         """Put a whole file; readers see the old one or the new one."""
         with self.writing(name) as file:
             file.write(data)
+        if name == "dataset.json":
+            self._score_columns = None
 
     def writing(self, name: str) -> Whole:
         """A binary file that appears under `name` when the block ends without an error."""
@@ -239,7 +269,7 @@ class Dataset:
             self.remove(f"clips/{part}.parquet")
             return
         prefix = _NEXT if self.exists(f"sources/{part}.parquet") else ""
-        self.write_table(f"clips/{prefix}{part}.parquet", in_order, CLIPS)
+        self.write_table(f"clips/{prefix}{part}.parquet", in_order, self.schema("clips"))
         self.write_table(f"sources/{prefix}{part}.parquet", by_uri, SOURCES)
         if prefix:
             self._take_place(part)
@@ -358,6 +388,8 @@ _KINDS = {
     "config_hash": str,
     "reelmill_version": str,
     "sources_named": int,
+    "score_columns": list,
+    "measures": dict,
     "build_ended": bool,
 }
 
@@ -379,7 +411,7 @@ class Part:
 
     def __init__(self, dataset: Dataset, table: str, name: str, file: pq.ParquetFile):
         self._dataset, self._table, self._name, self._file = dataset, table, name, file
-        self._contract = VERDICTS if table == "verdicts" else TABLES[table]
+        self._contract = dataset.schema(table)
         self.schema_arrow: pa.Schema = file.schema_arrow
         self.num_row_groups: int = file.num_row_groups
 
@@ -402,7 +434,7 @@ class Part:
                 found = self.schema_arrow.field(column).type
                 if found != field.type:
                     raise self._dataset.damaged(self._name, f"{column} is {found}, not {field.type}")
-            elif column not in OPTIONAL:
+            elif column not in OPTIONAL and not is_score(column):
                 raise self._dataset.damaged(self._name, f"it has no column {column}")
         try:
             table = read(list(columns) if columns else None)
@@ -417,4 +449,4 @@ class Part:
                 high = pc.max(pc.abs(values)).as_py() or 0.0
                 if pc.any(pc.is_nan(values)).as_py() or high > MAX_SECONDS:
                     raise self._dataset.damaged(self._name, f"{column} has values that are no times")
-        return table
+        return with_score_columns(table, list(columns or self._contract.names))

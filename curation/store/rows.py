@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Literal, TypedDict, TypeVar, cast
 
-from curation.store.schema import CAPTION_COLUMNS, SCORE_COLUMNS
+from curation.store.schema import CAPTION_COLUMNS, is_score
 
 # measure.value -> number. Null: not scored. NaN: scored, but the score is not a number. A rule rejects both.
 Scores = Mapping[str, float | None]
@@ -177,9 +177,8 @@ Scored = TypeVar("Scored", ClipRow, AcceptedClip, ShardRow)
 
 
 def scores_of(row: ClipRow | AcceptedClip | ShardRow) -> dict[str, float | None]:
-    """The score columns of a row that was read with all of them."""
-    columns = cast(Scores, row)
-    return {name: columns[name] for name in SCORE_COLUMNS}
+    """The score columns that the row has."""
+    return {name: value for name, value in cast(Scores, row).items() if is_score(name)}
 
 
 def with_scores(row: Scored, scores: Scores) -> Scored:

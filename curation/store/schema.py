@@ -12,8 +12,27 @@ SCHEMA_VERSION = 3
 # 1: captions without checks. 2: shards without hashes. The next command that writes adds the columns.
 READABLE_VERSIONS = (1, 2, 3)
 VIDEO_HASH = "video_hash"  # of a shard's row: what the bytes of its clip were when they were encoded
+# The score columns that every new dataset has. A dataset's own columns are those that its dataset.json names
+# (`Dataset.score_columns`).
 SCORE_COLUMNS: tuple[str, ...] = tuple(
     column.name for scorer in SCORERS.values() for column in scorer.columns
+)
+# Of datasets whose dataset.json names no score columns: versions 1 and 2.
+FIRST_SCORE_COLUMNS = (
+    "duration.seconds",
+    "resolution.short_side",
+    "resolution.aspect",
+    "motion.speed",
+    "quality.sharpness",
+    "quality.brightness",
+    "quality.contrast",
+    "quality.blown",
+    "quality.dark",
+    "borders.fraction",
+    "transition.distance",
+    "text.area",
+    "aesthetics.mean",
+    "aesthetics.min",
 )
 _SCORES = [pa.field(name, pa.float64()) for name in SCORE_COLUMNS]
 
@@ -133,6 +152,22 @@ SHARDS = pa.schema(
 )
 TABLES = {"sources": SOURCES, "clips": CLIPS, "captions": CAPTIONS, "failures": FAILURES, "shards": SHARDS}
 
+
+def is_score(column: str) -> bool:
+    """Is this column of clips or shards a score? All scores, and no other columns, are `measure.value`."""
+    return "." in column and not column.startswith("caption.")
+
+
+def schema_of(table: str, scores: Sequence[str]) -> pa.Schema:
+    """The columns of a table in a dataset with these score columns."""
+    schema = VERDICTS if table == "verdicts" else TABLES[table]
+    if not any(is_score(name) for name in schema.names):
+        return schema
+    first = next(i for i, name in enumerate(schema.names) if is_score(name))
+    others = [field for field in schema if not is_score(field.name)]
+    return pa.schema([*others[:first], *(pa.field(n, pa.float64()) for n in scores), *others[first:]])
+
+
 # Columns without which a row says nothing: never null.
 NEEDED = {
     "sources": ("source_id", "uri", "status"),
@@ -157,6 +192,18 @@ def with_check_columns(captions: pa.Table, columns: Sequence[str] | None) -> pa.
         if name not in captions.column_names:
             captions = captions.append_column(CAPTIONS.field(name), pa.nulls(captions.num_rows, pa.float64()))
     return captions.select(list(columns) if columns else CAPTIONS.names)
+
+
+def with_score_columns(table: pa.Table, names: Sequence[str]) -> pa.Table:
+    """The rows with the score columns among `names` and no other scores. A column that is missing is null."""
+    if not any(map(is_score, names)):
+        return table
+    for name in names:
+        if is_score(name) and name not in table.column_names:
+            table = table.append_column(pa.field(name, pa.float64()), pa.nulls(len(table), pa.float64()))
+    known = [name for name in names if name in table.column_names]
+    others = [name for name in table.column_names if name not in names and not is_score(name)]
+    return table.select([*known, *others])
 
 
 SPENT = pa.struct([("stage", pa.string()), ("worker", pa.string()), ("seconds", pa.float64())])

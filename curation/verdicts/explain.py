@@ -14,8 +14,7 @@ from curation.sources.source import Source
 from curation.store.dataset import Dataset
 from curation.store.failures import current_failures
 from curation.store.rows import NamedSource
-from curation.store.schema import SCORE_COLUMNS
-from curation.verdicts.judge import judge, ordered
+from curation.verdicts.judge import judge
 from curation.verdicts.stale import Staleness
 from curation.verdicts.todo import Todo, source_row
 
@@ -64,10 +63,10 @@ def explain(dataset: Dataset, listed: Sequence[Source], config: Config, todo: To
     accepted: set[str] = set()
     rejected: set[str] = set()
     unknown = spared = outdated = 0
-    rules = ordered(config.verdict_rules)
+    rules = config.verdict_rules
     failures = current_failures(dataset, failure_keys(config))
     captions = Captions.read(dataset, config)
-    for clip in dataset.rows("clips", ["clip_id", "source_id", "fps", "keys", *SCORE_COLUMNS]):
+    for clip in dataset.rows("clips", ["clip_id", "source_id", "fps", "keys", *dataset.score_columns]):
         if clip["source_id"] in again:
             continue
         if staleness.wanted(clip):

@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from curation.captions.chosen import Captions, with_checks
 from curation.store.dataset import Dataset
 from curation.store.failures import current_failures
 from curation.store.rows import ClipRow, FailureRow, Scores, VerdictRow
-from curation.store.schema import CAPTION_COLUMNS, SCORE_COLUMNS, VERDICTS
-from filters import SCORERS
+from curation.store.schema import CAPTION_COLUMNS, VERDICTS
 from filters.rules import Rule, Verdict, verdict
-
-_MEASURE_OF = {c.name: scorer for scorer in SCORERS.values() for c in scorer.columns}
 
 
 def applicable(rules: Mapping[str, Rule], *, is_image: bool) -> dict[str, Rule]:
     """The rules that apply to the medium. A still image has no motion, so its motion score is not missing."""
     media = "image" if is_image else "video"
-    return {
-        column: rule
-        for column, rule in rules.items()
-        if column in CAPTION_COLUMNS or media in _MEASURE_OF[column].applies_to
-    }
+    return {column: rule for column, rule in rules.items() if media in rule.applies_to}
 
 
 def judge(
@@ -40,14 +33,6 @@ def judge(
     if found.status == "accepted" and failure is not None:
         return Verdict("failed", failure["stage"], None, f"{failure['error']}: {failure['message']}")
     return found
-
-
-def ordered(rules: Mapping[str, Rule]) -> dict[str, Rule]:
-    """Rules in the order of the cascade: cheap measures come first, and captions come last.
-
-    The order in the configuration file does not matter.
-    """
-    return {column: rules[column] for column in (*SCORE_COLUMNS, *CAPTION_COLUMNS) if column in rules}
 
 
 def verdict_rows(
@@ -69,8 +54,7 @@ def _judged(
     columns: Collection[str] = (),
 ) -> Iterator[tuple[ClipRow, VerdictRow]]:
     failures = current_failures(dataset, failure_keys)
-    rules = ordered(rules)
-    for clip in dataset.rows("clips", [*dict.fromkeys(("clip_id", "fps", *SCORE_COLUMNS, *columns))]):
+    for clip in dataset.rows("clips", [*dict.fromkeys(("clip_id", "fps", *dataset.score_columns, *columns))]):
         id_, is_image = clip["clip_id"], clip["fps"] is None
         v = judge(with_checks(clip, captions), rules, failures.get(id_), is_image=is_image)
         yield (
@@ -105,7 +89,3 @@ def spared(scores: Scores, rules: Mapping[str, Rule], columns: Iterable[str], *,
     known = set(columns)
     cheap = {column: rule for column, rule in rules.items() if column in known}
     return verdict(scores, applicable(cheap, is_image=is_image)).status != "accepted"
-
-
-def columns_of(scorers: Sequence[str]) -> list[str]:
-    return [c.name for s in scorers for c in SCORERS[s].columns]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from curation.config.schema import Config
 from curation.store.rows import ClipRow, keys_of, scores_of, with_scores
-from curation.verdicts.judge import columns_of, ordered, spared
+from curation.verdicts.judge import spared
 from filters import EMBEDDER
 
 
@@ -13,9 +13,10 @@ class Staleness:
 
     def __init__(self, config: Config):
         self._config = config
+        self._scorers = config.scorers
         self._keys = config.measure_keys()
-        self._rules = ordered(config.rules)
-        self._order = list(config.filters)
+        self._rules = config.ordered_rules
+        self._order = list(config.scorers)
 
     def outdated(self, clip: ClipRow) -> list[str]:
         """Names of the scorers that apply to the clip, and whose columns are missing or out of date.
@@ -27,7 +28,7 @@ class Staleness:
         return [
             name
             for name in self._order
-            if media in self._config.filters[name].applies_to and have.get(name) != self._keys[name]
+            if media in self._scorers[name].applies_to and have.get(name) != self._keys[name]
         ]
 
     def wanted(self, clip: ClipRow) -> list[str]:
@@ -43,8 +44,9 @@ class Staleness:
         is_image = clip["fps"] is None
         for name in outdated:
             before = [n for n in self._order[: self._order.index(name)] if n not in outdated]
-            dear = self._config.filters[name].uses_model
-            if not (dear and spared(scores_of(clip), self._rules, columns_of(before), is_image=is_image)):
+            dear = self._scorers[name].uses_model
+            cheap = self._config.columns_of(before)
+            if not (dear and spared(scores_of(clip), self._rules, cheap, is_image=is_image)):
                 wanted.append(name)
         return wanted
 
@@ -56,7 +58,7 @@ class Staleness:
     def cleared(self, clip: ClipRow) -> ClipRow:
         """The row with its outdated scores (and embedding) set to null, like scores that are missing."""
         outdated = self.outdated(clip)
-        row = with_scores(clip, dict.fromkeys(columns_of(outdated)))
+        row = with_scores(clip, dict.fromkeys(self._config.columns_of(outdated)))
         row["keys"] = {n: k for n, k in keys_of(clip).items() if n not in outdated}
         if EMBEDDER in outdated and "embedding" in row:
             row["embedding"] = None

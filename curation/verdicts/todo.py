@@ -13,7 +13,6 @@ from curation.sources.removed import Removed
 from curation.sources.source import Source
 from curation.store.dataset import Dataset
 from curation.store.rows import NamedSource, SourceRow, unmeasured
-from curation.store.schema import SCORE_COLUMNS
 from curation.verdicts.stale import Staleness
 
 _MOST_SOURCES_PER_PART = 32
@@ -227,11 +226,11 @@ def _stale(dataset: Dataset, config: Config) -> tuple[dict[str, str], bool]:
     staleness = Staleness(config)
     found: dict[str, set[str]] = {}
     old_scores = False
-    for clip in dataset.rows("clips", ["clip_id", "source_id", "fps", "keys", *SCORE_COLUMNS]):
+    for clip in dataset.rows("clips", ["clip_id", "source_id", "fps", "keys", *dataset.score_columns]):
         if wanted := staleness.wanted(clip):
             found.setdefault(clip["source_id"], set()).update(wanted)
         old_scores = old_scores or staleness.holds_old_values(clip)
-    order = list(config.filters)
+    order = list(config.scorers)
     reasons = {
         id_: f"{', '.join(n for n in order if n in names)} not scored, or scored otherwise"
         for id_, names in found.items()

@@ -18,12 +18,12 @@ from av.video.stream import VideoStream
 from PIL import Image
 
 from curation.config.load import validated
+from curation.config.schema import Config
 from curation.decode.measure import clip_id
 from curation.decode.spans import Span
 from curation.store.dataset import Dataset
 from curation.store.schema import CAPTIONS, FAILURES, SCHEMA_VERSION, SCORE_COLUMNS, SHARDS, TABLES
 from curation.verdicts.judge import write_verdicts
-from filters.rules import Rule
 
 Row = dict[str, Any]
 
@@ -169,11 +169,14 @@ def jpeg(seed: int, width: int = 160, height: int = 90, *, noise: bool = False) 
     return buffer.getvalue()
 
 
+def config_of(rules: dict[str, Any]) -> Config:
+    return validated({"filters": {"duration": {}, "motion": {}, "aesthetics": {}}, "rules": rules})
+
+
 def write_manifest(dataset: Dataset, rules: dict[str, Any] = RULES) -> None:
     import json
 
-    filters: dict[str, Any] = {"duration": {}, "motion": {}, "aesthetics": {}}
-    config = validated({"filters": filters, "rules": rules})
+    config = config_of(rules)
     manifest = {
         "schema_version": SCHEMA_VERSION,
         "reelmill_version": "0.1.0",
@@ -250,7 +253,7 @@ def build(location: str, *, folder: str = "videos/", caption: str = "a gradient 
         ],
         CAPTIONS,
     )
-    write_verdicts(dataset, {c: Rule(**b) for c, b in RULES.items()}, {FAILURE_KEY})
+    write_verdicts(dataset, config_of(RULES).verdict_rules, {FAILURE_KEY})
     shard_rows = [shard_row(c, text) for c, text in zip(kept, captions, strict=True)]
     write_shard(dataset, "shard-00000", shard_rows[:4])
     write_shard(dataset, "shard-00001", shard_rows[4:])
@@ -300,5 +303,5 @@ def build_large(location: str, clips: int, *, per_part: int = 250) -> Dataset:
             uri, clips=len(rows), duration_s=5.0 * len(rows), seconds=float(generator.gamma(9))
         )
         dataset.commit_part(f"{first:06d}", [source], rows)
-    write_verdicts(dataset, {c: Rule(**b) for c, b in RULES.items()}, {FAILURE_KEY})
+    write_verdicts(dataset, config_of(RULES).verdict_rules, {FAILURE_KEY})
     return dataset

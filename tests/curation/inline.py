@@ -83,7 +83,7 @@ class Inline:
 
 
 def measured(parts: list[MeasureTask], config: Config, location: str) -> Iterator[StreamRow]:
-    plain = config.model_dump(mode="json")
+    plain = config.for_workers()
     measurer = Measurer(plain, location)
     models = [ModelScorer(plain, name) for name in config.model_scorers]
     try:
@@ -98,7 +98,7 @@ def measured(parts: list[MeasureTask], config: Config, location: str) -> Iterato
 
 
 def written(tasks: list[CutTask], config: Config, location: str, config_hash: str) -> Iterator[WrittenShard]:
-    cutter = Cutter(config.model_dump(mode="json"), location, config_hash)
+    cutter = Cutter(config.for_workers(), location, config_hash)
     try:
         for task in tasks:
             yield from rows_of(cutter(table_of([task], CUT_TASKS)))
@@ -107,7 +107,7 @@ def written(tasks: list[CutTask], config: Config, location: str, config_hash: st
 
 
 def captioned(tasks: list[CaptionTask], config: Config, location: str, step: Step) -> Iterator[CaptionAnswer]:
-    plain = config.model_dump(mode="json")
+    plain = config.for_workers()
     reader, model = ClipReader(plain, location, step), ModelCaptioner(plain, step)
     for task in tasks:
         for batch in reader(table_of([task], CAPTION_TASKS)):

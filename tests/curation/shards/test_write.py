@@ -298,7 +298,7 @@ def test_other_libraries_see_a_video(dataset: Dataset, tmp_path: Path) -> None:
     features = datasets.Features.from_arrow_schema(schema)
     assert isinstance(features["video"], datasets.Video)
     assert features["motion.speed"] == datasets.Value("float64")
-    assert schema.metadata.items() >= shard_schema().metadata.items()
+    assert schema.metadata.items() >= shard_schema(dataset).metadata.items()
     assert pq.ParquetFile(path).metadata.row_group(0).column(1).compression == "UNCOMPRESSED"
 
 
@@ -322,7 +322,7 @@ def test_dropping_rows_keeps_the_others_as_they_are(dataset: Dataset) -> None:
     assert Path(dataset.path("shards/shard-00002.parquet")).stat().st_mtime_ns == changed
     assert dataset.unfinished() == []
     metadata = pq.read_schema(dataset.address("shards/shard-00000.parquet")).metadata
-    assert metadata.items() >= shard_schema().metadata.items()
+    assert metadata.items() >= shard_schema(dataset).metadata.items()
     assert all(groups_of(dataset, "shard-00000"))  # no empty row group
     assert align(dataset, accepted, said(before)) == 0
     assert sharded_clips(dataset) == {i: f"shard-0000{i[0]}" for i in accepted}

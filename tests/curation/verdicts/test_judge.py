@@ -10,13 +10,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from curation.config.schema import Config
 from curation.store.dataset import Dataset
 from curation.store.schema import FAILURES, SCORE_COLUMNS
 from curation.verdicts.judge import (
     applicable,
-    columns_of,
     judge,
-    ordered,
     spared,
     verdict_rows,
     write_verdicts,
@@ -25,6 +24,7 @@ from filters import SCORERS
 from filters.rules import Rule
 
 Row = dict[str, Any]
+EVERYTHING = Config.model_validate({"filters": {name: {} for name in SCORERS}})
 KEY = "cut-1"
 SOME = ("duration.seconds", "motion.speed", "quality.sharpness", "text.area", "aesthetics.mean")
 
@@ -45,6 +45,10 @@ def failure(clip_id: str, key: str = KEY, stage: str = "cut") -> Row:
     return {"clip_id": clip_id, "stage": stage, "error": "BadEncode", "message": "so and so", "key": key}
 
 
+def ordered(rules: dict[str, Rule]) -> dict[str, Rule]:
+    return EVERYTHING.model_copy(update={"rules": rules}).verdict_rules
+
+
 def judged(
     clips: list[Row], rules: dict[str, Rule], failures: list[Row] | None = None, key: str = KEY
 ) -> list[Row]:
@@ -53,6 +57,7 @@ def judged(
         dataset.commit_part("p", [{"source_id": "s", "uri": "u"}], clips)
         if failures:
             dataset.write_table("failures/f.parquet", failures, FAILURES)
+        rules = ordered(rules)
         accepted = write_verdicts(dataset, rules, {key})
         rows = list(dataset.verdicts())
         assert rows == list(verdict_rows(dataset, rules, {key}))
@@ -121,8 +126,8 @@ def test_a_measure_that_does_not_apply_is_not_missing() -> None:
         "motion.speed",
         "not scored",
     )
-    assert set(applicable(rules, is_image=True)) == {"aesthetics.mean"}
-    assert set(applicable(rules, is_image=False)) == set(rules)
+    assert set(applicable(ordered(rules), is_image=True)) == {"aesthetics.mean"}
+    assert set(applicable(ordered(rules), is_image=False)) == set(rules)
 
 
 def test_a_missing_score_that_applies_to_images_rejects_them_too() -> None:
@@ -171,7 +176,7 @@ def test_uncommitted_clips_are_not_judged(tmp_path: Any) -> None:
     dataset.remove("sources/q.parquet")
     (accepted,) = write_verdicts(dataset, {}, {KEY}, columns=["source_id"])
     assert (accepted["clip_id"], accepted["source_id"], accepted["motion.speed"]) == ("a", "s", None)
-    assert write_verdicts(dataset, {"motion.speed": Rule(0)}, {KEY}) == []
+    assert write_verdicts(dataset, ordered({"motion.speed": Rule(0)}), {KEY}) == []
     assert [v["status"] for v in dataset.verdicts()] == ["rejected"]  # rewritten whole
 
 
@@ -185,7 +190,8 @@ def test_uncommitted_clips_are_not_judged(tmp_path: Any) -> None:
 )
 def test_only_cheap_rules_spare_a_dear_score(scored: Row, is_spared: bool) -> None:
     rules = {"duration.seconds": Rule(3), "motion.speed": Rule(0.1), "text.area": Rule(None, 0.1)}
-    cheap = columns_of(["duration", "motion"])
+    rules = ordered(rules)
+    cheap = EVERYTHING.columns_of(["duration", "motion"])
     assert spared(clip("a", **scored), rules, cheap, is_image=False) == is_spared
     assert (
         judge(clip("a", **scored), rules, None, is_image=False).status == "rejected"
