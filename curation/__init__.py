@@ -1,5 +1,6 @@
-"""From sources to shards.
+"""From sources to shards. `from curation import build` gives a function of `api.py` (docs/python.md).
 
+    api.py        the commands as functions, for Python and for the command line
     pipeline.py   the flow: measure, select, cut and caption, and build, which calls them in order
     commands/     one module for each command that is not a build
     driver/       what the driver does around the workers: it prepares, hands out tasks and commits
@@ -16,7 +17,34 @@
     corpus/       rendered footage whose truth is known; no part of the flow
     tasks/        what travels between the driver and its workers
     progress.py   progress on the terminal
+    configs/      the configurations that come with the package
 
 A room may import the rooms that stand below it here, and `filters` and `captioning`. Ray is imported in
 `pipeline.py` and `cluster/` alone. `lint-imports` holds this (pyproject.toml).
 """
+
+from importlib import import_module
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from curation.api import build, caption, estimate, export, report, rows, select, status, verify
+
+__all__ = ("build", "caption", "estimate", "export", "report", "rows", "select", "status", "verify")
+
+
+def __getattr__(name: str) -> Any:
+    """A function of `api`, which is imported only now: workers and the decoding child need nothing of it."""
+    if name in __all__:
+        return getattr(import_module("curation.api"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+class _CallableRoom(ModuleType):
+    """A room that has the name of a function of `api`: to call the room is to call the function."""
+
+    def __call__(self, *arguments: Any, **options: Any) -> Any:
+        return getattr(import_module("curation.api"), self.__name__.rpartition(".")[2])(*arguments, **options)
+
+
+import_module("curation.report").__class__ = _CallableRoom  # its map alone is imported

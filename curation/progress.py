@@ -10,12 +10,19 @@ from rich.console import Console
 from curation.sandbox.words import printable
 from curation.store.rows import SourceRow
 
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+
 _PLAIN_SECONDS = 10.0
 _FAILURES_SHOWN = 5  # failed clips of one phase that are printed
 
 
 class Stopped(Exception):
     """The build stopped at a limit that the user set, and can be resumed. The message says how."""
+
+
+def complain(text: str) -> None:
+    """Print a message for the user on standard error."""
+    err.print("reelmill: " + "\n".join(map(printable, text.split("\n"))), markup=False)
 
 
 class Progress:

@@ -9,10 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import secrets
-import signal
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NoReturn
@@ -21,27 +18,20 @@ import typer
 from rich.console import Console
 
 from captioning.base import CaptionerMissing
-from curation.config.load import read_config_file
-from curation.config.schema import Config, ConfigError
-from curation.progress import Stopped
-from curation.sandbox.words import printable
+from curation.commands.working import ended_in_order, no_room
+from curation.config.schema import ConfigError
+from curation.progress import Stopped, complain, err
 from curation.sources.source import SourcesError
 from curation.store.dataset import LEASE, Dataset, DatasetError
 from curation.store.lease import Lease, LeaseHeld, LeaseLost
 from filters.base import MissingModel
 
 out = Console(highlight=False, soft_wrap=True)
-err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 _PACKAGES = ("captioning", "curation", "filters", "generation", "jobs")
 CONFIGS = Path(__file__).parent / "configs"
 # What the system answers where a user may not read or write, or a disk is mounted to be read only.
 _REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS)
-
-
-def complain(text: str) -> None:
-    """Print a message for the user on the error console."""
-    err.print("reelmill: " + "\n".join(map(printable, text.split("\n"))), markup=False)
 
 
 @contextlib.contextmanager
@@ -112,35 +102,6 @@ def is_for_the_user(error: BaseException) -> bool:
     return place.is_relative_to(ours) and place.relative_to(ours).parts[0] in _PACKAGES
 
 
-def private_ray(config: Config) -> None:
-    """Protect a local Ray with a random token for this run. It listens on the loopback interface alone.
-
-    A cluster with an address has its own protection. Ray reads the token when it is imported.
-    """
-    own = config.run.ray_address is None and not {"RAY_ADDRESS", "RAY_AUTH_MODE"} & os.environ.keys()
-    if own and "ray" not in sys.modules:
-        os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
-        # Where a machine may be no part of a cluster (Ray's default on macOS), its address is 127.0.0.1.
-        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
-
-
-def _interrupt(*_: object) -> None:
-    # `docker stop`, the time limit of a job and `ray job stop` send SIGTERM.
-    raise KeyboardInterrupt
-
-
-@contextlib.contextmanager
-def ended_in_order() -> Iterator[None]:
-    """Within this context SIGTERM has the effect of Ctrl-C."""
-    is_main = threading.current_thread() is threading.main_thread()
-    before = signal.signal(signal.SIGTERM, _interrupt) if is_main else None
-    try:
-        yield
-    finally:
-        if is_main:
-            signal.signal(signal.SIGTERM, before)
-
-
 @contextlib.contextmanager
 def one_writer(folder: str | Path, command: str, name: str = LEASE) -> Iterator[Lease]:
     """The context of commands that fill a folder without a dataset: one command at a time. SIGTERM acts like
@@ -153,14 +114,11 @@ def one_writer(folder: str | Path, command: str, name: str = LEASE) -> Iterator[
         yield lease
 
 
-def load_named_config(name: str, overrides: list[str] | None) -> Config:
-    """The configuration with the name `default` or `demo`, or from a file, with `overrides` (KEY=VALUE)."""
-    return read_config_file(config_file(name), overrides or [])
-
-
-def config_file(name: str) -> Path | str:
-    path = CONFIGS / f"{name}.yaml"
-    return path if path.exists() else name
+@contextlib.contextmanager
+def lease(folder: Path, command: str, name: str = LEASE) -> Iterator[Callable[[], None]]:
+    """`one_writer` as a `generation.lock.Lock`."""
+    with one_writer(folder, command, name) as held:
+        yield held.check
 
 
 def leave(command: Callable[[], object]) -> NoReturn:
@@ -189,7 +147,3 @@ def alone(command: Callable[..., object]) -> NoReturn:
     own = typer.Typer(add_completion=False, rich_markup_mode=None)
     own.command()(command)
     leave(own)
-
-
-def no_room(error: OSError) -> bool:
-    return error.errno in (errno.ENOSPC, errno.EDQUOT)

@@ -2,39 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
-import os
-import shlex
-from collections.abc import Iterator, Sequence
-from contextlib import closing
 from typing import Annotated, Literal
 
 import typer
 
-from curation.config import said
-from curation.config.changes import flat
-from curation.config.load import load_config, read_config_text, stored_config
-from curation.config.schema import Config, ConfigError
-from curation.progress import Progress
+from curation import api
+from curation.audit.accounting import Accounting, accounting
+from curation.config.named import load_named_config
+from curation.config.schema import ConfigError
 from curation.sandbox.words import printable
 from curation.sources.listing import list_sources
-from curation.sources.media import LIST_SUFFIXES
-from curation.sources.source import Source
-from curation.store.address import allow, is_remote
-from curation.store.dataset import Dataset, DatasetError
-from curation.store.lease import Lease
-from filters import SCORERS
-from jobs import common
-from jobs.common import (
-    complain,
-    config_file,
-    ended_in_order,
-    load_named_config,
-    out,
-    private_ray,
-    user_errors,
-)
+from curation.store.dataset import DatasetError
+from jobs.common import out, user_errors
 
 Sources = Annotated[
     list[str], typer.Argument(metavar="SOURCES...", help="files, folders, globs, CSV/JSONL/Parquet lists")
@@ -43,76 +22,6 @@ DatasetArg = Annotated[str, typer.Argument(metavar="DATASET", help="the dataset'
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="e.g. rules.motion.speed.min=0.02")
 ]
-
-
-@contextlib.contextmanager
-def working(dataset: Dataset, command: str) -> Iterator[None]:
-    """The context of commands that write: one command at a time per dataset. SIGTERM acts like Ctrl-C."""
-    with ended_in_order(), Lease(dataset, command, say=complain) as lease:
-        dataset.guard, dataset.token = lease.check, lease.token
-        try:
-            yield
-        except OSError as error:
-            # Ray and its workers end. Their unfinished shards may fill the disk, so they are removed.
-            if common.no_room(error):
-                with contextlib.suppress(OSError):
-                    dataset.clean()
-            raise
-        finally:
-            dataset.guard = dataset.token = None
-
-
-def _say_what_nodes_share(dataset: Dataset, listed: Sequence[Source], nodes: int) -> None:
-    """Warn about local paths on a cluster. This process cannot see whether all nodes share them."""
-    local = [s.uri for s in listed if not is_remote(s.uri)][:1]
-    local += [dataset.location] if dataset.is_local else []
-    if nodes > 1 and local:
-        complain(
-            f"all {nodes} nodes of this cluster must see {' and '.join(local)}: on a disk they share, or "
-            "at an address such as s3://bucket/videos"
-        )
-
-
-def _dataset(location: str) -> Dataset:
-    return Dataset(location if "://" in location else os.path.abspath(location))
-
-
-def _stored_config(dataset: Dataset, overrides: list[str] | None) -> Config:
-    """The dataset's own configuration, changed by `overrides`. Settings that reach outside the dataset, such
-    as servers, count only if the user gave them (`curation.config.said`)."""
-    manifest = dataset.manifest()
-    stored_config(manifest, dataset.location)  # names the file if the configuration in it is wrong
-    return said.of_dataset(manifest["config"], overrides or [], [dataset.location], manifest.get("measures"))
-
-
-def _wanted_config(name: str, overrides: list[str] | None, dataset: Dataset) -> Config:
-    """The configuration that the user gave `build` with `--config` and `--set`. Raises `ConfigError`, also
-    for settings that a dataset.json wants and the user has not confirmed."""
-    file = config_file(name)
-    text, records = read_config_text(file)
-    if records is None:
-        settings = load_config(text, overrides or [])
-        said.check_key_names(settings, said.typed(overrides or []))
-        return settings
-    its_own = _dataset(str(file).rpartition("/")[0] or ".").location
-    settings = said.of_dataset(json.loads(text), overrides or [], [its_own, dataset.location], records)
-    said.refuse_unsaid(settings)
-    _say_what_is_not_taken(settings)
-    return settings
-
-
-def _say_what_is_not_taken(config: Config) -> None:
-    if config.not_taken:
-        options = " ".join(f"--set {shlex.quote(f'{k}={v}')}" for k, v in config.not_taken.items())
-        complain(
-            f"the dataset's own dataset.json sets {', '.join(config.not_taken)}, and you have not said so: "
-            f"the defaults are used; to use the dataset's values, add {options}"
-        )
-
-
-def _allow_typed(sources: Sequence[str]) -> None:
-    """Allow the protocols that the user typed. The protocol of a list file does not count for its rows."""
-    allow(name for name in sources if not name.lower().endswith(tuple(LIST_SUFFIXES)))
 
 
 def build(
@@ -133,81 +42,48 @@ def build(
 ) -> None:
     """Make a dataset from raw videos, or continue one."""
     with user_errors():
-        dataset = _dataset(out_)
-        settings = _wanted_config(config, set_, dataset)
-        private_ray(settings)
-        # Imported only here: Ray reads the environment at import, and `private_ray` sets the environment.
-        from curation import pipeline
-        from curation.cluster.session import nodes, session
-        from curation.driver.prepare import check_models
-        from curation.report.page import write_report
-
-        if prune and limit is not None:
-            raise ConfigError("--prune with --limit would remove sources beyond the limit: use only one")
-        dataset.check_writable()
-        listed = list_sources(sources, limit)
-        _allow_typed(sources)
-        check_models(settings)
         if dry_run:
-            from curation.audit.estimate import estimate
-
-            for line in estimate(dataset, listed, settings, retry_failed=retry_failed, prune=prune):
+            lines = api.estimate(
+                sources,
+                out_,
+                config=config,
+                set=set_ or (),
+                limit=limit,
+                retry_failed=retry_failed,
+                prune=prune,
+            )
+            for line in lines:
                 out.print(printable(line), markup=False)
             return
-        said.remember(dataset.location, settings)
-        with working(dataset, "build"):
-            with closing(Progress()) as progress, session(settings):
-                _say_what_nodes_share(dataset, listed, nodes())
-                pipeline.build(dataset, listed, settings, progress, retry_failed=retry_failed, prune=prune)
-            left_out = [name for name in SCORERS if name not in settings.scorers]
-            if left_out:
-                out.print(f"not measured: {', '.join(left_out)} (not among this configuration's filters)")
-            address = write_report(dataset)
-            _end(dataset)
-        out.print(f"dataset  {dataset.address('')}\nreport   {address}", markup=False)
+        made = api.build(
+            sources,
+            out_,
+            config=config,
+            set=set_ or (),
+            limit=limit,
+            retry_failed=retry_failed,
+            prune=prune,
+        )
+        if made.not_measured:
+            out.print(
+                f"not measured: {', '.join(made.not_measured)} (not among this configuration's filters)"
+            )
+        _print(made)
+        out.print(f"dataset  {made.dataset}\nreport   {made.report}", markup=False)
 
 
 def select(dataset: DatasetArg, set_: Overrides = None) -> None:
     """Apply other rules without scoring. New accepted clips are cut, and captioned if a model captions."""
     with user_errors():
-        target = _dataset(dataset)
-        for override in set_ or []:
-            if not override.startswith(("rules.", "run.")) and not _allows(override, target):
-                raise ConfigError(
-                    f"--set {override}: select changes rules only (rules.<column>.min or .max; and run.*); "
-                    "for anything else run reelmill build with the changed configuration"
-                )
-        settings = _stored_config(target, set_)
-        _say_what_is_not_taken(settings)
-        said.remember(target.location, settings)
-        private_ray(settings)
-        from curation.cluster.session import session
-        from curation.commands.select import reselect
-        from curation.driver.apply import not_scored
-        from curation.report.page import write_report
-
-        with working(target, "select"):
-            with closing(Progress()) as progress:
-                reselect(target, settings, progress, lambda: session(settings))
-            missing = not_scored(target, settings)
-            if missing:
-                out.print(
-                    f"{missing} clips pass the cheap rules, but an expensive score was skipped, so they are "
-                    f"rejected as not scored; reelmill build SOURCES --out {dataset} --config "
-                    f"{target.address('dataset.json')} scores them",
-                    markup=False,
-                )
-            write_report(target)
-            _end(target)
-
-
-def _allows(override: str, dataset: Dataset) -> bool:
-    """Does the override repeat a setting of dataset.json that reaches outside the dataset?
-
-    Such an override confirms the setting and changes nothing.
-    """
-    key, _, value = override.partition("=")
-    return key in said.KEYS and flat(dataset.manifest()["config"]).get(key) == value
+        made = api.select(dataset, set=set_ or ())
+        if made.not_scored:
+            out.print(
+                f"{made.not_scored} clips pass the cheap rules, but an expensive score was skipped, so they "
+                f"are rejected as not scored; reelmill build SOURCES --out {dataset} --config "
+                f"{api.dataset_at(dataset).address('dataset.json')} scores them",
+                markup=False,
+            )
+        _print(made)
 
 
 def caption(
@@ -222,27 +98,7 @@ def caption(
 ) -> None:
     """Caption the existing clips, or choose other captions, without measuring or encoding again."""
     with user_errors():
-        overrides = [*([f"captions.captioner={captioner}"] if captioner else []), *(set_ or [])]
-        for override in overrides:
-            if not override.startswith(("captions.", "rules.caption.", "run.")):
-                raise ConfigError(
-                    f"--set {override}: caption changes captions.*, rules.caption.* and run.* only; for "
-                    "other rules run reelmill select, for other settings reelmill build"
-                )
-        target = _dataset(dataset)
-        settings = _stored_config(target, overrides)
-        _say_what_is_not_taken(settings)
-        said.remember(target.location, settings)
-        private_ray(settings)
-        from curation.cluster.session import session
-        from curation.commands.caption import recaption
-        from curation.report.page import write_report
-
-        with working(target, "caption"):
-            with closing(Progress()) as progress:
-                recaption(target, settings, progress, lambda: session(settings), retry_failed=retry_failed)
-            write_report(target)
-            _end(target)
+        _print(api.caption(dataset, captioner=captioner, set=set_ or (), retry_failed=retry_failed))
 
 
 def remove(
@@ -252,12 +108,12 @@ def remove(
 ) -> None:
     """Remove sources and their copies permanently, with clips, captions and shard rows. Builds skip them."""
     from curation.commands.remove import remove as remove_sources
-    from curation.report.page import write_report
+    from curation.commands.working import working
     from curation.sources.removed import Removed
 
     with user_errors():
-        target = _dataset(dataset)
-        settings = _stored_config(target, None)
+        target = api.dataset_at(dataset)
+        settings = api.its_config(target)
         with working(target, "remove"):
             if undo:
                 if not (count := Removed(target).forget(sources)):
@@ -267,18 +123,13 @@ def remove(
             count, clips, rows = remove_sources(target, sources, settings)
             what = f"removed {count} sources, {clips} clips, {rows} shard rows" if count else "removed before"
             out.print(f"{what}; builds skip them")
-            write_report(target)
-            _end(target)
+            _print(api.finished(target))
 
 
 def report(dataset: DatasetArg) -> None:
     """Write DATASET/report.html again."""
-    from curation.report.page import write_report
-
     with user_errors():
-        target = _dataset(dataset)
-        target.manifest()
-        out.print(write_report(target), markup=False)
+        out.print(api.report(dataset), markup=False)
 
 
 def status(
@@ -302,13 +153,15 @@ def status(
     with user_errors():
         if not explain and (sources or config or set_):
             raise ConfigError("SOURCES, --config and --set need --explain")
-        target = _dataset(dataset)
-        settings = _stored_config(target, None)
-        wrong = _print_accounting(target)
+        target = api.dataset_at(dataset)
+        settings = api.its_config(target)
+        counts = accounting(target)
+        _print(counts)
+        wrong = counts.check()
         if explain:
-            wanted = load_named_config(config, set_) if config else _stored_config(target, set_)
+            wanted = load_named_config(config, set_) if config else api.its_config(target, set_ or ())
             listed = list_sources(sources) if sources else as_listed(target)
-            _allow_typed(sources or [])
+            api.allow_typed(sources or [])
             for line in lines(target, listed, wanted, find_work(target, listed, wanted)):
                 out.print(printable(line), markup=False)
         running = holder(target)
@@ -332,17 +185,15 @@ def verify(
     decode: Annotated[bool, typer.Option("--decode", help="also decode every clip with decord")] = False,
 ) -> None:
     """Check invariants and checksums; print OK if all hold. Exit code 1: errors; 3: build not complete."""
-    from curation.audit.verify import verify as check
     from curation.commands.status import waiting
 
     with user_errors():
-        target = _dataset(dataset)
-        target.manifest()
-        problems = check(target, decode=decode)
+        problems = api.verify(dataset, decode=decode)
         for problem in problems:
             out.print(printable(problem), markup=False)
         try:
-            left = waiting(target, _stored_config(target, None))
+            target = api.dataset_at(dataset)
+            left = waiting(target, api.its_config(target))
         except (ConfigError, DatasetError):
             if not problems:
                 raise
@@ -363,30 +214,15 @@ def export(
     out_: Annotated[str, typer.Option("--out", metavar="DIR")],
 ) -> None:
     """Copy the accepted clips into another form."""
-    from curation.shards.export import export as copy
-
     with user_errors():
-        target = _dataset(dataset)
-        target.manifest()
         try:
-            with ended_in_order():
-                count = copy(target, to, out_)
+            count = api.export(dataset, to, out_)
         except ValueError as error:
             raise DatasetError(str(error)) from error
         out.print(f"{count} clips in {out_}", markup=False)
 
 
-def _print_accounting(dataset: Dataset) -> list[str]:
-    """Print the sums. Returns the errors of the sums."""
-    from curation.audit.accounting import accounting
-
-    counts = accounting(dataset)
+def _print(counts: Accounting) -> None:
+    """Print the sums."""
     for line in counts.lines():
         out.print(printable(line), markup=False)
-    return counts.check()
-
-
-def _end(dataset: Dataset) -> None:
-    """Print the accounting of finished work. Raises `AssertionError` for wrong sums, a fault of reelmill."""
-    wrong = _print_accounting(dataset)
-    assert not wrong, "; ".join(wrong)

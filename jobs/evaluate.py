@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from pydantic import ValidationError
 from rich.table import Table
 
-from curation.config.load import apply_overrides, explain
-from curation.config.schema import ConfigError
-from jobs.common import alone, err, generation_errors, one_writer, out
-from jobs.configuring import read_yaml
-from jobs.generate import Device, RunOption, chosen_device, evaluations, given_prompts, note, places
+from jobs.common import alone, err, generation_errors, lease, out
+from jobs.generate import Device, RunOption, given_prompts, places
 
 _SHOWN_DEPTH = 2
 
@@ -51,60 +45,37 @@ def evaluate(
     """Measure a run: figures with controls, checked against bars. Exit code 1 if a bar is missed."""
 
     with generation_errors(), places():
+        from generation import api
         from generation.evaluate.following import JudgeUnfit
-        from generation.evaluate.parts import Evaluation
-        from generation.report.page import write_page
 
-        settings = evaluation_settings(read_yaml(Path(config)) if config else {}, set_ or [])
-        texts = given_prompts(None, prompts) if prompts else None
-        folder = Path(os.path.abspath(run))
-        with evaluations() as on_step:
-            evaluation = Evaluation(
-                run=folder,
-                data=_place(data),
-                held_out=_place(held_out) if held_out else None,
-                out=Path(os.path.abspath(out_)) if out_ else folder / "evaluation",
-                settings=settings,
-                wanted=tuple(part or ()),
-                prompts=texts,
-                device=chosen_device(device),
-                say=note,
-                on_step=on_step,
+        try:
+            made = api.evaluate(
+                run,
+                data,
+                held_out=held_out,
+                out=out_,
+                parts=part or (),
+                prompts=given_prompts(None, prompts) if prompts else None,
+                config=config,
+                set=set_ or (),
+                vbench=vbench,
+                device=device,
+                lock=lease,
             )
-            evaluation.check(bool(vbench))
-            with one_writer(evaluation.out, "evaluate"):
-                try:
-                    content, verdicts = evaluation.write()
-                except JudgeUnfit as error:
-                    err.print(f"reelmill: {error}", markup=False)
-                    raise typer.Exit(1) from error
-                page = write_page(evaluation.out)
-        for name, figures in content["figures"].items():
+        except JudgeUnfit as error:
+            err.print(f"reelmill: {error}", markup=False)
+            raise typer.Exit(1) from error
+        for name, figures in made.figures.items():
             out.print(_table(name, figures))
-        for line in content["notes"]:
+        for line in made.notes:
             out.print(line, markup=False)
-        for verdict in verdicts:
+        for verdict in made.verdicts:
             out.print(verdict.told, markup=False)
-        out.print(f"figures  {evaluation.out / 'evaluation.json'}\npage     {page}", markup=False)
-        if vbench:
-            out.print(f"videos   {evaluation.export_vbench(Path(vbench))}", markup=False)
-        if not all(verdict.passed for verdict in verdicts):
+        out.print(f"figures  {made.file}\npage     {made.page}", markup=False)
+        if made.vbench:
+            out.print(f"videos   {made.vbench}", markup=False)
+        if not made.passed:
             raise typer.Exit(1)
-
-
-def evaluation_settings(data: dict[str, Any], overrides: list[str]) -> Any:
-    """`evaluate.settings.Settings` from plain data, then with `overrides`. Raises `ConfigError`."""
-    from generation.evaluate.settings import Settings
-
-    apply_overrides(data, overrides)
-    try:
-        return Settings.model_validate(data)
-    except ValidationError as error:
-        raise ConfigError("\n".join(explain(dict(e), Settings) for e in error.errors())) from error
-
-
-def _place(dataset: str) -> str:
-    return dataset if "://" in dataset else os.path.abspath(dataset)
 
 
 def _table(name: str, figures: dict[str, Any]) -> Table:

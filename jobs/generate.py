@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 
 from curation.config.schema import ConfigError
 from generation.config import Config as GenerationConfig
-from jobs.configuring import stage_config
-
-if TYPE_CHECKING:
-    import torch
-
-from jobs.common import ended_in_order, err, generation_errors, no_room, one_writer, out, private_ray
+from generation.configuring import stage_config
+from generation.progress import note
+from jobs.common import ended_in_order, generation_errors, lease, no_room, one_writer, out
 
 Stage = Annotated[
     Literal["vae", "stage1", "stage2"], typer.Argument(metavar="STAGE", help="vae, stage1 or stage2")
@@ -61,17 +58,25 @@ def train(
     """Train a stage on a dataset's shards, or resume its training."""
 
     with generation_errors():
-        overrides = list(set_ or [])
-        settings = stage_config(stage, preset, config, overrides)
-        if steps and not settings.phases:
-            settings = stage_config(stage, preset, config, [*overrides, f"train.steps={steps}"])
-        run, dataset = Path(os.path.abspath(out_)), os.path.abspath(data) if "://" not in data else data
-        if workers == 1:
-            from jobs.training import train as run_here
+        from generation import api
 
-            run_here(settings, dataset, run, stop_at=steps, device=device, new_data=new_data)
+        if workers == 1:
+            api.train(
+                stage,
+                data,
+                out_,
+                preset=preset,
+                config=config,
+                set=set_ or (),
+                steps=steps,
+                device=device,
+                new_data=new_data,
+                lock=lease,
+            )
             return
-        _train_on_ray(settings, dataset, run, workers, steps, device, new_data)
+        settings = api.training_config(stage, preset, config, set_ or (), steps)
+        dataset = os.path.abspath(data) if "://" not in data else data
+        _train_on_ray(settings, dataset, Path(os.path.abspath(out_)), workers, steps, device, new_data)
 
 
 def _train_on_ray(
@@ -83,6 +88,7 @@ def _train_on_ray(
     device: str | None,
     new_data: bool,
 ) -> None:
+    from curation.cluster.private import private_ray
     from curation.config.schema import Config as CurationConfig
 
     plain = CurationConfig()
@@ -147,39 +153,31 @@ def sample(
     """Make a video of each prompt: a preview, then the final one."""
 
     with generation_errors():
-        texts = given_prompts(prompt, prompts)
-        if Path(out_).is_file():
-            raise ConfigError(f"--out {out_}: this is a file; name a folder")
-        from generation.sample.enhance import check_final, enhance_previews
-        from generation.sample.execution import Execution
-        from generation.sample.options import Options
-        from generation.sample.previews import sample_previews
+        from generation import api
 
-        how = Execution(offload, guidance_batch, compile_)
-        where = chosen_device(device)
-        folder = Path(os.path.abspath(run))
-        first = Options(
+        made = api.sample(
+            given_prompts(prompt, prompts),
+            run,
+            out_,
+            preview_only=preview_only,
             frames=frames,
-            **_size(size, "--size"),
+            size=_size(size, "--size"),
+            final_size=_size(final_size, "--final-size"),
             steps=steps,
             guidance=guidance,
             negative_prompt=negative,
             seed=seed,
-        )
-        second = Options(
-            **_size(final_size, "--final-size"),
-            steps=enhance_steps,
-            guidance=enhance_guidance,
+            enhance_steps=enhance_steps,
+            enhance_guidance=enhance_guidance,
             noise_step=noise_step,
-        )  # the preview contains the negative prompt
-        if not preview_only:
-            check_final(folder, first, second, where, how)
-        with one_writer(os.path.abspath(out_), "sample"), evaluations() as on_step:
-            made = sample_previews(folder, texts, Path(out_), first, where, on_step, note, how)
-            if not preview_only:
-                enhance_previews(folder, made, second, where, on_step, note, how)
+            device=device,
+            offload=offload,
+            guidance_batch=guidance_batch,
+            compile=compile_,
+            lock=lease,
+        )
         for path in made:
-            out.print(str(path / ("preview.mp4" if preview_only else "final.mp4")), markup=False)
+            out.print(str(path), markup=False)
 
 
 def enhance(
@@ -213,37 +211,27 @@ def enhance(
     """Make the final video from a preview, or a larger video from any video file, with Stage II."""
 
     with generation_errors():
-        from generation.sample.enhance import enhance_file
-        from generation.sample.execution import Execution
-        from generation.sample.options import Options
+        from generation import api
 
-        how = Execution(offload, guidance_batch, compile_)
-        if out_ and Path(out_).is_dir():
-            raise ConfigError(
-                f"--out {out_}: this is a folder; name the file to write, such as {out_}/final.mp4"
-            )
-        options = Options(
+        path = api.enhance(
+            source,
+            run,
+            out_,
+            prompt=prompt,
+            size=_size(size, "--size"),
             frames=frames,
-            **_size(size, "--size"),
             fps=fps,
             steps=steps,
             guidance=guidance,
             noise_step=noise_step,
             negative_prompt=negative,
             seed=seed,
+            device=device,
+            offload=offload,
+            guidance_batch=guidance_batch,
+            compile=compile_,
+            lock=lease,
         )
-        with _alone_on(source, out_), evaluations() as on_step:
-            path = enhance_file(
-                Path(os.path.abspath(run)),
-                Path(source),
-                Path(out_) if out_ else None,
-                options,
-                prompt,
-                chosen_device(device),
-                on_step,
-                how,
-                note,
-            )
         out.print(str(path), markup=False)
 
 
@@ -299,20 +287,6 @@ def convert(
         out.print(str(made), markup=False)
 
 
-def _alone_on(source: str, out_: str | None) -> contextlib.AbstractContextManager[object]:
-    """The lease of the one file that `enhance` writes: others of its folder may be made at the same time."""
-    from generation.sample.preview_folder import is_preview
-
-    path = Path(os.path.abspath(source))
-    if out_:
-        final = Path(os.path.abspath(out_))
-    elif is_preview(path):
-        final = (path if path.is_dir() else path.parent) / "final.mp4"
-    else:
-        return contextlib.nullcontext()  # it is refused
-    return one_writer(final.parent, "enhance", f"_lease-{final.name}.json")
-
-
 @contextlib.contextmanager
 def places() -> Iterator[None]:
     """Turn the error for a place that cannot be written into one line."""
@@ -324,13 +298,6 @@ def places() -> Iterator[None]:
         raise ConfigError(
             f"{error.filename}: cannot be made ({error.strerror}); name another place"
         ) from error
-
-
-def chosen_device(name: str | None) -> torch.device:
-    """The device `name`, or the default device. Raises `ValueError` if the device does not exist."""
-    from generation.train.parallel import join
-
-    return join(name).device
 
 
 def given_prompts(prompt: str | None, path: str | None) -> list[str]:
@@ -353,31 +320,10 @@ def given_prompts(prompt: str | None, path: str | None) -> list[str]:
     return texts
 
 
-def _size(text: str | None, option: str) -> dict[str, Any]:
+def _size(text: str | None, option: str) -> tuple[int, int] | None:
     if text is None:
-        return {}
+        return None
     width, x, height = text.partition("x")
     if not (x and width.isdigit() and height.isdigit() and int(width) and int(height)):
         raise ConfigError(f"{option} {text}: write WIDTHxHEIGHT in pixels, such as 480x256")
-    return {"width": int(width), "height": int(height)}
-
-
-def note(text: str) -> None:
-    """Print a remark on the error console."""
-    err.print(text, markup=False)
-
-
-@contextlib.contextmanager
-def evaluations() -> Iterator[Callable[[str, int, int], None]]:
-    """Yields a function (name, done, steps) that prints the progress of evaluations."""
-    status = err.status("") if err.is_terminal else None
-
-    def show(what: str, done: int, steps: int) -> None:
-        line = f"{what}: {done}/{steps} evaluations"
-        if status:
-            status.update(line)
-        elif done == steps:
-            err.print(line, markup=False)
-
-    with status or contextlib.nullcontext():
-        yield show
+    return int(width), int(height)

@@ -20,18 +20,17 @@ from typing import Annotated, Any
 
 import typer
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
-from curation.config.load import apply_overrides, explain
 from curation.config.schema import ConfigError
 from curation.store.dataset import LEASE
 from generation.config import changed
+from generation.configuring import apply_overrides, checked, read_yaml, stage_config
 from jobs.common import CONFIGS, alone, err, generation_errors, one_writer, out
-from jobs.configuring import read_yaml, stage_config
 from jobs.corpus import corpus
 from jobs.dataset import build
-from jobs.evaluate import evaluate, evaluation_settings
-from jobs.generate import Device, chosen_device, places, sample, train
+from jobs.evaluate import evaluate
+from jobs.generate import Device, places, sample, train
 
 STAGES = ("vae", "stage1", "stage2", "lossless")  # the trainings of a recipe
 BUILDING = ("corpus", "build", "build held-out")  # the steps before training
@@ -112,10 +111,12 @@ def recipe(
     """From footage to samples: build, train, sample, enhance, evaluate. The result is a page."""
 
     with generation_errors():
+        from generation.train.parallel import join
+
         settings = recipe_settings(level, set_ or [])
         if not sources and not data:
             _check_not_overlaid(set_ or [], settings.corpus)
-        chosen_device(device)
+        join(device)  # it exists
         if not out_:
             raise ConfigError("--out: name a folder to make or to continue")
         if sources and data:
@@ -137,15 +138,14 @@ def recipe(
 def recipe_settings(level: str, overrides: list[str]) -> Recipe:
     """The checked settings of a level. Raises `ConfigError`, which names the key, the value and a remedy."""
 
+    from generation.evaluate.settings import Settings
+
     path = CONFIGS / f"recipe-{level}.yaml"
     if not path.exists() and not Path(level).is_file():
         raise ConfigError(f"--level {level}: write smoke, cpu, gpu, or the name of a YAML file")
     values = read_yaml(path if path.exists() else Path(level))
     apply_overrides(values, overrides)
-    try:
-        recipe = Recipe.model_validate(values)
-    except ValidationError as error:
-        raise ConfigError("\n".join(explain(dict(e), Recipe) for e in error.errors())) from error
+    recipe = checked(values, Recipe)
     for section in (recipe.evaluate, recipe.corpus.evaluate, recipe.corpus.lossless):
         if "seed" in section:
             raise ConfigError("evaluate.seed: a recipe has one seed for all steps; set --seed")
@@ -158,7 +158,7 @@ def recipe_settings(level: str, overrides: list[str]) -> Recipe:
                     raise ConfigError("codec.kind: slice, but no VAE is trained; name a VAE in codec.model")
     for over in (recipe.corpus.evaluate, recipe.corpus.lossless):
         with _within("evaluate"):
-            evaluation_settings({**recipe.evaluate, **over}, [])
+            checked({**recipe.evaluate, **over}, Settings)
     return recipe
 
 
@@ -182,7 +182,7 @@ def _check_not_overlaid(overrides: Sequence[str], corpus: RenderedCorpus) -> Non
 def _within(section: str) -> Iterator[None]:
     try:
         yield
-    except ConfigError as error:
+    except ValueError as error:
         raise ConfigError(f"{section}: {error}") from error
 
 
@@ -434,10 +434,11 @@ class RecipeRun:
     def _prompts(self, data: str, held_out: str | None) -> Path:
         """OUT/prompts.txt with captions of held-out clips. Raises `ConfigError` if no clip has a caption."""
         from generation.evaluate.real_clips import captions
+        from generation.evaluate.settings import Settings
 
         path = self.out / "prompts.txt"
         if not path.is_file():
-            wanted = evaluation_settings(read_yaml(self._config("evaluation")), []).prompts
+            wanted = checked(read_yaml(self._config("evaluation")), Settings).prompts
             preset, config = self.settings.stage1.preset, str(self._config("stage1"))
             settings = stage_config("stage1", preset, config, []).data
             found = captions(held_out or data, settings, "all" if held_out else "held out", wanted)

@@ -8,7 +8,8 @@ In: tasks as rows. Out: rows of `rows.STREAM`, `rows.LOOKS` and `caption_workers
     caption_workers.py  reads clips out of shards, and captions them
     looker.py           looks at one piece of a long source; pieces.py is the flow of such sources
     rows.py             helpers that all workers share; streams.py reads rows and errors from Ray Data
-    shares.py           CPUs and GPUs for each worker; session.py opens a Ray session
+    shares.py           CPUs and GPUs for each worker; session.py opens a Ray session; private.py protects a
+                        local one
 
 May import verdicts, shards, captions, decode, sandbox, sources, config and store.
 """

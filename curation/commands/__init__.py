@@ -6,6 +6,7 @@ In: a dataset and a configuration that `jobs` has read. Out: a changed dataset, 
     caption.py   makes other captions for the existing clips
     remove.py    removes sources permanently
     status.py    finds the work that a build would still do
+    working.py   one command at a time writes to a dataset, and ends in order
     common.py    opens a Ray session only if there is work for one
 
 May import every other room.

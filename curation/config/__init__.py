@@ -5,6 +5,7 @@ names the key, the value and the correct form.
 
     schema.py    the sections, their defaults and their hashes
     load.py      files and overrides; errors in words
+    named.py     configurations by name: those of `curation/configs`, and files
     changes.py   the differences between two configurations
     said.py      settings of a dataset's own configuration that need the permission of this user
 

@@ -33,7 +33,7 @@ CONTRAST = 55.0  # the amplitude of stripes, in levels: with the colours above n
 SURFACE = 10.0  # the objects' grain, in levels: without grain the rest of the stripes would be visible
 
 GOOD = "good"
-# Each defect breaks exactly one rule of `jobs/configs/corpus.yaml`.
+# Each defect breaks exactly one rule of `curation/configs/corpus.yaml`.
 DEFECTS = ("static", "fast", "text", "dark", "bright", "flat", "blurred", "letterboxed", "short", "small")
 
 _POINTS = 4  # each pixel is the mean of a grid of 4 x 4 points

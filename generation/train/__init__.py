@@ -5,6 +5,7 @@ stage            the interface between the loop and a stage
 diffusion_stage  that interface for Stages I and II
 vae_stage        that interface for the autoencoder
 open             opens the stage that a configuration names; no module of the room imports `open`
+session          one training from its start to its end, in this process; progress prints its lines
 start            writes the configuration of a training into its folder, or compares it
 checkpoint       checkpoints on disk, with everything that a resume needs
 parallel         training on several processes; the model does not know of them

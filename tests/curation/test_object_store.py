@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 
 from benchmarks.footage import loop
 from curation.config.load import load_config
+from curation.config.named import load_named_config
 from curation.config.schema import ConfigError
 from curation.decode.video import Video
 from curation.sources.identity import identify
@@ -24,7 +25,6 @@ from curation.sources.source import SourcesError
 from curation.store.dataset import Dataset
 from curation.store.schema import SHARDS
 from jobs.cli import app
-from jobs.common import load_named_config
 from tests import render
 from tests.jobs.clusters import s3_server
 

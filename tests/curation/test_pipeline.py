@@ -226,7 +226,7 @@ def test_a_long_temporary_folder_is_not_used(temp: Path, monkeypatch: pytest.Mon
 WATCHED = """
 import json, os, psutil, sys
 from curation.config.load import load_config
-from jobs.common import private_ray
+from curation.cluster.private import private_ray
 config = load_config("run: {object_store_mb: 128}")
 private_ray(config)
 from curation.cluster.session import session

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from curation.config.schema import ConfigError
 from generation.codecs.open import open_codec
 from generation.config import (
     HARMLESS,
@@ -20,15 +19,15 @@ from generation.config import (
     content_hash,
     differences,
 )
+from generation.configuring import stage_config
 from generation.presets import PRESETS, preset
-from jobs.configuring import stage_config
 from tests.generation.tiny_runs import tiny
 
 STAGES = ("stage1", "stage2")
 
 
 def refused(*overrides: str, stage: str = "stage1", name: str = "tiny", file: Path | None = None) -> str:
-    with pytest.raises(ConfigError) as error:
+    with pytest.raises(ValueError) as error:
         stage_config(stage, name, str(file) if file else None, overrides)
     assert "Traceback" not in str(error.value)
     return str(error.value)

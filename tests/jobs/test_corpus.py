@@ -18,6 +18,7 @@ from typer.testing import CliRunner, Result
 from captioning.base import CaptionRequest
 from captioning.sidecar import Sidecar, parse_subtitles
 from curation import pipeline
+from curation.config.named import load_named_config
 from curation.config.schema import ConfigError
 from curation.corpus import plan as module
 from curation.corpus.draw import ALL, COLOURS, DEFECTS, GOOD, SEEN, UNSEEN, Look, Scene
@@ -27,7 +28,6 @@ from curation.sources.listing import list_sources
 from curation.store.dataset import Dataset
 from generation.data.transform import fit
 from jobs.cli import app
-from jobs.common import load_named_config
 from tests.jobs.corpus_figures import figures
 
 # A small corpus with every defect, every kind of broken file and a dissolve, made in a few seconds.

@@ -14,8 +14,8 @@ import pytest
 
 from curation.audit.accounting import accounting
 from curation.audit.verify import verify
+from curation.commands.working import working
 from curation.store.dataset import Dataset
-from jobs.dataset import working
 from tests import render
 
 ROOT = Path(__file__).parents[2]

@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 
 from curation.config.changes import changes
 from curation.config.load import load_config, read_config_file, validated
+from curation.config.named import load_named_config
 from curation.config.schema import Config, ConfigError, Run
 from filters import SCORERS
 from filters.rules import Rule
-from jobs.common import load_named_config
 
-CONFIGS = Path(__file__).parents[3] / "jobs" / "configs"
+CONFIGS = Path(__file__).parents[3] / "curation" / "configs"
 
 SMALL = """
 filters: {duration: {}, motion: {width: 128}, quality: {}, text: {}}
@@ -39,7 +39,7 @@ def refused(text: str = SMALL, *overrides: str) -> str:
 # --- the files that come with the package ---------------------------------------------------------
 
 
-OF_BUILDS = [path for path in sorted(CONFIGS.glob("*.yaml")) if not path.stem.startswith("recipe-")]
+OF_BUILDS = sorted(CONFIGS.glob("*.yaml"))
 
 
 @pytest.mark.parametrize("path", OF_BUILDS, ids=lambda p: p.stem)

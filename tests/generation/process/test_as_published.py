@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from generation import draws
 from generation.config import Config, Degradation, Objective, Sampling, Transformer
 from generation.config import Lora as LoraConfig
+from generation.configuring import stage_config
 from generation.models import cogvideox, lora
 from generation.presets import preset
 from generation.process import diffusion, guidance, stage1, stage2
@@ -23,7 +24,6 @@ from generation.sample import enhance
 from generation.sample.memory import Fit
 from generation.sample.options import Options
 from generation.text.tokens import null_like
-from jobs.configuring import stage_config
 from tests.generation.models.test_cogvideox import PUBLISHED, awake
 from tests.generation.tiny_runs import merged
 

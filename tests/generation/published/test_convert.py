@@ -21,11 +21,11 @@ from torch import Tensor
 
 from generation.codecs.open import open_codec
 from generation.config import Codec, Config, Transformer
+from generation.configuring import stage_config
 from generation.models import cogvideox
 from generation.models.hub import find
 from generation.models.pretrained import FILE, VAE, check_fits, read
 from generation.published import convert
-from jobs.configuring import stage_config
 from tests.generation.published import sat, sat_vae
 from tests.generation.published.sat import DIFFUSION, FIVE_B, TWO_B, State
 
