@@ -82,20 +82,20 @@ def _stored_config(dataset: Dataset, overrides: list[str] | None) -> Config:
     as servers, count only if the user gave them (`curation.config.said`)."""
     manifest = dataset.manifest()
     stored_config(manifest, dataset.location)  # names the file if the configuration in it is wrong
-    return said.of_dataset(manifest["config"], overrides or [], [dataset.location], manifest.get("measures"))
+    return said.of_dataset(manifest["config"], overrides or [], [dataset.location], manifest)
 
 
 def _wanted_config(name: str, overrides: list[str] | None, dataset: Dataset) -> Config:
     """The configuration that the user gave `build` with `--config` and `--set`. Raises `ConfigError`, also
     for settings that a dataset.json wants and the user has not confirmed."""
     file = config_file(name)
-    text, records = read_config_text(file)
-    if records is None:
+    text, manifest = read_config_text(file)
+    if manifest is None:
         settings = load_config(text, overrides or [])
         said.check_key_names(settings, said.typed(overrides or []))
         return settings
     its_own = _dataset(str(file).rpartition("/")[0] or ".").location
-    settings = said.of_dataset(json.loads(text), overrides or [], [its_own, dataset.location], records)
+    settings = said.of_dataset(json.loads(text), overrides or [], [its_own, dataset.location], manifest)
     said.refuse_unsaid(settings)
     _say_what_is_not_taken(settings)
     return settings

@@ -13,7 +13,7 @@ from pydantic import (
     ValidationError,
 )
 
-from curation.config.filters import Known
+from curation.config.own import Known
 from curation.config.schema import Config, ConfigError
 from curation.store.address import is_remote, open_source
 
@@ -51,7 +51,7 @@ def validated(data: Any, known: Known | None = None) -> Config:
 def stored_config(manifest: Mapping[str, Any], location: str) -> Config:
     """The configuration in the dataset.json of a dataset. Raises `ConfigError` that names the file."""
     try:
-        return validated(manifest["config"], Known(manifest.get("measures") or {}))
+        return validated(manifest["config"], Known(manifest))
     except ConfigError as error:
         raise ConfigError(
             f"{location}/dataset.json holds a configuration that is none: {error}; take the file from a copy "
@@ -64,18 +64,18 @@ def read_config_file(name: str | Path, overrides: Sequence[str] = ()) -> Config:
 
     Raises `ConfigError`.
     """
-    text, records = read_config_text(name)
-    return load_config(text, overrides, _known(records))
+    text, manifest = read_config_text(name)
+    return load_config(text, overrides, _known(manifest))
 
 
 def read_config_text(name: str | Path) -> tuple[str, dict[str, Any] | None]:
-    """(the YAML text of a valid configuration, and of a dataset.json what it says of its filters).
+    """(the YAML text of a valid configuration, and the whole content if it is a dataset.json).
 
     Another person may have written a dataset.json, so no code that it names is imported. Raises `ConfigError`
     if the file cannot be read, or if its configuration is not valid without overrides.
     """
     path = str(name)
-    records: dict[str, Any] | None = None
+    manifest: dict[str, Any] | None = None
     try:
         with open_source(path, typed=True) as file:
             text = file.read().decode()
@@ -91,15 +91,15 @@ def read_config_text(name: str | Path) -> tuple[str, dict[str, Any] | None]:
         if path.endswith(".json"):  # a dataset.json under any name can build its dataset again
             data = json.loads(text)
             if "schema_version" in data or Path(path).name == "dataset.json":
-                text, records = json.dumps(data["config"]), data.get("measures") or {}
-        load_config(text, known=_known(records))
+                text, manifest = json.dumps(data["config"]), data
+        load_config(text, known=_known(manifest))
     except (ConfigError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ConfigError(f"{path}: {error}") from error
-    return text, records
+    return text, manifest
 
 
-def _known(records: dict[str, Any] | None) -> Known | None:
-    return None if records is None else Known(records)
+def _known(manifest: dict[str, Any] | None) -> Known | None:
+    return None if manifest is None else Known(manifest)
 
 
 def _apply(data: dict[str, Any], override: str) -> None:
