@@ -16,17 +16,25 @@ from pydantic import (
 from curation.config.schema import Config, ConfigError
 from curation.store.address import is_remote, open_source
 
+NOTHING = "none"  # the value of `base` for a file that is complete by itself
+
 
 def load_config(text: str, overrides: Sequence[str] = ()) -> Config:
-    """A configuration from YAML text and `key=value` overrides. Raises `ConfigError`."""
-    try:
-        data = yaml.safe_load(text) or {}
-    except (yaml.YAMLError, RecursionError) as error:
-        raise ConfigError(f"not valid YAML: {error}") from error
-    if not isinstance(data, dict):
-        raise ConfigError("the file must hold a mapping of sections")
+    """A configuration from exactly this YAML text and `key=value` overrides. Raises `ConfigError`."""
+    data = _values(text)
+    if data.get("base") == NOTHING:
+        del data["base"]  # it says what holds here anyway
     apply_overrides(data, overrides)
     return validated(data)
+
+
+def lay_over(data: dict[str, Any], over: Mapping[str, Any]) -> None:
+    """Set the values of `over` in plain data, in place. Mappings are laid over mappings, key by key."""
+    for key, value in over.items():
+        if isinstance(value, Mapping) and isinstance(data.get(key), dict):
+            lay_over(data[key], value)
+        else:
+            data[key] = value
 
 
 def apply_overrides(data: dict[str, Any], overrides: Sequence[str]) -> None:
@@ -54,22 +62,13 @@ def stored_config(manifest: Mapping[str, Any], location: str) -> Config:
         ) from error
 
 
-def read_config_file(name: str | Path, overrides: Sequence[str] = ()) -> Config:
-    """The configuration of a YAML file or a dataset.json, by local path or fsspec address.
+def read_config_values(name: str | Path) -> tuple[dict[str, Any], bool]:
+    """(the plain values of a YAML file or a dataset.json, whether they come from a dataset.json).
 
-    Raises `ConfigError`.
+    name: a local path or an fsspec address. Another person may have written a dataset.json. The values are
+    not checked. Raises `ConfigError`.
     """
-    text, _ = read_config_text(name)
-    return load_config(text, overrides)
-
-
-def read_config_text(name: str | Path) -> tuple[str, bool]:
-    """(the YAML text of a valid configuration, whether the text comes from a dataset.json).
-
-    Another person may have written a dataset.json. Raises `ConfigError` if the file cannot be read, or if its
-    configuration is not valid without overrides.
-    """
-    path, of_dataset = str(name), False
+    path = str(name)
     try:
         with open_source(path, typed=True) as file:
             text = file.read().decode()
@@ -82,14 +81,25 @@ def read_config_text(name: str | Path) -> tuple[str, bool]:
             raise
         raise ConfigError(f"cannot read the configuration {path}: {error}") from error
     try:
-        if path.endswith(".json"):  # a dataset.json under any name can build its dataset again
-            data = json.loads(text)
-            if "schema_version" in data or Path(path).name == "dataset.json":
-                text, of_dataset = json.dumps(data["config"]), True
-        load_config(text)
+        if not path.endswith(".json"):
+            return _values(text), False
+        data = json.loads(text)  # a dataset.json under any name can build its dataset again
+        if "schema_version" in data or Path(path).name == "dataset.json":
+            return dict(data["config"]), True
+        return _values(text), False
     except (ConfigError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ConfigError(f"{path}: {error}") from error
-    return text, of_dataset
+
+
+def _values(text: str) -> dict[str, Any]:
+    """The plain values of YAML text. Raises `ConfigError`."""
+    try:
+        data = yaml.safe_load(text) or {}
+    except (yaml.YAMLError, RecursionError) as error:
+        raise ConfigError(f"not valid YAML: {error}") from error
+    if not isinstance(data, dict):
+        raise ConfigError("the file must hold a mapping of sections")
+    return data
 
 
 def _apply(data: dict[str, Any], override: str) -> None:
