@@ -2,9 +2,9 @@
 packages. It only knows the schema of the shards that the other packages write.
 
 Every room may use the modules beside the rooms: `config` and `presets` (the configuration of a stage),
-`run` (the folder of a run), `disk` (files that appear whole or not at all), `cache` (tensors by their
-origin), `draws` (random numbers by key), `device` (peak, precision, memory) and `media` (frames and video
-files).
+`json_schema` (the keys of a configuration, for editors), `run` (the folder of a run), `disk` (files that
+appear whole or not at all), `cache` (tensors by their origin), `draws` (random numbers by key), `device`
+(peak, precision, memory) and `media` (frames and video files).
 
 These are the rooms in order. A room imports only rooms of the lines before its own line:
 

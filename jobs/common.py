@@ -15,13 +15,14 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import typer
 from rich.console import Console
 
 from captioning.base import CaptionerMissing
-from curation.config.load import read_config_file
+from curation.config.load import NOTHING, apply_overrides, lay_over, read_config_values, validated
+from curation.config.own import Known
 from curation.config.schema import Config, ConfigError
 from curation.progress import Stopped
 from curation.sandbox.words import printable
@@ -35,6 +36,7 @@ err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 _PACKAGES = ("captioning", "curation", "filters", "generation", "jobs")
 CONFIGS = Path(__file__).parent / "configs"
+BASES = (NOTHING, "default", "demo", "corpus")  # what a configuration file can be laid over
 # What the system answers where a user may not read or write, or a disk is mounted to be read only.
 _REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS)
 
@@ -154,13 +156,59 @@ def one_writer(folder: str | Path, command: str, name: str = LEASE) -> Iterator[
 
 
 def load_named_config(name: str, overrides: list[str] | None) -> Config:
-    """The configuration with the name `default` or `demo`, or from a file, with `overrides` (KEY=VALUE)."""
-    return read_config_file(config_file(name), overrides or [])
+    """The configuration that `--config NAME` stands for, with `overrides` (KEY=VALUE).
+
+    Raises `ConfigError`.
+    """
+    values, manifest = named_values(name)
+    apply_overrides(values, overrides or [])
+    return validated(values, None if manifest is None else Known(manifest))
 
 
-def config_file(name: str) -> Path | str:
+def named_values(name: str) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """(the plain values that `--config NAME` stands for, the whole content if it is a dataset.json).
+
+    name: `default`, `demo` or `corpus`, a YAML file, or a dataset.json. A file is laid over the default, or
+    over what its key `base` names. The values are a valid configuration. Raises `ConfigError`, which names
+    the file.
+    """
     path = CONFIGS / f"{name}.yaml"
-    return path if path.exists() else name
+    file = str(path) if path.exists() else name
+    over, manifest = read_config_values(file)
+    try:
+        if manifest is None:
+            return _on_its_base(over), None
+        validated(over, Known(manifest))  # no code that it names is imported
+        return over, manifest
+    except ConfigError as error:
+        raise ConfigError(f"{file}: {error}") from error
+
+
+def _on_its_base(over: dict[str, Any]) -> dict[str, Any]:
+    """The valid values of a file, laid over its base. Raises `ConfigError`."""
+    base = over.pop("base", "default")
+    if base not in BASES:
+        raise ConfigError(f"base: {base!r} is no configuration to start from; write {', '.join(BASES)}")
+    if base == NOTHING:
+        validated(over)
+        return over
+    values, _ = named_values(base)
+    lay_over(values, over)
+    try:
+        validated(values)
+    except ConfigError as error:
+        raise ConfigError(f"{error}{_of_base(base, over, str(error))}") from error
+    return values
+
+
+def _of_base(base: str, over: dict[str, Any], message: str) -> str:
+    """What to add to the message of a mistake that the file would not have by itself."""
+    try:
+        validated(over)
+    except ConfigError as alone:
+        if str(alone) == message:
+            return ""
+    return f" (with the values of {base}, over which this file is laid; with base: none it stands by itself)"
 
 
 def leave(command: Callable[[], object]) -> NoReturn:

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from curation.config.load import apply_overrides, explain
+from curation.config.load import apply_overrides, explain, lay_over
 from curation.config.schema import ConfigError
 from generation.config import Config
 from generation.presets import preset
@@ -27,7 +27,7 @@ def stage_config(
     except ValueError as error:
         raise ConfigError(f"--preset: {error}") from error
     if over:
-        _merge(data, read_yaml(Path(over)) if isinstance(over, str) else over)
+        lay_over(data, read_yaml(Path(over)) if isinstance(over, str) else over)
     apply_overrides(data, overrides)
     _locate(data)
     if data["stage"] != stage:
@@ -60,11 +60,3 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise ConfigError(f"{path}: the file must contain a mapping of sections")
     return data
-
-
-def _merge(data: dict[str, Any], over: dict[str, Any]) -> None:
-    for key, value in over.items():
-        if isinstance(value, dict) and isinstance(data.get(key), dict):
-            _merge(data[key], value)
-        else:
-            data[key] = value

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shlex
 from collections.abc import Iterator, Sequence
@@ -14,7 +13,7 @@ import typer
 
 from curation.config import said
 from curation.config.changes import flat
-from curation.config.load import load_config, read_config_text, stored_config
+from curation.config.load import apply_overrides, stored_config, validated
 from curation.config.schema import Config, ConfigError
 from curation.progress import Progress
 from curation.sandbox.words import printable
@@ -28,9 +27,9 @@ from filters import SCORERS
 from jobs import common
 from jobs.common import (
     complain,
-    config_file,
     ended_in_order,
     load_named_config,
+    named_values,
     out,
     private_ray,
     user_errors,
@@ -88,14 +87,14 @@ def _stored_config(dataset: Dataset, overrides: list[str] | None) -> Config:
 def _wanted_config(name: str, overrides: list[str] | None, dataset: Dataset) -> Config:
     """The configuration that the user gave `build` with `--config` and `--set`. Raises `ConfigError`, also
     for settings that a dataset.json wants and the user has not confirmed."""
-    file = config_file(name)
-    text, manifest = read_config_text(file)
+    values, manifest = named_values(name)
     if manifest is None:
-        settings = load_config(text, overrides or [])
+        apply_overrides(values, overrides or [])
+        settings = validated(values)
         said.check_key_names(settings, said.typed(overrides or []))
         return settings
-    its_own = _dataset(str(file).rpartition("/")[0] or ".").location
-    settings = said.of_dataset(json.loads(text), overrides or [], [its_own, dataset.location], manifest)
+    its_own = _dataset(name.rpartition("/")[0] or ".").location
+    settings = said.of_dataset(values, overrides or [], [its_own, dataset.location], manifest)
     said.refuse_unsaid(settings)
     _say_what_is_not_taken(settings)
     return settings
@@ -119,7 +118,7 @@ def build(
     sources: Sources,
     out_: Annotated[str, typer.Option("--out", metavar="DATASET", help="folder to make or to continue")],
     config: Annotated[
-        str, typer.Option(help="default, demo, corpus, a YAML file, or a dataset.json")
+        str, typer.Option(help="default, demo, corpus, a YAML file over the default, or a dataset.json")
     ] = "default",
     set_: Overrides = None,
     limit: Annotated[int | None, typer.Option(min=1, help="take only the first N sources")] = None,

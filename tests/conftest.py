@@ -27,6 +27,7 @@ _STATUS = pytest.StashKey[int]()
 SHARED = Path(__file__).parents[1].parent / "shared"
 
 CHEAP = """
+base: none
 filters: {duration: {}, resolution: {}, motion: {}, quality: {}, borders: {}, transition: {}}
 """
 

@@ -70,12 +70,12 @@ def typed(overrides: Sequence[str]) -> Values:
 
 
 def of_dataset(
-    data: Mapping[str, Any],
+    stored: Mapping[str, Any],
     overrides: Sequence[str],
     places: Iterable[str],
     manifest: Mapping[str, Any] | None = None,
 ) -> Config:
-    """The configuration `data` of a dataset.json with the user's `overrides`.
+    """The configuration `stored` in a dataset.json with the user's `overrides`.
 
     places: the datasets for which earlier permissions of this user count. manifest: the whole content of
     the dataset.json. Code that an import path names is imported only if the user allowed it.
@@ -85,7 +85,7 @@ def of_dataset(
     """
     now = typed(overrides)
     said = {key: value for place in places for key, value in _recalled(place).items()} | now
-    data = copy.deepcopy(dict(data))  # overrides are applied in place
+    data = copy.deepcopy(dict(stored))  # overrides are applied in place
     not_taken: Values = {}
     if isinstance(data.get("run"), dict):
         data["run"] = dict(data["run"])

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
@@ -20,6 +20,7 @@ from pydantic import (
     PrivateAttr,
     SerializerFunctionWrapHandler,
     ValidationInfo,
+    WithJsonSchema,
     model_serializer,
     model_validator,
 )
@@ -32,7 +33,7 @@ from curation.config.filters import RecordedFilter, key_of, made, name_of, param
 from curation.config.own import check_name, read_captioner, without_own
 from curation.store.schema import CAPTION_COLUMNS
 from filters import EMBEDDER, SCORERS
-from filters.find import is_import_path
+from filters.find import IMPORT_PATH, is_import_path
 from filters.rules import Rule
 
 DetectorName = Literal["content", "adaptive", "transnetv2", "none"]
@@ -50,11 +51,18 @@ class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
 
 
+def _named(names: Sequence[str]) -> Any:
+    """The type of a key that takes one of these names, or an import path."""
+    described = [{"enum": list(names)}, {"pattern": IMPORT_PATH}]
+    return Annotated[str, WithJsonSchema({"type": "string", "anyOf": described})]
+
+
 class Shots(_Section):
     """Shot detection. A `threshold` of null means the detector's own default."""
 
-    detector: str = "adaptive"  # a `DetectorName`, or the import path of a detector of one's own
-    own: dict[str, Any] = Field(default_factory=dict)  # parameters of a detector of one's own
+    # A `DetectorName`, or the import path of a detector of one's own, whose parameters are in `own`.
+    detector: _named(get_args(DetectorName)) = "adaptive"  # type: ignore[valid-type]
+    own: dict[str, Any] = Field(default_factory=dict)
     threshold: float | None = None
     min_scene_seconds: float = Field(0.6, ge=0)
     exact: bool = False
@@ -120,7 +128,7 @@ class Captions(_Section):
     one's own, whose parameters are in `own`.
     """
 
-    captioner: str = "sidecar"
+    captioner: _named(NAMES) = "sidecar"  # type: ignore[valid-type]
     own: dict[str, Any] = Field(default_factory=dict)
     # The kind to train on, among the captions of the captioner and the rewriter. If a clip has no caption of
     # this kind, the captioner's caption is used. The prompts decide which kinds are made.
@@ -201,7 +209,7 @@ class Captions(_Section):
 class Shards(_Section):
     """Sizes of the Parquet files that training reads. target_mb: the estimated size is at most this."""
 
-    target_mb: float = Field(512, gt=0)
+    target_mb: float = Field(256, gt=0)
     row_group_mb: float = Field(48, gt=0)
     seed: int = 0
 

@@ -23,6 +23,7 @@ from tests.killing import rows_of
 
 SOURCES = 24
 CONFIG = """
+base: none
 spans: {min_seconds: 1, max_seconds: 2, trim_seconds: 0.1}
 filters: {duration: {}, resolution: {}, motion: {}}
 rules: {duration.seconds: {min: 1}}

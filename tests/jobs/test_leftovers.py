@@ -24,6 +24,7 @@ from tests.jobs.left_behind import until
 
 ROOT = Path(__file__).parents[2]
 CONFIG = """
+base: none
 spans: {min_seconds: 1, max_seconds: 2, trim_seconds: 0.1}
 filters: {duration: {}, resolution: {}, motion: {}}
 rules: {duration.seconds: {min: 1}}

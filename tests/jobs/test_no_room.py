@@ -20,6 +20,7 @@ from tests import render
 
 ROOT = Path(__file__).parents[2]
 CONFIG = """
+base: none
 spans: {min_seconds: 1, max_seconds: 1.5, trim_seconds: 0.1}
 filters: {duration: {}, resolution: {}, quality: {}}
 cut: {preset: ultrafast, crf: 10}
