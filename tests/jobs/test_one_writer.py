@@ -136,3 +136,19 @@ def test_an_export_that_was_killed_before_it_had_begun_is_taken_up(made: Path) -
     done = reelmill("export", str(made / "dataset"), "--to", "files", "--out", str(made / "out"))
     assert done.exit_code == 0, done.output
     assert not [name for name in content(made / "out") if name.startswith("_")]
+
+
+def test_what_a_training_left_that_was_killed_at_its_end_goes_with_the_next_start(made: Path) -> None:
+    """No step is trained and no checkpoint saved, which would remove it."""
+    train, stage = [word.format(place=made) for word in TRAIN], made / "run" / "stage1"
+    assert reelmill(*train).exit_code == 0
+    before = content(made)
+    checkpoints = ("_step-0000003", "_old-step-0000002", "step-0000000", "step-0000001")
+    for name in ("_weights", "_old-weights", *(f"checkpoints/{name}" for name in checkpoints)):
+        (stage / name).mkdir()
+        (stage / name / "model.safetensors").write_bytes(b"half")
+    (stage / "cache" / "text" / "ab").mkdir(parents=True)
+    (stage / "cache" / "text" / "ab" / "_tmp-0123456789abcdef").write_bytes(b"half")
+    done = reelmill(*train, "--set", "train.keep_last=1")
+    assert done.exit_code == 0, done.output
+    assert content(made) == before
