@@ -138,6 +138,17 @@ def test_an_export_that_was_killed_before_it_had_begun_is_taken_up(made: Path) -
     assert not [name for name in content(made / "out") if name.startswith("_")]
 
 
+def test_a_recipe_that_was_killed_before_it_had_begun_is_taken_up(made: Path) -> None:
+    out = made / "recipe"
+    out.mkdir()
+    for name in ("_lease.json", "_recipe.json"):
+        (out / name).write_text("{")
+    begun = reelmill("recipe", "--data", str(made / "dataset"), "--out", str(out), "--level", "smoke")
+    assert "not empty" not in begun.output
+    assert (out / "recipe.json").is_file()  # these few clips are not enough for more
+    assert not list(out.glob("_*"))
+
+
 def test_what_a_training_left_that_was_killed_at_its_end_goes_with_the_next_start(made: Path) -> None:
     """No step is trained and no checkpoint saved, which would remove it."""
     train, stage = [word.format(place=made) for word in TRAIN], made / "run" / "stage1"
