@@ -14,6 +14,7 @@ import io
 import json
 import os
 import posixpath
+import re
 import stat
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -213,6 +214,12 @@ class Dataset:
                     if posixpath.basename(p).startswith(("_tmp-", _NEXT)):
                         found.append(posixpath.join(folder, posixpath.basename(p)))
         return sorted(found)
+
+    def remove_unfinished(self, name: str) -> None:
+        """Remove what killed processes left of the file `name`. Nobody may be writing it now."""
+        for left in self.unfinished():
+            if re.fullmatch(rf"_tmp-[0-9a-f]+-{re.escape(name)}", left):
+                self.remove(left)
 
     def clean(self) -> int:
         """Finish what was committed, remove what was not: parts half moved into place, unfinished files, and
