@@ -30,6 +30,7 @@ from jobs.common import (
     ended_in_order,
     load_named_config,
     named_values,
+    one_writer,
     out,
     private_ray,
     user_errors,
@@ -273,11 +274,17 @@ def remove(
 def report(dataset: DatasetArg) -> None:
     """Write DATASET/report.html again."""
     from curation.report.page import write_report
+    from curation.store.lease import holder
 
     with user_errors():
         target = _dataset(dataset)
         target.manifest()
-        out.print(write_report(target), markup=False)
+        # The lease of the one file: another command may work on the dataset meanwhile, such as a long build.
+        with one_writer(target.location, "report", "_lease-report.html.json"):
+            if not holder(target):  # who works on the dataset writes its report, too
+                target.remove_unfinished("report.html")
+            address = write_report(target)
+        out.print(address, markup=False)
 
 
 def status(
