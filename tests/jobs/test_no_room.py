@@ -55,6 +55,7 @@ def files(dataset: Dataset, table: str) -> dict[str, bytes]:
     return {p: dataset.read(f"{table}/{p}.parquet") for p in dataset.parts(table)}
 
 
+@pytest.mark.sampled("long commands", keep=1)
 def test_a_full_disk_stops_clearly_and_finished_work_stays(disk: Path, tmp_path: Path) -> None:
     folder = tmp_path / "footage"
     folder.mkdir()
