@@ -1,12 +1,13 @@
 """Our subtitle reader and our language check, compared with libraries that could take their place.
 
-    pip install --no-deps --target FOLDER pysubs2 webvtt-py py3langid lingua-language-detector
+    pip install --no-deps --target FOLDER pysubs2 webvtt-py py3langid lingua-language-detector \
+        tenacity pooch openai jiter sniffio
     python -m benchmarks.libraries FOLDER
 
 Subtitles: forms that people write, which give the same cues as ours or not. Both libraries get the help of
 our code: markup is removed, entities are read, and a cue needs a text and a duration. Languages: short texts
-that a language must accept and another language must refuse, at the default rule of 0.5. Sizes are on disk,
-and times of import are those of a new process.
+that a language must accept and another language must refuse, at the default rule of 0.5. Sizes are on disk.
+Times and memory of an import are those of a new process.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from captioning.sidecar import _TAG, Cue, parse_subtitles
 from tests.captioning.checks.test_measures import ENGLISH, FOREIGN
 from tests.captioning.test_sidecar import FORMS
 
-IMPORTS = ("pysubs2", "webvtt", "py3langid", "lingua")
+IMPORTS = ("pysubs2", "webvtt", "py3langid", "lingua", "tenacity", "pooch", "openai", "aiohttp", "filelock")
 WANTED = DEFAULT_RULES["caption.language"]["min"]
 
 # Captions in each language of captioning.checks.language: a car, children with a dog, a sunset, a cook,
@@ -244,7 +245,9 @@ def main() -> None:
     folder = sys.argv[1]
     sys.path.append(folder)
     for name in IMPORTS:
-        print(f"{name}: {_megabytes(Path(folder) / name):.1f} MB, import {_import_ms(folder, name):.0f} ms")
+        size = Path(folder) / name
+        on_disk = f"{_megabytes(size):.1f} MB on disk" if size.exists() else "installed already"
+        print(f"{name}: {on_disk}, import {_import(folder, name)}")
     print()
     for name, read in {"pysubs2": _by_pysubs2, "webvtt-py": _by_webvtt}.items():
         _compare_subtitles(name, read)
@@ -354,14 +357,23 @@ def _megabytes(folder: Path) -> float:
     return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) / 1e6
 
 
-def _import_ms(folder: str, name: str) -> float:
-    code = f"import sys, time; sys.path.append({folder!r}); t = time.perf_counter(); import {name}"
-    code += "; print(time.perf_counter() - t)"
-    runs = [
-        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-        for _ in range(3)
-    ]
-    return min(float(run.stdout) for run in runs) * 1000
+def _import(folder: str, name: str) -> str:
+    runs = []
+    for _ in range(3):
+        code = _TIMED.format(folder=folder, name=name)
+        run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        runs.append([float(word) for word in run.stdout.split()])
+    seconds, taken = min(runs)
+    return f"{seconds * 1000:.0f} ms and {taken / 1e6:.0f} MB of memory"
+
+
+_TIMED = """
+import psutil, sys, time
+sys.path.append({folder!r})
+before, began = psutil.Process().memory_info().rss, time.perf_counter()
+import {name}
+print(time.perf_counter() - began, psutil.Process().memory_info().rss - before)
+"""
 
 
 if __name__ == "__main__":
