@@ -121,6 +121,8 @@ def test_the_bar_goes_when_a_phase_ends_and_its_last_line_stays(clock: Clock) ->
         shown.end("took 10 s")
         shown.start_caption("caption", "endpoint", 2)
         shown.captioned(None)
+        drawn_now(shown)
+        assert [" left " in line for line in screen(file.getvalue())] == [False] * 4 + [True]  # one bar
         shown.captioned("Timeout: no answer")
         shown.end("")
     assert screen(file.getvalue()) == [
@@ -198,6 +200,21 @@ def test_results_on_standard_output_stay_results(clock: Clock, capsys: pytest.Ca
         print("OK")
         measured(shown, clock, 1)
     assert capsys.readouterr().out == "OK\n"
+
+
+def test_lines_on_standard_output_of_the_same_terminal_stand_above_the_bar(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = Terminal()
+    monkeypatch.setattr(sys, "stdout", file)
+    with closing(Progress(console_on(file, clock))) as shown:
+        shown.start_measure(10, done=0)
+        measured(shown, clock, 1)
+        print("a library says something")
+        drawn_now(shown)
+        *above, bar = screen(file.getvalue())
+    assert above == ["measure: 10 sources", "a library says something"]
+    assert "measure: 1/10 sources" in bar
 
 
 # --- elsewhere ------------------------------------------------------------------------------------
