@@ -7,6 +7,7 @@ import os
 import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import closing
+from functools import partial
 from typing import Annotated, Literal
 
 import typer
@@ -28,6 +29,7 @@ from jobs import common
 from jobs.common import (
     complain,
     ended_in_order,
+    err,
     load_named_config,
     named_values,
     one_writer,
@@ -156,7 +158,7 @@ def build(
             return
         said.remember(dataset.location, settings)
         with working(dataset, "build"):
-            with closing(Progress()) as progress, session(settings):
+            with closing(Progress(err)) as progress, session(settings):
                 _say_what_nodes_share(dataset, listed, nodes())
                 pipeline.build(dataset, listed, settings, progress, retry_failed=retry_failed, prune=prune)
             left_out = [name for name in SCORERS if name not in settings.scorers]
@@ -187,7 +189,7 @@ def select(dataset: DatasetArg, set_: Overrides = None) -> None:
         from curation.report.page import write_report
 
         with working(target, "select"):
-            with closing(Progress()) as progress:
+            with closing(Progress(err)) as progress:
                 reselect(target, settings, progress, lambda: session(settings))
             missing = not_scored(target, settings)
             if missing:
@@ -239,7 +241,7 @@ def caption(
         from curation.report.page import write_report
 
         with working(target, "caption"):
-            with closing(Progress()) as progress:
+            with closing(Progress(err)) as progress:
                 recaption(target, settings, progress, lambda: session(settings), retry_failed=retry_failed)
             write_report(target)
             _end(target)
@@ -344,7 +346,8 @@ def verify(
     with user_errors():
         target = _dataset(dataset)
         target.manifest()
-        problems = check(target, decode=decode)
+        with closing(Progress(err)) as progress:
+            problems = check(target, decode=decode, told=partial(progress.counted, "verify", "clips"))
         for problem in problems:
             out.print(printable(problem), markup=False)
         try:
@@ -375,8 +378,8 @@ def export(
         target = _dataset(dataset)
         target.manifest()
         try:
-            with ended_in_order():
-                count = copy(target, to, out_)
+            with ended_in_order(), closing(Progress(err)) as progress:
+                count = copy(target, to, out_, told=partial(progress.counted, "export", "shards"))
         except ValueError as error:
             raise DatasetError(str(error)) from error
         out.print(f"{count} clips in {out_}", markup=False)
