@@ -41,6 +41,7 @@ from filters.base import ClipInfo, Frames
 
 FILES = ("testvideo.mp4", "bigbuckbunny.mp4")  # both 1280x720 H.264
 CONFIG = """
+base: none
 filters: {duration: {}, resolution: {}, motion: {per_second: PAIRS}, quality: {}, borders: {}, transition: {}}
 rules: {duration.seconds: {min: 3, max: 10}}
 run: {measure_cpus: 1}

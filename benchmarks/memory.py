@@ -18,6 +18,7 @@ from benchmarks.footage import loop
 from tests import render
 
 CONFIG = """
+base: none
 filters: {duration: {}, resolution: {}, motion: {}, quality: {}, borders: {}, transition: {}}
 rules: {duration.seconds: {min: 3, max: 10}, motion.speed: {min: 9}}
 """

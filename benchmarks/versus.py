@@ -50,6 +50,7 @@ MIN_SECONDS, MAX_SECONDS, SHORT_SIDE = 3.0, 10.0, 240
 PAIRS_PER_SECOND = 4  # Data-Juicer uses 2
 FLOW_SIDE = 256  # pixels: the size of pictures for flow in the second run of Data-Juicer
 SETTINGS = f"""
+base: none
 shots: {{detector: content, threshold: 27, min_scene_seconds: 0.6}}
 spans: {{min_seconds: {MIN_SECONDS}, max_seconds: {MAX_SECONDS}}}
 filters: {{duration: {{}}, resolution: {{}}, motion: {{per_second: {PAIRS_PER_SECOND}}}}}

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
@@ -91,6 +93,56 @@ class Captioner(Protocol):
         """Raise `CaptionerMissing` if it is clear before the work that no clip would get a caption."""
 
     def __call__(self, clips: Sequence[CaptionRequest]) -> Sequence[Caption | CaptionFailed]: ...
+
+
+class OwnCaptioner:
+    """The base of a captioner of one's own: one text for each clip, from its pictures.
+
+    A subclass is a frozen dataclass. Its fields are the parameters that a configuration can set
+    (`captions.own`). Only `caption` must be written; everything else has a default:
+
+        @dataclass(frozen=True)
+        class Brightness(OwnCaptioner):
+            def caption(self, clip: CaptionRequest) -> str:
+                return "a dark scene" if np.mean(clip.pictures) < 60 else "a bright scene"
+    """
+
+    name: ClassVar[str] = ""  # default: the name of the class in lower case
+    version: ClassVar[str] = "1"  # raise it when the texts change: clips are then captioned again
+    kind: ClassVar[Kind] = "long"
+    pictures: Pictures | None = Pictures(4, None, 512)  # 4 pictures of at most 512 pixels; None: none
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        if "name" not in vars(cls):
+            cls.name = cls.__name__.lower()
+
+    @property
+    def key(self) -> str:
+        """A short hash of the name, the version and the parameters."""
+        params = {f.name: getattr(self, f.name) for f in fields(self)}  # type: ignore[arg-type]
+        text = json.dumps([self.name, self.version, params], sort_keys=True, default=str)
+        return f"{self.name}-{hashlib.blake2b(text.encode(), digest_size=8).hexdigest()}"
+
+    def check(self) -> None:
+        """Raise `CaptionerMissing` if no clip would get a caption. Called once, before any work."""
+
+    def caption(self, clip: CaptionRequest) -> str | None:
+        """The text for one clip. None: the clip gets no caption. An error is recorded for this clip."""
+        raise NotImplementedError(f"{type(self).__name__} has no method caption")
+
+    def __call__(self, clips: Sequence[CaptionRequest]) -> list[Caption | CaptionFailed]:
+        """The answers for a batch. A captioner with a model overrides this, to work in batches."""
+        found: list[Caption | CaptionFailed] = []
+        for clip in clips:
+            try:
+                text = self.caption(clip)
+            except Exception as error:  # whatever the user's code raises
+                found.append(CaptionFailed(clip.clip_id, type(error).__name__, str(error)))
+                continue
+            if text is not None:
+                found.append(Caption(clip.clip_id, self.name, self.kind, text))
+        return found
 
 
 class NoCaptions:

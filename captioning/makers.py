@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import importlib
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 CaptionerName = Literal["none", "sidecar", "transformers", "endpoint"]
+NAMES: tuple[str, ...] = get_args(CaptionerName)  # others are import paths: mypackage.mine:MyCaptioner
 _PLACES = {
     "transformers": ("captioning.local.vlm", "Transformers"),
     "endpoint": ("captioning.server.endpoint", "Endpoint"),

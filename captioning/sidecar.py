@@ -30,7 +30,6 @@ _MAX_BYTES = 16 << 20
 _MAX_KEPT = 64  # files
 _TIME = r"(?:(\d+):)?(\d{1,2}):(\d{1,2})[.,](\d{1,3})"
 _TIMING = re.compile(rf"^\s*{_TIME}\s*-->\s*{_TIME}")
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ufeff]")
 _TAG = re.compile(
     r"</?(?:[bicu]|v|c|lang|ruby|rt|font)(?:[.\s][^>]*)?>|<\d[\d:.]*>|\{\\[^}]*\}", re.IGNORECASE
 )

@@ -10,28 +10,21 @@ Ray is imported inside of the functions only, since it reads the environment whe
 
 from __future__ import annotations
 
-import copy
-import json
 import os
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 from curation.audit.accounting import Accounting, accounting
 from curation.cluster.private import private_ray
-from curation.commands.working import ended_in_order, working
+from curation.commands.working import ended_in_order, one_writer, working
 from curation.config import said
 from curation.config.changes import flat
-from curation.config.load import (
-    apply_overrides,
-    load_config,
-    read_config_text,
-    stored_config,
-    validated,
-)
-from curation.config.named import config_file
+from curation.config.load import apply_overrides, stored_config, validated
+from curation.config.named import named_values
 from curation.config.schema import Config, ConfigError
 from curation.progress import Progress, complain, err
 from curation.sources.listing import list_sources
@@ -43,7 +36,7 @@ from curation.store.intact import intact_groups
 from filters import SCORERS
 
 Place = str | os.PathLike[str]  # of a file or folder, or an address such as s3://bucket/mydata
-Configuration = Place | Mapping[str, Any]  # default, demo, corpus; a file; or the sections as plain values
+Configuration = Place | Mapping[str, Any]  # default, demo, corpus; a file; or the values of a file
 Table = Literal["shards", "clips", "sources", "captions", "failures", "verdicts"]
 
 
@@ -170,7 +163,8 @@ def verify(dataset: Place, *, decode: bool = False) -> list[str]:
 
     target = dataset_at(dataset)
     target.manifest()
-    return check(target, decode=decode)
+    with closing(Progress(err)) as progress:
+        return check(target, decode=decode, told=partial(progress.counted, "verify", "clips"))
 
 
 def status(dataset: Place) -> Summary:
@@ -184,10 +178,15 @@ def status(dataset: Place) -> Summary:
 def report(dataset: Place) -> str:
     """Write report.html of a dataset again. Returns the address of the page."""
     from curation.report.page import write_report
+    from curation.store.lease import holder
 
     target = dataset_at(dataset)
     target.manifest()
-    return write_report(target)
+    # The lease of the one file: another command may work on the dataset meanwhile, such as a long build.
+    with one_writer(target.location, "report", "_lease-report.html.json"):
+        if not holder(target):  # who works on the dataset writes its report, too
+            target.remove_unfinished("report.html")
+        return write_report(target)
 
 
 def export(dataset: Place, to: Literal["webdataset", "files"], out: Place) -> int:
@@ -196,8 +195,8 @@ def export(dataset: Place, to: Literal["webdataset", "files"], out: Place) -> in
 
     target = dataset_at(dataset)
     target.manifest()
-    with ended_in_order():
-        return copy_clips(target, to, os.fspath(out))
+    with ended_in_order(), closing(Progress(err)) as progress:
+        return copy_clips(target, to, os.fspath(out), told=partial(progress.counted, "export", "shards"))
 
 
 def rows(
@@ -245,7 +244,7 @@ def its_config(dataset: Dataset, overrides: Sequence[str] = ()) -> Config:
     as servers, count only if the user gave them (`curation.config.said`)."""
     manifest = dataset.manifest()
     stored_config(manifest, dataset.location)  # names the file if the configuration in it is wrong
-    return said.of_dataset(manifest["config"], overrides, [dataset.location], manifest.get("measures"))
+    return said.of_dataset(manifest["config"], overrides, [dataset.location], manifest)
 
 
 def allow_typed(sources: Sequence[str]) -> None:
@@ -295,23 +294,17 @@ def _asked(
 def _wanted(config: Configuration, overrides: Sequence[str], dataset: Dataset) -> Config:
     """The configuration that the user gave `build`. Raises `ConfigError`, also for settings that a
     dataset.json wants and the user has not confirmed."""
-    if isinstance(config, Mapping):
-        data = copy.deepcopy(dict(config))
-        apply_overrides(data, overrides)
-        return _of_user(validated(data), overrides)
-    file = config_file(os.fspath(config))
-    text, records = read_config_text(file)
-    if records is None:
-        return _of_user(load_config(text, overrides), overrides)
-    its_own = dataset_at(str(file).rpartition("/")[0] or ".").location
-    settings = said.of_dataset(json.loads(text), overrides, [its_own, dataset.location], records)
+    name = config if isinstance(config, Mapping) else os.fspath(config)
+    values, manifest = named_values(name)
+    if manifest is None:
+        apply_overrides(values, overrides)
+        settings = validated(values)
+        said.check_key_names(settings, said.typed(overrides))
+        return settings
+    its_own = dataset_at(str(name).rpartition("/")[0] or ".").location
+    settings = said.of_dataset(values, overrides, [its_own, dataset.location], manifest)
     said.refuse_unsaid(settings)
     _say_what_is_not_taken(settings)
-    return settings
-
-
-def _of_user(settings: Config, overrides: Sequence[str]) -> Config:
-    said.check_key_names(settings, said.typed(overrides))
     return settings
 
 

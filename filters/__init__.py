@@ -1,6 +1,7 @@
 """The measures of clips. In: sampled frames of a clip. Out: named numbers, and a verdict by rules.
 
 `base`: what a scorer is (`Sampling`, `Frames`, `Scores`, `Scorer`).
+`find`: a filter by its name, by an entry point, or by the import path of a class of one's own.
 `duration`, `resolution`: numbers from the clip's header, without pixels.
 `motion`, `quality`, `borders`, `transition`: numbers from pixels, on a CPU.
 `text`, `aesthetics`: numbers from models, on a GPU if there is one.
@@ -20,7 +21,7 @@ from filters.resolution import Resolution
 from filters.text import Text
 from filters.transition import Transition
 
-# In the order of running. Cheap scorers come first: a clip that they reject skips the expensive scorers.
+# In the order of their columns and rules. A clip that a rule rejects skips the scorers with a model.
 SCORERS: dict[str, type[Any]] = {
     "duration": Duration,
     "resolution": Resolution,

@@ -20,7 +20,7 @@ from filters import SCORERS
 from filters.base import Scorer
 
 GROUP = "reelmill.filters"
-_IMPORT_PATH = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
+IMPORT_PATH = r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*$"
 _PREFIX = re.compile(r"[a-z][a-z0-9_]*")
 
 
@@ -30,7 +30,7 @@ class NoSuchFilter(ValueError):
 
 def is_import_path(name: str) -> bool:
     """Does the configuration name a class by `package.module:Class`? Then using it runs that module."""
-    return _IMPORT_PATH.fullmatch(name) is not None
+    return re.fullmatch(IMPORT_PATH, name) is not None
 
 
 def scorer_class(name: str) -> type[Scorer]:

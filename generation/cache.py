@@ -68,6 +68,11 @@ class TensorCache:
             with contextlib.suppress(FileNotFoundError):
                 aside.unlink()
 
+    def clean(self) -> None:
+        """Remove the temporary files of killed processes. No other process may write to the folder now."""
+        for left in self.folder.glob("*/_tmp-*"):
+            left.unlink(missing_ok=True)
+
 
 def _check(key: str, tensor: Tensor) -> str:
     """The key and a checksum of the tensor. They show a damaged file, or a file of another key."""

@@ -44,21 +44,20 @@ def _sync(path: Path) -> None:
 
 
 def whole_folder(unfinished: Path, final: Path) -> None:
-    """Rename a finished temporary folder to its final name. An older folder of that name is replaced.
+    """Rename a finished temporary folder to its final name. An older folder of that name is replaced, also
+    one that a killed process had put aside.
 
     All files are flushed to disk before the folder is renamed.
     """
     for path in sorted(unfinished.rglob("*")):
         _sync(path)
     _sync(unfinished)
+    old = final.with_name(f"_old-{final.name}")
     if final.exists():
-        old = final.with_name(f"_old-{final.name}")
         shutil.rmtree(old, ignore_errors=True)
         final.rename(old)
-        unfinished.rename(final)
-        shutil.rmtree(old, ignore_errors=True)
-    else:
-        unfinished.rename(final)
+    unfinished.rename(final)
+    shutil.rmtree(old, ignore_errors=True)
     _sync(final.parent)
 
 

@@ -9,6 +9,7 @@ import typer
 from curation.store.dataset import reelmill_version
 from jobs import dataset, generate
 from jobs.common import leave, out
+from jobs.config import config
 from jobs.corpus import corpus
 from jobs.evaluate import evaluate
 from jobs.recipe import recipe
@@ -16,7 +17,6 @@ from jobs.recipe import recipe
 app = typer.Typer(
     help="Raw videos in, a trained two-stage text-to-video model out.",
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode=None,
 )
 
@@ -54,6 +54,7 @@ for command in (
     recipe,
 ):
     app.command()(command)
+app.add_typer(config, name="config")
 
 
 def main() -> NoReturn:

@@ -18,12 +18,12 @@ import typer
 from rich.console import Console
 
 from captioning.base import CaptionerMissing
-from curation.commands.working import ended_in_order, no_room
+from curation.commands.working import no_room, one_writer
 from curation.config.schema import ConfigError
 from curation.progress import Stopped, complain, err
 from curation.sources.source import SourcesError
-from curation.store.dataset import LEASE, Dataset, DatasetError
-from curation.store.lease import Lease, LeaseHeld, LeaseLost
+from curation.store.dataset import LEASE, DatasetError
+from curation.store.lease import LeaseHeld, LeaseLost
 from filters.base import MissingModel
 
 out = Console(highlight=False, soft_wrap=True)
@@ -100,18 +100,6 @@ def is_for_the_user(error: BaseException) -> bool:
         return False
     place, ours = Path(trace.tb_frame.f_code.co_filename), Path(__file__).parents[1]
     return place.is_relative_to(ours) and place.relative_to(ours).parts[0] in _PACKAGES
-
-
-@contextlib.contextmanager
-def one_writer(folder: str | Path, command: str, name: str = LEASE) -> Iterator[Lease]:
-    """The context of commands that fill a folder without a dataset: one command at a time. SIGTERM acts like
-    Ctrl-C. Raises `LeaseHeld`, and `ConfigError` for a file. name: see `curation.store.lease.Lease`."""
-    if os.path.isfile(folder):
-        raise ConfigError(
-            f"{folder}: the folder cannot be made, because a file has this name; name another folder"
-        )
-    with ended_in_order(), Lease(Dataset(str(folder)), command, say=complain, name=name) as lease:
-        yield lease
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ import typer
 from curation.config.schema import ConfigError
 from curation.corpus.plan import HELD_OUT, VIDEOS, Settings
 from curation.progress import Progress
-from jobs.common import alone, out, user_errors
+from jobs.common import alone, err, out, user_errors
 
 
 def corpus(
@@ -43,7 +43,7 @@ def corpus(
         width, height = map(int, match.groups())
         settings = Settings(clips, held_out, defects, dissolves, width, height, fps, train_side, seed)
         folder = Path(out_).expanduser().absolute()
-        with closing(Progress()) as progress:
+        with closing(Progress(err)) as progress:
             place = write(folder, settings, progress.start_render, progress.rendered, _cores())
         out.print(
             f"to train on  {folder / VIDEOS}\nheld out     {folder / HELD_OUT}\ntruth        {place}",

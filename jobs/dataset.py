@@ -28,7 +28,7 @@ def build(
     sources: Sources,
     out_: Annotated[str, typer.Option("--out", metavar="DATASET", help="folder to make or to continue")],
     config: Annotated[
-        str, typer.Option(help="default, demo, corpus, a YAML file, or a dataset.json")
+        str, typer.Option(help="default, demo, corpus, a YAML file over the default, or a dataset.json")
     ] = "default",
     set_: Overrides = None,
     limit: Annotated[int | None, typer.Option(min=1, help="take only the first N sources")] = None,

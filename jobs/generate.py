@@ -10,11 +10,12 @@ from typing import Annotated, Literal
 
 import typer
 
+from curation.commands.working import ended_in_order
 from curation.config.schema import ConfigError
 from generation.config import Config as GenerationConfig
 from generation.configuring import stage_config
 from generation.progress import note
-from jobs.common import ended_in_order, generation_errors, lease, no_room, one_writer, out
+from jobs.common import generation_errors, lease, no_room, one_writer, out
 
 Stage = Annotated[
     Literal["vae", "stage1", "stage2"], typer.Argument(metavar="STAGE", help="vae, stage1 or stage2")

@@ -247,7 +247,8 @@ class RecipeRun:
             return
         with places():
             self.out.mkdir(parents=True, exist_ok=True)
-        if any(path.name != LEASE for path in self.out.iterdir()):
+        # A recipe that was killed before it had begun leaves its lease, and an unfinished record.
+        if any(path.name not in (LEASE, f"_{self._record.name}") for path in self.out.iterdir()):
             raise ConfigError(
                 f"--out {self.out}: this folder is not empty and has no recipe; name another folder"
             )

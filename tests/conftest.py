@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import sys
 import time
@@ -27,6 +28,7 @@ _STATUS = pytest.StashKey[int]()
 SHARED = Path(__file__).parents[1].parent / "shared"
 
 CHEAP = """
+base: none
 filters: {duration: {}, resolution: {}, motion: {}, quality: {}, borders: {}, transition: {}}
 """
 
@@ -52,11 +54,23 @@ HEAVY = (
 )
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     here = Path(__file__).parent
+    groups: dict[str, list[pytest.Item]] = {}
+    keep: dict[str, int] = {}
     for item in items:
         if item.path.relative_to(here).as_posix().startswith(HEAVY):
             item.add_marker("heavy")
+        if mark := item.get_closest_marker("sampled"):
+            groups.setdefault(mark.args[0], []).append(item)
+            keep[mark.args[0]] = mark.kwargs["keep"]
+    for name, members in groups.items():
+        # The others are marked slow, so that `make test` and `make slow` together take all of them.
+        draw = random.Random(f"{config.getoption('--seed')} {name}")
+        chosen = draw.sample(members, min(keep[name], len(members)))
+        for item in members:
+            if item not in chosen:
+                item.add_marker("slow")
 
 
 def pytest_report_header(config: pytest.Config) -> str:

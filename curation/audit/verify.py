@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -42,15 +42,18 @@ _TIME_SLACK_S = 1e-3
 # ---------------------------------------------------------------------------------------------------
 
 
-def verify(dataset: Dataset, *, decode: bool = False) -> list[str]:
+def verify(
+    dataset: Dataset, *, decode: bool = False, told: Callable[[int, int], None] = lambda done, total: None
+) -> list[str]:
     """Everything that is wrong with a dataset, one line each; none when it is sound.
 
     Reads every byte of every part, with page checksums verified, and checks the schemas and the
     invariants within and between tables; `decode` also decodes every clip in full. Holds one row group
     at a time, and the ids of all clips. A table that cannot be read in full is not compared with others.
+    `told` gets the number of clips in shards that were read, and the number that there should be.
     Raises `curation.store.dataset.DatasetError` when there is no dataset that this version can read.
     """
-    check = _Check(dataset, decode=decode)
+    check = _Check(dataset, decode=decode, told=told)
     try:
         return check.run()
     finally:
@@ -93,8 +96,9 @@ class _Source:
 class _Check:
     """One verification: what was read so far, and what is wrong with it."""
 
-    def __init__(self, dataset: Dataset, *, decode: bool):
+    def __init__(self, dataset: Dataset, *, decode: bool, told: Callable[[int, int], None]):
         self.dataset = dataset
+        self.told = told
         self.decoder = Decoder() if decode else None
         self.found = _Found()
         self.damaged: set[str] = set()  # tables that could not be read in full
@@ -319,6 +323,7 @@ class _Check:
 
     def read_shards(self) -> None:
         seen: dict[str, str] = {}  # clip_id -> file
+        accepted = sum(status == "accepted" for status, _ in self.verdicts.values())
         for name, table in self.groups("shards"):
             for i, row in enumerate(table.drop_columns(["video"]).to_pylist()):
                 clip_id = row["clip_id"]
@@ -344,6 +349,7 @@ class _Check:
                     self.found.add("damaged video", f"{label} {NOT_AS_WRITTEN}")
                 elif self.decoder and (problem := self.decoder.problem(mp4["bytes"], row)):
                     self.found.add("video", f"{label} {problem}")
+                self.told(len(seen), max(len(seen), accepted))
         if self.whole("verdicts", "clips", "shards"):
             for clip_id, (status, _) in self.verdicts.items():
                 if status == "accepted" and clip_id in self.clip_ids and clip_id not in seen:

@@ -20,7 +20,7 @@ def make_captioner(config: Config) -> Captioner:
         return Sidecar(captions.caption_column, refusal)
     if captions.captioner == "none":
         return NoCaptions()
-    made: Captioner = getattr(captions, captions.captioner)
+    made: Captioner = captions.of_ones_own or getattr(captions, captions.captioner)
     return made
 
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 import signal
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
+from curation.config.schema import ConfigError
 from curation.progress import complain
-from curation.store.dataset import Dataset
+from curation.store.dataset import LEASE, Dataset
 from curation.store.lease import Lease
 
 
@@ -28,6 +31,18 @@ def working(dataset: Dataset, command: str) -> Iterator[None]:
             raise
         finally:
             dataset.guard = dataset.token = None
+
+
+@contextlib.contextmanager
+def one_writer(folder: str | Path, command: str, name: str = LEASE) -> Iterator[Lease]:
+    """The context of commands that fill a folder without a dataset: one command at a time. SIGTERM acts like
+    Ctrl-C. Raises `LeaseHeld`, and `ConfigError` for a file. name: see `curation.store.lease.Lease`."""
+    if os.path.isfile(folder):
+        raise ConfigError(
+            f"{folder}: the folder cannot be made, because a file has this name; name another folder"
+        )
+    with ended_in_order(), Lease(Dataset(str(folder)), command, say=complain, name=name) as lease:
+        yield lease
 
 
 @contextlib.contextmanager

@@ -3,11 +3,12 @@
 In: YAML files, dataset.json, `key=value` overrides. Out: a checked `schema.Config`, or a `ConfigError` that
 names the key, the value and the correct form.
 
-    schema.py    the sections, their defaults and their hashes
-    load.py      files and overrides; errors in words
-    named.py     configurations by name: those of `curation/configs`, and files
-    changes.py   the differences between two configurations
-    said.py      settings of a dataset's own configuration that need the permission of this user
+    schema.py       the sections, their defaults and their hashes
+    load.py         files and overrides; errors in words
+    named.py        configurations by name: those of `curation/configs`, and files over a base
+    changes.py      the differences between two configurations
+    json_schema.py  the JSON Schema of configuration files, for editors
+    said.py         settings of a dataset's own configuration that need the permission of this user
 
 May import store, filters and captioning.
 """

@@ -7,16 +7,16 @@ Somebody else may have made a dataset, with filters that are not installed here.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
-from functools import cache
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 
+from curation.config.own import Known, adapter, check_said, made
 from filters import SCORERS
 from filters.base import Column, Media, MissingModel, Scorer, measure_key
-from filters.find import NoSuchFilter, is_import_path, scorer_class
+from filters.find import is_import_path, scorer_class
 
 _ALL_MEDIA: frozenset[Media] = frozenset({"image", "video"})
 
@@ -82,18 +82,6 @@ class RecordedFilter:
         )
 
 
-@dataclass(frozen=True)
-class Known:
-    """What is known of the filters of a stored configuration.
-
-    records: what dataset.json says of each filter, by its name in the configuration.
-    may_import: the import paths that this user allowed. The code of others is not imported.
-    """
-
-    records: Mapping[str, Any] = field(default_factory=dict)
-    may_import: Collection[str] = ()
-
-
 def read_filters(value: Any, known: Known | None) -> dict[str, Any]:
     """The filters of a configuration in the order of the cascade, by their names in it.
 
@@ -121,10 +109,11 @@ def _place(scorer: Any) -> tuple[float, int, str]:
 def _one(path: str, params: Any, known: Known | None) -> Any:
     if isinstance(params, Scorer | RecordedFilter):
         return params
-    record = _record(path, known.records[path]) if known and path in known.records else None
+    records = known.records if known else {}
+    record = _record(path, records[path]) if path in records else None
     try:
-        if known is not None and is_import_path(path) and path not in known.may_import:
-            raise NoSuchFilter(f"it is code of the module {path.partition(':')[0]}, which you did not name")
+        if is_import_path(path):
+            check_said(path, known)
         scorer = made(scorer_class(path), path, params)
         _check_positive(path, scorer)
         return scorer
@@ -144,7 +133,7 @@ def _check_positive(path: str, scorer: Any) -> None:
 
 def _record(path: str, data: Any) -> Record:
     try:
-        record: Record = _adapter(Record).validate_python(data)
+        record: Record = adapter(Record).validate_python(data)
     except ValidationError as error:
         raise ValueError(f"{path}: what dataset.json says of it (measures) is not readable") from error
     return record
@@ -179,31 +168,3 @@ def key_of(scorer: Any) -> str:
 def params_of(scorer: Any) -> dict[str, Any]:
     """The parameters of a filter as plain data."""
     return dict(scorer.params) if isinstance(scorer, RecordedFilter) else dataclasses.asdict(scorer)
-
-
-def made(kind: type[Any], name: str, params: Any) -> Any:
-    """An object of the dataclass `kind` from plain parameters. Raises `ValueError` for a wrong parameter."""
-    if dataclasses.is_dataclass(params):
-        return params
-    if not isinstance(params, Mapping):
-        raise ValueError(f"{name}: expected its parameters, or null to take it out, got {params!r}")
-    known = {f.name for f in dataclasses.fields(kind) if f.init}
-    unknown = sorted(map(str, set(params) - known))
-    if unknown:
-        raise ValueError(
-            f"unknown key {name}.{unknown[0]}: {name} has {', '.join(sorted(known)) or 'no parameters'}"
-        )
-    try:
-        # Values are converted to the declared types, because 10 and 10.0 must be the same measure.
-        return _adapter(kind).validate_python(dict(params))  # type: ignore[arg-type]
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in (name, *first["loc"]))
-        message = str(first["msg"]).removeprefix("Value error, ")
-        given = f" (got {first['input']!r})" if first["loc"] else ""
-        raise ValueError(f"{key}: {message}{given}") from error
-
-
-@cache
-def _adapter(kind: Any) -> TypeAdapter[Any]:
-    return TypeAdapter(kind)  # creating an adapter takes milliseconds

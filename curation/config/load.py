@@ -13,21 +13,29 @@ from pydantic import (
     ValidationError,
 )
 
-from curation.config.filters import Known
+from curation.config.own import Known
 from curation.config.schema import Config, ConfigError
 from curation.store.address import is_remote, open_source
 
+NOTHING = "none"  # the value of `base` for a file that is complete by itself
+
 
 def load_config(text: str, overrides: Sequence[str] = (), known: Known | None = None) -> Config:
-    """A configuration from YAML text and `key=value` overrides. Raises `ConfigError`."""
-    try:
-        data = yaml.safe_load(text) or {}
-    except (yaml.YAMLError, RecursionError) as error:
-        raise ConfigError(f"not valid YAML: {error}") from error
-    if not isinstance(data, dict):
-        raise ConfigError("the file must hold a mapping of sections")
+    """A configuration from exactly this YAML text and `key=value` overrides. Raises `ConfigError`."""
+    data = _values(text)
+    if data.get("base") == NOTHING:
+        del data["base"]  # it says what holds here anyway
     apply_overrides(data, overrides)
     return validated(data, known)
+
+
+def lay_over(data: dict[str, Any], over: Mapping[str, Any]) -> None:
+    """Set the values of `over` in plain data, in place. Mappings are laid over mappings, key by key."""
+    for key, value in over.items():
+        if isinstance(value, Mapping) and isinstance(data.get(key), dict):
+            lay_over(data[key], value)
+        else:
+            data[key] = value
 
 
 def apply_overrides(data: dict[str, Any], overrides: Sequence[str]) -> None:
@@ -45,13 +53,13 @@ def validated(data: Any, known: Known | None = None) -> Config:
     try:
         return Config.model_validate(data, context={"known": known})
     except ValidationError as error:
-        raise ConfigError("\n".join(explain(dict(e)) for e in error.errors())) from error
+        raise ConfigError("\n".join(_explain(dict(e)) for e in error.errors())) from error
 
 
 def stored_config(manifest: Mapping[str, Any], location: str) -> Config:
     """The configuration in the dataset.json of a dataset. Raises `ConfigError` that names the file."""
     try:
-        return validated(manifest["config"], Known(manifest.get("measures") or {}))
+        return validated(manifest["config"], Known(manifest))
     except ConfigError as error:
         raise ConfigError(
             f"{location}/dataset.json holds a configuration that is none: {error}; take the file from a copy "
@@ -59,23 +67,13 @@ def stored_config(manifest: Mapping[str, Any], location: str) -> Config:
         ) from error
 
 
-def read_config_file(name: str | Path, overrides: Sequence[str] = ()) -> Config:
-    """The configuration of a YAML file or a dataset.json, by local path or fsspec address.
+def read_config_values(name: str | Path) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """(the plain values of a YAML file or a dataset.json, the whole content if it is a dataset.json).
 
-    Raises `ConfigError`.
-    """
-    text, records = read_config_text(name)
-    return load_config(text, overrides, _known(records))
-
-
-def read_config_text(name: str | Path) -> tuple[str, dict[str, Any] | None]:
-    """(the YAML text of a valid configuration, and of a dataset.json what it says of its filters).
-
-    Another person may have written a dataset.json, so no code that it names is imported. Raises `ConfigError`
-    if the file cannot be read, or if its configuration is not valid without overrides.
+    name: a local path or an fsspec address. Another person may have written a dataset.json. The values are
+    not checked. Raises `ConfigError`.
     """
     path = str(name)
-    records: dict[str, Any] | None = None
     try:
         with open_source(path, typed=True) as file:
             text = file.read().decode()
@@ -88,18 +86,25 @@ def read_config_text(name: str | Path) -> tuple[str, dict[str, Any] | None]:
             raise
         raise ConfigError(f"cannot read the configuration {path}: {error}") from error
     try:
-        if path.endswith(".json"):  # a dataset.json under any name can build its dataset again
-            data = json.loads(text)
-            if "schema_version" in data or Path(path).name == "dataset.json":
-                text, records = json.dumps(data["config"]), data.get("measures") or {}
-        load_config(text, known=_known(records))
+        if not path.endswith(".json"):
+            return _values(text), None
+        data = json.loads(text)  # a dataset.json under any name can build its dataset again
+        if "schema_version" in data or Path(path).name == "dataset.json":
+            return dict(data["config"]), data
+        return _values(text), None
     except (ConfigError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ConfigError(f"{path}: {error}") from error
-    return text, records
 
 
-def _known(records: dict[str, Any] | None) -> Known | None:
-    return None if records is None else Known(records)
+def _values(text: str) -> dict[str, Any]:
+    """The plain values of YAML text. Raises `ConfigError`."""
+    try:
+        data = yaml.safe_load(text) or {}
+    except (yaml.YAMLError, RecursionError) as error:
+        raise ConfigError(f"not valid YAML: {error}") from error
+    if not isinstance(data, dict):
+        raise ConfigError("the file must hold a mapping of sections")
+    return data
 
 
 def _apply(data: dict[str, Any], override: str) -> None:
@@ -133,20 +138,16 @@ def _apply(data: dict[str, Any], override: str) -> None:
     here[path[-1]] = value
 
 
-def explain(error: dict[str, Any], model: type[BaseModel] = Config) -> str:
+def _explain(error: dict[str, Any]) -> str:
     """One of pydantic's errors in words: the key, the value, and the keys that exist."""
     key = ".".join(str(part) for part in error["loc"])
     message = str(error["msg"]).removeprefix("Value error, ")
     if error["type"] == "extra_forbidden":
         *parents, name = (str(part) for part in error["loc"])
-        section: Any = model
+        section: Any = Config
         for part in parents:
-            if not part.isdigit():  # a number is an index of a list
-                field = getattr(section, "model_fields", {}).get(part)
-                models = _models(field.annotation) if field else []
-                if not models and part in model.model_fields:  # a phase changes keys of this section
-                    models = _models(model.model_fields[part].annotation)
-                section = next(iter(models), None)
+            field = getattr(section, "model_fields", {}).get(part)
+            section = next(iter(_models(field.annotation)), None) if field else None
         known = f": there are {', '.join(sorted(section.model_fields))} (not {name})" if section else ""
         return f"unknown key {key}{known}"
     if not key:

@@ -10,6 +10,7 @@ that limit memory or time, or the address of a cluster.
 from __future__ import annotations
 
 import contextlib
+import copy
 import dataclasses
 import hashlib
 import json
@@ -22,8 +23,9 @@ from pathlib import Path
 from typing import Any
 
 from curation.config.changes import flat
-from curation.config.filters import Known, params_of
+from curation.config.filters import params_of
 from curation.config.load import apply_overrides, validated
+from curation.config.own import Known
 from curation.config.schema import Config, ConfigError, Run
 from filters.find import is_import_path
 
@@ -68,22 +70,22 @@ def typed(overrides: Sequence[str]) -> Values:
 
 
 def of_dataset(
-    data: Mapping[str, Any],
+    stored: Mapping[str, Any],
     overrides: Sequence[str],
     places: Iterable[str],
-    records: Mapping[str, Any] | None = None,
+    manifest: Mapping[str, Any] | None = None,
 ) -> Config:
-    """The configuration `data` of a dataset.json with the user's `overrides`.
+    """The configuration `stored` in a dataset.json with the user's `overrides`.
 
-    places: the datasets for which earlier permissions of this user count. records: what the dataset.json says
-    of its filters (`measures`). Code that an import path names is imported only if the user allowed it.
+    places: the datasets for which earlier permissions of this user count. manifest: the whole content of
+    the dataset.json. Code that an import path names is imported only if the user allowed it.
 
     The result's `unsaid` holds the values of `reaching` that this user has not allowed, now or before. Its
     `not_taken` holds the keys of `run` that stay at their defaults for the same reason. Raises `ConfigError`.
     """
     now = typed(overrides)
     said = {key: value for place in places for key, value in _recalled(place).items()} | now
-    data = dict(data)
+    data = copy.deepcopy(dict(stored))  # overrides are applied in place
     not_taken: Values = {}
     if isinstance(data.get("run"), dict):
         data["run"] = dict(data["run"])
@@ -96,8 +98,12 @@ def of_dataset(
     not_taken = {key: value for key, value in not_taken.items() if key not in now}
     paths = [path for path in data.get("filters") or () if is_import_path(str(path))]
     may_import = [p for p in paths if any(key.startswith(f"filters.{p}") for key in said)]
-    config = validated(data, Known(records or {}, may_import))
-    said |= {f"filters.{path}": path for path in may_import}
+    for section, key in (("captions", "captioner"), ("shots", "detector")):
+        path = str((data.get(section) or {}).get(key)) if isinstance(data.get(section), dict) else ""
+        if is_import_path(path) and said.get(f"{section}.{key}") == path:
+            may_import.append(path)
+    config = validated(data, Known(manifest or {}, may_import))
+    said |= {f"filters.{path}": path for path in paths if path in may_import}
     unsaid = {key: value for key, value in reaching(config).items() if said.get(key) != value}
     config.mark(unsaid, not_taken)
     return config
@@ -110,6 +116,10 @@ def reaching(config: Config, *, unused: bool = False) -> Values:
     """
     found: dict[str, Any] = {f"filters.{path}": path for path in config.filters if is_import_path(path)}
     captions = config.captions
+    if is_import_path(captions.captioner):
+        found["captions.captioner"] = captions.captioner
+    if is_import_path(config.shots.detector):
+        found["shots.detector"] = config.shots.detector
     if captions.endpoint is not None and (unused or captions.captioner == "endpoint"):
         found |= _server("captions.endpoint", captions.endpoint)
     if captions.transformers is not None and (unused or captions.captioner == "transformers"):

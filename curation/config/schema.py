@@ -8,8 +8,8 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, Literal
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
     BaseModel,
@@ -18,17 +18,22 @@ from pydantic import (
     Field,
     PlainSerializer,
     PrivateAttr,
+    SerializerFunctionWrapHandler,
     ValidationInfo,
+    WithJsonSchema,
+    model_serializer,
     model_validator,
 )
 
 from captioning.base import Kind
 from captioning.checks.language import LANGUAGES
-from captioning.makers import CaptionerName, captioner_class
+from captioning.makers import NAMES, captioner_class
 from captioning.prompts import PROMPTS, prompt_of
 from curation.config.filters import RecordedFilter, key_of, made, name_of, params_of, read_filters
+from curation.config.own import check_name, read_captioner, without_own
 from curation.store.schema import CAPTION_COLUMNS
 from filters import EMBEDDER, SCORERS
+from filters.find import IMPORT_PATH, is_import_path
 from filters.rules import Rule
 
 DetectorName = Literal["content", "adaptive", "transnetv2", "none"]
@@ -46,14 +51,31 @@ class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
 
 
+def _named(names: Sequence[str]) -> Any:
+    """The type of a key that takes one of these names, or an import path."""
+    described = [{"enum": list(names)}, {"pattern": IMPORT_PATH}]
+    return Annotated[str, WithJsonSchema({"type": "string", "anyOf": described})]
+
+
 class Shots(_Section):
     """Shot detection. A `threshold` of null means the detector's own default."""
 
-    detector: DetectorName = "adaptive"
+    # A `DetectorName`, or the import path of a detector of one's own, whose parameters are in `own`.
+    detector: _named(get_args(DetectorName)) = "adaptive"  # type: ignore[valid-type]
+    own: dict[str, Any] = Field(default_factory=dict)
     threshold: float | None = None
     min_scene_seconds: float = Field(0.6, ge=0)
     exact: bool = False
     max_scene_seconds: float = Field(60.0, gt=0)
+
+    @model_validator(mode="after")
+    def _known(self) -> Shots:
+        check_name("shots", "detector", self.detector, get_args(DetectorName), self.own)
+        return self
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return without_own(plain(self))
 
 
 class Spans(_Section):
@@ -102,10 +124,12 @@ class Captions(_Section):
     """The origin of the captions that training reads.
 
     captioner: `sidecar` (text beside the source, or the list's `caption_column`), a model (`transformers` on
-    this cluster's GPUs or CPUs, or a server at an `endpoint`), or `none`.
+    this cluster's GPUs or CPUs, or a server at an `endpoint`), `none`, or the import path of a captioner of
+    one's own, whose parameters are in `own`.
     """
 
-    captioner: CaptionerName = "sidecar"
+    captioner: _named(NAMES) = "sidecar"  # type: ignore[valid-type]
+    own: dict[str, Any] = Field(default_factory=dict)
     # The kind to train on, among the captions of the captioner and the rewriter. If a clip has no caption of
     # this kind, the captioner's caption is used. The prompts decide which kinds are made.
     kind: Kind = "long"
@@ -115,6 +139,23 @@ class Captions(_Section):
     endpoint: _settings("endpoint") = None  # type: ignore[valid-type]
     rewrite: _settings("rewrite") = None  # type: ignore[valid-type]
     on_failed_check: Literal["reject", "keep"] = "reject"  # keep: the rules on caption.* reject no clip
+    _made: Any = PrivateAttr(None)
+
+    @model_validator(mode="after")
+    def _of_ones_own(self, info: ValidationInfo) -> Captions:
+        check_name("captions", "captioner", self.captioner, NAMES, self.own)
+        if is_import_path(self.captioner):
+            self._made = read_captioner(self.captioner, self.own, (info.context or {}).get("known"))
+        return self
+
+    @property
+    def of_ones_own(self) -> Any:
+        """The captioner that is named by an import path. None for any other captioner."""
+        return self._made
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return without_own(plain(self))
 
     @model_validator(mode="before")
     @classmethod
@@ -136,7 +177,7 @@ class Captions(_Section):
             )
         if self.kind == "rewritten" and self.rewrite is None:
             raise ValueError("captions.kind is rewritten, and nothing rewrites: set captions.rewrite")
-        if self.by_model:
+        if self.by_model and not is_import_path(self.captioner):
             self._kind_is_made()
         return self
 
@@ -162,13 +203,13 @@ class Captions(_Section):
     @property
     def by_model(self) -> bool:
         """Does a model make the captions from the pictures, after the cut?"""
-        return self.captioner in ("transformers", "endpoint")
+        return self.captioner not in ("none", "sidecar")
 
 
 class Shards(_Section):
     """Sizes of the Parquet files that training reads. target_mb: the estimated size is at most this."""
 
-    target_mb: float = Field(512, gt=0)
+    target_mb: float = Field(256, gt=0)
     row_group_mb: float = Field(48, gt=0)
     seed: int = 0
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 import bisect
 from collections import Counter
 from collections.abc import Sequence
+from typing import cast
 
-from curation.config.schema import Config
-from curation.decode.shots import Cut, ShotDetector, make_detector
+from curation.config.own import own_detector
+from curation.config.schema import Config, DetectorName
+from curation.decode.shots import Cut, OwnDetector, ShotDetector, make_detector
 from curation.decode.spans import Span, divide
+from filters.find import is_import_path
 
 _RATE_TOLERANCE = 1e-3  # less than a third of a frame in 10 s at 30 frames per second
 _VFR_SHARE = 0.02  # the share of frame gaps that may differ from the usual gap by more than a quarter
@@ -17,9 +20,11 @@ _VFR_SHARE = 0.02  # the share of frame gaps that may differ from the usual gap 
 def detector_of(config: Config, fps: float | None) -> ShotDetector:
     """A new detector of the configured kind, for a source of about `fps` frames per second."""
     shots = config.shots
-    return make_detector(
-        shots.detector, shots.threshold, shots.min_scene_seconds, exact=shots.exact, fps=fps or 25.0
-    )
+    if is_import_path(shots.detector):
+        own: ShotDetector = own_detector(shots.detector, shots.own, OwnDetector)
+        return own
+    name = cast(DetectorName, shots.detector)
+    return make_detector(name, shots.threshold, shots.min_scene_seconds, exact=shots.exact, fps=fps or 25.0)
 
 
 class Scenes:

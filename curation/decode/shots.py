@@ -50,6 +50,26 @@ class ShotDetector(Protocol):
     def finish(self) -> list[Cut]: ...
 
 
+class OwnDetector:
+    """The base of a shot detector of one's own, one object for each source.
+
+    A subclass is a dataclass. Its fields are the parameters that a configuration can set (`shots.own`).
+
+    Set `lag_s` and `lag_frames` to how late `push` tells of a cut. 0: it tells with the cut's first frame.
+    """
+
+    lag_s = 0.0
+    lag_frames = 0
+
+    def push(self, frame: Frame) -> list[Cut]:
+        """Take the next frame. `frame.rgb(width, height)` gives a picture, `frame.time_s` its time."""
+        raise NotImplementedError(f"{type(self).__name__} has no method push")
+
+    def finish(self) -> list[Cut]:
+        """The last cuts, after the last frame."""
+        return []
+
+
 class ValueDetector(ShotDetector, Protocol):
     """A detector that decides from a value per frame. The two steps of `push` may run in two processes."""
 

@@ -28,6 +28,7 @@ def write_manifest(
         "measure_keys": config.measure_keys(),
         # Columns are never taken away: clips that are not measured again keep their numbers.
         "score_columns": list(dict.fromkeys([*dataset.score_columns, *config.score_columns])),
+        "captioner_key": getattr(config.captions.of_ones_own, "key", None),
         "measures": {path: record_of(s) for path, s in config.filters.items()},
         "models": {name: params_of(s) for name, s in config.model_scorers.items()},
     }

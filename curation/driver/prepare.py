@@ -9,6 +9,7 @@ from curation.captions.wanted import check_captioner
 from curation.config.changes import changes
 from curation.config.load import stored_config
 from curation.config.schema import Config
+from curation.decode.scenes import detector_of
 from curation.decode.shots import transnet_weights
 from curation.driver.manifest import write_manifest
 from curation.driver.scores import clear_old_scores, take_extras
@@ -23,6 +24,7 @@ from curation.store.upgrade import upgrade
 from curation.verdicts.explain import notes
 from curation.verdicts.todo import Todo, find_work
 from filters.base import MissingModel
+from filters.find import is_import_path
 
 
 def settle(dataset: Dataset) -> None:
@@ -44,6 +46,8 @@ def check_models(config: Config) -> None:
     check_captioner(config)
     for scorer in config.filters.values():
         scorer.check()
+    if is_import_path(config.shots.detector):
+        detector_of(config, None)
     if config.shots.detector == "transnetv2":
         try:
             transnet_weights()

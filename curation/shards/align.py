@@ -13,7 +13,7 @@ from curation.shards.write import CAPTION_PARTS, CUT_HASH, shard_schema, shard_w
 from curation.store.dataset import Dataset
 from curation.store.intact import intact_groups, open_shard, video_hash
 from curation.store.rows import AcceptedClip, ShardCaptions, ShardRow, scores_of
-from curation.store.schema import SHARDS, VIDEO_HASH, is_score
+from curation.store.schema import SHARDS, VIDEO_HASH, absent, is_score
 
 
 def align(dataset: Dataset, accepted: Mapping[str, AcceptedClip], captions: Captions) -> int:
@@ -29,7 +29,8 @@ def align(dataset: Dataset, accepted: Mapping[str, AcceptedClip], captions: Capt
         said = captions.in_shards([r["clip_id"] for r in kept])
         wanted = {i: _shared(accepted[i], parts) for i, parts in said.items()}
         other = sum(not _same(_shared(r, r), wanted[r["clip_id"]]) for r in kept)
-        if len(kept) == len(rows) and not other:
+        # Libraries refuse shards whose columns differ, so a column that came later comes into all of them.
+        if len(kept) == len(rows) and not other and not absent(scalars):
             continue
         touched += len(rows) - len(kept) + other
         if not kept:

@@ -9,7 +9,7 @@ import math
 import posixpath
 import re
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Literal, get_args
 
 import pyarrow as pa
@@ -21,6 +21,7 @@ from curation.store.lease import Lease
 from curation.store.schema import VIDEO_HASH
 
 Format = Literal["webdataset", "files"]
+_Clip = tuple[dict[str, Any], bytes]  # scalar columns, mp4
 
 MARKER = "reelmill-export.json"  # what makes a folder an export, which a later one may replace
 _TAR_BLOCK = 512  # bytes: a header is one, data fill whole ones
@@ -28,13 +29,22 @@ _ID = re.compile(r"[0-9a-f]{1,64}")
 _OURS = re.compile(r"[0-9a-f]{1,64}\.(mp4|txt)|\d{5,}\.tar|metadata\.jsonl|_tmp-.*")
 
 
-def export(dataset: Dataset, to: Format, out: str, *, shard_mb: int = 512) -> int:
+def export(
+    dataset: Dataset,
+    to: Format,
+    out: str,
+    *,
+    shard_mb: int = 512,
+    told: Callable[[int, int], None] = lambda done, total: None,
+) -> int:
     """Copy the clips of the shards, in their order, to the folder `out`. Returns how many.
 
     `files`: CLIP_ID.mp4, CLIP_ID.txt (the caption; empty where there is none) and metadata.jsonl, a row
     per clip with its file name, its caption and every scalar column.
     `webdataset`: 00000.tar, 00001.tar … of at most `shard_mb` (10^6 bytes), or one clip that is larger;
     each clip is CLIP_ID.mp4, .txt and .json. The same dataset gives the same bytes.
+
+    `told` gets the number of shards of the dataset that were copied, and the number of all.
 
     `out` may be remote. It is empty, new, or an earlier export, which is replaced: afterwards it holds
     the clips of this dataset and no others. Raises `ValueError` for anything else, where another export
@@ -51,7 +61,7 @@ def export(dataset: Dataset, to: Format, out: str, *, shard_mb: int = 512) -> in
         folder.guard = lease.check
         _mark(folder, to, None)
         write = _write_tars if to == "webdataset" else _write_files
-        written, clips = write(dataset, folder, shard_mb)
+        written, clips = write(_clips(dataset, told), folder, shard_mb)
         for name in _names(out):
             if name not in written and _OURS.fullmatch(name):
                 folder.remove(name)
@@ -84,11 +94,13 @@ def _mark(folder: Dataset, to: str, clips: int | None) -> None:
     folder.write(MARKER, json.dumps(value).encode())
 
 
-def _clips(dataset: Dataset) -> Iterator[tuple[dict[str, Any], bytes]]:
-    """(scalar columns, mp4) of every shard row; one row group in memory."""
+def _clips(dataset: Dataset, told: Callable[[int, int], None]) -> Iterator[_Clip]:
+    """Every shard row; one row group in memory."""
     schema = [f for f in dataset.schema("shards") if not pa.types.is_nested(f.type) and f.name != VIDEO_HASH]
     scalars = [field.name for field in schema]
-    for part in dataset.parts("shards"):
+    parts = dataset.parts("shards")
+    for done, part in enumerate(parts):
+        told(done, len(parts))
         for table in intact_groups(dataset, part, [*scalars, "video"]):
             hashed = VIDEO_HASH in table.column_names  # older shards have no hash
             columns = [*scalars, VIDEO_HASH] if hashed else scalars
@@ -111,11 +123,11 @@ def _plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _write_files(dataset: Dataset, folder: Dataset, _: int) -> tuple[set[str], int]:
+def _write_files(rows: Iterator[_Clip], folder: Dataset, _: int) -> tuple[set[str], int]:
     written = {"metadata.jsonl"}
     clips = 0
     with folder.writing("metadata.jsonl") as metadata:
-        for row, mp4 in _clips(dataset):
+        for row, mp4 in rows:
             name = row["clip_id"]
             folder.write(f"{name}.mp4", mp4)
             folder.write(f"{name}.txt", (row["caption"] or "").encode())
@@ -126,12 +138,12 @@ def _write_files(dataset: Dataset, folder: Dataset, _: int) -> tuple[set[str], i
     return written, clips
 
 
-def _write_tars(dataset: Dataset, folder: Dataset, shard_mb: int) -> tuple[set[str], int]:
+def _write_tars(rows: Iterator[_Clip], folder: Dataset, shard_mb: int) -> tuple[set[str], int]:
     written: set[str] = set()
     clips = filled_bytes = 0
     tar: tarfile.TarFile | None = None
     with contextlib.ExitStack() as stack:
-        for row, mp4 in _clips(dataset):
+        for row, mp4 in rows:
             members = {
                 "mp4": mp4,
                 "txt": (row["caption"] or "").encode(),

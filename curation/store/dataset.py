@@ -244,6 +244,12 @@ class Dataset:
                         found.append(posixpath.join(folder, posixpath.basename(p)))
         return sorted(found)
 
+    def remove_unfinished(self, name: str) -> None:
+        """Remove what killed processes left of the file `name`. Nobody may be writing it now."""
+        for left in self.unfinished():
+            if re.fullmatch(rf"_tmp-[0-9a-f]+-{re.escape(name)}", left):
+                self.remove(left)
+
     def clean(self) -> int:
         """Finish what was committed, remove what was not: parts half moved into place, unfinished files, and
         parts of clips without their sources. Returns how many files that were."""

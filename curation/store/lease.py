@@ -28,7 +28,7 @@ from typing import Protocol
 import psutil
 
 from curation.store.conditional import StoredFile
-from curation.store.dataset import LEASE, Dataset
+from curation.store.dataset import LEASE, Dataset, DatasetError
 
 _RECORD_BYTES = 1024  # always: a heartbeat then needs no new room on a full disk
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT}
@@ -149,8 +149,9 @@ class _LockedFile:
         self._path = path
         while True:
             # Python's descriptors are not inherited by programs that we start: a daemon that outlives us
-            # would keep the lock.
-            self._fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+            # would keep the lock. A link is not followed: somebody else's dataset could have one to any file
+            # of this machine, which we would overwrite.
+            self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
             try:
                 fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 if self._is_at_its_place():
@@ -276,7 +277,7 @@ class Lease:
                 self._file.close()
                 self._remove_folders()
                 raise
-        except LeaseHeld:
+        except (LeaseHeld, DatasetError):
             raise
         except Exception as error:  # what object stores raise is not always an OSError
             if self._dataset.is_local and (not isinstance(error, OSError) or error.errno in _NO_ROOM):
@@ -321,6 +322,10 @@ class Lease:
         except BlockingIOError:
             raise LeaseHeld(self._refusal(self._wait_for_name())) from None
         except OSError as error:
+            if error.errno == errno.ELOOP:
+                raise DatasetError(
+                    f"{path} is a link, where a file of reelmill should be; remove it"
+                ) from error
             if error.errno not in _NO_FLOCK:
                 raise
             return _without_lock(self._dataset, self._name)

@@ -194,13 +194,22 @@ def with_check_columns(captions: pa.Table, columns: Sequence[str] | None) -> pa.
     return captions.select(list(columns) if columns else CAPTIONS.names)
 
 
+_ABSENT = {b"absent": b"yes"}  # metadata of the field of a column that the file does not have
+
+
+def absent(table: pa.Table) -> list[str]:
+    """The score columns that `with_score_columns` added."""
+    return [field.name for field in table.schema if field.metadata == _ABSENT]
+
+
 def with_score_columns(table: pa.Table, names: Sequence[str]) -> pa.Table:
-    """The rows with the score columns among `names` and no other scores. A column that is missing is null."""
+    """The rows with the score columns among `names` and no other scores. A column that is absent is null."""
     if not any(map(is_score, names)):
         return table
     for name in names:
         if is_score(name) and name not in table.column_names:
-            table = table.append_column(pa.field(name, pa.float64()), pa.nulls(len(table), pa.float64()))
+            field = pa.field(name, pa.float64(), metadata=_ABSENT)
+            table = table.append_column(field, pa.nulls(len(table), pa.float64()))
     known = [name for name in names if name in table.column_names]
     others = [name for name in table.column_names if name not in names and not is_score(name)]
     return table.select([*known, *others])

@@ -41,16 +41,26 @@ def save(
     folder.mkdir(parents=True, exist_ok=True)
     final = folder / f"step-{step:07d}"
     aside = folder / f"_{final.name}"
-    for left in (*folder.glob("_step-*"), *folder.glob("_old-step-*")):  # left by a killed process
-        shutil.rmtree(left)
+    _remove_unfinished(folder)
     aside.mkdir()
     for part in PARTS:
         save_tensors({k: v.contiguous() for k, v in tensors[part].items()}, aside / f"{part}.safetensors")
     (aside / "state.json").write_text(json.dumps(state, indent=1), encoding="utf-8")
     whole_folder(aside, final)
+    clean(folder, keep_last)
+    return final
+
+
+def clean(folder: Path, keep_last: int) -> None:
+    """Remove what a killed process left unfinished, and all checkpoints but the newest `keep_last`."""
+    _remove_unfinished(folder)
     for old in steps(folder)[:-keep_last]:
         shutil.rmtree(folder / f"step-{old:07d}")
-    return final
+
+
+def _remove_unfinished(folder: Path) -> None:
+    for left in (*folder.glob("_step-*"), *folder.glob("_old-step-*")):
+        shutil.rmtree(left)
 
 
 def steps(folder: Path) -> list[int]:

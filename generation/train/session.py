@@ -86,6 +86,7 @@ def train_as(
     """Train. Returns whether the training reached its last step."""
     trainer = _open(task, world, say)
     at = trainer.resume(task.new_data)
+    parallel.together(lambda: start.tidy(task.run, task.config) if world.first else None, world)
     if at:
         say(f"resuming from step {at}")
     if at >= task.last:

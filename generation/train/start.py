@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
+from generation.cache import TensorCache
 from generation.config import Config, differences
 from generation.disk import write_text
 from generation.run import read_config
+from generation.train import checkpoint
 from generation.train.checkpoint import steps
 
 
@@ -35,6 +38,17 @@ def begin(run: Path, config: Config) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / "config.json", config.model_dump_json(indent=1))
     return folder
+
+
+def tidy(run: Path, config: Config) -> None:
+    """Remove what a killed training left unfinished in its folder. No other training may be at work there."""
+    folder = run / config.stage
+    checkpoint.clean(folder / "checkpoints", config.train.keep_last)
+    for name in ("_weights", "_old-weights"):
+        shutil.rmtree(folder / name, ignore_errors=True)
+    for cache in (folder / "cache").glob("*"):
+        if not cache.is_symlink():  # trainings of other folders may write to it
+            TensorCache(cache).clean()
 
 
 def take_sampling(run: Path, config: Config) -> None:

@@ -74,8 +74,9 @@ class Trainer:
     ) -> bool:
         """Train up to the configured number of steps, or to `stop_at`. Returns whether training is complete.
 
-        The last step always gets a checkpoint, and its weights are exported. Raises `NotFinite` for a loss or
-        gradient that is not finite, and `ValueError` when the data cannot be used.
+        The last step always gets a checkpoint, and its weights are exported. Validation and samples of a step
+        come before its checkpoint, so that a killed training makes them again. Raises `NotFinite` for a loss
+        or gradient that is not finite, and `ValueError` when the data cannot be used.
         """
         from tensorboardX import SummaryWriter
 
@@ -106,13 +107,14 @@ class Trainer:
                     say(f"stopping after step {self.step} and saving its checkpoint")
                 for text in (text for _, texts in of_all for text in texts):
                     say(text)
-                ends = self.step == last or stopped
-                if self.step % train.checkpoint_every == 0 or ends:
-                    self.save()
+                if stopped:
+                    self.save()  # first: whoever asked to stop may not wait for long
                 if train.validate_every and (self.step % train.validate_every == 0 or self.step == last):
                     self._validate(board, say)
                 if train.sample_every and self.step % train.sample_every == 0:
                     self._show(say)
+                if not stopped and (self.step % train.checkpoint_every == 0 or self.step == last):
+                    self.save()
         finally:
             if self.loader:
                 self.loader.close()

@@ -93,6 +93,59 @@ def test_cues_are_read_with_any_line_ends(text: str, cues: list[Cue], newline: s
     assert parse_subtitles(text.replace("\n", newline)) == cues
 
 
+# Forms that people write, as "vtt" or "srt". `python -m benchmarks.libraries` has others read them.
+FORMS: dict[str, tuple[str, str, list[Cue]]] = {
+    "a VTT with marks": ("vtt", VTT, OF_VTT),
+    "an SRT with marks": ("srt", SRT, OF_SRT),
+    "a VTT without its first line": ("vtt", "00:01.000 --> 00:02.000\na cat\n", [Cue(1, 2, "a cat")]),
+    "a VTT whose cues have names": (
+        "vtt",
+        "WEBVTT\n\nfirst\n00:01.000 --> 00:02.000\na cat\n\nsecond\n00:03.000 --> 00:04.000\na dog\n",
+        [Cue(1, 2, "a cat"), Cue(3, 4, "a dog")],
+    ),
+    "a VTT with a note after a cue": (
+        "vtt",
+        "WEBVTT\n\n00:01.000 --> 00:02.000\na cat\n\nNOTE by Anna\n",
+        [Cue(1, 2, "a cat")],
+    ),
+    "a VTT with decimal commas": ("vtt", "WEBVTT\n\n00:01,000 --> 00:02,000\na cat\n", [Cue(1, 2, "a cat")]),
+    "a VTT with tenths": ("vtt", "WEBVTT\n\n00:01.5 --> 00:02.25\na cat\n", [Cue(1.5, 2.25, "a cat")]),
+    "a VTT with a time at each word": (
+        "vtt",
+        "WEBVTT\n\n00:01.000 --> 00:04.000\nhello<00:00:01.500><c> and</c><00:00:02.500><c> welcome</c>\n",
+        [Cue(1, 4, "hello and welcome")],
+    ),
+    "an SRT without numbers": (
+        "srt",
+        "00:00:01,000 --> 00:00:02,000\na cat\n\n00:00:03,000 --> 00:00:04,000\na dog\n",
+        [Cue(1, 2, "a cat"), Cue(3, 4, "a dog")],
+    ),
+    "an SRT without hours": ("srt", "1\n00:01,000 --> 00:02,000\na cat\n", [Cue(1, 2, "a cat")]),
+    "an SRT with a year": (
+        "srt",
+        "1\n00:00:01,000 --> 00:00:02,000\nin the year\n1984\n\n2\n00:00:03,000 --> 00:00:04,000\na dog\n",
+        [Cue(1, 2, "in the year 1984"), Cue(3, 4, "a dog")],
+    ),
+    "an SRT with braces": (
+        "srt",
+        "1\n00:00:01,000 --> 00:00:02,000\na {set} of \\N things\n",
+        [Cue(1, 2, "a {set} of \\N things")],
+    ),
+    "an SRT of a hundred hours": (
+        "srt",
+        "1\n100:00:01,000 --> 100:00:02,000\na cat\n",
+        [Cue(360001, 360002, "a cat")],
+    ),
+    "no subtitles": ("srt", "nothing that is a cue", []),
+}
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_forms_that_people_write_are_read(name: str) -> None:
+    _, text, cues = FORMS[name]
+    assert parse_subtitles(text) == cues
+
+
 @pytest.mark.parametrize("text", ["", "WEBVTT", "\n\n\n", "no --> times\nat all", "1\n\n2\n\n3"])
 def test_a_text_without_cues_gives_none(text: str) -> None:
     assert parse_subtitles(text) == []

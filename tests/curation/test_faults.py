@@ -33,6 +33,7 @@ DEADLINE_SECONDS = 20
 GRACE_SECONDS = 5  # to kill a child and to start another one
 MAX_CLIP_SECONDS = 3
 CONFIG = f"""
+base: none
 spans: {{min_seconds: 0.5, max_seconds: {MAX_CLIP_SECONDS}, trim_seconds: 0.1}}
 filters: {{duration: {{}}, resolution: {{}}, motion: {{}}, quality: {{}}, borders: {{}}, transition: {{}}}}
 rules:

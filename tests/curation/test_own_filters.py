@@ -105,6 +105,7 @@ def test_it_runs_on_ray_and_its_column_is_in_shards_and_report(place: Path) -> N
     assert f">{COLUMN}<" in (place / "d" / "report.html").read_text()
 
 
+@pytest.mark.sampled("own filters", keep=1)
 def test_the_dataset_is_used_where_the_filter_is_not(dataset: Path, tmp_path: Path) -> None:
     assert reelmill("verify", dataset).exit_code == 0
     selected = reelmill("select", dataset, "--set", f"rules.{COLUMN}.min=0")
@@ -119,6 +120,7 @@ def test_the_dataset_is_used_where_the_filter_is_not(dataset: Path, tmp_path: Pa
     assert all(json.loads(line)[COLUMN] is not None for line in lines)
 
 
+@pytest.mark.sampled("own filters", keep=1)
 def test_a_build_without_the_filter_says_what_is_missing_and_how_to_go_without(
     dataset: Path, place: Path
 ) -> None:
@@ -170,6 +172,7 @@ def test_no_command_runs_the_code_that_a_dataset_names(
     assert "accepted 2" in again  # it was said once, for this dataset
 
 
+@pytest.mark.sampled("own filters", keep=1)
 def test_a_filter_that_is_added_later_measures_that_alone(place: Path, tmp_path: Path) -> None:
     """Older parts have no such column; afterwards the shards have it, and their clips are the same bytes."""
     for name in ("footage", "colour.py", "c.yaml"):
@@ -187,6 +190,7 @@ def test_a_filter_that_is_added_later_measures_that_alone(place: Path, tmp_path:
     assert reelmill("verify", tmp_path / "d").exit_code == 0
 
 
+@pytest.mark.sampled("own filters", keep=1)
 def test_a_package_with_one_filter_more_reads_older_datasets(tmp_path: Path) -> None:
     for name in ("dataset", "corpus"):
         shutil.copytree(KEPT / name, tmp_path / name)

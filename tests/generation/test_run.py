@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from generation import run as runs
 from generation.models import cogvideox
 from generation.sample.trained import open_trained
 from generation.train import start
@@ -45,6 +46,23 @@ def test_a_lora_is_known_by_its_base_too(layout: str, tmp_path: Path) -> None:
     cogvideox.save(model, below[layout])
     assert path.stat().st_size == size
     assert _trained(tmp_path / "run", base) != first
+
+
+def test_weights_that_a_killed_process_had_put_aside_go(tmp_path: Path) -> None:
+    """It was killed between the two renames."""
+    start.begin(tmp_path, tiny())
+    folder = tmp_path / "stage1"
+
+    def write(aside: Path) -> Path:
+        (aside / "w.safetensors").write_bytes(b"new")
+        return aside / "w.safetensors"
+
+    for name in ("_old-weights", "_weights"):
+        (folder / name).mkdir()
+        (folder / name / "w.safetensors").write_bytes(b"old")
+    runs.write_weights(tiny(), folder, 1, write)
+    assert sorted(path.name for path in folder.iterdir()) == ["config.json", "weights"]
+    assert (folder / "weights" / "w.safetensors").read_bytes() == b"new"
 
 
 def test_a_lora_on_a_lora_is_known_by_all_below_it(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ from tests.curation.inline import Inline
 
 ROOT = Path(__file__).parents[2]
 COMMANDS = ["build", "select", "caption", "remove", "report", "status", "verify", "export"]
-COMMANDS += ["train", "sample", "enhance", "evaluate", "convert", "corpus", "recipe"]
+COMMANDS += ["train", "sample", "enhance", "evaluate", "convert", "corpus", "recipe", "config"]
 
 
 def reelmill(*arguments: str | Path) -> Result:

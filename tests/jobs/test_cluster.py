@@ -23,6 +23,7 @@ from tests.killing import rows_of
 
 SOURCES = 24
 CONFIG = """
+base: none
 spans: {min_seconds: 1, max_seconds: 2, trim_seconds: 0.1}
 filters: {duration: {}, resolution: {}, motion: {}}
 rules: {duration.seconds: {min: 1}}
@@ -92,6 +93,7 @@ def check(place: Place, out: str) -> None:
     assert dataset.unfinished() == []
 
 
+@pytest.mark.sampled("cluster", keep=1)
 def test_rows_equal_the_rows_of_a_build_on_one_machine(place: Place, cluster: Cluster) -> None:
     out = "s3://reelmill/whole"
     printed = wait(submit(cluster, place, out))
@@ -106,6 +108,7 @@ def test_only_needed_files_are_sent_to_the_cluster(cluster: Cluster) -> None:
         assert node.working_dir().isdisjoint({"tests", "docs", "benchmarks", "README.md", ".ci"})
 
 
+@pytest.mark.sampled("cluster", keep=1)
 def test_a_node_dies(place: Place, cluster: Cluster) -> None:
     for attempt in range(4):  # on a busy machine the work may be done before the node is struck
         out = f"s3://reelmill/struck-{attempt}"

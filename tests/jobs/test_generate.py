@@ -481,6 +481,7 @@ def test_damaged_missing_and_other_previews_are_refused(tmp_path: Path, run: Pat
     assert "latents.safetensors is missing" in refused("enhance", folder, "--run", run)
 
 
+@pytest.mark.sampled("long commands", keep=1)
 @pytest.mark.timeout(900)
 def test_shards_of_the_demo_train_both_stages(tmp_path: Path, footage: Path) -> None:
     """The commands of the README: build with the demo configuration, 20 steps per stage, sample, enhance."""

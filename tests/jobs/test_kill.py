@@ -28,6 +28,7 @@ from tests.killing import rows_of
 
 ROOT = Path(__file__).parents[2]
 CONFIG = """
+base: none
 spans: {min_seconds: 1, max_seconds: 1.5, trim_seconds: 0.1}
 filters: {duration: {}, resolution: {}, motion: {}, quality: {}}
 rules: {duration.seconds: {min: 1}}

@@ -24,6 +24,7 @@ from tests.jobs.left_behind import until
 
 ROOT = Path(__file__).parents[2]
 CONFIG = """
+base: none
 spans: {min_seconds: 1, max_seconds: 2, trim_seconds: 0.1}
 filters: {duration: {}, resolution: {}, motion: {}}
 rules: {duration.seconds: {min: 1}}
@@ -129,6 +130,7 @@ def test_a_build_that_ends_leaves_nothing(build: Build) -> None:
     assert not build.dataset.exists("_lease.json")
 
 
+@pytest.mark.sampled("leftovers", keep=1)
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupt_ends_within_seconds_and_leaves_a_resumable_dataset(
     build: Build, videos: Path, how: signal.Signals
@@ -155,6 +157,7 @@ def test_an_interrupt_ends_within_seconds_and_leaves_a_resumable_dataset(
     assert verify(build.dataset) == []
 
 
+@pytest.mark.sampled("leftovers", keep=1)
 def test_a_second_interrupt_leaves_at_once(build: Build) -> None:
     build.wait_until_measuring()
     build.process.send_signal(signal.SIGINT)
@@ -166,6 +169,7 @@ def test_a_second_interrupt_leaves_at_once(build: Build) -> None:
     build.wait_until_gone()
 
 
+@pytest.mark.sampled("leftovers", keep=1)
 def test_leftovers_of_a_killed_driver_end_and_the_next_build_removes_files(
     build: Build, videos: Path
 ) -> None:
@@ -182,6 +186,7 @@ def test_leftovers_of_a_killed_driver_end_and_the_next_build_removes_files(
     assert build.left() == [str(stranger)]
 
 
+@pytest.mark.sampled("leftovers", keep=1)
 def test_an_interrupt_while_ray_starts_leaves_nothing(build: Build) -> None:
     until(lambda: any("raylet" in p.name() for p in build.processes()), 60)
     build.process.send_signal(signal.SIGINT)
@@ -189,6 +194,7 @@ def test_an_interrupt_while_ray_starts_leaves_nothing(build: Build) -> None:
     until(lambda: build.left() == [], GONE_SECONDS)
 
 
+@pytest.mark.sampled("leftovers", keep=1)
 def test_killed_workers_are_replaced_and_their_work_is_repeated(build: Build) -> None:
     build.wait_until_measuring()
     killed = 0

@@ -20,6 +20,7 @@ from tests import render
 
 ROOT = Path(__file__).parents[2]
 CONFIG = """
+base: none
 spans: {min_seconds: 1, max_seconds: 1.5, trim_seconds: 0.1}
 filters: {duration: {}, resolution: {}, quality: {}}
 cut: {preset: ultrafast, crf: 10}
@@ -54,6 +55,7 @@ def files(dataset: Dataset, table: str) -> dict[str, bytes]:
     return {p: dataset.read(f"{table}/{p}.parquet") for p in dataset.parts(table)}
 
 
+@pytest.mark.sampled("long commands", keep=1)
 def test_a_full_disk_stops_clearly_and_finished_work_stays(disk: Path, tmp_path: Path) -> None:
     folder = tmp_path / "footage"
     folder.mkdir()

@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
+from curation.store.dataset import Dataset
+from curation.store.lease import Lease
 from jobs.cli import app
 
 ROOT = Path(__file__).parents[2]
@@ -34,6 +36,7 @@ COMMANDS = {
     "enhance": (["enhance", "{place}/" + PREVIEW, "--run", "{place}/run"], PREVIEW),
     "evaluate": (["evaluate", "--run", "{place}/run", "--data", "{place}/dataset"], "run/evaluation"),
     "export": (["export", "{place}/dataset", "--to", "files", "--out", "{place}/made"], "made"),
+    "report": (["report", "{place}/dataset"], "dataset"),
     "recipe": (["recipe", "--data", "{place}/dataset", "--out", "{place}/made", "--level", "smoke"], "made"),
 }
 
@@ -74,7 +77,8 @@ def test_a_second_command_is_refused_in_a_sentence(
     made: Path, hold: Callable[[Path, str, str], subprocess.Popen[str]], command: str
 ) -> None:
     arguments, folder = COMMANDS[command]
-    name = "_lease-final.mp4.json" if command == "enhance" else "_lease.json"
+    one_file = {"enhance": "_lease-final.mp4.json", "report": "_lease-report.html.json"}
+    name = one_file.get(command, "_lease.json")
     holder = hold(made / folder, command, name)
     lease = f"{folder}/{name}"
     before = content(made)
@@ -136,3 +140,44 @@ def test_an_export_that_was_killed_before_it_had_begun_is_taken_up(made: Path) -
     done = reelmill("export", str(made / "dataset"), "--to", "files", "--out", str(made / "out"))
     assert done.exit_code == 0, done.output
     assert not [name for name in content(made / "out") if name.startswith("_")]
+
+
+def test_an_unfinished_report_goes_with_the_next_one_unless_a_command_is_at_work(made: Path) -> None:
+    """Whoever works on the dataset may be writing that file."""
+    report = ["report", str(made / "dataset")]
+    assert reelmill(*report).exit_code == 0
+    before = content(made)
+    left = made / "dataset" / "_tmp-01234567-report.html"
+    left.write_text("half")
+    with Lease(Dataset(str(made / "dataset")), "build"):
+        assert reelmill(*report).exit_code == 0
+        assert left.exists()
+    assert reelmill(*report).exit_code == 0
+    assert content(made) == before
+
+
+def test_a_recipe_that_was_killed_before_it_had_begun_is_taken_up(made: Path) -> None:
+    out = made / "recipe"
+    out.mkdir()
+    for name in ("_lease.json", "_recipe.json"):
+        (out / name).write_text("{")
+    begun = reelmill("recipe", "--data", str(made / "dataset"), "--out", str(out), "--level", "smoke")
+    assert "not empty" not in begun.output
+    assert (out / "recipe.json").is_file()  # these few clips are not enough for more
+    assert not list(out.glob("_*"))
+
+
+def test_what_a_training_left_that_was_killed_at_its_end_goes_with_the_next_start(made: Path) -> None:
+    """No step is trained and no checkpoint saved, which would remove it."""
+    train, stage = [word.format(place=made) for word in TRAIN], made / "run" / "stage1"
+    assert reelmill(*train).exit_code == 0
+    before = content(made)
+    checkpoints = ("_step-0000003", "_old-step-0000002", "step-0000000", "step-0000001")
+    for name in ("_weights", "_old-weights", *(f"checkpoints/{name}" for name in checkpoints)):
+        (stage / name).mkdir()
+        (stage / name / "model.safetensors").write_bytes(b"half")
+    (stage / "cache" / "text" / "ab").mkdir(parents=True)
+    (stage / "cache" / "text" / "ab" / "_tmp-0123456789abcdef").write_bytes(b"half")
+    done = reelmill(*train, "--set", "train.keep_last=1")
+    assert done.exit_code == 0, done.output
+    assert content(made) == before

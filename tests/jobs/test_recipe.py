@@ -132,6 +132,7 @@ def test_its_page_shows_results_and_costs(place: Place) -> None:
     assert page.count("<svg") >= len(WEIGHTS)
 
 
+@pytest.mark.sampled("recipes", keep=2)
 @pytest.mark.timeout(600)
 def test_each_step_can_be_run_by_hand(place: Place, tmp_path: Path) -> None:
     """Each printed command can be run and finds its work done."""
@@ -148,6 +149,7 @@ def test_each_step_can_be_run_by_hand(place: Place, tmp_path: Path) -> None:
         shutil.rmtree(place.out)
 
 
+@pytest.mark.sampled("recipes", keep=2)
 @pytest.mark.timeout(600)
 def test_other_sampling_and_evaluation_need_no_training(place: Place) -> None:
     shutil.copytree(place.whole, place.out)
@@ -179,6 +181,7 @@ def test_other_sampling_and_evaluation_need_no_training(place: Place) -> None:
         shutil.rmtree(place.out)
 
 
+@pytest.mark.sampled("recipes", keep=2)
 @pytest.mark.timeout(900)
 def test_killed_three_times_and_resumed_it_gives_the_same(place: Place) -> None:
     """Kills the recipe and its child processes with SIGKILL, in three random steps at random moments."""
@@ -214,6 +217,7 @@ def test_killed_three_times_and_resumed_it_gives_the_same(place: Place) -> None:
         shutil.rmtree(out, ignore_errors=True)
 
 
+@pytest.mark.sampled("recipes", keep=2)
 @pytest.mark.timeout(600)
 def test_an_existing_dataset_needs_no_build_and_no_ray(place: Place, tmp_path: Path) -> None:
     (tmp_path / "no" / "ray").mkdir(parents=True)

@@ -69,6 +69,16 @@ def test_a_sound_dataset_has_no_violations(dataset: Dataset) -> None:
     assert verify(dataset, decode=True) == []
 
 
+def test_it_tells_how_far_it_is(dataset: Dataset) -> None:
+    told: list[tuple[int, int]] = []
+    verify(dataset, told=lambda done, total: told.append((done, total)))
+    assert told == [(done, 6) for done in range(1, 7)]
+    told.clear()
+    dataset.remove("verdicts.parquet")  # then nobody knows how many clips there should be
+    verify(dataset, told=lambda done, total: told.append((done, total)))
+    assert told == [(done, done) for done in range(1, 7)]
+
+
 def test_a_remote_dataset_verifies(sound: Path) -> None:
     remote = fixture.build("memory://verify/dataset")
     assert verify(remote) == []

@@ -151,6 +151,7 @@ def killer(patch: pytest.MonkeyPatch, kills: list[int], most: int, step: str = "
     patch.setattr(driver_captions.CaptionCommits, "take", taking)
 
 
+@pytest.mark.sampled("captions on Ray", keep=1)
 @pytest.mark.parametrize("family", ["qwen2_5_vl", "llava_onevision"])
 def test_each_clip_gets_what_the_model_says_for_it_alone(
     family: str, built: Path, tmp_path: Path, ray_session: None, monkeypatch: pytest.MonkeyPatch
@@ -182,6 +183,7 @@ def test_each_clip_gets_what_the_model_says_for_it_alone(
         assert {r["model"] for r in made} == {str(model)}
 
 
+@pytest.mark.sampled("captions on Ray", keep=1)
 def test_each_caption_gets_what_the_rewriter_makes_of_it_alone(
     built: Path, tmp_path: Path, ray_session: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

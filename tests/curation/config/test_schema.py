@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from curation.config.changes import changes
-from curation.config.load import load_config, read_config_file, validated
+from curation.config.load import load_config, validated
 from curation.config.named import load_named_config
 from curation.config.schema import Config, ConfigError, Run
 from filters import SCORERS
@@ -44,13 +44,13 @@ OF_BUILDS = sorted(CONFIGS.glob("*.yaml"))
 
 @pytest.mark.parametrize("path", OF_BUILDS, ids=lambda p: p.stem)
 def test_the_shipped_configurations_load(path: Path) -> None:
-    config = read_config_file(path)
+    config = load_config(path.read_text())
     assert config.rules
     assert set(yaml.safe_load(path.read_text())["filters"]) == set(config.filters)
 
 
 def test_default_measures_everything_and_demo_needs_no_hub() -> None:
-    default, demo = (read_config_file(CONFIGS / f"{name}.yaml") for name in ("default", "demo"))
+    default, demo = (load_config((CONFIGS / f"{name}.yaml").read_text()) for name in ("default", "demo"))
     assert list(default.filters) == list(SCORERS)
     assert yaml.safe_load((CONFIGS / "default.yaml").read_text())["run"] == Run().model_dump()
     assert "aesthetics" not in demo.filters
@@ -60,7 +60,7 @@ def test_default_measures_everything_and_demo_needs_no_hub() -> None:
 
 def test_the_corpus_is_judged_by_the_rules_of_the_default() -> None:
     """But for its size, and what needs a hub or a model's captions."""
-    default, corpus = (read_config_file(CONFIGS / f"{name}.yaml") for name in ("default", "corpus"))
+    default, corpus = (load_config((CONFIGS / f"{name}.yaml").read_text()) for name in ("default", "corpus"))
     assert {name: corpus.filters.get(name) for name in default.filters} == {
         **default.filters,
         "aesthetics": None,
@@ -136,7 +136,7 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     (tmp_path / "wrong.yaml").write_text("cut: {crf: 99}")
     for name in ("missing.yaml", "bytes.yaml", "wrong.yaml", "."):
         with pytest.raises(ConfigError) as error:
-            read_config_file(tmp_path / name)
+            load_named_config(str(tmp_path / name), None)
         assert str(tmp_path / name) in str(error.value)
 
 

@@ -101,6 +101,7 @@ def make_hole(path: Path) -> None:
     path.write_bytes(data[:middle] + bytes(300_000) + data[middle:])
 
 
+@pytest.mark.sampled("segments", keep=5)
 @pytest.mark.parametrize("name", VARIANTS)
 def test_pieces_give_what_the_whole_gives(name: str, tmp_path: Path, child: Child, config: Config) -> None:
     options = dict(VARIANTS[name])

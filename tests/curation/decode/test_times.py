@@ -54,6 +54,7 @@ VARIANTS = {
 }
 
 
+@pytest.mark.sampled("times", keep=6)
 @pytest.mark.parametrize("name", VARIANTS)
 def test_a_clip_holds_exactly_its_own_frames(name: str, tmp_path: Path, config: Config) -> None:
     options = dict(VARIANTS[name])

@@ -87,7 +87,7 @@ def test_both_sides_of_a_cut_off_are_counted(page: Page) -> None:
 
 def test_clips_near_a_cut_off_come_by_distance(dataset: Dataset) -> None:
     clips = read.read_clips(dataset, Captions.read(dataset, load_config("")))
-    section = report._section(clips, "aesthetics.mean", Rule(min=4.5))
+    section = report._section(clips, "aesthetics.mean", Rule(min=4.5), {})
     below, above = section.strips
     assert [t.value for t in below.tiles] == [4.4, 4.0]
     assert [t.value for t in above.tiles] == [4.6, 4.9, 5.0, 5.0, 5.0, 5.2, 5.5, 5.8, 6.0, 6.0]

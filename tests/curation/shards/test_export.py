@@ -45,6 +45,15 @@ def test_files(dataset: Dataset, tmp_path: Path) -> None:
     assert [line["caption"] for line in metadata].count(None) == 1  # the still
 
 
+@pytest.mark.parametrize("to", ["files", "webdataset"])
+def test_it_tells_how_far_it_is(dataset: Dataset, tmp_path: Path, to: Any) -> None:
+    told: list[tuple[int, int]] = []
+    export(dataset, to, str(tmp_path), told=lambda done, total: told.append((done, total)))
+    shards = len(dataset.parts("shards"))
+    assert shards > 1
+    assert told == [(done, shards) for done in range(shards)]
+
+
 def test_webdataset_reads_the_tars(dataset: Dataset, tmp_path: Path) -> None:
     assert export(dataset, "webdataset", str(tmp_path)) == 6
     samples = webdataset.WebDataset(str(tmp_path / "00000.tar"), shardshuffle=False)

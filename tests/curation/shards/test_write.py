@@ -6,6 +6,7 @@ import json
 import math
 import random
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,12 +21,14 @@ from curation.captions.chosen import Captions
 from curation.config.load import load_config
 from curation.config.schema import Config
 from curation.decode.answers import EncodedAnswer
+from curation.driver.manifest import write_manifest
 from curation.shards.align import align, drop_other_encodings
 from curation.shards.plan import PLAN, Shard, estimated_bytes, plan_shards, settle_plan, sharded_clips
 from curation.shards.write import shard_row, shard_schema, write_shard
 from curation.store.dataset import Dataset
 from curation.store.schema import CAPTIONS, SCORE_COLUMNS, SHARDS
 from curation.tasks.cut import CutClip, SourceFile
+from filters.base import Scorer
 
 Row = dict[str, Any]
 
@@ -346,6 +349,32 @@ def test_scores_that_were_computed_anew_are_taken_over_and_nothing_else_changes(
     assert after["03"]["video"] == next(r for r in before if r["clip_id"] == "03")["video"]
     assert dataset.read("shards/shard-00001.parquet") == other
     assert align(dataset, accepted, said(before)) == 0  # not even for a NaN
+
+
+def test_a_column_that_came_later_comes_into_every_shard(dataset: Dataset) -> None:
+    """Hugging Face `datasets` refuses files whose columns differ."""
+    for name in ("shard-00000", "shard-00001"):
+        write_shard(dataset, name, [row(f"{name[-1]}{k}", 500) for k in range(3)], settings_of())
+    before = list(dataset.rows("shards"))
+    config = settings_of("filters={'tests.curation.shards.test_write:Later': {}}")
+    write_manifest(dataset, config)
+    assert all(r["later.value"] is None for r in dataset.rows("shards"))
+    accepted = {r["clip_id"]: dict(r) for r in dataset.rows("shards")}
+    accepted["01"]["later.value"] = 7.0  # the clips of the other shard were not scored
+    assert align(dataset, accepted, said(before)) == 1
+    files = [dataset.address(f"shards/{part}.parquet") for part in dataset.parts("shards")]
+    assert [pq.read_schema(f).equals(dataset.schema("shards")) for f in files] == [True, True]
+    cache = dataset.path("cache")
+    loaded = datasets.load_dataset("parquet", data_files=files, split="train", cache_dir=cache)
+    assert sorted(loaded["later.value"], key=str) == [7.0, None, None, None, None, None]
+    after = {r["clip_id"]: r["video"] for r in dataset.rows("shards")}
+    assert after == {r["clip_id"]: r["video"] for r in before}
+    assert align(dataset, accepted, said(before)) == 0
+
+
+@dataclass(frozen=True)
+class Later(Scorer):
+    """A filter that a dataset gets later."""
 
 
 @pytest.mark.parametrize("extra", ['{"licence": "all rights reserved"}', None])

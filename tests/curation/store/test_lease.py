@@ -464,6 +464,20 @@ def test_a_place_that_cannot_be_written_is_told_in_a_line() -> None:
         Lease(Dataset("/proc/nowhere"), "build").__enter__()
 
 
+@pytest.mark.parametrize("there", [True, False], ids=["to a file", "to nothing"])
+def test_a_link_in_its_place_is_not_followed(local: Dataset, tmp_path: Path, there: bool) -> None:
+    """A dataset of somebody else could have any file of this machine overwritten."""
+    precious = tmp_path / "precious"
+    if there:
+        precious.write_text("of the user" * 500)
+    os.makedirs(local.path(""), exist_ok=True)
+    os.symlink(precious, local.path(LEASE))
+    with pytest.raises(DatasetError, match=r"_lease\.json is a link.*; remove it$"):
+        Lease(local, "build", **QUICK).__enter__()
+    assert precious.exists() == there
+    assert not there or precious.read_text() == "of the user" * 500
+
+
 def test_of_many_builders_on_an_object_store_one_wins(remote: Dataset) -> None:
     outcomes: list[Lease | LeaseHeld] = []
     together = threading.Barrier(8)

@@ -157,6 +157,31 @@ def test_after_a_crash_the_log_goes_on_from_the_checkpoint(data: Path, tmp_path:
     assert different(train(config, data, tmp_path / "straight").folder, again.folder) == []
 
 
+@pytest.mark.parametrize("what", ["_validate", "_show"])
+def test_validation_and_samples_that_a_crash_cut_short_are_made_again(
+    what: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tiny(train={"steps": 6, "checkpoint_every": 2, "validate_every": 2, "sample_every": 2})
+    straight = train(config, data, tmp_path / "straight").folder
+    trainer = open_trainer(config, data, tmp_path / "crashed")
+    whole = getattr(trainer, what)
+
+    def crash(*arguments: Any) -> None:
+        if trainer.step == 4:
+            raise MemoryError("as it may happen")
+        whole(*arguments)
+
+    monkeypatch.setattr(trainer, what, crash)
+    with pytest.raises(MemoryError):
+        trainer.fit()
+    again = train(config, data, tmp_path / "crashed").folder
+    assert (again / "validation.jsonl").read_text() == (straight / "validation.jsonl").read_text()
+    shown = sorted(path.name for path in (straight / "samples").iterdir())
+    assert len(shown) == 3
+    assert sorted(path.name for path in (again / "samples").iterdir()) == shown
+    assert different(straight, again) == []
+
+
 def test_weights_that_a_crash_left_behind_are_written_again(data: Path, tmp_path: Path) -> None:
     trainer = train(tiny(train={"steps": 4}), data, tmp_path)
     weights = trainer.folder / "weights"
