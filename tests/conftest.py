@@ -50,7 +50,13 @@ HEAVY = (
         "generation/sample/",
         "generation/codecs/",
     ),
-    *("generation/published/", "generation/models/test_compile", "generation/test_benchmark", "benchmarks/"),
+    *(
+        "generation/published/",
+        "generation/models/test_compile",
+        "generation/test_benchmark",
+        "benchmarks/",
+        "examples/",
+    ),
 )
 
 
