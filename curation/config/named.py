@@ -15,7 +15,7 @@ CONFIGS = Path(__file__).parents[1] / "configs"
 BASES = (NOTHING, "default", "demo", "corpus")  # what a configuration file can be laid over
 
 
-def load_named_config(name: str, overrides: Sequence[str] | None) -> Config:
+def load_named_config(name: str | Mapping[str, Any], overrides: Sequence[str] | None) -> Config:
     """The configuration that `--config NAME` stands for, with `overrides` (KEY=VALUE).
 
     Raises `ConfigError`.
