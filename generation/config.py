@@ -45,8 +45,8 @@ IMPORT_PATH = r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*$"
 def _codec_kind(value: Any) -> Any:
     if value not in get_args(_Named) and not (isinstance(value, str) and re.fullmatch(IMPORT_PATH, value)):
         raise ValueError(
-            f"unknown {value!r}: there are {', '.join(get_args(_Named))}, and codecs of your own by their import "
-            "path, such as mypackage.mine:MyCodec"
+            f"unknown {value!r}: there are {', '.join(get_args(_Named))}, and codecs of your own by their "
+            "import path, such as mypackage.mine:MyCodec"
         )
     return value
 
@@ -88,9 +88,7 @@ class Codec(_Section):
     @model_validator(mode="after")
     def _named(self) -> Codec:
         if self.own and ":" not in self.kind:
-            raise ValueError(
-                f"codec.own: these are parameters of a codec of your own, and kind is {self.kind}"
-            )
+            raise ValueError(f"codec.own: parameters of a codec of your own, but codec.kind is {self.kind}")
         if self.kind == "slice" and not self.model:
             raise ValueError("codec.model: name the autoencoder that was trained, RUN/vae")
         if self.kind == "cogvideox" and not self.model:
