@@ -25,8 +25,8 @@ class OwnCodec:
     """The base of a codec of one's own. A subclass sets the three sizes and writes `encode` and `decode`.
 
     The sizes may be set in `__init__`, which gets the parameters of `codec.own`. Videos are float
-    (B, 3, T, H, W) in [-1, 1] with T = temporal * n + 1. Latents are float32 (B, channels, n + 1, H', W') with
-    H' = H / spatial and W' = W / spatial.
+    (B, 3, T, H, W) in [-1, 1] with T = temporal * n + 1. Latents are float32 (B, C, n + 1, h, w) with
+    h = H / spatial and w = W / spatial.
     """
 
     channels: int

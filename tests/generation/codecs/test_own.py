@@ -92,8 +92,13 @@ def test_what_does_not_work_is_one_sentence(here: Path, changed: dict[str, objec
         open_codec(made)
 
 
-@pytest.mark.parametrize(("values", "message"), [({"kind": "wavelet"}, "there are patch, slice, cogvideox"),
-                                                ({"own": {"a": 1}}, "parameters of a codec of your own")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"kind": "wavelet"}, "there are patch, slice, cogvideox"),
+        ({"own": {"a": 1}}, "parameters of a codec of your own"),
+    ],
+)
 def test_a_wrong_name_is_refused(values: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         config.Codec.model_validate(values)
@@ -117,9 +122,7 @@ def test_a_run_is_trained_with_it_and_samples(here: Path) -> None:
         return done.stdout + done.stderr
 
     train = ("train", "stage1", "--data", str(data), "--out", "run", "--config")
-    assert own.VARIABLE in reelmill(
-        *train, "c.json", code=2
-    )  # it may be the config.json of another person's run
+    assert own.VARIABLE in reelmill(*train, "c.json", code=2)  # perhaps of another person's run
     reelmill(*train, "c.yaml")  # a file of the user's own
     reelmill("sample", "a red circle", "--run", "run", "--out", "made")  # the user trained this run here
     assert json.loads((here / "made/0000-a-red-circle/preview.json").read_text())["codec"]["kind"] == PATH
