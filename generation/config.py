@@ -61,11 +61,11 @@ _CodecKind = Annotated[
 class Codec(_Section):
     """The codec, which turns video into latents and latents into video.
 
-    kind: patch, slice, cogvideox, or the import path of a codec of one's own (`generation.codecs.own`).
+    kind: patch, slice, cogvideox, or the import path of a codec of your own (`generation.codecs.own`).
     """
 
     kind: _CodecKind = "patch"
-    own: dict[str, Any] = Field(default_factory=dict)  # parameters of a codec of one's own
+    own: dict[str, Any] = Field(default_factory=dict)  # parameters of a codec of your own
     model: str | None = None  # slice: RUN/vae of a training; cogvideox: folder or hub name
     revision: str | None = None
     temporal: Positive = 4  # frames per latent frame, after the first

@@ -1,4 +1,4 @@
-"""Codecs of one's own: a class by its import path, with what a codec needs besides encoding and decoding.
+"""Codecs of your own: a class by its import path, with what a codec needs besides encoding and decoding.
 
 A run's config.json may be somebody else's. The code that it names is imported only if the user allowed that
 path: with `allow`, or in the environment variable REELMILL_CODE.
@@ -22,7 +22,7 @@ VARIABLE = "REELMILL_CODE"  # import paths, with commas between them
 
 
 class OwnCodec:
-    """The base of a codec of one's own. A subclass sets the three sizes and writes `encode` and `decode`.
+    """The base of a codec of your own. A subclass sets the three sizes and writes `encode` and `decode`.
 
     The sizes may be set in `__init__`, which gets the parameters of `codec.own`. Videos are float
     (B, 3, T, H, W) in [-1, 1] with T = temporal * n + 1. Latents are float32 (B, C, n + 1, h, w) with
@@ -78,7 +78,7 @@ def _allowed() -> set[str]:
 
 
 def open_own(settings: config.Codec) -> OwnCodec:
-    """Import and make a codec of one's own. Raises `ValueError` if it was not allowed, or does not work."""
+    """Import and make a codec of your own. Raises `ValueError` if it was not allowed, or does not work."""
     path = settings.kind
     if not is_allowed(path):
         raise ValueError(
