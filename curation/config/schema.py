@@ -209,7 +209,7 @@ class Captions(_Section):
 class Shards(_Section):
     """Sizes of the Parquet files that training reads. target_mb: the estimated size is at most this."""
 
-    target_mb: float = Field(256, gt=0)
+    target_mb: float = Field(512, gt=0)
     row_group_mb: float = Field(48, gt=0)
     seed: int = 0
 
