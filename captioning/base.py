@@ -96,7 +96,7 @@ class Captioner(Protocol):
 
 
 class OwnCaptioner:
-    """The base of a captioner of one's own: one text for each clip, from its pictures.
+    """The base of a captioner of your own: one text for each clip, from its pictures.
 
     A subclass is a frozen dataclass. Its fields are the parameters that a configuration can set
     (`captions.own`). Only `caption` must be written; everything else has a default:

@@ -1,4 +1,4 @@
-"""A filter of one's own: how colourful a clip is, as Hasler and Süsstrunk (2003) measure it.
+"""A filter of your own: how colourful a clip is, as Hasler and Süsstrunk (2003) measure it.
 
 Run it in this folder, so that workers find the module, too. A dataset that is there is continued:
 

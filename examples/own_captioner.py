@@ -1,4 +1,4 @@
-"""A captioner of one's own: it says how bright a clip is. A model would look at the same pictures.
+"""A captioner of your own: it says how bright a clip is. A model would look at the same pictures.
 
 Run it in this folder, so that workers find the module, too. The clips of the dataset get other captions:
 

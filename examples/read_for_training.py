@@ -1,4 +1,4 @@
-"""Read a dataset in a training loop of one's own: captions and batches of frames.
+"""Read a dataset in a training loop of your own: captions and batches of frames.
 
 Run it as
 

@@ -1,7 +1,7 @@
 """The measures of clips. In: sampled frames of a clip. Out: named numbers, and a verdict by rules.
 
 `base`: what a scorer is (`Sampling`, `Frames`, `Scores`, `Scorer`).
-`find`: a filter by its name, by an entry point, or by the import path of a class of one's own.
+`find`: a filter by its name, by an entry point, or by the import path of a class of your own.
 `duration`, `resolution`: numbers from the clip's header, without pixels.
 `motion`, `quality`, `borders`, `transition`: numbers from pixels, on a CPU.
 `text`, `aesthetics`: numbers from models, on a GPU if there is one.

@@ -8,10 +8,21 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    WithJsonSchema,
+    model_serializer,
+    model_validator,
+)
 
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
 FEED_FORWARD = ("ff.net.0.proj", "ff.net.2")
@@ -27,10 +38,34 @@ class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
-class Codec(_Section):
-    """The codec, which turns video into latents and latents into video."""
+_Named = Literal["patch", "slice", "cogvideox"]
+IMPORT_PATH = r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*$"
 
-    kind: Literal["patch", "slice", "cogvideox"] = "patch"
+
+def _codec_kind(value: Any) -> Any:
+    if value not in get_args(_Named) and not (isinstance(value, str) and re.fullmatch(IMPORT_PATH, value)):
+        raise ValueError(
+            f"unknown {value!r}: there are {', '.join(get_args(_Named))}, and codecs of your own by their "
+            "import path, such as mypackage.mine:MyCodec"
+        )
+    return value
+
+
+_CodecKind = Annotated[
+    str,
+    BeforeValidator(_codec_kind),
+    WithJsonSchema({"type": "string", "anyOf": [{"enum": list(get_args(_Named))}, {"pattern": IMPORT_PATH}]}),
+]
+
+
+class Codec(_Section):
+    """The codec, which turns video into latents and latents into video.
+
+    kind: patch, slice, cogvideox, or the import path of a codec of your own (`generation.codecs.own`).
+    """
+
+    kind: _CodecKind = "patch"
+    own: dict[str, Any] = Field(default_factory=dict)  # parameters of a codec of your own
     model: str | None = None  # slice: RUN/vae of a training; cogvideox: folder or hub name
     revision: str | None = None
     temporal: Positive = 4  # frames per latent frame, after the first
@@ -45,8 +80,15 @@ class Codec(_Section):
         """A video has frame_stride * n + 1 frames. CogVideoX's autoencoder would make other videos longer."""
         return 8 if self.kind == "cogvideox" else self.temporal
 
+    @model_serializer(mode="wrap")
+    def _as_before(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Codecs of reelmill look, and are hashed, as before there were others."""
+        return {key: value for key, value in plain(self).items() if key != "own" or value}
+
     @model_validator(mode="after")
     def _named(self) -> Codec:
+        if self.own and ":" not in self.kind:
+            raise ValueError(f"codec.own: parameters of a codec of your own, but codec.kind is {self.kind}")
         if self.kind == "slice" and not self.model:
             raise ValueError("codec.model: name the autoencoder that was trained, RUN/vae")
         if self.kind == "cogvideox" and not self.model:

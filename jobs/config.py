@@ -34,7 +34,10 @@ def schema(
     for_: Annotated[Kind, typer.Option("--for", help="build, or a stage of training")] = "build",
 ) -> None:
     """Print the JSON Schema of configuration files, for editors and other checkers."""
-    made = schema_of_builds(BASES) if for_ == "build" else schema_of_stage(for_)
+    if for_ == "build":
+        made = schema_of_builds(BASES, load_named_config("default", None))
+    else:
+        made = schema_of_stage(for_)
     typer.echo(json.dumps(made, indent=2, ensure_ascii=False))
 
 

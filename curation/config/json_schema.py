@@ -7,9 +7,11 @@ concerns two values at once, such as a `min` above its `max`.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from importlib.metadata import entry_points
 from typing import Any
 
 from pydantic import TypeAdapter
@@ -20,12 +22,13 @@ from curation.config.load import validated
 from curation.config.schema import Config, ConfigError
 from curation.store.schema import CAPTION_COLUMNS
 from filters import SCORERS
+from filters.base import Scorer
+from filters.find import GROUP, IMPORT_PATH, NoSuchFilter, scorer_class
 
 DRAFT = "https://json-schema.org/draft/2020-12/schema"
 Schema = dict[str, Any]
 
-_IMPORT_PATH = r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*$"  # package.module:Class
-_COLUMN = r"^[a-z]\w*\.\w+$"
+_COLUMN = r"^[a-z][a-z0-9_]*\.[a-z0-9_]+$"
 _NUMBER = {"type": ["number", "null"]}
 _RULE: Schema = {
     "description": "Inclusive bounds of a column. A clip outside of the bounds is rejected. null: no rule.",
@@ -46,17 +49,22 @@ _NEEDED: dict[str, tuple[dict[str, Any], ...]] = {
 }
 
 
-def json_schema(bases: Sequence[str]) -> Schema:
+def json_schema(bases: Sequence[str], default: Config) -> Schema:
     """The JSON Schema (draft 2020-12) of a configuration file.
 
-    bases: the values of the key `base`, which names what a file is laid over.
+    bases: the values of the key `base`, which names what a file is laid over. default: what a file without
+    this key is laid over, so its values are the defaults.
     """
     schema = Config.model_json_schema()
     definitions, sections = schema["$defs"], schema["properties"]
+    for section, values in default.model_dump(mode="json", exclude={"filters", "rules", "score_all"}).items():
+        for key, value in values.items():
+            definitions[section.title()]["properties"][key]["default"] = value
     definitions["Rule"] = _RULE
-    for name, kind in SCORERS.items():
-        columns = [f"{c.name} ({c.unit}): {c.meaning}" for c in kind.columns]
-        words = [_first_paragraph(kind), "Columns:", *columns]
+    filters = _filter_classes()
+    for name, kind in filters.items():
+        makes = [f"{c.name} ({c.unit}): {c.meaning}" for c in kind.columns]
+        words = [_first_paragraph(kind), "Columns:", *makes]
         definitions[f"filters.{name}"] = _section(kind, "\n".join(words), ("filters", name), ({},))
     for name in _CAPTIONERS:
         kind = captioner_class(name)
@@ -64,8 +72,10 @@ def json_schema(bases: Sequence[str]) -> Schema:
         definitions[f"captions.{name}"] = made
         definitions["Captions"]["properties"][name] = _or_null(f"captions.{name}")
     definitions["Captions"]["properties"]["language"] = {"enum": [*LANGUAGES, None], "default": "en"}
-    sections["filters"] = _filters()
-    sections["rules"] = _rules()
+    columns = {c.name: f"{c.unit}: {c.meaning}" for kind in filters.values() for c in kind.columns}
+    columns |= dict.fromkeys(CAPTION_COLUMNS, "a check of captions that a model writes")
+    sections["filters"] = _filters(filters)
+    sections["rules"] = _rules(columns)
     base: Schema = {
         "description": "What this file is laid over. none: nothing, so that there are no filters and rules.",
         "enum": list(bases),
@@ -76,17 +86,26 @@ def json_schema(bases: Sequence[str]) -> Schema:
         "title": "The configuration of reelmill build",
         **{key: value for key, value in schema.items() if key != "title"},
         "properties": {"base": base, **sections},
-        **_columns_of_own_filters(),
+        **_columns_of_own_filters(columns),
     }
 
 
-def _filters() -> Schema:
+def _filter_classes() -> dict[str, type[Scorer]]:
+    """The filters of this package, and those of installed packages that can be used, by name."""
+    found: dict[str, type[Scorer]] = dict(SCORERS)
+    for point in entry_points(group=GROUP):
+        with contextlib.suppress(NoSuchFilter):
+            found.setdefault(point.name, scorer_class(point.name))
+    return found
+
+
+def _filters(names: Iterable[str]) -> Schema:
     return {
         "description": "What is measured, with its parameters. null takes a filter out, and its rules.",
         "type": "object",
-        "properties": {name: _or_null(f"filters.{name}") for name in SCORERS},
+        "properties": {name: _or_null(f"filters.{name}") for name in names},
         "patternProperties": {
-            _IMPORT_PATH: {
+            IMPORT_PATH: {
                 "description": "A filter of your own, by its import path, with its parameters.",
                 "type": ["object", "null"],
             }
@@ -95,9 +114,7 @@ def _filters() -> Schema:
     }
 
 
-def _rules() -> Schema:
-    columns = {c.name: f"{c.unit}: {c.meaning}" for s in SCORERS.values() for c in s.columns}
-    columns |= dict.fromkeys(CAPTION_COLUMNS, "a check of captions that a model writes")
+def _rules(columns: Mapping[str, str]) -> Schema:
     return {
         "description": "What is accepted: bounds of columns. null takes a rule out.",
         "type": "object",
@@ -107,10 +124,9 @@ def _rules() -> Schema:
     }
 
 
-def _columns_of_own_filters() -> Schema:
+def _columns_of_own_filters(known: Iterable[str]) -> Schema:
     """Rules on other columns are allowed if there is a filter with an import path. Such a filter makes
     columns that the schema cannot know."""
-    known = [*(c.name for s in SCORERS.values() for c in s.columns), *CAPTION_COLUMNS]
     no_import_path = {"propertyNames": {"pattern": "^[^:]*$"}}
     others = {"patternProperties": {_COLUMN: {"$ref": "#/$defs/Rule"}}, "additionalProperties": False}
     return {
@@ -119,7 +135,7 @@ def _columns_of_own_filters() -> Schema:
             "required": ["filters"],
         },
         "then": {"properties": {"rules": others}},
-        "else": {"properties": {"rules": {"propertyNames": {"enum": known}}}},
+        "else": {"properties": {"rules": {"propertyNames": {"enum": list(known)}}}},
     }
 
 

@@ -90,6 +90,9 @@ def read_config_values(name: str | Path) -> tuple[dict[str, Any], dict[str, Any]
             return _values(text), None
         data = json.loads(text)  # a dataset.json under any name can build its dataset again
         if "schema_version" in data or Path(path).name == "dataset.json":
+            for part in (data["config"], data.get("measures") or {}):
+                if not isinstance(part, dict):
+                    raise ConfigError("config and measures must be mappings; take the file from a copy of it")
             return dict(data["config"]), data
         return _values(text), None
     except (ConfigError, ValueError, KeyError, TypeError, RecursionError) as error:

@@ -1,4 +1,4 @@
-"""Classes of one's own in a configuration: by import path, and only if the user named that path.
+"""Classes of your own in a configuration: by import path, and only if the user named that path.
 
 A dataset.json may be somebody else's. The code that it names is not imported: `Known` says what the user
 allowed, and what the dataset recorded of the code.
@@ -34,7 +34,7 @@ class Known:
         return self.manifest.get("measures") or {}
 
     def captioner_key(self, params: Mapping[str, Any]) -> str:
-        """The key of the captions of a captioner of one's own. "" with other parameters than the recorded."""
+        """The key of the captions of a captioner of your own. "" with other parameters than the recorded."""
         config = self.manifest.get("config")
         captions = config.get("captions") if isinstance(config, dict) else None
         recorded = captions.get("own") if isinstance(captions, dict) else None
@@ -59,7 +59,7 @@ def check_name(section: str, key: str, name: str, names: Collection[str], own: M
 
 
 def without_own(plain: dict[str, Any]) -> dict[str, Any]:
-    """Configurations without classes of one's own look, and are hashed, as they were before."""
+    """Configurations without classes of your own look, and are hashed, as they were before."""
     return plain if plain.get("own") else {key: value for key, value in plain.items() if key != "own"}
 
 
@@ -82,7 +82,7 @@ class RecordedCaptioner:
 
 
 def read_captioner(path: str, params: Mapping[str, Any], known: Known | None) -> Any:
-    """A captioner of one's own. Raises `ValueError`; for a stored configuration the error is kept for later,
+    """A captioner of your own. Raises `ValueError`; for a stored configuration the error is kept for later,
     because only captioning needs the code."""
     try:
         check_said(path, known)
@@ -94,7 +94,7 @@ def read_captioner(path: str, params: Mapping[str, Any], known: Known | None) ->
 
 
 def own_detector(path: str, params: Mapping[str, Any], base: type[Any]) -> Any:
-    """A new shot detector of one's own. Raises `ValueError`."""
+    """A new shot detector of your own. Raises `ValueError`."""
     try:
         return made(_checked(path, imported(path), base), "shots.own", params)
     except ValueError as error:

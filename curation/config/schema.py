@@ -60,7 +60,7 @@ def _named(names: Sequence[str]) -> Any:
 class Shots(_Section):
     """Shot detection. A `threshold` of null means the detector's own default."""
 
-    # A `DetectorName`, or the import path of a detector of one's own, whose parameters are in `own`.
+    # A `DetectorName`, or the import path of a detector of your own, whose parameters are in `own`.
     detector: _named(get_args(DetectorName)) = "adaptive"  # type: ignore[valid-type]
     own: dict[str, Any] = Field(default_factory=dict)
     threshold: float | None = None
@@ -209,7 +209,7 @@ class Captions(_Section):
 class Shards(_Section):
     """Sizes of the Parquet files that training reads. target_mb: the estimated size is at most this."""
 
-    target_mb: float = Field(256, gt=0)
+    target_mb: float = Field(512, gt=0)
     row_group_mb: float = Field(48, gt=0)
     seed: int = 0
 

@@ -51,7 +51,7 @@ class ShotDetector(Protocol):
 
 
 class OwnDetector:
-    """The base of a shot detector of one's own, one object for each source.
+    """The base of a shot detector of your own, one object for each source.
 
     A subclass is a dataclass. Its fields are the parameters that a configuration can set (`shots.own`).
 

@@ -48,6 +48,7 @@ class EveryFewFrames(OwnDetector):
         return [Cut(self.seen - 1, frame.time_s)] if is_cut else []
 """
 CONFIG = """
+base: none
 spans: {min_seconds: 0.5, max_seconds: 2, trim_seconds: 0.1}
 filters: {duration: {}}
 shots: {detector: "mine:EveryFewFrames", own: {frames: 20}, min_scene_seconds: 0.2}

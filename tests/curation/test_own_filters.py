@@ -22,6 +22,7 @@ ROOT = Path(__file__).parents[2]
 KEPT = ROOT / "tests" / "data" / "made-by-0.1.0"
 COLUMN = "colourfulness.value"
 CONFIG = """
+base: none
 spans: {min_seconds: 1, max_seconds: 2, trim_seconds: 0.1}
 filters: {duration: {}, "colour:Colourfulness": {}}
 rules: {duration.seconds: {min: 1}, colourfulness.value: {min: 10}}

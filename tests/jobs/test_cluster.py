@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -25,7 +26,7 @@ SOURCES = 24
 CONFIG = """
 base: none
 spans: {min_seconds: 1, max_seconds: 2, trim_seconds: 0.1}
-filters: {duration: {}, resolution: {}, motion: {}}
+filters: {duration: {}, resolution: {}, motion: {}, "colour:Colourfulness": {}}
 rules: {duration.seconds: {min: 1}}
 shards: {target_mb: 1}
 run: {object_store_mb: 128}
@@ -58,6 +59,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
             )
         working_dir = checkout(folder / "working")
         (working_dir / "c.yaml").write_text(CONFIG)
+        # A filter of the user's own, which travels in the working directory.
+        shutil.copy(ROOT / "examples" / "colourfulness.py", working_dir / "colour.py")
         found = Place(environment, working_dir, {})
         found.expected |= built_here(found, str(folder / "local"))
         yield found
@@ -68,7 +71,7 @@ def built_here(place: Place, out: str) -> dict[str, Any]:
     command = [sys.executable, "-m", "jobs.build", FOOTAGE, "--out", out]
     environment = left_behind.environment("local", **place.environment)
     command += ["--config", str(place.working_dir / "c.yaml")]
-    subprocess.run(command, cwd=ROOT, env=environment, check=True)
+    subprocess.run(command, cwd=place.working_dir, env=environment, check=True)
     return rows_of(Dataset(out))
 
 
@@ -88,6 +91,8 @@ def check(place: Place, out: str) -> None:
     dataset = Dataset(out)
     assert accounting(dataset).check() == []
     assert accounting(dataset).accepted >= 10 * SOURCES
+    shards = dataset.tables("shards", ["colourfulness.value"])
+    assert all(table["colourfulness.value"].null_count == 0 for _, table in shards)
     assert verify(dataset, decode=True) == []
     assert rows_of(dataset) == place.expected
     assert dataset.unfinished() == []

@@ -130,14 +130,12 @@ def test_a_copy_of_a_shipped_configuration_is_the_same(read: Callable[..., Confi
     assert "borders" not in read(fewer).filters
 
 
-def test_the_default_has_the_defaults_of_the_sections() -> None:
-    """So a file that starts from nothing has no filters and rules, and the same values for all else."""
-    default, nothing = (
-        load_named_config("default", []).model_dump(),
-        load_config("").model_dump(),
-    )
-    for plain in (default, nothing):
-        del plain["filters"], plain["rules"]
+def test_a_file_that_starts_from_nothing_has_the_values_of_the_default_but_filters_rules_and_one() -> None:
+    """The one is as version 0.1.0 had it, so that such a file has the hash that it had."""
+    default, nothing = load_named_config("default", []).model_dump(), load_config("").model_dump()
+    assert (default["shards"].pop("target_mb"), nothing["shards"].pop("target_mb")) == (256, 512)
+    assert (nothing.pop("filters"), nothing.pop("rules")) == ({}, {})
+    del default["filters"], default["rules"]
     assert default == nothing
 
 
@@ -181,6 +179,18 @@ def test_json_is_laid_over_too_and_a_dataset_json_is_complete(read: Callable[...
     assert list(read(alone, name="dataset.json").filters) == ["motion"]
     with pytest.raises(ConfigError, match="unknown key base"):  # it is not laid over anything
         read(json.dumps({"schema_version": 3, "config": {"base": "default"}}), name="dataset.json")
+
+
+@pytest.mark.parametrize(
+    "change", [{"measures": ["motion"]}, {"measures": "motion"}, {"measures": 5}, {"config": [1]}]
+)
+def test_a_damaged_dataset_json_is_a_sentence_that_names_it(
+    tmp_path: Path, read: Callable[..., Config], change: dict[str, object]
+) -> None:
+    stored = {"schema_version": 3, "config": {"filters": {"motion": {}}}} | change
+    with pytest.raises(ConfigError, match="must be mappings") as caught:
+        read(json.dumps(stored), name="dataset.json")
+    assert str(tmp_path / "dataset.json") in str(caught.value)
 
 
 def test_the_result_of_a_file_does_not_leak_into_the_next(read: Callable[..., Config]) -> None:

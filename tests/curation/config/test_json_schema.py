@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +18,27 @@ from curation.config.load import load_config
 from curation.config.named import BASES, CONFIGS, load_named_config
 from curation.config.schema import ConfigError
 from curation.store.schema import CAPTION_COLUMNS
-from filters import SCORERS
+from filters import SCORERS, find
+from filters.base import Frames, Scorer
 
+ROOT = Path(__file__).parents[3]
 OF_BUILDS = sorted(CONFIGS.glob("*.yaml"))
+
+
+@dataclass(frozen=True)
+class Redness(Scorer):
+    """A filter of another package."""
+
+    share: float = 0.1
+    frames: int = 4
+
+    def measure(self, frames: Frames) -> float:
+        return self.share
 
 
 @pytest.fixture(scope="module")
 def validator() -> Draft202012Validator:
-    return Draft202012Validator(json_schema(BASES))
+    return Draft202012Validator(json_schema(BASES, load_named_config("default", [])))
 
 
 def loads(text: str, folder: Path) -> bool:
@@ -239,8 +254,49 @@ def test_a_filter_by_its_import_path_takes_any_mapping(
     assert validator.is_valid(yaml.safe_load(text)) == right
 
 
+def test_a_real_filter_by_its_import_path_is_right_for_both(
+    validator: Draft202012Validator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    own = "filters: {examples.colourfulness:Colourfulness: {}}\n"
+    for text, right in {
+        own + "rules: {colourfulness.value: {min: 3}}": True,
+        own + "rules: {colourfulness.value: {low: 3}}": False,
+        "rules: {colourfulness.value: {min: 3}}": False,
+    }.items():
+        assert validator.is_valid(yaml.safe_load(text)) == right
+        assert loads(text, tmp_path) == right
+
+
+def test_a_filter_of_an_installed_package_is_described(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    points = {
+        name: EntryPoint(name, f"{__name__}:{found}", find.GROUP)
+        for name, found in (("redness", "Redness"), ("broken", "Nothing"))
+    }
+    monkeypatch.setattr(find, "_installed", lambda: points)
+    monkeypatch.setattr("curation.config.json_schema.entry_points", lambda group: points.values())
+    own = Draft202012Validator(json_schema(BASES, load_named_config("default", [])))
+    for text, right in {
+        "{filters: {redness: {share: 0.5}}, rules: {redness.value: {max: 9}}}": True,
+        "filters: {redness: {frames: 0}}": False,
+        "filters: {redness: {shares: 0.5}}": False,
+        "filters: {broken: {}}": False,
+    }.items():
+        assert own.is_valid(yaml.safe_load(text)) == right, text
+        assert loads(text, tmp_path) == right, text
+
+
 def test_words_explain_the_keys(validator: Draft202012Validator) -> None:
     words = validator.schema["$defs"]["filters.motion"]["description"]
     assert words.startswith("Length of the optical flow")
     assert "motion.speed (frame widths/s)" in words
-    assert validator.schema["$defs"]["Shards"]["properties"]["target_mb"]["default"] == 256
+
+
+def test_the_defaults_are_those_of_the_default_file(validator: Draft202012Validator) -> None:
+    sections = yaml.safe_load((CONFIGS / "default.yaml").read_text())
+    assert sections["shards"]["target_mb"] == 256
+    for section in ("shots", "spans", "cut", "captions", "shards", "run"):
+        described = validator.schema["$defs"][section.title()]["properties"]
+        assert {key: described[key]["default"] for key in sections[section]} == sections[section]

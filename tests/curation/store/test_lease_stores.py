@@ -14,6 +14,7 @@ import pytest
 from curation.cluster.cutter import Cutter
 from curation.config.load import load_config
 from curation.decode.answers import EncodedAnswer
+from curation.driver.manifest import write_manifest
 from curation.store.conditional import StoredFile
 from curation.store.dataset import LEASE, Dataset
 from curation.store.lease import Lease, LeaseHeld, LeaseLost, fence
@@ -176,7 +177,7 @@ def test_a_worker_writes_no_shard_when_the_lease_is_lost(
     store: Dataset, after: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """While it cut, or while it wrote: both take minutes."""
-    store.write("dataset.json", b"{}")
+    write_manifest(store, load_config(""))
     clip: dict[str, Any] = {"clip_id": "c", "source_id": "s", "uri": "u", "start_s": 0.0, "end_s": 1.0}
     clip |= {"frames": 2, "fps": 2.0, "width": 2, "height": 2, "scores": dict.fromkeys(SCORE_COLUMNS)}
     clip |= {"caption": None, "captions": [], "extra": None}
