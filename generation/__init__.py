@@ -5,10 +5,10 @@ packages. It only knows the schema of the shards that the other packages write.
 (docs/python.md).
 
 Every room may use the modules beside the rooms: `config`, `presets` and `configuring` (the configuration of a
-stage, and where it comes from), `json_schema` (its keys, for editors), `run` (the folder of a run), `disk`
-(files that appear whole or not at all), `lock` (one writer in a folder), `cache` (tensors by their origin),
-`draws` (random numbers by key), `device` (peak, precision, memory), `media` (frames and video files) and
-`progress` (lines on the terminal).
+stage, and where it comes from), `allowed` (which code it may run), `json_schema` (its keys, for editors),
+`run` (the folder of a run), `disk` (files that appear whole or not at all), `lock` (one writer in a folder),
+`cache` (tensors by their origin), `draws` (random numbers by key), `device` (peak, precision, memory),
+`media` (frames and video files) and `progress` (lines on the terminal).
 
 These are the rooms in order. A room imports only rooms of the lines before its own line:
 

@@ -11,6 +11,7 @@ from typing import Any, TypeVar, get_args
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from generation.allowed import allow
 from generation.config import Config
 from generation.presets import preset
 
@@ -28,11 +29,15 @@ def stage_config(stage: str, name: str, over: Over | None, overrides: Sequence[s
     except ValueError as error:
         raise ValueError(f"--preset: {error}") from error
     _merge(data, values_of(over))
+    is_own = isinstance(over, Mapping) or not str(over).endswith(".json")  # a run's config.json travels
     apply_overrides(data, overrides)
     _locate(data)
     if data["stage"] != stage:
         raise ValueError(f"stage: the configuration is for {data['stage']}, but the command is for {stage}")
-    return checked(data, Config)
+    config = checked(data, Config)
+    if is_own or any(override.strip().startswith("codec.kind=") for override in overrides):
+        allow(config.codec.kind)
+    return config
 
 
 def checked(data: Mapping[str, Any], model: type[M]) -> M:

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from generation.codecs import own
+from generation import allowed
 from generation.codecs.base import Codec, check_latents_hash
 from generation.codecs.open import open_codec
 from generation.config import Config, content_hash
@@ -80,7 +80,7 @@ def open_trained(run: Path, stage: str, device: torch.device) -> Trained:
         )
     about = json.loads(path.read_text(encoding="utf-8"))
     digest = content_hash([about["hash"], base_identity(config)])
-    own.recall(run, config.codec.kind)
+    allowed.recall(run, config.codec.kind)
     codec = open_codec(config.codec, device)
     check_latents_hash(about.get("latents", ""), codec, folder)
     text = TextCache(None, open_text(config.text, device))

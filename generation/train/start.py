@@ -5,8 +5,8 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+from generation import allowed
 from generation.cache import TensorCache
-from generation.codecs import own
 from generation.config import Config, differences
 from generation.disk import write_text
 from generation.run import read_config
@@ -38,7 +38,7 @@ def begin(run: Path, config: Config) -> Path:
     folder = run / config.stage
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / "config.json", config.model_dump_json(indent=1))
-    own.remember(run, config.codec.kind)
+    allowed.remember(run, config.codec.kind)
     return folder
 
 
