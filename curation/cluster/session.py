@@ -15,6 +15,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import psutil
 import ray
@@ -22,9 +23,12 @@ import ray.data
 import ray.exceptions
 
 from curation.cluster.shares import check_shares
+from curation.config.load import validated
 from curation.config.schema import Config, ConfigError
+from curation.decode.scenes import detector_of
 from curation.progress import Stopped
 from curation.store.lease import LeaseLost
+from filters.find import is_import_path
 
 
 def nodes() -> int:
@@ -52,7 +56,7 @@ def session(config: Config) -> Iterator[None]:
     logging.getLogger("ray").setLevel(logging.ERROR)
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # an error that ends the build is raised, too
     if ray.is_initialized():
-        check_shares(config)
+        _check(config)
         yield
         return
     address = config.run.ray_address or os.environ.get("RAY_ADDRESS")
@@ -69,10 +73,30 @@ def session(config: Config) -> Iterator[None]:
             "tokens wants RAY_AUTH_MODE=token, and its token in ~/.ray/auth_token or RAY_AUTH_TOKEN"
         ) from error
     try:
-        check_shares(config)
+        _check(config)
         yield
     finally:
         ray.shutdown()
+
+
+def _check(config: Config) -> None:
+    """Raises `ConfigError` where workers take what no machine has, or do not find a class of your own."""
+    check_shares(config)
+    names = [*config.filters, config.captions.captioner, config.shots.detector]
+    if not any(map(is_import_path, names)):
+        return
+    # Many workers would fail one after another, and each with a traceback.
+    error = ray.get(ray.remote(num_cpus=0)(_error_of).remote(config.for_workers()))
+    if error:
+        raise ConfigError(f"a worker of the cluster cannot use this configuration: {error}")
+
+
+def _error_of(plain: dict[str, Any]) -> str | None:
+    try:
+        detector_of(validated(plain), None)
+    except ValueError as error:
+        return str(error)
+    return None
 
 
 @contextlib.contextmanager
@@ -81,7 +105,7 @@ def _local_ray(config: Config) -> Iterator[None]:
     with _session_folder() as folder:
         try:
             _start_local_ray(config, folder)
-            check_shares(config)
+            _check(config)
             yield
         except (OSError, ValueError, LeaseLost, Stopped):
             raise

@@ -235,3 +235,32 @@ def test_a_wrong_record_is_one_sentence(dataset: Path, change: dict[str, object]
         assert done.exit_code == 2, done.output
         assert "Traceback" not in done.output
         assert "dataset.json" in done.output
+
+
+@pytest.mark.sampled("own filters", keep=1)
+def test_a_filter_that_no_worker_finds_is_one_sentence(place: Path, tmp_path: Path) -> None:
+    """The driver alone knows the module, as on a cluster to which it was not sent."""
+    config = CONFIG.replace("colour:", "ghost:")
+    (tmp_path / "c.yaml").write_text(config)
+    start = (
+        "import sys, types; ghost = sys.modules['ghost'] = types.ModuleType('ghost')\n"
+        f"exec(open({str(place / 'colour.py')!r}).read(), ghost.__dict__)\n"
+        "from jobs.cli import main; main()"
+    )
+    command = [
+        sys.executable,
+        "-c",
+        start,
+        "build",
+        str(place / "footage"),
+        "--out",
+        "d",
+        "--config",
+        "c.yaml",
+    ]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, check=False, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    assert "a worker of the cluster cannot use this configuration: filters: ghost:Colourf" in done.stderr
+    assert "--working-dir" in done.stderr
