@@ -92,7 +92,7 @@ class _Cursor:
         """Move to the frame at `time_s`. False if that frame does not exist, because the file has changed."""
         if self._next is None or self._next.time_s > time_s + 1e-6:
             self._reopen()
-        elif time_s - self._next.time_s > _SEEK_GAP_SECONDS:
+        elif time_s - self._next.time_s > _SEEK_GAP_SECONDS and self._video.may_seek():
             self._seek(time_s)
         self._skip_to(time_s)
         return self._next is not None and abs(self._next.time_s - time_s) < 1e-5
