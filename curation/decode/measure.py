@@ -65,7 +65,7 @@ def _measured(source_id: str, video: Video, config: Config) -> Iterator[Message]
 
 
 class _Part:
-    """Makes the `clip` messages of a part of a source: of one recording, of those that were joined."""
+    """Makes the `clip` messages of a part of a source: of one size, and of one of its joined recordings."""
 
     def __init__(self, source_id: str, info: VideoInfo, config: Config):
         self.clips = Clips(source_id, info, config)

@@ -11,7 +11,7 @@ import errno
 import itertools
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, cast
@@ -40,20 +40,18 @@ _LIMIT = {"max_pixels": str(_MOST_PIXELS)}  # seen by FFmpeg before it makes roo
 _MAX_CONSECUTIVE_ERRORS = 200  # packets; a stream that is broken for longer is given up
 # Before a wanted frame: some containers index key frames by decoding time, MPEG-TS has no index at all.
 _SEEK_EARLY_SECONDS = (0.5, 3, 12, 40)
-_SHAPE_TOLERANCE = 0.05  # of the displayed aspect: sizes are rounded to blocks
 
 
 class NoVideo(ValueError):
     """The file holds no video stream that could be decoded."""
 
 
-class ShapeChanged(ValueError):
-    """In the middle of the stream its pictures take another aspect: no one size of clips shows them all."""
-
-
 @dataclass(frozen=True)
 class VideoInfo:
-    """What the headers and the first frame say. `width` and `height` are as displayed, in pixels."""
+    """What the headers and the first frame say. That of a later frame has the size of that frame.
+
+    `width` and `height` are as displayed, in pixels.
+    """
 
     container: str
     codec: str
@@ -100,7 +98,7 @@ class Frame:
     duration_s: float | None
     av: av.VideoFrame
     info: VideoInfo
-    begins: bool = False  # a recording that was joined to the one before: no scene goes on over it
+    begins: bool = False  # another size, or a joined recording: no scene goes on over it
     doubtful: int = 0  # frames, from behind the last one to this one, whose times are not known
 
     def gray(self, width: int, height: int, *, area: bool = True) -> np.ndarray:
@@ -193,6 +191,8 @@ class Video:
         self.uri = uri
         self.decode_errors = 0
         self._clock = clock.Clock()
+        self._shown: VideoInfo  # of the last frame: a stream may change its size
+        self._sizes: list[str] = []  # its changes of size, in words
         self._may_seek: bool | None = None  # None: not known yet
         self.deltas: Counter[int] = Counter()  # of presentation times, in milliseconds
         self._container: InputContainer | None = None
@@ -224,6 +224,7 @@ class Video:
             if self._first is None:
                 raise NoVideo("no frame could be decoded")
             self.info = self._describe(self._container, self._first)
+            self._shown = self.info
             if self.info.fps:
                 self._clock.step_s = 1 / Fraction(self.info.fps)
         except BaseException:
@@ -263,13 +264,7 @@ class Video:
         rotation = round(-first.rotation / 90) * 90 % 360
         # The frame's own pixel aspect is out of PyAV's reach; the stream's covers what containers declare.
         sar = float(stream.sample_aspect_ratio or stream.codec_context.sample_aspect_ratio or 1) or 1.0
-        width, height = first.width, first.height
-        if sar > 1:
-            width = round(width * sar)
-        elif sar < 1:
-            height = round(height / sar)
-        if rotation % 180:
-            width, height = height, width
+        width, height = _displayed(first, sar, rotation)
         duration: float | None = None
         if stream.duration and stream.time_base:
             duration = float(stream.duration * stream.time_base)
@@ -339,24 +334,25 @@ class Video:
                 self.deltas[round((moment.time_s - last) * 1000)] += 1
             last = moment.time_s
             frame = moment.frame
-            self._check_shape(frame, last)
-            yield Frame(last, _duration(frame), frame, self.info, moment.starts_again, moment.doubtful)
+            begins = self._note_size(frame, last) or moment.starts_again
+            yield Frame(last, _duration(frame), frame, self._shown, begins, moment.doubtful)
 
     def _reorders(self) -> bool:
         return bool(self._stream.codec_context.has_b_frames)
 
-    def _check_shape(self, frame: av.VideoFrame, time_s: float) -> None:
-        """A stream may change to another resolution, which is scaled to the first one, but not to another
-        aspect."""
-        info = self.info
-        if (frame.width, frame.height) == (info.coded_width, info.coded_height):
-            return
-        shape = info.sar * info.coded_width / info.coded_height
-        # Of which the decoder may know better than the container.
-        sars = (info.sar, float(self._stream.codec_context.sample_aspect_ratio or 0))
-        if all(abs(sar * frame.width / frame.height / shape - 1) > _SHAPE_TOLERANCE for sar in sars):
-            old, new = f"{info.coded_width}x{info.coded_height}", f"{frame.width}x{frame.height}"
-            raise ShapeChanged(f"the picture changes from {old} to {new}, another shape, at {time_s:.3f} s")
+    def _note_size(self, frame: av.VideoFrame, time_s: float) -> bool:
+        """Does the stream take another size with this frame? Then `_shown` becomes that of the frame."""
+        before = self._shown
+        if (frame.width, frame.height) == (before.coded_width, before.coded_height):
+            return False
+        # The decoder knows the pixel aspect of the new size; what a container declares is of the first one.
+        sar = float(self._stream.codec_context.sample_aspect_ratio or 0) or self.info.sar
+        width, height = _displayed(frame, sar, self.info.rotation)
+        self._shown = replace(
+            self.info, width=width, height=height, coded_width=frame.width, coded_height=frame.height, sar=sar
+        )
+        self._sizes.append(f"from {before.width}x{before.height} to {width}x{height} at {time_s:.3f} s")
+        return True
 
     def frames_from(self, time_s: float) -> Iterator[Frame]:
         """Frames from a key frame at or before `time_s` on, as far as the container leads to one. Call it in
@@ -412,6 +408,9 @@ class Video:
         notes = []
         if self.decode_errors:
             notes.append(f"{self.decode_errors} broken packets were stepped over")
+        if self._sizes:
+            more = f" and {len(self._sizes) - 3} times more" if len(self._sizes) > 3 else ""
+            notes.append(f"the size changes {', '.join(self._sizes[:3])}{more}")
         notes += self._clock.notes()
         return "; ".join(notes) or None
 
@@ -426,6 +425,16 @@ class Video:
     def __exit__(self, *_: object) -> Literal[False]:
         self.close()
         return False
+
+
+def _displayed(frame: av.VideoFrame, sar: float, rotation: int) -> tuple[int, int]:
+    """(width, height) in pixels, with square pixels and turned. No side gets fewer pixels than are stored."""
+    width, height = frame.width, frame.height
+    if sar > 1:
+        width = round(width * sar)
+    elif sar < 1:
+        height = round(height / sar)
+    return (height, width) if rotation % 180 else (width, height)
 
 
 def _is_attached_picture(stream: VideoStream) -> bool:
