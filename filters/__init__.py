@@ -31,8 +31,8 @@ SCORERS: dict[str, type[Any]] = {
     "quality": Quality,
     "borders": Borders,
     "transition": Transition,
+    "timing": Timing,
     "text": Text,
     "aesthetics": Aesthetics,
-    "timing": Timing,
 }
 EMBEDDER = "aesthetics"  # the scorer that also fills the column `embedding`
