@@ -9,7 +9,8 @@ In: a request about one source. Out: messages with frames, spans, scores or enco
     sampling.py     the frames that scorers ask for
     measure.py      the scores of clips; rescore.py computes some scores again
     segments.py     one piece of a long source; join.py joins the pieces, in the driver
-    cut.py          encodes accepted spans        probe.py   reads only headers
+    cut.py          encodes accepted spans; faststart.py puts the index of an mp4 in front
+    probe.py        reads only headers
     pictures.py     pictures of our own clips, for captioners
 
 May import sandbox.protocol, sources, config and store.

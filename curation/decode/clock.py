@@ -15,13 +15,12 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 
 import av
 from av.container import InputContainer
-from av.video.stream import VideoStream
 
 _MOST_HELD = 40  # frames that a decoder may hold back, to show them in another order
 _JOINT_FRAMES = 64  # a joint that the packets show is seen among the next so many frames, or it is none
@@ -199,10 +198,10 @@ def lacks_index(container: InputContainer) -> bool:
     return container.format.name in _WITHOUT_INDEX
 
 
-def starts_again(container: InputContainer, stream: VideoStream) -> bool:
-    """Do the timestamps of the packets start again? Reads the container to its end."""
+def start_again(packets: Iterable[av.Packet]) -> bool:
+    """Do the timestamps of a stream's packets start again?"""
     last_dts: int | None = None
-    for packet in container.demux(stream):
+    for packet in packets:
         if _is_joint(packet, last_dts):
             return True
         last_dts = packet.dts if packet.dts is not None else last_dts

@@ -286,11 +286,11 @@ class Video:
             start_s=_time(first, 0.0),
         )
 
-    def _packets(self, container: InputContainer) -> Iterator[av.Packet]:
+    def _packets(self, container: InputContainer, stream: VideoStream) -> Iterator[av.Packet]:
         idle = 0
         while True:
             try:
-                for packet in container.demux(self._stream):
+                for packet in container.demux(stream):
                     idle = 0
                     yield packet
                 return
@@ -304,7 +304,7 @@ class Video:
     def _decode(self, container: InputContainer) -> Iterator[av.VideoFrame]:
         """Frames in order of presentation; broken packets are counted and stepped over."""
         consecutive = 0
-        for packet in self._packets(container):
+        for packet in self._packets(container, self._stream):
             self._clock.packet(packet)
             try:
                 frames = packet.decode()
@@ -381,8 +381,15 @@ class Video:
         assert self._container is not None
         if not clock.lacks_index(self._container):
             return False
-        with open_source(self.uri) as file, self._opened(file) as container:
-            return clock.starts_again(container, self._first_video_stream(container))
+        errors = self.decode_errors
+        try:
+            with open_source(self.uri) as file, self._opened(file) as container:
+                stream = self._first_video_stream(container)
+                return clock.start_again(self._packets(container, stream))
+        except (av.error.FFmpegError, NoVideo):  # damage: what is behind it cannot be looked at
+            return True
+        finally:
+            self.decode_errors = errors
 
     def _seek(self, container: InputContainer, time_s: float) -> None:
         assert self._stream.time_base is not None
