@@ -4,6 +4,7 @@
 `find`: a filter by its name, by an entry point, or by the import path of a class of your own.
 `duration`, `resolution`: numbers from the clip's header, without pixels.
 `motion`, `quality`, `borders`, `transition`: numbers from pixels, on a CPU.
+`timing`: a number from the timestamps.
 `text`, `aesthetics`: numbers from models, on a GPU if there is one.
 `rules`: bounds on numbers, and the verdict on a clip.
 
@@ -19,6 +20,7 @@ from filters.motion import Motion
 from filters.quality import Quality
 from filters.resolution import Resolution
 from filters.text import Text
+from filters.timing import Timing
 from filters.transition import Transition
 
 # In the order of their columns and rules. A clip that a rule rejects skips the scorers with a model.
@@ -29,6 +31,7 @@ SCORERS: dict[str, type[Any]] = {
     "quality": Quality,
     "borders": Borders,
     "transition": Transition,
+    "timing": Timing,
     "text": Text,
     "aesthetics": Aesthetics,
 }

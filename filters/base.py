@@ -82,6 +82,7 @@ class ClipInfo:
     fps: float | None  # None: a still image
     width: int  # pixels, as displayed
     height: int
+    doubtful: int = 0  # frames within it that were left out or timed by a guess
 
     @property
     def media(self) -> Media:

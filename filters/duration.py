@@ -7,10 +7,14 @@ from typing import ClassVar
 
 from filters.base import NONE, VIDEO, Column, Frames, Media, Sampling, Scorer
 
+# The difference of two times is not exact. A clip that was cut to be as long as the rule allows must not be
+# rejected for 3.0000000001 s.
+_DIGITS = 5
+
 
 @dataclass(frozen=True)
 class Duration(Scorer):
-    """Seconds between the start of the first frame and the end of the last one."""
+    """Seconds between the start of the first frame and the end of the last one, to 10 microseconds."""
 
     applies_to: ClassVar[frozenset[Media]] = VIDEO
     columns: ClassVar[tuple[Column, ...]] = (
@@ -23,4 +27,4 @@ class Duration(Scorer):
         return NONE
 
     def measure(self, frames: Frames) -> float:
-        return frames.clip.duration_s
+        return round(frames.clip.duration_s, _DIGITS)

@@ -7,6 +7,7 @@ names the key, the value and the correct form.
     load.py         files and overrides; errors in words
     named.py        configurations by name: those of `curation/configs`, and files over a base
     changes.py      the differences between two configurations
+    mismatch.py     settings that do not fit each other
     json_schema.py  the JSON Schema of configuration files, for editors
     said.py         settings of a dataset's own configuration that need the permission of this user
 

@@ -18,6 +18,8 @@ from typing import BinaryIO, cast
 from curation.sandbox.protocol import MAX_MESSAGE_CHARS, Message, SourceFailed, write_message
 from curation.store.transient import is_transient
 
+# Libraries reserve addresses that they never fill: PyTorch with its CUDA libraries some gigabytes.
+_ADDRESSES_BYTES = 12 << 30
 _MAX_STDERR_BYTES = 64 << 20  # a decoder may complain about every block of every frame
 
 
@@ -83,7 +85,9 @@ def main() -> None:
     _die_with(parent)
     out = cast(BinaryIO, os.fdopen(os.dup(1), "wb"))
     os.dup2(2, 1)  # text that a library prints must not mix with the messages
-    resource.setrlimit(resource.RLIMIT_AS, (memory_mb << 20, memory_mb << 20))
+    # The parent watches the resident memory. This limit is for what grows faster than the parent looks.
+    addresses = (memory_mb << 20) + _ADDRESSES_BYTES
+    resource.setrlimit(resource.RLIMIT_AS, (addresses, addresses))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     # Standard error is the only file that the child writes. Python ignores SIGXFSZ, so a write just fails.
     resource.setrlimit(resource.RLIMIT_FSIZE, (_MAX_STDERR_BYTES, _MAX_STDERR_BYTES))

@@ -16,6 +16,7 @@ from av.video.reformatter import ColorRange
 from av.video.stream import VideoStream
 
 from curation.config.schema import Cut, Run
+from curation.decode.faststart import index_first
 from curation.decode.video import Frame, Video, VideoInfo
 from curation.sandbox.protocol import Message, SourceFailed
 
@@ -92,7 +93,7 @@ class _Cursor:
         """Move to the frame at `time_s`. False if that frame does not exist, because the file has changed."""
         if self._next is None or self._next.time_s > time_s + 1e-6:
             self._reopen()
-        elif time_s - self._next.time_s > _SEEK_GAP_SECONDS:
+        elif time_s - self._next.time_s > _SEEK_GAP_SECONDS and self._video.may_seek():
             self._seek(time_s)
         self._skip_to(time_s)
         return self._next is not None and abs(self._next.time_s - time_s) < 1e-5
@@ -153,7 +154,7 @@ def _encoded(wanted: Wanted, frames: Iterator[Frame], settings: Cut) -> Message:
         writer.close()
     except av.error.FFmpegError as error:
         raise SourceFailed("cut", type(error).__name__, error.strerror or str(error)) from error
-    data = buffer.getvalue()
+    data = index_first(buffer.getvalue())
     _check(data, writer.width, writer.height, count)
     head = {
         "kind": "clip",
@@ -180,8 +181,6 @@ class _Writer:
         self._rotation = info.rotation
         self._rate = Fraction(fps).limit_denominator(1_001_000)
         self._written = 0
-        # The index stays at the end of the mp4, because clips are read as a whole. Moving the index to the
-        # front would need a file.
         self._out = av.open(buffer, "w", "mp4")
         stream = self._out.add_stream("libx264", rate=self._rate)
         assert isinstance(stream, VideoStream)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import cv2
@@ -14,7 +15,7 @@ from curation.config.schema import Config
 from curation.decode.sampling import Keeper
 from curation.decode.scenes import Scenes, detector_of, frame_rate, is_vfr, shown_s, usual_rate
 from curation.decode.spans import Span
-from curation.decode.video import Video, VideoInfo
+from curation.decode.video import Frame, Video, VideoInfo
 from curation.sandbox.protocol import Message
 from curation.store.rows import Decoded
 from filters.base import ClipInfo, Frames, Scorer
@@ -39,39 +40,57 @@ def run(request: dict[str, Any]) -> Iterator[Message]:
 def _measured(source_id: str, video: Video, config: Config) -> Iterator[Message]:
     began = time.monotonic()
     info = video.info
-    detector = detector_of(config, info.fps)
-    scenes = Scenes(config, detector.lag_s, detector.lag_frames)
-    clips = Clips(source_id, info, config)
+    part: _Part | None = None
     frame = None
-    first_s, frames = info.start_s, 0
+    first_s, frames, clips = info.start_s, 0, 0
     for frame in video.frames():
         if frames == 0:
             first_s = frame.time_s
         frames += 1
-        clips.keeper.offer(frame)
-        if closed := scenes.push(frame.time_s, detector.push(frame)):
-            for span in closed:
-                yield clips.message(span)
-            if scenes.open_s is not None:
-                clips.keeper.forget(scenes.open_s)
-    if frame is None:
+        if part is None or frame.begins:
+            if part is not None:
+                yield from part.finish(frame.time_s)
+                clips += part.clips.count
+            part = _Part(source_id, frame.info, config)
+        yield from part.push(frame)
+    if frame is None or part is None:
         raise ValueError("no frame could be decoded")
     fps = frame_rate(first_s, frame.time_s, frames, info.fps)
     end_s = 0.0 if info.is_image else frame.time_s + shown_s(frame.duration_s, fps, video.deltas)
-    left = [Span(0.0, 0.0, 1)] if info.is_image else scenes.finish(end_s, detector.finish())
-    for span in left:
-        yield clips.message(span)
+    yield from part.finish(end_s)
     row = source_row(info, fps, end_s - first_s, frames, is_vfr=is_vfr(video.deltas))
+    clips += part.clips.count
     seconds = time.monotonic() - began
-    yield Message(
-        {"kind": "source", **row, "clips": clips.count, "seconds": seconds, "message": video.notes()}
-    )
+    yield Message({"kind": "source", **row, "clips": clips, "seconds": seconds, "message": video.notes()})
+
+
+class _Part:
+    """Makes the `clip` messages of a part of a source: of one size, and of one of its joined recordings."""
+
+    def __init__(self, source_id: str, info: VideoInfo, config: Config):
+        self.clips = Clips(source_id, info, config)
+        self._info = info
+        self._detector = detector_of(config, info.fps)
+        self._scenes = Scenes(config, self._detector.lag_s, self._detector.lag_frames)
+
+    def push(self, frame: Frame) -> Iterator[Message]:
+        self.clips.keeper.offer(frame)
+        if closed := self._scenes.push(frame.time_s, self._detector.push(frame)):
+            yield from map(self.clips.message, closed)
+            if self._scenes.open_s is not None:
+                self.clips.keeper.forget(self._scenes.open_s)
+
+    def finish(self, end_s: float) -> Iterator[Message]:
+        """The messages of the remaining scenes. end_s: the end of the last frame."""
+        left = [Span(0.0, 0.0, 1)] if self._info.is_image else None
+        yield from map(self.clips.message, left or self._scenes.finish(end_s, self._detector.finish()))
 
 
 def scored(
     keeper: Keeper, span: Span, clip: ClipInfo, local: Mapping[str, Scorer], model: Mapping[str, Scorer]
 ) -> tuple[dict[str, float | None], dict[str, list[bytes]]]:
     """(the columns of the local scorers, the JPEGs for each model-backed scorer)."""
+    clip = replace(clip, doubtful=keeper.doubtful(span))
     scores: dict[str, float | None] = {}
     for name, scorer in local.items():
         sampling = scorer.sampling

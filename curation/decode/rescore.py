@@ -17,7 +17,7 @@ from curation.config.schema import Config
 from curation.decode.measure import deadline_message, scored
 from curation.decode.sampling import Keeper
 from curation.decode.spans import Span
-from curation.decode.video import Frame, Video
+from curation.decode.video import Frame, Video, VideoInfo
 from curation.sandbox.protocol import Message, SourceFailed
 from filters.base import ClipInfo
 
@@ -54,13 +54,13 @@ def _scores(video: Video, clips: Sequence[Committed], config: Config) -> Iterato
     wanted = {name for clip in clips for name in clip.want}
     local = {n: s for n, s in config.local_scorers.items() if n in wanted}
     model = {n: s for n, s in config.model_scorers.items() if n in wanted}
-    keeper = Keeper(
-        video.info,
-        {n: s.sampling for n, s in local.items()},
-        {n: s.sampling for n, s in model.items()},
-        config.spans.min_seconds,
-        thumbnails=False,
-    )
+    samplings = {n: scorer.sampling for n, scorer in local.items()}
+    remote = {n: scorer.sampling for n, scorer in model.items()}
+
+    def new_keeper(info: VideoInfo) -> Keeper:
+        return Keeper(info, samplings, remote, config.spans.min_seconds, thumbnails=False)
+
+    keeper = new_keeper(video.info)
 
     def message(clip: Committed, seen: int) -> Message:
         if seen != clip.frames:
@@ -77,10 +77,14 @@ def _scores(video: Video, clips: Sequence[Committed], config: Config) -> Iterato
     seen = 0
     waiting = list(clips)
     for frame in video.frames():
-        keeper.offer(frame)
+        if not frame.begins:
+            keeper.offer(frame)
         while waiting and _is_after(frame, waiting[0]):
             yield message(waiting.pop(0), seen)
             seen = 0
+        if frame.begins:  # as in the measure phase, each part has grids of its own
+            keeper = new_keeper(frame.info)
+            keeper.offer(frame)
         if not waiting:
             return
         keeper.forget(min(frame.time_s, waiting[0].start_s))

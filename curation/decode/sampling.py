@@ -209,9 +209,12 @@ class Keeper:
         assert isinstance(thumbnail, Ticks)
         self._thumbnails: _Grid[bytes] | None = _Grid(thumbnail) if thumbnails else None
         self._thumbnail_size = THUMBNAIL.size(*size)
+        self._doubtful: list[tuple[float, int]] = []  # a frame's time, and the doubtful frames up to it
 
     def offer(self, frame: Frame) -> None:
         time_s = frame.time_s
+        if frame.doubtful:
+            self._doubtful.append((time_s, frame.doubtful))
         for name, grid in self._raw.items():
             if grid.ticks.pass_by(time_s):
                 color, size = self._wants[name]
@@ -240,6 +243,10 @@ class Keeper:
         """A JPEG from the middle of `span`, or None if no frame of `span` was kept."""
         return next(iter(self._thumbnails.pick(span, 1)), None) if self._thumbnails else None
 
+    def doubtful(self, span: Span) -> int:
+        """The number of frames of `span` whose times are not known. Some of them were left out."""
+        return sum(n for time_s, n in self._doubtful if span.start_s < time_s <= span.end_s)
+
     def forget(self, before_s: float) -> None:
         """Delete all pictures and pairs from before `before_s`, in seconds."""
         for images in self._raw.values():
@@ -248,3 +255,4 @@ class Keeper:
             jpegs.forget(before_s)
         for pairs in self._pairs.values():
             pairs.forget(before_s)
+        self._doubtful = [d for d in self._doubtful if d[0] >= before_s]

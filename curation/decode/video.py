@@ -8,9 +8,10 @@ Times are presentation timestamps of the first video stream in seconds.
 from __future__ import annotations
 
 import errno
+import itertools
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, cast
@@ -22,6 +23,7 @@ from av.container import InputContainer
 from av.video.stream import VideoStream
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from curation.decode import clock
 from curation.sources.media import is_image
 from curation.store.address import open_source
 
@@ -34,23 +36,22 @@ _FORMATS = (
     "rm,dv,nut,vc1,mjpeg,wtv,yuv4mpegpipe"
 )
 _MOST_PIXELS = 178_956_970  # of one picture: where Pillow stops by itself
+_LIMIT = {"max_pixels": str(_MOST_PIXELS)}  # seen by FFmpeg before it makes room for a picture
 _MAX_CONSECUTIVE_ERRORS = 200  # packets; a stream that is broken for longer is given up
 # Before a wanted frame: some containers index key frames by decoding time, MPEG-TS has no index at all.
 _SEEK_EARLY_SECONDS = (0.5, 3, 12, 40)
-_SHAPE_TOLERANCE = 0.05  # of the displayed aspect: sizes are rounded to blocks
 
 
 class NoVideo(ValueError):
     """The file holds no video stream that could be decoded."""
 
 
-class ShapeChanged(ValueError):
-    """In the middle of the stream its pictures take another aspect: no one size of clips shows them all."""
-
-
 @dataclass(frozen=True)
 class VideoInfo:
-    """What the headers and the first frame say. `width` and `height` are as displayed, in pixels."""
+    """What the headers and the first frame say. That of a later frame has the size of that frame.
+
+    `width` and `height` are as displayed, in pixels.
+    """
 
     container: str
     codec: str
@@ -97,6 +98,8 @@ class Frame:
     duration_s: float | None
     av: av.VideoFrame
     info: VideoInfo
+    begins: bool = False  # another size, or a joined recording: no scene goes on over it
+    doubtful: int = 0  # frames, from behind the last one to this one, whose times are not known
 
     def gray(self, width: int, height: int, *, area: bool = True) -> np.ndarray:
         """Luma in full range, (height, width) uint8; `area` averages pixels, else it samples them."""
@@ -187,8 +190,10 @@ class Video:
     def __init__(self, uri: str, *, threads: int = 1, skip_loop_filter: bool = False):
         self.uri = uri
         self.decode_errors = 0
-        self.out_of_order = 0  # frames that were left out, as their timestamps do not rise
-        self.untimed = False  # frames without a timestamp were seen; their times are counted, so no seeking
+        self._clock = clock.Clock()
+        self._shown: VideoInfo  # of the last frame: a stream may change its size
+        self._sizes: list[str] = []  # its changes of size, in words
+        self._may_seek: bool | None = None  # None: not known yet
         self.deltas: Counter[int] = Counter()  # of presentation times, in milliseconds
         self._container: InputContainer | None = None
         self._file = open_source(uri)
@@ -200,11 +205,8 @@ class Video:
             if is_image(uri):
                 self._open_image()
                 return
-            limit = {"max_pixels": str(_MOST_PIXELS)}  # seen by FFmpeg before it makes room for a picture
-            options = {"format_whitelist": _FORMATS, "protocol_whitelist": "none", **limit}
-            source = _Bytes(self._file, uri)
             try:
-                self._container = av.open(source, "r", options=options, metadata_errors="replace")
+                self._container = self._opened(self._file)
             except av.error.EOFError:
                 raise NoVideo("the file ends within its headers") from None
             except av.error.BlockingIOError:  # see `_packets`
@@ -216,15 +218,22 @@ class Video:
             context.thread_count = threads
             context.thread_type = "NONE" if threads == 1 else "AUTO"
             # Frames that nothing refers to lose only their own deblocking: no drift.
-            context.options = {**limit, **({"skip_loop_filter": "noref"} if skip_loop_filter else {})}
+            context.options = {**_LIMIT, **({"skip_loop_filter": "noref"} if skip_loop_filter else {})}
             self._decoded = self._decode(self._container)
             self._first = next(self._decoded, None)
             if self._first is None:
                 raise NoVideo("no frame could be decoded")
             self.info = self._describe(self._container, self._first)
+            self._shown = self.info
+            if self.info.fps:
+                self._clock.step_s = 1 / Fraction(self.info.fps)
         except BaseException:
             self.close()
             raise
+
+    def _opened(self, file: BinaryIO) -> InputContainer:
+        options = {"format_whitelist": _FORMATS, "protocol_whitelist": "none", **_LIMIT}
+        return av.open(_Bytes(file, self.uri), "r", options=options, metadata_errors="replace")
 
     def _first_video_stream(self, container: InputContainer) -> VideoStream:
         # The first stream, not the "best" one: every stage, and OpenCV, must mean the same frames.
@@ -255,13 +264,7 @@ class Video:
         rotation = round(-first.rotation / 90) * 90 % 360
         # The frame's own pixel aspect is out of PyAV's reach; the stream's covers what containers declare.
         sar = float(stream.sample_aspect_ratio or stream.codec_context.sample_aspect_ratio or 1) or 1.0
-        width, height = first.width, first.height
-        if sar > 1:
-            width = round(width * sar)
-        elif sar < 1:
-            height = round(height / sar)
-        if rotation % 180:
-            width, height = height, width
+        width, height = _displayed(first, sar, rotation)
         duration: float | None = None
         if stream.duration and stream.time_base:
             duration = float(stream.duration * stream.time_base)
@@ -283,11 +286,11 @@ class Video:
             start_s=_time(first, 0.0),
         )
 
-    def _packets(self, container: InputContainer) -> Iterator[av.Packet]:
+    def _packets(self, container: InputContainer, stream: VideoStream) -> Iterator[av.Packet]:
         idle = 0
         while True:
             try:
-                for packet in container.demux(self._stream):
+                for packet in container.demux(stream):
                     idle = 0
                     yield packet
                 return
@@ -301,13 +304,15 @@ class Video:
     def _decode(self, container: InputContainer) -> Iterator[av.VideoFrame]:
         """Frames in order of presentation; broken packets are counted and stepped over."""
         consecutive = 0
-        for packet in self._packets(container):
+        for packet in self._packets(container, self._stream):
+            self._clock.packet(packet)
             try:
                 frames = packet.decode()
             except av.error.EOFError:
                 return
             except av.error.FFmpegError:
                 self.decode_errors += 1
+                self._clock.lost(packet)
                 consecutive += 1
                 if consecutive > _MAX_CONSECUTIVE_ERRORS:
                     raise
@@ -323,39 +328,39 @@ class Video:
         if self._container is None:
             yield Frame(0.0, None, first, self.info)
             return
-        step = 1 / self.info.fps if self.info.fps else 1 / 25
-        last = _time(first, 0.0)
-        self._check_shape(first, last)
-        yield Frame(last, _duration(first), first, self.info)
-        for frame in self._decoded:
-            if frame.pts is None and frame.dts is None:
-                self.untimed = True
-            time = _time(frame, last + (_duration(frame) or step))
-            if time <= last:  # a repeated or backward timestamp is not a new moment
-                self.out_of_order += 1
-                continue
-            self.deltas[round((time - last) * 1000)] += 1
-            last = time
-            self._check_shape(frame, time)
-            yield Frame(time, _duration(frame), frame, self.info)
+        last: float | None = None
+        for moment in self._clock.moments(itertools.chain([first], self._decoded), self._reorders):
+            if last is not None:
+                self.deltas[round((moment.time_s - last) * 1000)] += 1
+            last = moment.time_s
+            frame = moment.frame
+            begins = self._note_size(frame, last) or moment.starts_again
+            yield Frame(last, _duration(frame), frame, self._shown, begins, moment.doubtful)
 
-    def _check_shape(self, frame: av.VideoFrame, time_s: float) -> None:
-        """A stream may change to another resolution, which is scaled to the first one, but not to another
-        aspect."""
-        info = self.info
-        if (frame.width, frame.height) == (info.coded_width, info.coded_height):
-            return
-        shape = info.sar * info.coded_width / info.coded_height
-        # Of which the decoder may know better than the container.
-        sars = (info.sar, float(self._stream.codec_context.sample_aspect_ratio or 0))
-        if all(abs(sar * frame.width / frame.height / shape - 1) > _SHAPE_TOLERANCE for sar in sars):
-            old, new = f"{info.coded_width}x{info.coded_height}", f"{frame.width}x{frame.height}"
-            raise ShapeChanged(f"the picture changes from {old} to {new}, another shape, at {time_s:.3f} s")
+    def _reorders(self) -> bool:
+        return bool(self._stream.codec_context.has_b_frames)
+
+    def _note_size(self, frame: av.VideoFrame, time_s: float) -> bool:
+        """Does the stream take another size with this frame? Then `_shown` becomes that of the frame."""
+        before = self._shown
+        if (frame.width, frame.height) == (before.coded_width, before.coded_height):
+            return False
+        # The decoder knows the pixel aspect of the new size; what a container declares is of the first one.
+        sar = float(self._stream.codec_context.sample_aspect_ratio or 0) or self.info.sar
+        width, height = _displayed(frame, sar, self.info.rotation)
+        self._shown = replace(
+            self.info, width=width, height=height, coded_width=frame.width, coded_height=frame.height, sar=sar
+        )
+        self._sizes.append(f"from {before.width}x{before.height} to {width}x{height} at {time_s:.3f} s")
+        return True
 
     def frames_from(self, time_s: float) -> Iterator[Frame]:
         """Frames from a key frame at or before `time_s` on, as far as the container leads to one. Call it in
         order of time on one object. None come where nothing leads there."""
         if self._container is not None and time_s > self.info.start_s:
+            if not self.may_seek():
+                self._first = None
+                return
             for early_s in _SEEK_EARLY_SECONDS:
                 self._seek(self._container, time_s - early_s)
                 if self._first is not None and _time(self._first, time_s) <= time_s + 1e-6:
@@ -363,6 +368,28 @@ class Video:
             if self._first is None:
                 return
         yield from self.frames()
+
+    def may_seek(self) -> bool:
+        """Does each time lead to one place? Not where times are counted, or the timestamps start again."""
+        if self._clock.needs_order or self._container is None:
+            return False
+        if self._may_seek is None:
+            self._may_seek = not self._starts_again()
+        return self._may_seek
+
+    def _starts_again(self) -> bool:
+        assert self._container is not None
+        if not clock.lacks_index(self._container):
+            return False
+        errors = self.decode_errors
+        try:
+            with open_source(self.uri) as file, self._opened(file) as container:
+                stream = self._first_video_stream(container)
+                return clock.start_again(self._packets(container, stream))
+        except (av.error.FFmpegError, NoVideo):  # damage: what is behind it cannot be looked at
+            return True
+        finally:
+            self.decode_errors = errors
 
     def _seek(self, container: InputContainer, time_s: float) -> None:
         assert self._stream.time_base is not None
@@ -372,18 +399,26 @@ class Video:
             self._first = None
             return
         self._stream.codec_context.flush_buffers()
+        self._clock.restart()
         self._decoded = self._decode(container)
         errors = self.decode_errors
         self._first = next(self._decoded, None)
         self.decode_errors = errors  # what comes before a key frame is not damaged
+
+    @property
+    def untimed(self) -> bool:
+        """Do times depend on the frames before? They cannot be found again after a seek."""
+        return self._clock.needs_order
 
     def notes(self) -> str | None:
         """What was left out so far, in words."""
         notes = []
         if self.decode_errors:
             notes.append(f"{self.decode_errors} broken packets were stepped over")
-        if self.out_of_order:
-            notes.append(f"{self.out_of_order} frames were left out: their timestamps repeat or go back")
+        if self._sizes:
+            more = f" and {len(self._sizes) - 3} times more" if len(self._sizes) > 3 else ""
+            notes.append(f"the size changes {', '.join(self._sizes[:3])}{more}")
+        notes += self._clock.notes()
         return "; ".join(notes) or None
 
     def close(self) -> None:
@@ -397,6 +432,16 @@ class Video:
     def __exit__(self, *_: object) -> Literal[False]:
         self.close()
         return False
+
+
+def _displayed(frame: av.VideoFrame, sar: float, rotation: int) -> tuple[int, int]:
+    """(width, height) in pixels, with square pixels and turned. No side gets fewer pixels than are stored."""
+    width, height = frame.width, frame.height
+    if sar > 1:
+        width = round(width * sar)
+    elif sar < 1:
+        height = round(height / sar)
+    return (height, width) if rotation % 180 else (width, height)
 
 
 def _is_attached_picture(stream: VideoStream) -> bool:

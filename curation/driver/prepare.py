@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from curation.captions.wanted import check_captioner
 from curation.config.changes import changes
 from curation.config.load import stored_config
+from curation.config.mismatch import mismatches
 from curation.config.schema import Config
 from curation.decode.scenes import detector_of
 from curation.decode.shots import transnet_weights
@@ -76,6 +77,8 @@ def prepare(
     if dataset.exists():
         for line in changes(stored_config(dataset.manifest(), dataset.location), config):
             progress.say(f"changed since the last build: {line}")
+    for line in mismatches(config):
+        progress.say(line)
     dropped = drop_other_encodings(dataset, config)
     if dropped:
         progress.say(f"{dropped} shards were encoded with other settings: their clips are cut again")

@@ -5,8 +5,8 @@ costs only one source. The parent sends a request as one line of JSON. The child
 head, and binary parts of stated lengths) and ends with `done` or `error`. A child serves many requests and is
 replaced after a fault.
 
-The kernel limits the child's memory and the size of the files that the child writes. The parent limits the
-time and the size of the answers.
+The parent limits the child's resident memory, its time and the size of its answers. The kernel limits the
+child's addresses and the size of the files that the child writes.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from curation.sandbox.memory import TooLarge, Watch
 from curation.sandbox.protocol import Garbled, Message, Reader, SourceFailed, TooMuch
 from curation.sandbox.words import last_words
 
@@ -71,7 +72,8 @@ class Child:
         try:
             process.stdin.write(json.dumps(request).encode() + b"\n")
             process.stdin.flush()
-            reader = Reader(process.stdout.fileno(), self._output_mb << 20)
+            watch = Watch(process.pid, self._memory_mb << 20)
+            reader = Reader(process.stdout.fileno(), self._output_mb << 20, watch)
             while True:
                 message = reader.message(started + deadline_s)
                 kind = message.head["kind"]
@@ -96,6 +98,9 @@ class Child:
             raise self._failed(
                 stage, "Timeout", f"{reason} and run.deadline_max_seconds allow more)"
             ) from None
+        except TooLarge as error:
+            reason = f"{error} MB of memory, more than {self._memory_mb} (run.child_memory_mb allows more)"
+            raise self._failed(stage, "MemoryError", reason, served_others) from None
         except TooMuch:
             reason = f"more than {self._output_mb} MB handed over (run.child_output_mb allows more)"
             raise self._failed(stage, "TooMuchOutput", reason) from None

@@ -11,11 +11,13 @@ import os
 import selectors
 import struct
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
 from curation.sandbox.words import readable
 
+WATCH_SECONDS = 0.05
 _LENGTH = struct.Struct("<I")
 _MAX_HEAD_BYTES = 16 << 20
 _MAX_MESSAGE_BYTES = 1 << 30
@@ -65,8 +67,9 @@ class Reader:
     that are not a message, and `TooMuch` above `max_bytes`.
     """
 
-    def __init__(self, fd: int, max_bytes: int):
+    def __init__(self, fd: int, max_bytes: int, watch: Callable[[], None] = lambda: None):
         self._fd = fd
+        self._watch = watch  # called several times a second; what it raises ends the reading
         self._left_bytes = max_bytes
         self._buffer = bytearray()
 
@@ -90,7 +93,8 @@ class Reader:
                 left = deadline - time.monotonic()
                 if left <= 0:
                     raise TimeoutError
-                if not selector.select(min(left, 60.0)):  # `select` refuses a timeout of many weeks
+                self._watch()
+                if not selector.select(min(left, WATCH_SECONDS)):
                     continue
                 data = os.read(self._fd, 1 << 20)
                 if not data:

@@ -17,6 +17,12 @@ from curation.store.transient import retrying
 _BLOCK_BYTES = 1 << 20
 _WHOLE_BYTES = 8 << 20  # smaller files are hashed whole
 _SAMPLES = 8
+# The last ones are of the Hugging Face hub, whose files have neither a time nor an etag, and of other stores.
+_CHANGES = (
+    *("ETag", "etag", "mtime", "LastModified"),
+    *("blob_id", "xet_hash", "oid", "sha", "md5Hash", "content_md5", "checksum"),
+    *("last_modified", "modified", "updated", "last_write_time"),
+)
 
 
 def identify(
@@ -48,8 +54,9 @@ def identify(
     for source in staying:
         if source.fingerprint is not None:
             first.setdefault(source.fingerprint, []).append(source)
-    marked = []
-    for source in identified:
+    marked: dict[int, Source] = {}
+    # What was measured stays the original, although a copy of it now comes before it.
+    for place, source in sorted(enumerate(identified), key=lambda item: not _was_original(item[1], known)):
         original = None
         before = known.get(source.uri)
         if source.fingerprint is not None:
@@ -62,8 +69,18 @@ def identify(
             )
             if original is None:
                 same.append(source)
-        marked.append(replace(source, duplicate_of=original.source_id) if original else source)
-    return marked
+        marked[place] = replace(source, duplicate_of=original.source_id) if original else source
+    return [source for _, source in sorted(marked.items())]
+
+
+def _was_original(source: Source, known: Mapping[str, Source]) -> bool:
+    before = known.get(source.uri)
+    return (
+        before is not None
+        and before.duplicate_of is None
+        and before.fingerprint is not None
+        and before.fingerprint == source.fingerprint
+    )
 
 
 def changed_since(uri: str, bytes: int | None, mtime_or_etag: str | None, fingerprint: str | None) -> bool:
@@ -73,7 +90,7 @@ def changed_since(uri: str, bytes: int | None, mtime_or_etag: str | None, finger
     """
     try:
         size, changed = _stat(uri)
-        if (size, changed) == (bytes, mtime_or_etag):
+        if changed and (size, changed) == (bytes, mtime_or_etag):
             return False
         return size != bytes or _fingerprint(uri, size) != fingerprint
     except (OSError, AddressRefused):
@@ -98,7 +115,8 @@ def _look(source: Source, before: Source | None) -> tuple[int, str, str]:
         size, changed = source.bytes, source.mtime_or_etag
     else:
         size, changed = _stat(source.uri)
-    if before is not None and (before.bytes, before.mtime_or_etag) == (size, changed) and before.fingerprint:
+    is_known = before is not None and (before.bytes, before.mtime_or_etag) == (size, changed)
+    if before is not None and before.fingerprint and is_known and changed:
         return size, changed, before.fingerprint
     return size, changed, _fingerprint(source.uri, size)
 
@@ -117,7 +135,9 @@ def _stat(uri: str) -> tuple[int, str]:
 
 
 def changed(info: Mapping[str, Any]) -> str:
-    return str(info.get("ETag") or info.get("etag") or info.get("mtime") or info.get("LastModified") or "")
+    """What a file system says of the content: another text after a change. Empty: it says nothing of it, and
+    the content must be looked at."""
+    return str(next((info[key] for key in _CHANGES if info.get(key)), ""))
 
 
 def _fingerprint(uri: str, size: int) -> str:

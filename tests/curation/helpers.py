@@ -30,6 +30,21 @@ def measure(
     return clips, source
 
 
+def rescore(path: Path | str, clips: list[dict[str, Any]], config: Config) -> dict[str, dict[str, Any]]:
+    """clip_id -> the scores of all scorers without a model, computed again."""
+    fields = ("clip_id", "start_s", "end_s", "frames", "fps", "width", "height")
+    request = {
+        "op": "rescore",
+        "stage": "score",
+        "uri": str(path),
+        "clips": [{**{f: c[f] for f in fields}, "want": list(config.local_scorers)} for c in clips],
+        "config": config.model_dump(mode="json"),
+    }
+    with Child(config.run.child_memory_mb) as child:
+        heads = [m.head for m in child.request(request, config.run.deadline_seconds)]
+    return {h["clip_id"]: h["scores"] for h in heads if h["kind"] == "scores"}
+
+
 def cut(path: Path | str, clips: list[dict[str, Any]], config: Config) -> list[tuple[dict[str, Any], bytes]]:
     """(what was written, mp4) of each clip; failures come with empty bytes."""
     fields = ("clip_id", "start_s", "end_s", "frames", "fps")

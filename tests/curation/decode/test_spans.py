@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import itertools
+from fractions import Fraction
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from curation.decode.spans import divide
+from filters.base import ClipInfo, Frames
+from filters.duration import Duration
+from filters.rules import ACCEPTED, Rule, verdict
 
 
 def _times(n: int, fps: float = 25.0, start: float = 0.0) -> list[float]:
@@ -75,3 +79,21 @@ def test_spans_are_ordered_disjoint_bounded_and_aligned(
     if not (len(spans) == 1 and spans[0].frames == len(times)):
         assert spans[0].start_s >= times[0] + trim - 1e-5
         assert spans[-1].end_s <= end - trim + 1e-5
+
+
+def test_a_span_that_is_cut_to_the_longest_length_passes_the_rule() -> None:
+    """Times are floats: 10 s from 133.2 s on end at 143.2 s, which is a little more or less than 10 s on."""
+    rule = Rule(3, 10)
+    over = 0
+    for rate in (10, 24, 25, 30, 50, 60, 30000 / 1001):
+        for start in range(0, 4000, 37):
+            frames = round(20 * rate)  # two spans of 10 s, or nearly
+            times = [float(Fraction(start + k) / Fraction(rate)) for k in range(frames + 1)]
+            for span in divide(times[:-1], times[-1], max_seconds=10, trim_seconds=0):
+                over += span.duration_s > 10
+                clip = ClipInfo(span.duration_s, span.frames, float(rate), 640, 480)
+                assert verdict(Duration()([Frames(clip)])[0].values, {"duration.seconds": rule}) == ACCEPTED
+    assert over > 20  # of which the rule alone would reject each
+    for wrong in (10.001, 2.999):
+        clip = ClipInfo(wrong, 300, 30.0, 640, 480)
+        assert verdict(Duration()([Frames(clip)])[0].values, {"duration.seconds": rule}) != ACCEPTED

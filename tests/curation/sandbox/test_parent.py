@@ -28,6 +28,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import EpsImagePlugin, Image
 
+from curation.config.load import load_config
 from curation.config.schema import Config, Run
 from curation.decode import video
 from curation.sandbox import parent as child_module
@@ -35,6 +36,7 @@ from curation.sandbox.parent import Child
 from curation.sandbox.protocol import Message, Reader, SourceFailed, write_message
 from curation.sandbox.words import last_words
 from tests import render
+from tests.conftest import CHEAP
 from tests.curation import helpers
 
 MEMORY_MB = 1024
@@ -921,10 +923,10 @@ def _joined(folder: Path, parts: list[_Part], between: bytes = b"") -> Path:
 
 @pytest.mark.parametrize(
     "second",
-    [((320, 192), "yuv420p"), ((160, 96), "yuv444p"), ((160, 96), "yuv420p10le")],
-    ids=["larger", "4:4:4", "10-bit"],
+    [((160, 96), "yuv444p"), ((160, 96), "yuv420p10le")],
+    ids=["4:4:4", "10-bit"],
 )
-def test_a_stream_that_changes_gives_clips_of_its_first_size(
+def test_a_stream_that_changes_its_pixels_gives_clips_of_its_size(
     tmp_path: Path, cheap_config: Config, second: _Part
 ) -> None:
     path = _joined(tmp_path, [((160, 96), "yuv420p"), second])
@@ -956,19 +958,56 @@ def test_a_hole_in_a_stream_is_stepped_over(tmp_path: Path, cheap_config: Config
     assert max(seen) > 70
 
 
-def test_frames_whose_time_goes_back_are_counted(tmp_path: Path) -> None:
-    """A recording that was joined with itself: the second half's moments have been."""
+def test_a_recording_that_was_joined_with_itself_is_read_to_its_end(tmp_path: Path) -> None:
     path = _joined(tmp_path, [((160, 96), "yuv420p")])
     path.write_bytes(path.read_bytes() * 2)
     with video.Video(str(path)) as opened:
-        assert len(list(opened.frames())) == 40
-        assert opened.notes() == "40 frames were left out: their timestamps repeat or go back"
+        frames = list(opened.frames())
+    assert [render.read_counter(f.rgb(160, 96)) for f in frames] == [*range(40), *range(40)]
 
 
-def test_a_stream_that_takes_another_shape_fails(tmp_path: Path, child: Child, cheap_config: Config) -> None:
-    path = _joined(tmp_path, [((160, 96), "yuv420p"), ((96, 160), "yuv420p")])
-    message = "the picture changes from 160x96 to 96x160, another shape, at 3.000 s"
-    assert _reason(child, path, cheap_config) == ("measure", "ShapeChanged", message)
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        [(160, 96), (320, 192)],
+        [(320, 192), (160, 96)],
+        [(160, 96), (96, 160)],
+        [(160, 96), (320, 192), (160, 96), (192, 192)],
+    ],
+    ids=["larger", "smaller", "other shape", "several"],
+)
+def test_each_clip_has_the_size_of_its_own_frames(tmp_path: Path, sizes: list[tuple[int, int]]) -> None:
+    """Without a shot detector: the change of size alone ends a scene."""
+    config = load_config(CHEAP, ["shots.detector=none"])
+    path = _joined(tmp_path, [(size, "yuv420p") for size in sizes])
+    clips, source = helpers.measure(path, config)
+    assert (source["width"], source["height"], source["frames"]) == (*sizes[0], 40 * len(sizes))
+    (w, h), (w2, h2) = sizes[:2]
+    assert f"the size changes from {w}x{h} to {w2}x{h2} at 3.000 s" in source["message"]
+    seen = []
+    for clip, (head, mp4) in zip(clips, helpers.cut(path, clips, config), strict=True):
+        counters = [render.read_counter(f) for f in helpers.decode(mp4)]
+        first = round((clip["start_s"] - 1) * 20)
+        assert counters == list(range(first, first + clip["frames"]))
+        assert first // 40 == counters[-1] // 40  # one of the parts
+        size = sizes[first // 40]
+        assert (clip["width"], clip["height"]) == (head["width"], head["height"]) == size
+        assert helpers.decode(mp4)[0].shape[1::-1] == size
+        assert clip["scores"]["resolution.short_side"] == min(size)
+        seen += counters
+    assert len(seen) >= 40 * len(sizes) - 12 * len(sizes)  # but for the trim
+    assert helpers.rescore(path, clips, config) == {c["clip_id"]: c["scores"] for c in clips}
+
+
+def test_the_pixel_aspect_changes_with_the_size(tmp_path: Path, cheap_config: Config) -> None:
+    data = b""
+    for i, (size, sar) in enumerate([((160, 96), (4, 3)), ((192, 96), (1, 1))]):
+        frames = render.counted(render.scenes([40], size, fps=20), start=40 * i)
+        times = [1 + 2 * i + k / 20 for k in range(40)]
+        data += render.write_video(tmp_path / "part.ts", frames, fps=20, sar=sar, pts=times).read_bytes()
+    (tmp_path / "joined.ts").write_bytes(data)
+    clips, _ = helpers.measure(tmp_path / "joined.ts", cheap_config)
+    assert [(c["width"], c["height"]) for c in clips] == [(213, 96), (192, 96)]
 
 
 def test_frames_without_timestamps_are_counted(tmp_path: Path, cheap_config: Config) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import builtins
 import csv
 import errno
+import hashlib
+import io
 import json
 import os
 import shutil
@@ -18,6 +20,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -763,3 +766,65 @@ def test_whatever_a_file_system_raises_is_that_sources_row(monkeypatch: pytest.M
     assert source.error == ("NoCredentials", "no credentials for the bucket")
     with pytest.raises(OSError, match="no credentials"):
         changed_since("s3://bucket/a.mp4", 1, "", None)
+
+
+class _Hub(MemoryFileSystem):
+    """A store whose files have no time and no etag. `says` are the keys of the content's hash."""
+
+    protocol = "hub"
+    says: tuple[str, ...] = ()
+    reads = 0
+
+    def info(self, path: str, **_: Any) -> dict[str, Any]:
+        data = self.cat_file(path)
+        found = {"name": path, "size": len(data), "type": "file"}
+        return found | {key: hashlib.sha1(data).hexdigest() for key in self.says}
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> _Hub:
+    store = _Hub()
+
+    def opened(uri: str, **_: Any) -> io.BytesIO:
+        store.reads += 1
+        return io.BytesIO(store.cat_file("/a.mp4"))
+
+    monkeypatch.setattr(identity, "is_remote", lambda uri: True)
+    monkeypatch.setattr(identity, "filesystem", lambda uri: (store, "/a.mp4"))
+    monkeypatch.setattr(identity, "open_source", opened)
+    return store
+
+
+@pytest.mark.parametrize(
+    ("says", "reads"), [(("blob_id",), 0), (("xet_hash",), 0), (("blob_id", "xet_hash"), 0), ((), 1)]
+)
+def test_a_file_of_the_hub_that_changed_at_the_same_size_is_another_file(
+    hub: _Hub, says: tuple[str, ...], reads: int
+) -> None:
+    hub.says = says
+    hub.pipe_file("/a.mp4", b"one thing")
+    (before,) = identify([Source("hub://a.mp4")], {})
+    hub.reads = 0
+    (same,) = identify([Source("hub://a.mp4")], {"hub://a.mp4": before})
+    assert (same.fingerprint, hub.reads) == (before.fingerprint, reads)  # a store that says nothing is read
+    assert not changed_since(before.uri, before.bytes, before.mtime_or_etag, before.fingerprint)
+    hub.pipe_file("/a.mp4", b"two thing")
+    (after,) = identify([Source("hub://a.mp4")], {"hub://a.mp4": before})
+    assert after.fingerprint != before.fingerprint
+    assert after.source_id != before.source_id
+    assert changed_since(before.uri, before.bytes, before.mtime_or_etag, before.fingerprint)
+
+
+@pytest.mark.parametrize("size", [10, 9 << 20])
+def test_a_copy_that_comes_before_its_measured_original_is_the_copy(tmp_path: Path, size: int) -> None:
+    original = put(tmp_path / "m.mp4", os.urandom(size))
+    (measured,) = identify(list_sources([str(tmp_path)]), {})
+    for name in ("a.mp4", "z.mp4"):
+        shutil.copy(original, tmp_path / name)
+    found = identify(list_sources([str(tmp_path)]), {measured.uri: measured})
+    assert [Path(s.uri).name for s in found] == ["a.mp4", "m.mp4", "z.mp4"]
+    assert [s.duplicate_of for s in found] == [measured.source_id, None, measured.source_id]
+    # If the original changes, the first copy takes its place.
+    original.write_bytes(os.urandom(size))
+    found = identify(list_sources([str(tmp_path)]), {s.uri: s for s in found})
+    assert [s.duplicate_of for s in found] == [None, None, found[0].source_id]
