@@ -24,6 +24,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from curation.sources.media import is_image
 from curation.store.address import open_source
+from curation.store.schema import MAX_SECONDS
 
 # Whatever its suffix says, a picture is read as one of these: others start programs (EPS).
 _IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
@@ -65,6 +66,8 @@ class VideoInfo:
     declared_duration_s: float | None
     start_s: float
     is_image: bool = False
+    # Where players begin to count: the earliest time of all streams, as a presentation time.
+    file_start_s: float = 0.0
 
 
 class _Bytes:
@@ -268,6 +271,7 @@ class Video:
         elif container.duration:
             duration = container.duration / av.time_base
         rate = stream.average_rate or stream.guessed_rate
+        start_s = _time(first, 0.0)
         return VideoInfo(
             container=container.format.name,
             codec=stream.codec_context.name,
@@ -280,7 +284,8 @@ class Video:
             fps=float(rate) if rate else None,
             declared_frames=stream.frames,
             declared_duration_s=duration,
-            start_s=_time(first, 0.0),
+            start_s=start_s,
+            file_start_s=_file_start(container, start_s),
         )
 
     def _packets(self, container: InputContainer) -> Iterator[av.Packet]:
@@ -401,6 +406,14 @@ class Video:
 
 def _is_attached_picture(stream: VideoStream) -> bool:
     return bool(stream.disposition & type(stream.disposition).attached_pic)
+
+
+def _file_start(container: InputContainer, first_s: float) -> float:
+    """The earliest time of all streams, in seconds; `first_s` where the container knows of none."""
+    if container.start_time is None:
+        return first_s
+    start_s = container.start_time / av.time_base
+    return start_s if abs(start_s) <= MAX_SECONDS else first_s
 
 
 def _time(frame: av.VideoFrame, fallback: float) -> float:
