@@ -388,9 +388,10 @@ def export(
 def _print_accounting(dataset: Dataset) -> list[str]:
     """Print the sums. Returns the errors of the sums."""
     from curation.audit.accounting import accounting
+    from curation.audit.captioned import captioned_line
 
     counts = accounting(dataset)
-    for line in counts.lines():
+    for line in (*counts.lines(), *filter(None, [captioned_line(dataset)])):
         out.print(printable(line), markup=False)
     return counts.check()
 
