@@ -24,11 +24,10 @@ import fsspec
 from captioning.base import Caption, CaptionRequest, Pictures
 from captioning.beside import SUFFIXES, Folders, preference, suffix_of
 from captioning.subtitles import parse_subtitles, spoken_between
-from captioning.texts import NOTHING, Content, caption_in, cues_in, from_json, text_of
+from captioning.texts import NOTHING, SPANS, Content, caption_in, cues_in, from_json, text_of
 
 _MAX_BYTES = 16 << 20
 _MAX_KEPT = 64  # files
-SPANS = "spans"  # in `extra`: the rows of a list that name one file, each with its start and end
 
 
 def _chained(address: str) -> str | None:
@@ -93,9 +92,13 @@ class Sidecar:
         """The caption in the columns of the list, or in those of its rows that are about this clip."""
         column = None if self.caption_column == "caption" else self.caption_column
         rows = clip.extra.get(SPANS)
-        if isinstance(rows, list) and (cues := cues_in(rows, column)):
-            return spoken_between(cues, clip.start_s, clip.end_s)
-        return caption_in(clip.extra, column)
+        try:
+            cues = cues_in(rows if isinstance(rows, list) else [clip.extra], column)
+        except ValueError:  # columns of these names may hold something else, such as dates
+            cues = []
+        if cues and (text := spoken_between(cues, clip.start_s, clip.end_s)):
+            return text
+        return None if cues and rows is None else caption_in(clip.extra, column)
 
     def _content(self, path: str) -> Content | None:
         if path not in self._kept:

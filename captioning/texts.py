@@ -21,10 +21,12 @@ Content = tuple[str | None, list[Cue] | None]
 NOTHING: Content = (None, None)
 
 CAPTION_KEYS = ("caption", "text", "prompt", "cap", "captions")
+SPANS = "spans"  # in `extra`: the rows of a list that name one file, each with its start and end
 _TIMED_LISTS = ("segments", "chunks", "transcription")
 _FILE_KEYS = ("file_path", "path", "video", "video_path", "media_path", "file_name", "filename", "file")
 _STARTS = ("start", "start_s", "start_time", "start_timestamp")
 _ENDS = ("end", "end_s", "end_time", "end_timestamp")
+TIME_KEYS = frozenset({*_STARTS, *_ENDS, "timestamp"})
 _NO_TEXT = frozenset({"nan", "none", "null", "n/a", "<na>", "#n/a"})
 _NUMBERS = re.compile(r"[-+]?\d[\d.,]*(?:e[-+]?\d+)?%?", re.IGNORECASE)
 _CLOCK = re.compile(r"(?:(?:(\d+):)?(\d+):)?(\d+(?:[.,]\d+)?)")

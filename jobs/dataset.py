@@ -19,7 +19,7 @@ from curation.config.schema import Config, ConfigError
 from curation.progress import Progress
 from curation.sandbox.words import printable
 from curation.sources.listing import list_sources
-from curation.sources.media import LIST_SUFFIXES
+from curation.sources.media import is_list
 from curation.sources.source import Source
 from curation.store.address import allow, is_remote
 from curation.store.dataset import Dataset, DatasetError
@@ -114,7 +114,7 @@ def _say_what_is_not_taken(config: Config) -> None:
 
 def _allow_typed(sources: Sequence[str]) -> None:
     """Allow the protocols that the user typed. The protocol of a list file does not count for its rows."""
-    allow(name for name in sources if not name.lower().endswith(tuple(LIST_SUFFIXES)))
+    allow(name for name in sources if not is_list(name))
 
 
 def build(
@@ -147,7 +147,7 @@ def build(
         if prune and limit is not None:
             raise ConfigError("--prune with --limit would remove sources beyond the limit: use only one")
         dataset.check_writable()
-        listed = list_sources(sources, limit)
+        listed = list_sources(sources, limit, complain)
         _allow_typed(sources)
         check_models(settings)
         if dry_run:

@@ -23,8 +23,9 @@ def captioned_line(dataset: Dataset) -> str | None:
     if not clips:
         return None
     have = sum(by.values())
-    origins = ", ".join(f"{name} {n}" for name, n in by.most_common())
-    return f"captions {have} of {clips} accepted clips{f' ({origins})' if by else ''}, {clips - have} have none"
+    names = ", ".join(f"{name} {n}" for name, n in by.most_common())
+    origins = f" ({names})" if by else ""
+    return f"captions {have} of {clips} accepted clips{origins}, {clips - have} have none"
 
 
 def _captioner(text: str, captions: list[dict[str, str]]) -> str:

@@ -8,7 +8,7 @@ import os
 import re
 import stat
 from bisect import bisect_left
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -18,26 +18,35 @@ from fsspec.implementations.local import LocalFileSystem
 
 from curation.sources.identity import changed
 from curation.sources.lists import SURROGATE, read_list
-from curation.sources.media import LIST_SUFFIXES, is_media
+from curation.sources.media import MEDIA_SUFFIXES, is_list, is_media
 from curation.sources.source import BAD_NAME, KINDS, NotAFile, Source, SourcesError, reason
 from curation.store.address import filesystem, is_remote
 from curation.store.transient import retrying
 
 
-def list_sources(named: Sequence[str], limit: int | None = None) -> list[Source]:
+def list_sources(
+    named: Sequence[str], limit: int | None = None, say: Callable[[str], None] = lambda _: None
+) -> list[Source]:
     """Sources in order of their uri, each once. Raises `SourcesError` if a name is missing or has no media.
 
     A folder that cannot be read and a name that cannot be stored are listed with an `error`. Each of them
-    becomes a failed row.
+    becomes a failed row. say: is called with lines about what is left out or merged.
     """
     found: dict[str, Source] = {}
+    differ = 0
     for name in named:
-        several = [_storable(s) for s in _expand(name)]
+        several = [_storable(s) for s in _expand(name, say)]
         if not several:
             kinds = "no video or image in it" if _is_folder(name) else "nothing matches it"
             raise SourcesError(f"{name}: {kinds}")
         for source in several:
-            found.setdefault(source.source_id, source)
+            before = found.setdefault(source.source_id, source)
+            if not before.extra:
+                found[source.source_id] = source  # a folder and a list: the list says more
+            elif source.extra and source.extra != before.extra:
+                differ += 1
+    if differ:
+        say(f"{differ} files are in several of the named lists with other columns: those of the first count")
     listed = sorted(found.values(), key=lambda s: (s.uri, s.source_id))
     return listed[:limit] if limit is not None else listed
 
@@ -59,15 +68,15 @@ def _escaped(surrogate: re.Match[str]) -> str:
     return f"\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else f"\\u{code:04x}"
 
 
-def _expand(name: str) -> Iterator[Source]:
+def _expand(name: str, say: Callable[[str], None]) -> Iterator[Source]:
     if is_remote(name):
-        yield from _expand_remote(name)
+        yield from _expand_remote(name, say)
         return
     path = _local(name)
     if os.path.isdir(path):
         yield from _walk(os.path.abspath(path), is_named=True)
-    elif path.suffix.lower() in LIST_SUFFIXES and os.path.exists(path):
-        yield from read_list(str(path), str(path.resolve().parent))
+    elif is_list(path.name) and os.path.exists(path) and not _is_caption(path):
+        yield from read_list(str(path), str(path.resolve().parent), say)
     elif os.path.lexists(path):
         yield Source(os.path.abspath(path))
     elif glob.has_magic(name):
@@ -195,12 +204,19 @@ def _matches(pattern: str) -> dict[str, OSError | None]:
     return found
 
 
-def _expand_remote(name: str) -> Iterator[Source]:
+def _is_caption(path: Path) -> bool:
+    """Is this the caption file of a video beside it? A shell that expands `*` names both."""
+    return path.suffix.lower() in (".txt", ".json") and any(
+        os.path.lexists(path.with_suffix(suffix)) for suffix in MEDIA_SUFFIXES
+    )
+
+
+def _expand_remote(name: str, say: Callable[[str], None]) -> Iterator[Source]:
     try:
         fs, path = filesystem(name, typed=True)
         fs.invalidate_cache()  # the cache of listings, because one process may build twice
-        if Path(name).suffix.lower() in LIST_SUFFIXES:
-            yield from read_list(name, name.rsplit("/", 1)[0])
+        if is_list(name):
+            yield from read_list(name, name.rsplit("/", 1)[0], say)
             return
         if glob.has_magic(name):
             found = fs.glob(path, detail=True)

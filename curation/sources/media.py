@@ -41,12 +41,17 @@ VIDEO_SUFFIXES = frozenset(
     ]
 )
 MEDIA_SUFFIXES = VIDEO_SUFFIXES | IMAGE_SUFFIXES
-LIST_SUFFIXES = frozenset({".csv", ".jsonl", ".parquet"})
+LIST_SUFFIXES = frozenset({".csv", ".tsv", ".jsonl", ".json", ".txt", ".parquet"})
 
 
 def is_media(path: str) -> bool:
     # A Mac writes `._x.mp4` beside `x.mp4` on disks with other file systems. `._x.mp4` is not a video.
     return Path(path).suffix.lower() in MEDIA_SUFFIXES and not os.path.basename(path).startswith("._")
+
+
+def is_list(path: str) -> bool:
+    """By its suffix, behind which `.gz` may stand."""
+    return Path(path.lower().removesuffix(".gz")).suffix in LIST_SUFFIXES
 
 
 def is_image(uri: str) -> bool:
