@@ -39,7 +39,8 @@ from jobs.common import (
 )
 
 Sources = Annotated[
-    list[str], typer.Argument(metavar="SOURCES...", help="files, folders, globs, CSV/JSONL/Parquet lists")
+    list[str],
+    typer.Argument(metavar="SOURCES...", help="files, folders, globs, lists (CSV, JSON, Parquet …)"),
 ]
 DatasetArg = Annotated[str, typer.Argument(metavar="DATASET", help="the dataset's folder")]
 Overrides = Annotated[

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from importlib import import_module
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, cast
 
@@ -20,14 +21,14 @@ import cv2
 import numpy as np
 from av.container import InputContainer
 from av.video.stream import VideoStream
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError, features
 
-from curation.sources.media import is_image
+from curation.sources.media import HEIF_SUFFIXES, is_image, reads_heif
 from curation.store.address import open_source
 from curation.store.schema import MAX_SECONDS
 
 # Whatever its suffix says, a picture is read as one of these: others start programs (EPS).
-_IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
+_IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", *(("AVIF",) if features.check("avif") else ()))
 # Only demuxers that read the one given file: no playlists, concatenation scripts, devices or network. Of
 # these mov alone can refer to other files, which is off unless asked for, and no protocol is allowed.
 _FORMATS = (
@@ -238,7 +239,7 @@ class Video:
 
     def _open_image(self) -> None:
         try:
-            with Image.open(self._file, formats=_IMAGE_FORMATS) as image:
+            with Image.open(self._file, formats=_image_formats(self.uri)) as image:
                 kind = image.format or "image"
                 if image.width * image.height > _MOST_PIXELS:  # of what its headers say: nothing is decoded
                     raise NoVideo(f"the picture has {image.width}x{image.height} pixels, which are too many")
@@ -402,6 +403,16 @@ class Video:
     def __exit__(self, *_: object) -> Literal[False]:
         self.close()
         return False
+
+
+def _image_formats(uri: str) -> tuple[str, ...]:
+    if Path(uri).suffix.lower() not in HEIF_SUFFIXES:
+        return _IMAGE_FORMATS
+    if not reads_heif():
+        raise NoVideo("pictures of this kind need the package pillow-heif: pip install pillow-heif")
+    register: Any = import_module("pillow_heif").register_heif_opener
+    register()
+    return *_IMAGE_FORMATS, "HEIF"
 
 
 def _is_attached_picture(stream: VideoStream) -> bool:
