@@ -24,7 +24,7 @@ from pathlib import Path
 from captioning.checks.language import LANGUAGES, language
 from captioning.checks.measures import DEFAULT_RULES
 from captioning.prompts import tidy
-from captioning.sidecar import _TAG, Cue, parse_subtitles
+from captioning.subtitles import _TAG, Cue, parse_subtitles
 from tests.captioning.checks.test_measures import ENGLISH, FOREIGN
 from tests.captioning.test_sidecar import FORMS
 

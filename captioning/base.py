@@ -32,7 +32,7 @@ class CaptionRequest:
 
     clip_id: str
     uri: str
-    start_s: float  # presentation time
+    start_s: float  # presentation time; for `sidecar`, and in its files, the time since the file begins
     end_s: float
     is_image: bool = False
     extra: dict[str, Any] = field(default_factory=dict)  # the other columns of the source list

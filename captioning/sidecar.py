@@ -1,8 +1,8 @@
 """`sidecar`: existing captions by people, in files beside the source or in a column of the source list.
 
-In order of preference: the list's caption column; `NAME.vtt` or `NAME.srt`, matched by time span;
-`NAME.json`; `NAME.txt`. A JSON file contains a text, an object with `caption` or `text`, or a list of
-objects that also have `start` and `end` in seconds and are matched by time span.
+In order of preference: the list's caption column; `NAME.vtt` or `NAME.srt`, matched by time span; `NAME.json`
+(`captioning.texts` has its forms); `NAME.txt`. `captioning.beside` has the other names that such files have.
+The times of clips are seconds since the file begins, and so are those in the files.
 
 A caption file that is a link out of the video's own folder is left alone. Otherwise the maker of a folder
 could have any file of this machine published as a caption.
@@ -12,40 +12,22 @@ from __future__ import annotations
 
 import codecs
 import errno
-import html
 import json
 import os
-import re
 import stat
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import fsspec
 
 from captioning.base import Caption, CaptionRequest, Pictures
-from captioning.prompts import tidy
+from captioning.beside import SUFFIXES, Folders, preference, suffix_of
+from captioning.subtitles import parse_subtitles, spoken_between
+from captioning.texts import NOTHING, SPANS, Content, caption_in, cues_in, from_json, text_of
 
 _MAX_BYTES = 16 << 20
 _MAX_KEPT = 64  # files
-_TIME = r"(?:(\d+):)?(\d{1,2}):(\d{1,2})[.,](\d{1,3})"
-_TIMING = re.compile(rf"^\s*{_TIME}\s*-->\s*{_TIME}")
-_TAG = re.compile(
-    r"</?(?:[bicu]|v|c|lang|ruby|rt|font)(?:[.\s][^>]*)?>|<\d[\d:.]*>|\{\\[^}]*\}", re.IGNORECASE
-)
-
-
-@dataclass(frozen=True)
-class Cue:
-    """A text, and the times in seconds between which it is shown."""
-
-    start_s: float
-    end_s: float
-    text: str
-
-
-# (text for the whole source, None), or (None, cues)
-Content = tuple[str | None, list[Cue] | None]
 
 
 def _chained(address: str) -> str | None:
@@ -57,7 +39,8 @@ class Sidecar:
     """Captions from files beside the source, or from `caption_column` of the source list.
 
     refused: why nothing beside a source is to be opened, by the source's address; None where it may be.
-    left_alone: caption files that were not read, and why: of refused addresses, and links out of the folder.
+    left_alone: caption files that were not used, and why: of refused addresses, links out of the folder, and
+        files without a caption.
     """
 
     caption_column: str = "caption"
@@ -67,6 +50,7 @@ class Sidecar:
     pictures: ClassVar[Pictures | None] = None
     # The clips of a source come in sequence, so each of its files is read once.
     _kept: dict[str, Content | None] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _folders: Folders = field(default_factory=Folders, init=False, repr=False, compare=False)
 
     @property
     def key(self) -> str:
@@ -84,22 +68,37 @@ class Sidecar:
         return found
 
     def _text(self, clip: CaptionRequest) -> str | None:
-        column = tidy(str(clip.extra.get(self.caption_column) or ""))
-        if column:
-            return column
+        if text := self._of_list(clip):
+            return text
         stem = _stem(clip.uri)
         if reason := self.refused(clip.uri):
             self.left_alone[f"{stem}.txt"] = reason
             return None
-        for suffix in (".vtt", ".srt", ".json", ".txt"):
-            found = self._content(stem + suffix)
-            if found is None:
-                continue
-            whole, cues = found
-            text = whole if cues is None else spoken_between(cues, clip.start_s, clip.end_s)
-            if text:
-                return text
+        without: list[str] = []
+        names = [stem + suffix for suffix in SUFFIXES]
+        for path in sorted({*names, *self._folders.others(clip.uri, stem)}, key=preference(clip.uri, stem)):
+            found = self._content(path)
+            if found == NOTHING:
+                without.append(path)
+            elif found is not None:
+                whole, cues = found
+                text = whole if cues is None else spoken_between(cues, clip.start_s, clip.end_s)
+                if text:
+                    return text
+        self.left_alone.update(dict.fromkeys(without, "it holds no caption"))
         return None
+
+    def _of_list(self, clip: CaptionRequest) -> str | None:
+        """The caption in the columns of the list, or in those of its rows that are about this clip."""
+        column = None if self.caption_column == "caption" else self.caption_column
+        rows = clip.extra.get(SPANS)
+        try:
+            cues = cues_in(rows if isinstance(rows, list) else [clip.extra], column)
+        except ValueError:  # columns of these names may hold something else, such as dates
+            cues = []
+        if cues and (text := spoken_between(cues, clip.start_s, clip.end_s)):
+            return text
+        return None if cues and rows is None else caption_in(clip.extra, column)
 
     def _content(self, path: str) -> Content | None:
         if path not in self._kept:
@@ -110,40 +109,6 @@ class Sidecar:
                 self.left_alone[path] = reason
             self._kept[path] = None if reason else _read(path)
         return self._kept[path]
-
-
-def spoken_between(cues: Sequence[Cue], start_s: float, end_s: float) -> str | None:
-    """The joined texts of cues that overlap the span by half of the cue's time, or half of the span's.
-
-    Immediate repeats are dropped. None if there is no such cue."""
-    texts: list[str] = []
-    for cue in cues:
-        overlap = min(cue.end_s, end_s) - max(cue.start_s, start_s)
-        needed = 0.5 * min(cue.end_s - cue.start_s, end_s - start_s)
-        if overlap > 0 and overlap >= needed and cue.text not in texts[-1:]:
-            texts.append(cue.text)
-    return " ".join(texts) or None
-
-
-def parse_subtitles(text: str) -> list[Cue]:
-    """The cues of a WebVTT or SubRip text. Markup is removed, and blocks without a cue are skipped."""
-    cues = []
-    for block in re.split(r"\n\s*\n", text.replace("\r\n", "\n").replace("\r", "\n")):
-        lines = block.split("\n")
-        for i, line in enumerate(lines):
-            match = _TIMING.match(line)
-            if match:
-                times = match.groups()
-                said = tidy(html.unescape(_TAG.sub("", " ".join(lines[i + 1 :]))))
-                start_s, end_s = _seconds(*times[:4]), _seconds(*times[4:])
-                if said and end_s > start_s:
-                    cues.append(Cue(start_s, end_s, said))
-                break
-    return cues
-
-
-def _seconds(hours: str | None, minutes: str, seconds: str, fraction: str) -> float:
-    return int(hours or 0) * 3600 + int(minutes) * 60 + int(seconds) + int(fraction) / 10 ** len(fraction)
 
 
 def _leads_out(path: str) -> str | None:
@@ -170,12 +135,13 @@ def _read(path: str) -> Content | None:
             return None
         raise ValueError(f"{path}: the caption file cannot be read: {error.strerror or error}") from error
     text = _decoded(path, data)
-    if path.endswith((".vtt", ".srt")):
+    suffix = suffix_of(path)
+    if suffix in (".vtt", ".srt"):
         return None, parse_subtitles(text)
-    if path.endswith(".txt"):
-        return tidy(text), None
+    if suffix == ".txt":
+        return text_of(text), None
     try:
-        return _from_json(json.loads(text))
+        return from_json(json.loads(text), os.path.basename(path)[: -len(suffix)])
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise ValueError(
             f"{path}: not a caption file ({error}): a text, an object with `caption` or `text`, or a list of "
@@ -195,23 +161,6 @@ def _decoded(path: str, data: bytes) -> str:
             f"{path}: not a caption file: it is not in UTF-8 (or UTF-16 with a byte order mark); save it "
             f"as UTF-8 ({error})"
         ) from error
-    return text
-
-
-def _from_json(value: Any) -> Content:
-    if isinstance(value, str):
-        return tidy(value), None
-    if isinstance(value, list):
-        return None, [Cue(float(v["start"]), float(v["end"]), tidy(_caption_of(v))) for v in value]
-    return tidy(_caption_of(value)), None
-
-
-def _caption_of(value: Any) -> str:
-    if not isinstance(value, dict):
-        raise ValueError(f"{type(value).__name__} where an object should be")
-    text = value.get("caption", value.get("text"))
-    if not isinstance(text, str):
-        raise ValueError("no `caption` or `text`")
     return text
 
 

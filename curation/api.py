@@ -19,6 +19,7 @@ from functools import partial
 from typing import Any, Literal
 
 from curation.audit.accounting import Accounting, accounting
+from curation.audit.captioned import captioned_line
 from curation.cluster.private import private_ray
 from curation.commands.working import ended_in_order, one_writer, working
 from curation.config import said
@@ -28,7 +29,7 @@ from curation.config.named import named_values
 from curation.config.schema import Config, ConfigError
 from curation.progress import Progress, complain, err
 from curation.sources.listing import list_sources
-from curation.sources.media import LIST_SUFFIXES
+from curation.sources.media import is_list
 from curation.sources.source import Source
 from curation.store.address import allow, is_remote
 from curation.store.dataset import Dataset, DatasetError
@@ -49,6 +50,10 @@ class Summary(Accounting):
     not_measured: tuple[str, ...] = ()  # filters that the configuration left out; of `build`
     not_scored: int = 0  # clips that lack an expensive score, and are rejected for it; of `select`
     waiting: str = ""  # what a build would still do; of `status`
+    captioned: str = ""  # how many accepted clips have a caption, and from where; "": there are none
+
+    def lines(self) -> list[str]:
+        return [*super().lines(), *([self.captioned] if self.captioned else [])]
 
     def __str__(self) -> str:
         return "\n".join(self.lines())
@@ -249,7 +254,7 @@ def its_config(dataset: Dataset, overrides: Sequence[str] = ()) -> Config:
 
 def allow_typed(sources: Sequence[str]) -> None:
     """Allow the protocols that the user typed. The protocol of a list file does not count for its rows."""
-    allow(name for name in sources if not name.lower().endswith(tuple(LIST_SUFFIXES)))
+    allow(name for name in sources if not is_list(name))
 
 
 def finished(dataset: Dataset, **more: Any) -> Summary:
@@ -285,7 +290,7 @@ def _asked(
         raise ConfigError("--prune with --limit would remove sources beyond the limit: use only one")
     target.check_writable()
     names = [os.fspath(s) for s in ([sources] if isinstance(sources, str | os.PathLike) else sources)]
-    listed = list_sources(names, limit)
+    listed = list_sources(names, limit, complain)
     allow_typed(names)
     check_models(settings)
     return target, settings, list(listed)
@@ -362,4 +367,5 @@ def _say_what_nodes_share(dataset: Dataset, listed: Sequence[Source], nodes: int
 
 def _summary(dataset: Dataset, **more: Any) -> Summary:
     more |= {"dataset": dataset.address(""), "report": dataset.address("report.html")}
+    more["captioned"] = captioned_line(dataset) or ""
     return Summary(**vars(accounting(dataset)), **more)

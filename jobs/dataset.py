@@ -8,6 +8,7 @@ import typer
 
 from curation import api
 from curation.audit.accounting import Accounting, accounting
+from curation.audit.captioned import captioned_line
 from curation.config.named import load_named_config
 from curation.config.schema import ConfigError
 from curation.sandbox.words import printable
@@ -16,7 +17,8 @@ from curation.store.dataset import DatasetError
 from jobs.common import out, user_errors
 
 Sources = Annotated[
-    list[str], typer.Argument(metavar="SOURCES...", help="files, folders, globs, CSV/JSONL/Parquet lists")
+    list[str],
+    typer.Argument(metavar="SOURCES...", help="files, folders, globs, lists (CSV, JSON, Parquet …)"),
 ]
 DatasetArg = Annotated[str, typer.Argument(metavar="DATASET", help="the dataset's folder")]
 Overrides = Annotated[
@@ -157,6 +159,8 @@ def status(
         settings = api.its_config(target)
         counts = accounting(target)
         _print(counts)
+        if captioned := captioned_line(target):
+            out.print(printable(captioned), markup=False)
         wrong = counts.check()
         if explain:
             wanted = load_named_config(config, set_) if config else api.its_config(target, set_ or ())

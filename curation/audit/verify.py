@@ -21,6 +21,7 @@ from curation.store.intact import NOT_AS_WRITTEN, video_hash
 from curation.store.rows import ClipRow, ShardRow
 from curation.store.schema import (
     CAPTION_COLUMNS,
+    FILE_START,
     MAX_SECONDS,
     SCHEMA_VERSION,
     VIDEO_HASH,
@@ -154,6 +155,8 @@ class _Check:
             return
         if self.version < SCHEMA_VERSION and table == "shards" and VIDEO_HASH not in file.schema_arrow.names:
             schema = pa.schema([field for field in schema if field.name != VIDEO_HASH])  # so, too
+        if table == "sources" and FILE_START not in file.schema_arrow.names:  # written before the column was
+            schema = pa.schema([field for field in schema if field.name != FILE_START])
         if table in ("clips", "shards"):  # a column of a filter that came later is missing in older parts
             there = [n for n in file.schema_arrow.names if n in self.dataset.score_columns]
             schema = pa.schema([f for f in schema if not is_score(f.name) or f.name in there])

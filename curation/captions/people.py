@@ -14,8 +14,8 @@ from curation.config.schema import Config
 from curation.store.address import filesystem, is_remote, refusal
 from curation.store.dataset import Dataset
 from curation.store.failures import failure
-from curation.store.rows import AcceptedClip, CaptionRow, FailureRow
-from curation.store.schema import CAPTIONS
+from curation.store.rows import AcceptedClip, CaptionRow, FailureRow, SourceRow
+from curation.store.schema import CAPTIONS, FILE_START
 
 _MOST_SAID = 3
 
@@ -92,18 +92,11 @@ def _said(
     dataset: Dataset, clips: Sequence[AcceptedClip], captioner: Captioner
 ) -> tuple[dict[str, list[CaptionRow]], list[FailureRow]]:
     """(rows of `captions` by clip_id, rows of `failures`)."""
-    extras = {s["source_id"]: s["extra"] for s in dataset.rows("sources", ["source_id", "extra"])}
+    sources = {s["source_id"]: s for s in dataset.rows("sources", ["source_id", "extra", FILE_START])}
     found: dict[str, list[CaptionRow]] = {}
     failures: list[FailureRow] = []
     for clip in clips:
-        request = CaptionRequest(
-            clip["clip_id"],
-            clip["uri"],
-            clip["start_s"],
-            clip["end_s"],
-            clip["fps"] is None,
-            json.loads(extras.get(clip["source_id"]) or "{}"),
-        )
+        request = _request(clip, sources.get(clip["source_id"]))
         try:
             for caption in captioner([request]):
                 assert isinstance(caption, Caption)
@@ -114,6 +107,19 @@ def _said(
                 failure(clip["clip_id"], "caption", type(error).__name__, str(error), captioner.key)
             )
     return found, failures
+
+
+def _request(clip: AcceptedClip, source: SourceRow | None) -> CaptionRequest:
+    """The clip with the times of players and of people who write subtitles: since the file begins."""
+    begins_s = (source["file_start_s"] if source else None) or 0.0
+    return CaptionRequest(
+        clip["clip_id"],
+        clip["uri"],
+        clip["start_s"] - begins_s,
+        clip["end_s"] - begins_s,
+        clip["fps"] is None,
+        json.loads((source["extra"] if source else None) or "{}"),
+    )
 
 
 def _say_what_was_left(captioner: Sidecar, say: Callable[[str], None]) -> None:

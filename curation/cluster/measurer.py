@@ -118,6 +118,7 @@ class Measurer:
             "height": found.height,
             "fps": found.fps,
             "is_vfr": found.is_vfr,
+            "file_start_s": found.file_start_s,
             "duration_s": found.duration_s,
             "frames": found.frames,
             "status": "measured",

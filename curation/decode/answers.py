@@ -48,6 +48,7 @@ class SourceAnswer:
     height: int
     fps: float | None
     is_vfr: bool
+    file_start_s: float
     duration_s: float
     frames: int
     clips: int

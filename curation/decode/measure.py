@@ -157,6 +157,7 @@ def source_row(info: VideoInfo, fps: float, duration_s: float, frames: int, *, i
         "height": info.height,
         "fps": None if info.is_image else fps,
         "is_vfr": is_vfr,
+        "file_start_s": info.file_start_s,
         "duration_s": duration_s,
         "frames": frames,
     }

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from importlib import import_module
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, cast
 
@@ -21,14 +22,15 @@ import cv2
 import numpy as np
 from av.container import InputContainer
 from av.video.stream import VideoStream
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError, features
 
 from curation.decode import clock
-from curation.sources.media import is_image
+from curation.sources.media import HEIF_SUFFIXES, is_image, reads_heif
 from curation.store.address import open_source
+from curation.store.schema import MAX_SECONDS
 
 # Whatever its suffix says, a picture is read as one of these: others start programs (EPS).
-_IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
+_IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", *(("AVIF",) if features.check("avif") else ()))
 # Only demuxers that read the one given file: no playlists, concatenation scripts, devices or network. Of
 # these mov alone can refer to other files, which is off unless asked for, and no protocol is allowed.
 _FORMATS = (
@@ -66,6 +68,8 @@ class VideoInfo:
     declared_duration_s: float | None
     start_s: float
     is_image: bool = False
+    # Where players begin to count: the earliest time of all streams, as a presentation time.
+    file_start_s: float = 0.0
 
 
 class _Bytes:
@@ -244,7 +248,7 @@ class Video:
 
     def _open_image(self) -> None:
         try:
-            with Image.open(self._file, formats=_IMAGE_FORMATS) as image:
+            with Image.open(self._file, formats=_image_formats(self.uri)) as image:
                 kind = image.format or "image"
                 if image.width * image.height > _MOST_PIXELS:  # of what its headers say: nothing is decoded
                     raise NoVideo(f"the picture has {image.width}x{image.height} pixels, which are too many")
@@ -271,6 +275,7 @@ class Video:
         elif container.duration:
             duration = container.duration / av.time_base
         rate = stream.average_rate or stream.guessed_rate
+        start_s = _time(first, 0.0)
         return VideoInfo(
             container=container.format.name,
             codec=stream.codec_context.name,
@@ -283,7 +288,8 @@ class Video:
             fps=float(rate) if rate else None,
             declared_frames=stream.frames,
             declared_duration_s=duration,
-            start_s=_time(first, 0.0),
+            start_s=start_s,
+            file_start_s=_file_start(container, start_s),
         )
 
     def _packets(self, container: InputContainer, stream: VideoStream) -> Iterator[av.Packet]:
@@ -444,8 +450,26 @@ def _displayed(frame: av.VideoFrame, sar: float, rotation: int) -> tuple[int, in
     return (height, width) if rotation % 180 else (width, height)
 
 
+def _image_formats(uri: str) -> tuple[str, ...]:
+    if Path(uri).suffix.lower() not in HEIF_SUFFIXES:
+        return _IMAGE_FORMATS
+    if not reads_heif():
+        raise NoVideo("pictures of this kind need the package pillow-heif: pip install pillow-heif")
+    register: Any = import_module("pillow_heif").register_heif_opener
+    register()
+    return *_IMAGE_FORMATS, "HEIF"
+
+
 def _is_attached_picture(stream: VideoStream) -> bool:
     return bool(stream.disposition & type(stream.disposition).attached_pic)
+
+
+def _file_start(container: InputContainer, first_s: float) -> float:
+    """The earliest time of all streams, in seconds; `first_s` where the container knows of none."""
+    if container.start_time is None:
+        return first_s
+    start_s = container.start_time / av.time_base
+    return start_s if abs(start_s) <= MAX_SECONDS else first_s
 
 
 def _time(frame: av.VideoFrame, fallback: float) -> float:

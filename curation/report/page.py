@@ -13,6 +13,7 @@ import jinja2
 import numpy as np
 
 from curation.audit.accounting import Accounting, accounting
+from curation.audit.captioned import captioned_line
 from curation.captions.checks import COLUMNS
 from curation.captions.chosen import Captions
 from curation.config.load import stored_config
@@ -99,6 +100,7 @@ def render(dataset: Dataset) -> str:
         models=json.dumps(manifest.get("models") or {}, indent=2, ensure_ascii=False, default=str),
         counts=counts,
         wrong=counts.check(),
+        captioned=captioned_line(dataset),
         seconds=float(clips.seconds.sum()),
         funnel=_funnel(clips, rules, counts),
         sections=sections,

@@ -3,10 +3,11 @@
 In: files, folders, globs, lists, remote addresses. Out: `source.Source` values.
 
     listing.py    expands names into files
-    lists.py      CSV, JSONL and Parquet lists
+    lists.py      lists: rows become sources
+    tables.py     the rows of CSV, TSV, JSONL, JSON, Parquet and text files
     identity.py   size, time and fingerprint; which source is a copy of another source
     removed.py    sources that were removed for good
     source.py     one source            media.py   the suffixes of media files
 
-May import store.
+May import captioning and store.
 """

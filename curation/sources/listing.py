@@ -8,7 +8,8 @@ import os
 import re
 import stat
 from bisect import bisect_left
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -18,26 +19,39 @@ from fsspec.implementations.local import LocalFileSystem
 
 from curation.sources.identity import changed
 from curation.sources.lists import SURROGATE, read_list
-from curation.sources.media import LIST_SUFFIXES, is_media
+from curation.sources.media import MEDIA_SUFFIXES, is_list, is_media, left_out, suffix_left_out
 from curation.sources.source import BAD_NAME, KINDS, NotAFile, Source, SourcesError, reason
 from curation.store.address import filesystem, is_remote
 from curation.store.transient import retrying
 
 
-def list_sources(named: Sequence[str], limit: int | None = None) -> list[Source]:
+def list_sources(
+    named: Sequence[str], limit: int | None = None, say: Callable[[str], None] = lambda _: None
+) -> list[Source]:
     """Sources in order of their uri, each once. Raises `SourcesError` if a name is missing or has no media.
 
     A folder that cannot be read and a name that cannot be stored are listed with an `error`. Each of them
-    becomes a failed row.
+    becomes a failed row. say: is called with lines about what is left out or merged.
     """
     found: dict[str, Source] = {}
+    differ = 0
     for name in named:
-        several = [_storable(s) for s in _expand(name)]
+        left: Counter[str] = Counter()
+        several = [_storable(s) for s in _expand(name, say, left)]
+        without = left_out(left) if left else None
         if not several:
             kinds = "no video or image in it" if _is_folder(name) else "nothing matches it"
-            raise SourcesError(f"{name}: {kinds}")
+            raise SourcesError(f"{name}: {kinds}{f' ({without})' if without else ''}")
+        if without:
+            say(f"{name}: {without}")
         for source in several:
-            found.setdefault(source.source_id, source)
+            before = found.setdefault(source.source_id, source)
+            if not before.extra:
+                found[source.source_id] = source  # a folder and a list: the list says more
+            elif source.extra and source.extra != before.extra:
+                differ += 1
+    if differ:
+        say(f"{differ} files are in several of the named lists with other columns: those of the first count")
     listed = sorted(found.values(), key=lambda s: (s.uri, s.source_id))
     return listed[:limit] if limit is not None else listed
 
@@ -59,19 +73,19 @@ def _escaped(surrogate: re.Match[str]) -> str:
     return f"\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else f"\\u{code:04x}"
 
 
-def _expand(name: str) -> Iterator[Source]:
+def _expand(name: str, say: Callable[[str], None], left: Counter[str]) -> Iterator[Source]:
     if is_remote(name):
-        yield from _expand_remote(name)
+        yield from _expand_remote(name, say, left)
         return
     path = _local(name)
     if os.path.isdir(path):
-        yield from _walk(os.path.abspath(path), is_named=True)
-    elif path.suffix.lower() in LIST_SUFFIXES and os.path.exists(path):
-        yield from read_list(str(path), str(path.resolve().parent))
+        yield from _walk(os.path.abspath(path), left, is_named=True)
+    elif is_list(path.name) and os.path.exists(path) and not _is_caption(path):
+        yield from read_list(str(path), str(path.resolve().parent), say)
     elif os.path.lexists(path):
         yield Source(os.path.abspath(path))
     elif glob.has_magic(name):
-        yield from _glob(os.path.expanduser(name))
+        yield from _glob(os.path.expanduser(name), left)
     else:
         try:
             os.lstat(path)
@@ -136,8 +150,11 @@ def _unreadable(folder: str, error: OSError) -> Source:
     return Source(folder, error=(type(error).__name__, f"the folder cannot be read: {reason(error)}"))
 
 
-def _walk(root: str, *, is_named: bool) -> list[Source]:
-    """The media below a folder, and a failed source for each folder below it that cannot be read."""
+def _walk(root: str, left: Counter[str], *, is_named: bool) -> list[Source]:
+    """The media below a folder, and a failed source for each folder below it that cannot be read.
+
+    left: gets the suffixes of the files that are left out.
+    """
     found: list[Source] = []
     like_media: list[str] = []  # folders
     for folder in _folders(root):
@@ -149,6 +166,7 @@ def _walk(root: str, *, is_named: bool) -> list[Source]:
             found.append(_unreadable(folder.path, folder.error))
             continue
         found += [Source(os.path.join(folder.path, file)) for file in folder.files if is_media(file)]
+        _count(left, folder.files)
         if is_media(folder.path):
             like_media.append(folder.path)
     # A folder with the name of a media file is probably a mistake of the user, unless media are inside.
@@ -161,16 +179,24 @@ def _walk(root: str, *, is_named: bool) -> list[Source]:
     return found
 
 
-def _glob(pattern: str) -> Iterator[Source]:
+def _count(left: Counter[str], files: Iterable[str]) -> None:
+    for file in files:
+        if not is_media(file) and (suffix := suffix_left_out(file)):
+            left[suffix] += 1
+
+
+def _glob(pattern: str, left: Counter[str]) -> Iterator[Source]:
     """Every match with the suffix of a video or an image: files, folders and anything else."""
     for match, error in _matches(pattern).items():
         path = os.path.abspath(match)
         if error is not None:
             yield _unreadable(path, error)
         elif is_media(path) and os.path.isdir(path):
-            yield from _walk(path, is_named=False)
+            yield from _walk(path, left, is_named=False)
         elif is_media(path):
             yield Source(path)
+        elif not os.path.isdir(path):
+            _count(left, [path])
 
 
 def _matches(pattern: str) -> dict[str, OSError | None]:
@@ -195,18 +221,25 @@ def _matches(pattern: str) -> dict[str, OSError | None]:
     return found
 
 
-def _expand_remote(name: str) -> Iterator[Source]:
+def _is_caption(path: Path) -> bool:
+    """Is this the caption file of a video beside it? A shell that expands `*` names both."""
+    return path.suffix.lower() in (".txt", ".json") and any(
+        os.path.lexists(path.with_suffix(suffix)) for suffix in MEDIA_SUFFIXES
+    )
+
+
+def _expand_remote(name: str, say: Callable[[str], None], left: Counter[str]) -> Iterator[Source]:
     try:
         fs, path = filesystem(name, typed=True)
         fs.invalidate_cache()  # the cache of listings, because one process may build twice
-        if Path(name).suffix.lower() in LIST_SUFFIXES:
-            yield from read_list(name, name.rsplit("/", 1)[0])
+        if is_list(name):
+            yield from read_list(name, name.rsplit("/", 1)[0], say)
             return
         if glob.has_magic(name):
             found = fs.glob(path, detail=True)
         elif fs.isdir(path):
             if isinstance(fs, LocalFileSystem):  # its own `find` silently skips folders that it cannot read
-                for source in _walk(os.path.abspath(path), is_named=True):
+                for source in _walk(os.path.abspath(path), left, is_named=True):
                     yield replace(source, uri=fs.unstrip_protocol(source.uri))
                 return
             found = fs.find(path, detail=True)
@@ -219,6 +252,7 @@ def _expand_remote(name: str) -> Iterator[Source]:
         raise SourcesError(f"{name}: there is no such file or folder (or no such bucket)") from error
     except Exception as error:  # each file system has its own errors, for example for missing credentials
         raise SourcesError(f"{name}: {reason(error)}") from error
+    _count(left, (p for p, info in found.items() if info.get("type", "file") == "file"))
     for p, info in found.items():
         if is_media(p):
             yield _as_listed(fs.unstrip_protocol(p), info)

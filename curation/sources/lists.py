@@ -1,95 +1,159 @@
-"""Lists of sources: CSV, JSONL and Parquet files with a path column."""
+"""Lists of sources: each row names a file, and its other columns become `extra`.
+
+Several rows may name one file. Rows with a start and an end, in seconds since the file begins, are spans of
+the file: `extra` has the columns that all of them share, and the rest in `spans`. Of rows without them, those
+that say the same count once, the first one gives the columns, and the others are in `other_rows`.
+"""
 
 from __future__ import annotations
 
-import csv
-import io
+import ast
 import json
+import math
 import os
 import re
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any, cast
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
-import pyarrow.parquet as pq
-
+from captioning.texts import CAPTION_KEYS, SPANS, TIME_KEYS, span_of
 from curation.sources.source import Source, SourcesError
-from curation.store.address import AddressRefused, is_remote, open_source, refusal
+from curation.sources.tables import PATH_COLUMNS, column_of, rows_of_list
+from curation.store.address import AddressRefused, is_remote, refusal
 
-PATH_COLUMNS = (
-    "uri",
-    "path",
-    "video",
-    "file",
-    "file_path",
-    "video_path",
-    "filename",
-    "file_name",
-    "image",
-    "url",
-)
+OTHER_ROWS = "other_rows"
 SURROGATE = re.compile("[\ud800-\udfff]")  # from a byte that is not UTF-8, or from an escape in a list's JSON
+_Row = dict[str, Any]
 
 
-def read_list(name: str, base: str) -> Iterator[Source]:
-    """The sources of a CSV, JSONL or Parquet list: one column is the path, the other columns become `extra`.
+def read_list(name: str, base: str, say: Callable[[str], None] = lambda _: None) -> list[Source]:
+    """The sources of a list (`tables` has its formats): one column is the path, the others become `extra`.
 
     The user typed the name of the list, but another person may have written its rows. An address that may
     not be opened becomes a source with an `error`, and no server is contacted for it.
+    say: is called with a line if several rows name one file.
     Raises `SourcesError` if the list cannot be read, or has no path column, or a row has no path.
     """
     column: str | None = None
-    for number, row in enumerate(_rows(name), 1):
+    by_path: dict[str, list[_Row]] = {}
+    count = 0
+    for count, row in enumerate(rows_of_list(name), 1):
         if column is None:
-            column = next((c for c in PATH_COLUMNS if c in row), None)
-            if column is None:
-                raise SourcesError(f"{name}: no path column; it needs one of {', '.join(PATH_COLUMNS)}")
-        path = row.get(column)
-        if not path:
-            raise SourcesError(f"{name}: row {number} has no {column}")
-        path = str(path)
+            column = _path_column(name, row)
+        path = _path(name, count, column, row)
         if not is_remote(path):
             path = f"{base}/{path}" if is_remote(base) else os.path.abspath(os.path.join(base, path))
-        extra = {k: v for k, v in row.items() if k != column and v is not None}
-        reason = refusal(path)
-        error = (AddressRefused.__name__, reason) if reason else None
-        yield Source(path, _storable_extra(extra), error=error)
+        others = {k: v for k, v in row.items() if k not in (column, "") and v is not None}
+        by_path.setdefault(path, []).extend(_spans_of(others))
+    if len(by_path) < count:
+        say(
+            f"{name}: {count} rows name {len(by_path)} files; rows with start and end are spans of their "
+            "file, equal rows count once, and of others the first counts and the rest is in "
+            f"{OTHER_ROWS} of extra"
+        )
+    return [_source(path, rows) for path, rows in by_path.items()]
 
 
-def _rows(name: str) -> Iterator[dict[str, Any]]:
-    suffix = Path(name).suffix.lower()
+def _path_column(name: str, row: _Row) -> str:
+    column = column_of(list(row))
+    if column is None:
+        there = ", ".join(str(key)[:40] for key in list(row)[:20]) or "none"
+        raise SourcesError(
+            f"{name}: no path column; it needs one of {', '.join(PATH_COLUMNS)}; its columns are {there}"
+        )
+    return column
+
+
+def _path(name: str, number: int, column: str, row: _Row) -> str:
+    value = row.get(column)
+    if isinstance(value, Mapping):  # as Hugging Face's datasets keep videos
+        if value.get("bytes") is not None:
+            raise SourcesError(
+                f"{name}: row {number} holds the file itself in {column}, and reelmill reads files; write "
+                "the bytes to files, and name their paths"
+            )
+        value = value.get("path")
+    if not value or without_nan(value) is None:
+        raise SourcesError(f"{name}: row {number} has no {column}")
+    return str(value)
+
+
+def _source(path: str, rows: Sequence[_Row]) -> Source:
+    reason = refusal(path)
+    error = (AddressRefused.__name__, reason) if reason else None
+    return Source(path, _storable_extra(_merged(rows)), error=error)
+
+
+def _merged(rows: Sequence[_Row]) -> _Row:
+    """The columns of all rows that name one file."""
+    if len(rows) == 1:
+        return rows[0]
+    different = list({json.dumps(row, default=str, sort_keys=True): row for row in rows}.values())
+    spans = [row for row in different if _span(row) is not None]
+    whole = [row for row in different if _span(row) is None]
+    if len(different) == 1:
+        return different[0]
+    shared = {k: v for k, v in spans[0].items() if all(s.get(k) == v for s in spans)} if spans else {}
+    shared = {k: v for k, v in shared.items() if k.strip().lower() not in TIME_KEYS}
+    extra: _Row = dict(whole[0] if whole else shared)
+    if spans:
+        extra[SPANS] = [{k: v for k, v in s.items() if k not in extra or extra[k] != v} for s in spans]
+    if len(whole) > 1:
+        extra[OTHER_ROWS] = whole[1:]
+    return extra
+
+
+def _span(row: _Row) -> tuple[float, float] | None:
+    """The times of a row, or None: columns of these names may hold something else, such as dates."""
     try:
-        if suffix == ".parquet":
-            with open_source(name, typed=True) as file:
-                for batch in pq.ParquetFile(file).iter_batches():
-                    yield from cast(list[dict[str, Any]], batch.to_pylist())
-            return
-        with (
-            open_source(name, typed=True) as file,
-            io.TextIOWrapper(file, encoding="utf-8-sig", newline="") as text,
-        ):
-            if suffix == ".csv":
-                yield from csv.DictReader(text)
-                return
-            for number, line in enumerate(text, 1):
-                if line.strip():
-                    try:
-                        row = json.loads(line)
-                    except ValueError as error:
-                        raise SourcesError(f"{name}: line {number} is not valid JSON: {error}") from error
-                    if not isinstance(row, dict):
-                        raise SourcesError(f"{name}: line {number} is not a JSON object")
-                    yield row
-    except SourcesError:
-        raise
-    except (OSError, ValueError, csv.Error) as error:
-        raise SourcesError(f"{name}: cannot be read as a list: {error}") from error
+        return span_of(row)
+    except ValueError:
+        return None
 
 
-def _storable_extra(extra: dict[str, Any]) -> dict[str, Any]:
-    """`extra` without lone surrogates: JSON can contain them, but a table cannot store them."""
+def _spans_of(row: _Row) -> list[_Row]:
+    """The row itself; of one with lists of times and of captions (Panda-70M), a row for each of them."""
+    times = _list_in(next((v for k, v in row.items() if k.strip().lower() == "timestamp"), None))
+    if not times or not all(isinstance(pair, list | tuple) and len(pair) == 2 for pair in times):
+        return [row]
+    columns = {
+        k: values for k, v in row.items() if (values := _list_in(v)) is not None and len(values) == len(times)
+    }
+    if not any(k.strip().lower() in CAPTION_KEYS for k in columns):
+        return [row]
+    shared = {k: v for k, v in row.items() if k not in columns}
+    rows = []
+    for i, (start, end) in enumerate(times):
+        of_span = {k: v[i] for k, v in columns.items() if k.strip().lower() != "timestamp"}
+        rows.append({**shared, **of_span, "start": start, "end": end})
+    return rows
+
+
+def _list_in(value: Any) -> list[Any] | None:
+    """A list, also one that is written as a text."""
+    if isinstance(value, str) and value.strip().startswith("[") and value.strip().endswith("]"):
+        try:
+            value = ast.literal_eval(value.strip())
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            return None
+    return value if isinstance(value, list) else None
+
+
+def _storable_extra(extra: _Row) -> _Row:
+    """`extra` without lone surrogates, NaN and infinity: JSON may have them, and tables and readers not."""
+    extra = without_nan(extra)
     text = json.dumps(extra, ensure_ascii=False, default=str)
     if not SURROGATE.search(text):
         return extra
-    replaced: dict[str, Any] = json.loads(SURROGATE.sub("\ufffd", text))
+    replaced: _Row = json.loads(SURROGATE.sub("\ufffd", text))
     return replaced
+
+
+def without_nan(value: Any) -> Any:
+    """The value with null for each NaN and infinity, which strict JSON does not know."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {k: without_nan(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_nan(v) for v in value]
+    return value

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
+from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
+HEIF_SUFFIXES = frozenset({".heic", ".heif"})  # of phones; read where the package pillow-heif is installed
+IMAGE_SUFFIXES = HEIF_SUFFIXES | {".jpg", ".jpeg", ".jfif", ".png", ".webp", ".avif", ".bmp", ".tif", ".tiff"}
 VIDEO_SUFFIXES = frozenset(
     [
         ".mp4",
@@ -41,12 +45,42 @@ VIDEO_SUFFIXES = frozenset(
     ]
 )
 MEDIA_SUFFIXES = VIDEO_SUFFIXES | IMAGE_SUFFIXES
-LIST_SUFFIXES = frozenset({".csv", ".jsonl", ".parquet"})
+CAPTION_SUFFIXES = frozenset({".vtt", ".srt", ".json", ".txt"})
+LIST_SUFFIXES = frozenset({".csv", ".tsv", ".jsonl", ".json", ".txt", ".parquet"})
 
 
 def is_media(path: str) -> bool:
     # A Mac writes `._x.mp4` beside `x.mp4` on disks with other file systems. `._x.mp4` is not a video.
-    return Path(path).suffix.lower() in MEDIA_SUFFIXES and not os.path.basename(path).startswith("._")
+    suffix = Path(path).suffix.lower()
+    if suffix in HEIF_SUFFIXES and not reads_heif():
+        return False
+    return suffix in MEDIA_SUFFIXES and not os.path.basename(path).startswith("._")
+
+
+@cache
+def reads_heif() -> bool:
+    return find_spec("pillow_heif") is not None
+
+
+def left_out(suffixes: Mapping[str, int]) -> str:
+    """What a listing left out, in words, with the most frequent suffix first."""
+    words = ", ".join(f"{n} {suffix}" for suffix, n in sorted(suffixes.items(), key=lambda i: (-i[1], i[0])))
+    remedy = "; pip install pillow-heif, and HEIC is read" if HEIF_SUFFIXES & suffixes.keys() else ""
+    return f"left out: {words}{remedy if not reads_heif() else ''}"
+
+
+def suffix_left_out(path: str) -> str | None:
+    """How a file that is no video or image is counted; None: it is hidden, or may hold captions."""
+    name = os.path.basename(path)
+    suffix = Path(name).suffix.lower()
+    if name.startswith(".") or suffix in CAPTION_SUFFIXES or name.lower() in ("thumbs.db", "desktop.ini"):
+        return None
+    return suffix or "without a suffix"
+
+
+def is_list(path: str) -> bool:
+    """By its suffix, behind which `.gz` may stand."""
+    return Path(path.lower().removesuffix(".gz")).suffix in LIST_SUFFIXES
 
 
 def is_image(uri: str) -> bool:

@@ -42,6 +42,7 @@ class Decoded(TypedDict):
     height: int | None
     fps: float | None
     is_vfr: bool | None
+    file_start_s: float | None  # presentation time at which the file begins; null: 0
     duration_s: float | None
     frames: int | None
 
@@ -229,6 +230,7 @@ def unmeasured(
         "height": None,
         "fps": None,
         "is_vfr": None,
+        "file_start_s": None,
         "duration_s": None,
         "frames": None,
         "status": status,

@@ -11,6 +11,7 @@ from filters import SCORERS
 SCHEMA_VERSION = 3
 # 1: captions without checks. 2: shards without hashes. The next command that writes adds the columns.
 READABLE_VERSIONS = (1, 2, 3)
+FILE_START = "file_start_s"  # of a source's row: the presentation time at which its file begins
 VIDEO_HASH = "video_hash"  # of a shard's row: what the bytes of its clip were when they were encoded
 # The score columns that every new dataset has. A dataset's own columns are those that its dataset.json names
 # (`Dataset.score_columns`).
@@ -62,6 +63,7 @@ SOURCES = pa.schema(
         ("height", pa.int32()),
         ("fps", pa.float64()),
         ("is_vfr", pa.bool_()),
+        (FILE_START, pa.float64()),
         ("duration_s", pa.float64()),
         ("frames", pa.int64()),
         ("status", pa.string()),
@@ -180,10 +182,10 @@ NEEDED = {
 MAX_SECONDS = 1e9  # thirty years: what is beyond is no time of a video
 SECONDS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(NEEDED, ()),
-    "sources": ("duration_s", "seconds"),
+    "sources": (FILE_START, "duration_s", "seconds"),
     "clips": ("start_s", "end_s"),
 }
-OPTIONAL = (*CAPTION_COLUMNS, VIDEO_HASH)  # columns that earlier versions did not write
+OPTIONAL = (*CAPTION_COLUMNS, VIDEO_HASH, FILE_START)  # columns that earlier versions did not write
 
 
 def with_check_columns(captions: pa.Table, columns: Sequence[str] | None) -> pa.Table:
@@ -192,6 +194,14 @@ def with_check_columns(captions: pa.Table, columns: Sequence[str] | None) -> pa.
         if name not in captions.column_names:
             captions = captions.append_column(CAPTIONS.field(name), pa.nulls(captions.num_rows, pa.float64()))
     return captions.select(list(columns) if columns else CAPTIONS.names)
+
+
+def with_file_start(sources: pa.Table, columns: Sequence[str] | None) -> pa.Table:
+    """Sources with their `file_start_s`, which is null in parts that were written before the column was."""
+    if FILE_START not in sources.column_names:
+        field = SOURCES.field(FILE_START)
+        sources = sources.append_column(field, pa.nulls(sources.num_rows, field.type))
+    return sources.select(list(columns) if columns else SOURCES.names)
 
 
 _ABSENT = {b"absent": b"yes"}  # metadata of the field of a column that the file does not have

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from curation.config.schema import Config
 from curation.sources.identity import identify
+from curation.sources.lists import without_nan
 from curation.sources.removed import Removed
 from curation.sources.source import Source
 from curation.store.dataset import Dataset
@@ -195,7 +196,7 @@ def source_row(source: Source) -> NamedSource:
         "mtime_or_etag": source.mtime_or_etag,
         "duplicate_of": source.duplicate_of,
         "bytes": source.bytes,
-        "extra": json.dumps(source.extra, default=str) if source.extra else None,
+        "extra": json.dumps(without_nan(source.extra), default=str) if source.extra else None,
     }
 
 

@@ -16,7 +16,8 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from captioning.base import CaptionRequest
-from captioning.sidecar import Sidecar, parse_subtitles
+from captioning.sidecar import Sidecar
+from captioning.subtitles import parse_subtitles
 from curation import pipeline
 from curation.config.named import load_named_config
 from curation.config.schema import ConfigError
