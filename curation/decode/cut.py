@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -21,6 +22,7 @@ from curation.sandbox.protocol import Message, SourceFailed
 
 _SEEK_GAP_SECONDS = 5.0  # the decoder reaches a nearer span without a seek
 _IMAGE_RATE = 25.0
+_DIGEST_LONG_SIDE = 512  # pixels
 
 
 @dataclass(frozen=True)
@@ -87,12 +89,13 @@ class _Cursor:
         self._video = Video(uri, threads=threads)
         self._frames = self._video.frames()
         self._next = next(self._frames, None)
+        self._may_seek = True
 
     def reach(self, time_s: float) -> bool:
         """Move to the frame at `time_s`. False if that frame does not exist, because the file has changed."""
         if self._next is None or self._next.time_s > time_s + 1e-6:
             self._reopen()
-        elif time_s - self._next.time_s > _SEEK_GAP_SECONDS:
+        elif self._may_seek and time_s - self._next.time_s > _SEEK_GAP_SECONDS:
             self._seek(time_s)
         self._skip_to(time_s)
         return self._next is not None and abs(self._next.time_s - time_s) < 1e-5
@@ -109,11 +112,38 @@ class _Cursor:
             self._next = next(self._frames, None)
 
     def _seek(self, time_s: float) -> None:
-        self._frames = self._video.frames_from(time_s)
-        self._next = next(self._frames, None)
-        if self._next is None or self._next.time_s > time_s + 1e-6 or self._video.untimed:
-            # The container has a wrong index or no timestamps, so the source is decoded from its start.
+        """Move to the frame at `time_s` by way of a key frame.
+
+        Two decoders that begin at different key frames must give the same picture there. Otherwise, and if
+        the container has a wrong index or no timestamps, this source is decoded from its start.
+        """
+        began_s = self._decode_from(time_s, time_s)
+        picture = self._picture()
+        if began_s is not None and picture is not None and began_s > self._video.info.start_s:
+            self._video.close()
+            self._video = Video(self._uri, threads=self._threads)
+            earlier_s = self._decode_from(began_s - 1e-3, time_s)
+            if earlier_s is None or earlier_s >= began_s or self._picture() != picture:
+                picture = None
+        if picture is None:
+            self._may_seek = False  # a later seek would fail, too, and the source be decoded once more
             self._reopen()
+
+    def _decode_from(self, from_s: float, time_s: float) -> float | None:
+        """Decode from a key frame at or before `from_s` to `time_s`. Returns the time of the key frame."""
+        self._frames = self._video.frames_from(from_s)
+        self._next = next(self._frames, None)
+        if self._next is None or self._video.untimed:
+            return None
+        began_s = self._next.time_s
+        self._skip_to(time_s)
+        return began_s
+
+    def _picture(self) -> tuple[float, int] | None:
+        """The time and a digest of the next frame."""
+        if self._next is None:
+            return None
+        return self._next.time_s, zlib.crc32(self._next.bgr_small(_DIGEST_LONG_SIDE).tobytes())
 
     def _reopen(self) -> None:
         self._video.close()

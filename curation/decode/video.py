@@ -354,7 +354,10 @@ class Video:
 
     def frames_from(self, time_s: float) -> Iterator[Frame]:
         """Frames from a key frame at or before `time_s` on, as far as the container leads to one. Call it in
-        order of time on one object. None come where nothing leads there."""
+        order of time on one object. None come where nothing leads there.
+
+        A container's index may also list recovery points: there the picture is only whole some frames
+        later, and some decoders show it before that. The decoder knows which frame is a true key frame."""
         if self._container is not None and time_s > self.info.start_s:
             for early_s in _SEEK_EARLY_SECONDS:
                 self._seek(self._container, time_s - early_s)
@@ -374,7 +377,8 @@ class Video:
         self._stream.codec_context.flush_buffers()
         self._decoded = self._decode(container)
         errors = self.decode_errors
-        self._first = next(self._decoded, None)
+        first = next(self._decoded, None)
+        self._first = first if first is not None and first.key_frame else None
         self.decode_errors = errors  # what comes before a key frame is not damaged
 
     def notes(self) -> str | None:
