@@ -11,6 +11,7 @@ In: a request about one source. Out: messages with frames, spans, scores or enco
     segments.py     one piece of a long source; join.py joins the pieces, in the driver
     cut.py          encodes accepted spans        probe.py   reads only headers
     pictures.py     pictures of our own clips, for captioners
+    pixels/         arithmetic on pictures: turned and mirrored ones
 
-May import sandbox.protocol, sources, config and store.
+May import decode.pixels, sandbox.protocol, sources, config and store.
 """

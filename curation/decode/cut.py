@@ -17,6 +17,7 @@ from av.video.reformatter import ColorRange
 from av.video.stream import VideoStream
 
 from curation.config.schema import Cut, Run
+from curation.decode.pixels.display import upright
 from curation.decode.video import Frame, Video, VideoInfo
 from curation.sandbox.protocol import Message, SourceFailed
 
@@ -207,7 +208,7 @@ class _Writer:
 
     def __init__(self, buffer: io.BytesIO, info: VideoInfo, first: Frame, fps: float, settings: Cut):
         self.width, self.height = output_size(info.width, info.height, settings.max_side)
-        self._rotation = info.rotation
+        self._rotation, self._mirrored = info.rotation, info.mirrored
         self._rate = Fraction(fps).limit_denominator(1_001_000)
         self._written = 0
         # The index stays at the end of the mp4, because clips are read as a whole. Moving the index to the
@@ -266,8 +267,8 @@ class _Writer:
                 src_color_range=ColorRange.JPEG if full or frame.format.is_rgb else ColorRange.MPEG,
                 dst_color_range=ColorRange.MPEG,
             )
-        if self._rotation:
-            picture = _turned(picture, self._rotation)
+        if self._rotation or self._mirrored:
+            picture = _turned(picture, self._rotation, mirrored=self._mirrored)
         return picture
 
     def close(self) -> None:
@@ -275,13 +276,12 @@ class _Writer:
         self._out.close()
 
 
-def _turned(picture: av.VideoFrame, rotation: int) -> av.VideoFrame:
-    """The yuv420p picture, turned clockwise by `rotation` degrees."""
+def _turned(picture: av.VideoFrame, rotation: int, *, mirrored: bool) -> av.VideoFrame:
+    """The yuv420p picture as it is displayed (`pixels.display`)."""
     width, height = picture.width, picture.height
     data = picture.to_ndarray()
     chroma = data[height:].reshape(2, height // 2, width // 2)
-    quarter_turns = -rotation // 90  # numpy turns counter-clockwise
-    planes = [np.rot90(plane, quarter_turns) for plane in (data[:height], chroma[0], chroma[1])]
+    planes = [upright(p, rotation, mirrored=mirrored) for p in (data[:height], chroma[0], chroma[1])]
     new_width = planes[0].shape[1]
     flat = np.concatenate([np.ascontiguousarray(p).reshape(-1) for p in planes]).reshape(-1, new_width)
     return av.VideoFrame.from_ndarray(flat, format="yuv420p")

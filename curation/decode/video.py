@@ -22,6 +22,7 @@ from av.container import InputContainer
 from av.video.stream import VideoStream
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from curation.decode.pixels.display import display_of, upright
 from curation.sources.media import is_image
 from curation.store.address import open_source
 
@@ -65,6 +66,7 @@ class VideoInfo:
     declared_duration_s: float | None
     start_s: float
     is_image: bool = False
+    mirrored: bool = False  # left and right are exchanged, before the picture is turned
 
 
 class _Bytes:
@@ -106,7 +108,7 @@ class Frame:
         small = cv2.resize(
             plane, (w, h), interpolation=cv2.INTER_AREA if area and shrinks else cv2.INTER_LINEAR
         )
-        return _turn(small if full else cv2.LUT(small, _LUMA_TO_FULL), self.info.rotation)
+        return self._upright(small if full else cv2.LUT(small, _LUMA_TO_FULL))
 
     def rgb(self, width: int, height: int) -> np.ndarray:
         """(height, width, 3) uint8 RGB."""
@@ -114,9 +116,12 @@ class Frame:
         if 2 * max(w, h) <= SAMPLED_LONG_SIDE:
             # Far smaller than the frame: averaging over sampled pixels is a tenth of the cost.
             bgr = cv2.resize(self.bgr_small(SAMPLED_LONG_SIDE), (w, h), interpolation=cv2.INTER_AREA)
-            return _turn(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), self.info.rotation)
+            return self._upright(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB))
         small = self.av.reformat(w, h, "rgb24", interpolation="AREA" if w < self.av.width else "BICUBIC")
-        return _turn(small.to_ndarray(), self.info.rotation)
+        return self._upright(small.to_ndarray())
+
+    def _upright(self, image: np.ndarray) -> np.ndarray:
+        return upright(image, self.info.rotation, mirrored=self.info.mirrored)
 
     def jpeg(self, width: int, height: int, quality: int) -> bytes:
         ok, data = cv2.imencode(
@@ -166,15 +171,6 @@ def _luma(frame: av.VideoFrame) -> tuple[np.ndarray, bool]:
     if name == "gray":
         return _plane(frame, 0), True
     return _plane(frame.reformat(format="yuv420p"), 0), _is_full_range(frame)
-
-
-def _turn(image: np.ndarray, rotation: int) -> np.ndarray:
-    code = {
-        90: cv2.ROTATE_90_CLOCKWISE,
-        180: cv2.ROTATE_180,
-        270: cv2.ROTATE_90_COUNTERCLOCKWISE,
-    }.get(rotation)
-    return image if code is None else cv2.rotate(image, code)
 
 
 class Video:
@@ -252,7 +248,7 @@ class Video:
 
     def _describe(self, container: InputContainer, first: av.VideoFrame) -> VideoInfo:
         stream = self._stream
-        rotation = round(-first.rotation / 90) * 90 % 360
+        rotation, mirrored = display_of(first)
         # The frame's own pixel aspect is out of PyAV's reach; the stream's covers what containers declare.
         sar = float(stream.sample_aspect_ratio or stream.codec_context.sample_aspect_ratio or 1) or 1.0
         width, height = first.width, first.height
@@ -281,6 +277,7 @@ class Video:
             declared_frames=stream.frames,
             declared_duration_s=duration,
             start_s=_time(first, 0.0),
+            mirrored=mirrored,
         )
 
     def _packets(self, container: InputContainer) -> Iterator[av.Packet]:

@@ -38,6 +38,7 @@ class InfoRow(TypedDict):
     declared_duration_s: float | None
     start_s: float
     is_image: bool
+    mirrored: bool
 
 
 class MarkRow(TypedDict):
@@ -92,6 +93,7 @@ _INFO = pa.struct(
         ("declared_duration_s", pa.float64()),
         ("start_s", pa.float64()),
         ("is_image", pa.bool_()),
+        ("mirrored", pa.bool_()),
     ]
 )
 _MARK = pa.struct([("time_s", pa.float64()), ("digest", pa.int64())])
