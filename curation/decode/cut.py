@@ -23,6 +23,7 @@ from curation.sandbox.protocol import Message, SourceFailed
 
 _SEEK_GAP_SECONDS = 5.0  # the decoder reaches a nearer span without a seek
 _IMAGE_RATE = 25.0
+_BT709 = 1  # of ISO 23091-2: matrix, primaries and transfer
 _DIGEST_LONG_SIDE = 512  # pixels
 
 
@@ -232,7 +233,9 @@ class _Writer:
             "x264-params": "open-gop=0:mbtree=0",
         }
         context.color_range = ColorRange.MPEG
-        if not first.av.format.is_rgb:
+        if info.hdr:
+            context.colorspace = context.color_primaries = context.color_trc = _BT709
+        elif not first.av.format.is_rgb:
             context.colorspace = first.av.colorspace
             context.color_primaries = first.av.color_primaries
             context.color_trc = first.av.color_trc
@@ -243,7 +246,7 @@ class _Writer:
         upto = min(upto, count)
         if upto <= self._written:
             return
-        picture = self._picture(frame.av)
+        picture = self._picture(frame)
         while self._written < upto:
             picture.pts = self._written
             picture.time_base = 1 / self._rate
@@ -251,12 +254,20 @@ class _Writer:
             self._out.mux(self._stream.encode(picture))
             self._written += 1
 
-    def _picture(self, frame: av.VideoFrame) -> av.VideoFrame:
+    def _picture(self, of: Frame) -> av.VideoFrame:
         turned = self._rotation % 180
         width, height = (self.height, self.width) if turned else (self.width, self.height)
+        frame = of.av
         same_size = frame.width == width and frame.height == height
         full = frame.format.name.startswith("yuvj") or int(frame.color_range) == ColorRange.JPEG
-        if same_size and frame.format.name == "yuv420p" and not full:
+        if of.info.hdr:
+            picture = av.VideoFrame.from_ndarray(of.sdr(width, height), format="rgb24").reformat(
+                format="yuv420p",
+                dst_colorspace=_BT709,
+                src_color_range=ColorRange.JPEG,
+                dst_color_range=ColorRange.MPEG,
+            )
+        elif same_size and frame.format.name == "yuv420p" and not full:
             picture = frame
         else:
             picture = frame.reformat(

@@ -23,6 +23,7 @@ from av.video.stream import VideoStream
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from curation.decode.pixels.display import display_of, upright
+from curation.decode.pixels.hdr import Transfer, hdr_of, luma_709, to_sdr
 from curation.sources.media import is_image
 from curation.store.address import open_source
 
@@ -67,6 +68,7 @@ class VideoInfo:
     start_s: float
     is_image: bool = False
     mirrored: bool = False  # left and right are exchanged, before the picture is turned
+    hdr: Transfer | None = None  # pictures are tone-mapped from this transfer to BT.709
 
 
 class _Bytes:
@@ -102,6 +104,8 @@ class Frame:
 
     def gray(self, width: int, height: int, *, area: bool = True) -> np.ndarray:
         """Luma in full range, (height, width) uint8; `area` averages pixels, else it samples them."""
+        if self.info.hdr:
+            return luma_709(self.rgb(width, height))
         plane, full = _luma(self.av)
         w, h = (height, width) if self.info.rotation % 180 else (width, height)
         shrinks = w < plane.shape[1] or h < plane.shape[0]
@@ -113,12 +117,22 @@ class Frame:
     def rgb(self, width: int, height: int) -> np.ndarray:
         """(height, width, 3) uint8 RGB."""
         w, h = (height, width) if self.info.rotation % 180 else (width, height)
+        if self.info.hdr:
+            return self._upright(self.sdr(w, h))
         if 2 * max(w, h) <= SAMPLED_LONG_SIDE:
             # Far smaller than the frame: averaging over sampled pixels is a tenth of the cost.
             bgr = cv2.resize(self.bgr_small(SAMPLED_LONG_SIDE), (w, h), interpolation=cv2.INTER_AREA)
             return self._upright(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB))
         small = self.av.reformat(w, h, "rgb24", interpolation="AREA" if w < self.av.width else "BICUBIC")
         return self._upright(small.to_ndarray())
+
+    def sdr(self, width: int, height: int) -> np.ndarray:
+        """(height, width, 3) uint8 RGB of an HDR frame as coded (not turned), tone-mapped to BT.709."""
+        assert self.info.hdr is not None
+        # Pixels are averaged before they are mapped, because mapping costs more.
+        how = "AREA" if width < self.av.width else "BICUBIC"
+        signal = self.av.reformat(width, height, "rgb48le", interpolation=how).to_ndarray()
+        return to_sdr(signal, self.info.hdr)
 
     def _upright(self, image: np.ndarray) -> np.ndarray:
         return upright(image, self.info.rotation, mirrored=self.info.mirrored)
@@ -132,13 +146,17 @@ class Frame:
 
     def bgr_full(self) -> np.ndarray:
         """The frame as coded, (H, W, 3) BGR: what PySceneDetect's own PyAV backend hands to a detector."""
+        if self.info.hdr:
+            return np.ascontiguousarray(self.sdr(self.av.width, self.av.height)[..., ::-1])
         return self.av.to_ndarray(format="bgr24")
 
     def bgr_small(self, long_side: int) -> np.ndarray:
         """A small BGR picture as coded (not turned), by sampling the planes: cheap, for shot detection."""
+        scale = min(1.0, long_side / max(self.av.width, self.av.height))
+        size = (max(1, round(self.av.width * scale)), max(1, round(self.av.height * scale)))
+        if self.info.hdr:
+            return np.ascontiguousarray(self.sdr(*size)[..., ::-1])
         frame = self.av if self.av.format.name in _PLANAR_YUV else self.av.reformat(format="yuv420p")
-        scale = min(1.0, long_side / max(frame.width, frame.height))
-        size = (max(1, round(frame.width * scale)), max(1, round(frame.height * scale)))
         y, cb, cr = (cv2.resize(_plane(frame, i), size, interpolation=cv2.INTER_LINEAR) for i in range(3))
         if not _is_full_range(frame):
             y, cb, cr = cv2.LUT(y, _LUMA_TO_FULL), cv2.LUT(cb, _CHROMA_TO_FULL), cv2.LUT(cr, _CHROMA_TO_FULL)
@@ -278,6 +296,7 @@ class Video:
             declared_duration_s=duration,
             start_s=_time(first, 0.0),
             mirrored=mirrored,
+            hdr=hdr_of(first),
         )
 
     def _packets(self, container: InputContainer) -> Iterator[av.Packet]:

@@ -39,6 +39,7 @@ class InfoRow(TypedDict):
     start_s: float
     is_image: bool
     mirrored: bool
+    hdr: str | None
 
 
 class MarkRow(TypedDict):
@@ -94,6 +95,7 @@ _INFO = pa.struct(
         ("start_s", pa.float64()),
         ("is_image", pa.bool_()),
         ("mirrored", pa.bool_()),
+        ("hdr", pa.string()),
     ]
 )
 _MARK = pa.struct([("time_s", pa.float64()), ("digest", pa.int64())])
