@@ -23,6 +23,7 @@ from curation.store.schema import (
     CAPTION_COLUMNS,
     MAX_SECONDS,
     SCHEMA_VERSION,
+    TRANSFER,
     VIDEO_HASH,
     is_score,
     with_check_columns,
@@ -154,6 +155,8 @@ class _Check:
             return
         if self.version < SCHEMA_VERSION and table == "shards" and VIDEO_HASH not in file.schema_arrow.names:
             schema = pa.schema([field for field in schema if field.name != VIDEO_HASH])  # so, too
+        if table == "sources" and TRANSFER not in file.schema_arrow.names:  # an earlier version wrote it
+            schema = pa.schema([field for field in schema if field.name != TRANSFER])
         if table in ("clips", "shards"):  # a column of a filter that came later is missing in older parts
             there = [n for n in file.schema_arrow.names if n in self.dataset.score_columns]
             schema = pa.schema([f for f in schema if not is_score(f.name) or f.name in there])

@@ -120,6 +120,7 @@ class Measurer:
             "is_vfr": found.is_vfr,
             "duration_s": found.duration_s,
             "frames": found.frames,
+            "transfer": found.transfer,
             "status": "measured",
             "stage": None,
             "error": None,

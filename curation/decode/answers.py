@@ -50,6 +50,7 @@ class SourceAnswer:
     is_vfr: bool
     duration_s: float
     frames: int
+    transfer: str | None
     clips: int
     seconds: float
     message: str | None

@@ -140,4 +140,5 @@ def source_row(info: VideoInfo, fps: float, duration_s: float, frames: int, *, i
         "is_vfr": is_vfr,
         "duration_s": duration_s,
         "frames": frames,
+        "transfer": info.transfer,
     }

@@ -23,7 +23,7 @@ from av.video.stream import VideoStream
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from curation.decode.pixels.display import display_of, upright
-from curation.decode.pixels.hdr import Transfer, hdr_of, luma_709, to_sdr
+from curation.decode.pixels.hdr import HDR, Transfer, luma_709, to_sdr, transfer_of
 from curation.sources.media import is_image
 from curation.store.address import open_source
 
@@ -68,7 +68,12 @@ class VideoInfo:
     start_s: float
     is_image: bool = False
     mirrored: bool = False  # left and right are exchanged, before the picture is turned
-    hdr: Transfer | None = None  # pictures are tone-mapped from this transfer to BT.709
+    transfer: str | None = None  # as ffmpeg calls it; None: the stream does not say
+
+    @property
+    def hdr(self) -> Transfer | None:
+        """The HDR transfer from which pictures are tone-mapped to BT.709. None: the source is SDR."""
+        return HDR.get(self.transfer or "")
 
 
 class _Bytes:
@@ -296,7 +301,7 @@ class Video:
             declared_duration_s=duration,
             start_s=_time(first, 0.0),
             mirrored=mirrored,
-            hdr=hdr_of(first),
+            transfer=transfer_of(first),
         )
 
     def _packets(self, container: InputContainer) -> Iterator[av.Packet]:

@@ -44,6 +44,7 @@ from curation.store.schema import (
     schema_of,
     with_check_columns,
     with_score_columns,
+    with_transfer,
 )
 from curation.store.whole_file import Whole, whole_file
 
@@ -338,7 +339,8 @@ class Dataset:
         try:
             if table == "captions":
                 return with_check_columns(parquet.read(), columns)
-            return parquet.read(columns)
+            found = parquet.read(columns)
+            return with_transfer(found, columns) if table == "sources" else found
         finally:
             parquet.close()
 

@@ -44,6 +44,7 @@ class Decoded(TypedDict):
     is_vfr: bool | None
     duration_s: float | None
     frames: int | None
+    transfer: str | None  # as ffmpeg calls it; null: the source does not say, or an earlier version wrote it
 
 
 class SourceRow(NamedSource, Decoded):
@@ -231,6 +232,7 @@ def unmeasured(
         "is_vfr": None,
         "duration_s": None,
         "frames": None,
+        "transfer": None,
         "status": status,
         "stage": stage,
         "error": error,

@@ -12,6 +12,8 @@ SCHEMA_VERSION = 3
 # 1: captions without checks. 2: shards without hashes. The next command that writes adds the columns.
 READABLE_VERSIONS = (1, 2, 3)
 VIDEO_HASH = "video_hash"  # of a shard's row: what the bytes of its clip were when they were encoded
+# Of a source: how its colours are coded, by the name that ffmpeg has for the transfer; null: it does not say.
+TRANSFER = "transfer"
 # The score columns that every new dataset has. A dataset's own columns are those that its dataset.json names
 # (`Dataset.score_columns`).
 SCORE_COLUMNS: tuple[str, ...] = tuple(
@@ -72,6 +74,7 @@ SOURCES = pa.schema(
         ("seconds", pa.float64()),
         ("config_hash", pa.string()),
         ("extra", pa.string()),
+        (TRANSFER, pa.string()),
     ]
 )
 CLIPS = pa.schema(
@@ -183,7 +186,7 @@ SECONDS: dict[str, tuple[str, ...]] = {
     "sources": ("duration_s", "seconds"),
     "clips": ("start_s", "end_s"),
 }
-OPTIONAL = (*CAPTION_COLUMNS, VIDEO_HASH)  # columns that earlier versions did not write
+OPTIONAL = (*CAPTION_COLUMNS, VIDEO_HASH, TRANSFER)  # columns that earlier versions did not write
 
 
 def with_check_columns(captions: pa.Table, columns: Sequence[str] | None) -> pa.Table:
@@ -192,6 +195,13 @@ def with_check_columns(captions: pa.Table, columns: Sequence[str] | None) -> pa.
         if name not in captions.column_names:
             captions = captions.append_column(CAPTIONS.field(name), pa.nulls(captions.num_rows, pa.float64()))
     return captions.select(list(columns) if columns else CAPTIONS.names)
+
+
+def with_transfer(sources: pa.Table, columns: Sequence[str] | None) -> pa.Table:
+    """Sources with their transfer, which earlier versions did not write: null."""
+    if TRANSFER in sources.column_names or (columns is not None and TRANSFER not in columns):
+        return sources
+    return sources.append_column(SOURCES.field(TRANSFER), pa.nulls(sources.num_rows, pa.string()))
 
 
 _ABSENT = {b"absent": b"yes"}  # metadata of the field of a column that the file does not have

@@ -39,7 +39,7 @@ class InfoRow(TypedDict):
     start_s: float
     is_image: bool
     mirrored: bool
-    hdr: str | None
+    transfer: str | None
 
 
 class MarkRow(TypedDict):
@@ -95,7 +95,7 @@ _INFO = pa.struct(
         ("start_s", pa.float64()),
         ("is_image", pa.bool_()),
         ("mirrored", pa.bool_()),
-        ("hdr", pa.string()),
+        ("transfer", pa.string()),
     ]
 )
 _MARK = pa.struct([("time_s", pa.float64()), ("digest", pa.int64())])

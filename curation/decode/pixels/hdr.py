@@ -19,7 +19,25 @@ Transfer = Literal["pq", "hlg"]
 WHITE_NITS = 203.0
 PEAK_NITS = 1000.0
 KNEE = 0.5
-_TRANSFERS: dict[int, Transfer] = {16: "pq", 18: "hlg"}  # of ISO 23091-2
+HDR: dict[str, Transfer] = {"smpte2084": "pq", "arib-std-b67": "hlg"}
+_NAMES = {  # ISO 23091-2 -> ffmpeg's name
+    1: "bt709",
+    4: "gamma22",
+    5: "gamma28",
+    6: "smpte170m",
+    7: "smpte240m",
+    8: "linear",
+    9: "log100",
+    10: "log316",
+    11: "iec61966-2-4",
+    12: "bt1361e",
+    13: "iec61966-2-1",
+    14: "bt2020-10",
+    15: "bt2020-12",
+    16: "smpte2084",
+    17: "smpte428",
+    18: "arib-std-b67",
+}
 _STEPS = 4096  # of the tables
 _TO_709 = np.linalg.inv(
     [[0.6274, 0.3293, 0.0433], [0.0691, 0.9195, 0.0114], [0.0164, 0.0880, 0.8956]]  # BT.2087
@@ -28,9 +46,9 @@ _LUMA_2020 = np.array([[0.2627, 0.6780, 0.0593]], np.float32)
 _LUMA_709 = np.array([[0.2126, 0.7152, 0.0722]], np.float32)
 
 
-def hdr_of(frame: Any) -> Transfer | None:
-    """The HDR transfer of a decoded frame. None: it says that it is SDR, or says nothing."""
-    return _TRANSFERS.get(int(frame.color_trc))
+def transfer_of(frame: Any) -> str | None:
+    """The transfer that a decoded frame names. None: it names none."""
+    return _NAMES.get(int(frame.color_trc))
 
 
 def to_sdr(signal: np.ndarray, transfer: Transfer) -> np.ndarray:

@@ -6,6 +6,7 @@ the curve. 203 cd/m2 are white.
 
 from __future__ import annotations
 
+import dataclasses
 import io
 from fractions import Fraction
 from pathlib import Path
@@ -122,6 +123,7 @@ def test_pictures_are_tone_mapped_everywhere(transfer: str, tmp_path: Path) -> N
         rgb, small = frame.rgb(width, height), frame.rgb(width // 4, height // 4)
         grey = frame.gray(width, height)
         bgr = frame.bgr_full()
+    assert dataclasses.asdict(video.info)["transfer"] == {"pq": "smpte2084", "hlg": "arib-std-b67"}[transfer]
     span = {"clip_id": "c", "start_s": 0.0, "end_s": 0.4, "frames": 10, "fps": 25.0}
     request = {"uri": str(path), "spans": [span], "cut": Cut(crf=4).model_dump(), "run": Run().model_dump()}
     (message,) = (m for m in cut.run(request) if m.head["kind"] == "clip")
@@ -146,4 +148,4 @@ def test_sdr_stays_as_it_was(tmp_path: Path) -> None:
         tmp_path / "a.mp4", render.pan(1, (96, 64), fps=25, seconds=0.4, speed=0.1), fps=25, colour=(9, 14, 9)
     )
     with Video(str(path)) as video:
-        assert video.info.hdr is None  # BT.2020 with an SDR transfer
+        assert (video.info.hdr, video.info.transfer) == (None, "bt2020-10")  # BT.2020 with an SDR transfer
