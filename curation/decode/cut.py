@@ -23,7 +23,8 @@ from curation.sandbox.protocol import Message, SourceFailed
 
 _SEEK_GAP_SECONDS = 5.0  # the decoder reaches a nearer span without a seek
 _IMAGE_RATE = 25.0
-_BT709 = 1  # of ISO 23091-2: matrix, primaries and transfer
+# Of ISO 23091-2. RGB becomes YCbCr by the matrix of SMPTE 170M, which is that of BT.601.
+_BT709, _SMPTE170M, _SRGB = 1, 6, 13
 _DIGEST_LONG_SIDE = 512  # pixels
 
 
@@ -235,7 +236,9 @@ class _Writer:
         context.color_range = ColorRange.MPEG
         if info.hdr:
             context.colorspace = context.color_primaries = context.color_trc = _BT709
-        elif not first.av.format.is_rgb:
+        elif first.av.format.is_rgb:
+            context.colorspace, context.color_primaries, context.color_trc = _SMPTE170M, _BT709, _SRGB
+        else:
             context.colorspace = first.av.colorspace
             context.color_primaries = first.av.color_primaries
             context.color_trc = first.av.color_trc

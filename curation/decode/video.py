@@ -20,10 +20,11 @@ import cv2
 import numpy as np
 from av.container import InputContainer
 from av.video.stream import VideoStream
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from curation.decode.pixels.display import display_of, upright
 from curation.decode.pixels.hdr import HDR, Transfer, luma_709, to_sdr, transfer_of
+from curation.decode.pixels.stills import rgb_of
 from curation.sources.media import is_image
 from curation.store.address import open_source
 
@@ -258,7 +259,7 @@ class Video:
                 kind = image.format or "image"
                 if image.width * image.height > _MOST_PIXELS:  # of what its headers say: nothing is decoded
                     raise NoVideo(f"the picture has {image.width}x{image.height} pixels, which are too many")
-                rgb = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+                rgb = rgb_of(image)
         except Image.DecompressionBombError:
             raise NoVideo(f"the picture has more than {_MOST_PIXELS} pixels, which are too many") from None
         except UnidentifiedImageError:  # its message is the name of a file object
