@@ -24,7 +24,7 @@ from PIL import Image, UnidentifiedImageError
 
 from curation.decode.pixels.display import display_of, upright
 from curation.decode.pixels.hdr import HDR, Transfer, luma_709, to_sdr, transfer_of
-from curation.decode.pixels.stills import rgb_of
+from curation.decode.pixels.stills import opaque, rgb_of
 from curation.sources.media import is_image
 from curation.store.address import open_source
 
@@ -107,6 +107,9 @@ class Frame:
     duration_s: float | None
     av: av.VideoFrame
     info: VideoInfo
+
+    def __post_init__(self) -> None:
+        self.av = opaque(self.av)
 
     def gray(self, width: int, height: int, *, area: bool = True) -> np.ndarray:
         """Luma in full range, (height, width) uint8; `area` averages pixels, else it samples them."""

@@ -100,3 +100,36 @@ def test_the_clip_of_a_still_says_its_colours(tmp_path: Path) -> None:
     assert abs(y[20] - (16 + 219 * luma)) <= 2
     assert abs(cb[10] - (128 + 224 * (red[2] - luma) / 1.772)) <= 2
     assert abs(cr[10] - (128 + 224 * (red[0] - luma) / 1.402)) <= 2
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "format_"),
+    [("a.mov", "qtrle", "argb"), ("b.mov", "png", "rgba"), ("c.gif", "", ""), ("d.mkv", "ffv1", "bgra")],
+)
+def test_transparent_parts_of_videos_show_white(name: str, codec: str, format_: str, tmp_path: Path) -> None:
+    """Left: opaque red that moves. Right: transparent, over a colour that nobody is to see."""
+    path = tmp_path / name
+    rgba = np.zeros((H, W, 4), np.uint8)
+    rgba[:, :80], rgba[:, 80:] = (200, 0, 0, 255), (0, 255, 0, 0)
+    if name.endswith("gif"):
+        pictures = [Image.fromarray(np.roll(rgba, k, axis=1)) for k in (0, 4, 8)]
+        pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=100, disposal=2)
+    else:
+        with av.open(str(path), "w") as container:
+            stream = container.add_stream(codec, rate=10)
+            stream.width, stream.height, stream.pix_fmt = W, H, format_
+            for k in range(3):
+                frame = av.VideoFrame.from_ndarray(np.roll(rgba, 4 * k, axis=1), format="rgba")
+                frame.pts = k
+                container.mux(stream.encode(frame))
+            container.mux(stream.encode(None))
+    with Video(str(path)) as video:
+        frames = list(video.frames())
+    assert len(frames) == 3
+    for k, frame in enumerate(frames):
+        assert frame.time_s == pytest.approx(k / 10)
+        assert frame.av.pts is not None
+        found = frame.rgb(W, H).astype(int)
+        assert np.abs(found[:, 8 + 8 : 76] - (200, 0, 0)).max() <= 2
+        assert (found[:, 92:] == 255).all()
+        assert frame.gray(W, H)[:, 92:].min() >= 254
