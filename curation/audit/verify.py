@@ -24,6 +24,7 @@ from curation.store.schema import (
     FILE_START,
     MAX_SECONDS,
     SCHEMA_VERSION,
+    TRANSFER,
     VIDEO_HASH,
     is_score,
     with_check_columns,
@@ -155,8 +156,9 @@ class _Check:
             return
         if self.version < SCHEMA_VERSION and table == "shards" and VIDEO_HASH not in file.schema_arrow.names:
             schema = pa.schema([field for field in schema if field.name != VIDEO_HASH])  # so, too
-        if table == "sources" and FILE_START not in file.schema_arrow.names:  # written before the column was
-            schema = pa.schema([field for field in schema if field.name != FILE_START])
+        if table == "sources":  # columns that were written later
+            gone = {FILE_START, TRANSFER} - set(file.schema_arrow.names)
+            schema = pa.schema([field for field in schema if field.name not in gone])
         if table in ("clips", "shards"):  # a column of a filter that came later is missing in older parts
             there = [n for n in file.schema_arrow.names if n in self.dataset.score_columns]
             schema = pa.schema([f for f in schema if not is_score(f.name) or f.name in there])

@@ -121,6 +121,7 @@ class Measurer:
             "file_start_s": found.file_start_s,
             "duration_s": found.duration_s,
             "frames": found.frames,
+            "transfer": found.transfer,
             "status": "measured",
             "stage": None,
             "error": None,

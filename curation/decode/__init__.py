@@ -12,6 +12,7 @@ In: a request about one source. Out: messages with frames, spans, scores or enco
     cut.py          encodes accepted spans; faststart.py puts the index of an mp4 in front
     probe.py        reads only headers
     pictures.py     pictures of our own clips, for captioners
+    pixels/         arithmetic on pictures: turned and mirrored ones
 
-May import sandbox.protocol, sources, config and store.
+May import decode.pixels, sandbox.protocol, sources, config and store.
 """

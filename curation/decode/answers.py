@@ -51,6 +51,7 @@ class SourceAnswer:
     file_start_s: float
     duration_s: float
     frames: int
+    transfer: str | None
     clips: int
     seconds: float
     message: str | None

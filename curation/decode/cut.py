@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -17,11 +18,15 @@ from av.video.stream import VideoStream
 
 from curation.config.schema import Cut, Run
 from curation.decode.faststart import index_first
+from curation.decode.pixels.display import upright
 from curation.decode.video import Frame, Video, VideoInfo
 from curation.sandbox.protocol import Message, SourceFailed
 
 _SEEK_GAP_SECONDS = 5.0  # the decoder reaches a nearer span without a seek
 _IMAGE_RATE = 25.0
+# Of ISO 23091-2. RGB becomes YCbCr by the matrix of SMPTE 170M, which is that of BT.601.
+_BT709, _SMPTE170M, _SRGB = 1, 6, 13
+_DIGEST_LONG_SIDE = 512  # pixels
 
 
 @dataclass(frozen=True)
@@ -88,12 +93,13 @@ class _Cursor:
         self._video = Video(uri, threads=threads)
         self._frames = self._video.frames()
         self._next = next(self._frames, None)
+        self._may_seek = True
 
     def reach(self, time_s: float) -> bool:
         """Move to the frame at `time_s`. False if that frame does not exist, because the file has changed."""
         if self._next is None or self._next.time_s > time_s + 1e-6:
             self._reopen()
-        elif time_s - self._next.time_s > _SEEK_GAP_SECONDS and self._video.may_seek():
+        elif self._may_seek and time_s - self._next.time_s > _SEEK_GAP_SECONDS and self._video.may_seek():
             self._seek(time_s)
         self._skip_to(time_s)
         return self._next is not None and abs(self._next.time_s - time_s) < 1e-5
@@ -110,11 +116,38 @@ class _Cursor:
             self._next = next(self._frames, None)
 
     def _seek(self, time_s: float) -> None:
-        self._frames = self._video.frames_from(time_s)
-        self._next = next(self._frames, None)
-        if self._next is None or self._next.time_s > time_s + 1e-6 or self._video.untimed:
-            # The container has a wrong index or no timestamps, so the source is decoded from its start.
+        """Move to the frame at `time_s` by way of a key frame.
+
+        Two decoders that begin at different key frames must give the same picture there. Otherwise, and if
+        the container has a wrong index or no timestamps, this source is decoded from its start.
+        """
+        began_s = self._decode_from(time_s, time_s)
+        picture = self._picture()
+        if began_s is not None and picture is not None and began_s > self._video.info.start_s:
+            self._video.close()
+            self._video = Video(self._uri, threads=self._threads)
+            earlier_s = self._decode_from(began_s - 1e-3, time_s)
+            if earlier_s is None or earlier_s >= began_s or self._picture() != picture:
+                picture = None
+        if picture is None:
+            self._may_seek = False  # a later seek would fail, too, and the source be decoded once more
             self._reopen()
+
+    def _decode_from(self, from_s: float, time_s: float) -> float | None:
+        """Decode from a key frame at or before `from_s` to `time_s`. Returns the time of the key frame."""
+        self._frames = self._video.frames_from(from_s)
+        self._next = next(self._frames, None)
+        if self._next is None or self._video.untimed:
+            return None
+        began_s = self._next.time_s
+        self._skip_to(time_s)
+        return began_s
+
+    def _picture(self) -> tuple[float, int] | None:
+        """The time and a digest of the next frame."""
+        if self._next is None:
+            return None
+        return self._next.time_s, zlib.crc32(self._next.bgr_small(_DIGEST_LONG_SIDE).tobytes())
 
     def _reopen(self) -> None:
         self._video.close()
@@ -178,7 +211,7 @@ class _Writer:
 
     def __init__(self, buffer: io.BytesIO, info: VideoInfo, first: Frame, fps: float, settings: Cut):
         self.width, self.height = output_size(info.width, info.height, settings.max_side)
-        self._rotation = info.rotation
+        self._rotation, self._mirrored = info.rotation, info.mirrored
         self._rate = Fraction(fps).limit_denominator(1_001_000)
         self._written = 0
         self._out = av.open(buffer, "w", "mp4")
@@ -200,7 +233,11 @@ class _Writer:
             "x264-params": "open-gop=0:mbtree=0",
         }
         context.color_range = ColorRange.MPEG
-        if not first.av.format.is_rgb:
+        if info.hdr:
+            context.colorspace = context.color_primaries = context.color_trc = _BT709
+        elif first.av.format.is_rgb:
+            context.colorspace, context.color_primaries, context.color_trc = _SMPTE170M, _BT709, _SRGB
+        else:
             context.colorspace = first.av.colorspace
             context.color_primaries = first.av.color_primaries
             context.color_trc = first.av.color_trc
@@ -211,7 +248,7 @@ class _Writer:
         upto = min(upto, count)
         if upto <= self._written:
             return
-        picture = self._picture(frame.av)
+        picture = self._picture(frame)
         while self._written < upto:
             picture.pts = self._written
             picture.time_base = 1 / self._rate
@@ -219,12 +256,20 @@ class _Writer:
             self._out.mux(self._stream.encode(picture))
             self._written += 1
 
-    def _picture(self, frame: av.VideoFrame) -> av.VideoFrame:
+    def _picture(self, of: Frame) -> av.VideoFrame:
         turned = self._rotation % 180
         width, height = (self.height, self.width) if turned else (self.width, self.height)
+        frame = of.av
         same_size = frame.width == width and frame.height == height
         full = frame.format.name.startswith("yuvj") or int(frame.color_range) == ColorRange.JPEG
-        if same_size and frame.format.name == "yuv420p" and not full:
+        if of.info.hdr:
+            picture = av.VideoFrame.from_ndarray(of.sdr(width, height), format="rgb24").reformat(
+                format="yuv420p",
+                dst_colorspace=_BT709,
+                src_color_range=ColorRange.JPEG,
+                dst_color_range=ColorRange.MPEG,
+            )
+        elif same_size and frame.format.name == "yuv420p" and not full:
             picture = frame
         else:
             picture = frame.reformat(
@@ -235,8 +280,8 @@ class _Writer:
                 src_color_range=ColorRange.JPEG if full or frame.format.is_rgb else ColorRange.MPEG,
                 dst_color_range=ColorRange.MPEG,
             )
-        if self._rotation:
-            picture = _turned(picture, self._rotation)
+        if self._rotation or self._mirrored:
+            picture = _turned(picture, self._rotation, mirrored=self._mirrored)
         return picture
 
     def close(self) -> None:
@@ -244,13 +289,12 @@ class _Writer:
         self._out.close()
 
 
-def _turned(picture: av.VideoFrame, rotation: int) -> av.VideoFrame:
-    """The yuv420p picture, turned clockwise by `rotation` degrees."""
+def _turned(picture: av.VideoFrame, rotation: int, *, mirrored: bool) -> av.VideoFrame:
+    """The yuv420p picture as it is displayed (`pixels.display`)."""
     width, height = picture.width, picture.height
     data = picture.to_ndarray()
     chroma = data[height:].reshape(2, height // 2, width // 2)
-    quarter_turns = -rotation // 90  # numpy turns counter-clockwise
-    planes = [np.rot90(plane, quarter_turns) for plane in (data[:height], chroma[0], chroma[1])]
+    planes = [upright(p, rotation, mirrored=mirrored) for p in (data[:height], chroma[0], chroma[1])]
     new_width = planes[0].shape[1]
     flat = np.concatenate([np.ascontiguousarray(p).reshape(-1) for p in planes]).reshape(-1, new_width)
     return av.VideoFrame.from_ndarray(flat, format="yuv420p")

@@ -160,4 +160,5 @@ def source_row(info: VideoInfo, fps: float, duration_s: float, frames: int, *, i
         "file_start_s": info.file_start_s,
         "duration_s": duration_s,
         "frames": frames,
+        "transfer": info.transfer,
     }

@@ -22,9 +22,12 @@ import cv2
 import numpy as np
 from av.container import InputContainer
 from av.video.stream import VideoStream
-from PIL import Image, ImageOps, UnidentifiedImageError, features
+from PIL import Image, UnidentifiedImageError, features
 
 from curation.decode import clock
+from curation.decode.pixels.display import display_of, upright
+from curation.decode.pixels.hdr import HDR, Transfer, luma_709, to_sdr, transfer_of
+from curation.decode.pixels.stills import opaque, rgb_of
 from curation.sources.media import HEIF_SUFFIXES, is_image, reads_heif
 from curation.store.address import open_source
 from curation.store.schema import MAX_SECONDS
@@ -70,6 +73,13 @@ class VideoInfo:
     is_image: bool = False
     # Where players begin to count: the earliest time of all streams, as a presentation time.
     file_start_s: float = 0.0
+    mirrored: bool = False  # left and right are exchanged, before the picture is turned
+    transfer: str | None = None  # as ffmpeg calls it; None: the stream does not say
+
+    @property
+    def hdr(self) -> Transfer | None:
+        """The HDR transfer from which pictures are tone-mapped to BT.709. None: the source is SDR."""
+        return HDR.get(self.transfer or "")
 
 
 class _Bytes:
@@ -105,25 +115,43 @@ class Frame:
     begins: bool = False  # another size, or a joined recording: no scene goes on over it
     doubtful: int = 0  # frames, from behind the last one to this one, whose times are not known
 
+    def __post_init__(self) -> None:
+        self.av = opaque(self.av)
+
     def gray(self, width: int, height: int, *, area: bool = True) -> np.ndarray:
         """Luma in full range, (height, width) uint8; `area` averages pixels, else it samples them."""
+        if self.info.hdr:
+            return luma_709(self.rgb(width, height))
         plane, full = _luma(self.av)
         w, h = (height, width) if self.info.rotation % 180 else (width, height)
         shrinks = w < plane.shape[1] or h < plane.shape[0]
         small = cv2.resize(
             plane, (w, h), interpolation=cv2.INTER_AREA if area and shrinks else cv2.INTER_LINEAR
         )
-        return _turn(small if full else cv2.LUT(small, _LUMA_TO_FULL), self.info.rotation)
+        return self._upright(small if full else cv2.LUT(small, _LUMA_TO_FULL))
 
     def rgb(self, width: int, height: int) -> np.ndarray:
         """(height, width, 3) uint8 RGB."""
         w, h = (height, width) if self.info.rotation % 180 else (width, height)
+        if self.info.hdr:
+            return self._upright(self.sdr(w, h))
         if 2 * max(w, h) <= SAMPLED_LONG_SIDE:
             # Far smaller than the frame: averaging over sampled pixels is a tenth of the cost.
             bgr = cv2.resize(self.bgr_small(SAMPLED_LONG_SIDE), (w, h), interpolation=cv2.INTER_AREA)
-            return _turn(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), self.info.rotation)
+            return self._upright(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB))
         small = self.av.reformat(w, h, "rgb24", interpolation="AREA" if w < self.av.width else "BICUBIC")
-        return _turn(small.to_ndarray(), self.info.rotation)
+        return self._upright(small.to_ndarray())
+
+    def sdr(self, width: int, height: int) -> np.ndarray:
+        """(height, width, 3) uint8 RGB of an HDR frame as coded (not turned), tone-mapped to BT.709."""
+        assert self.info.hdr is not None
+        # Pixels are averaged before they are mapped, because mapping costs more.
+        how = "AREA" if width < self.av.width else "BICUBIC"
+        signal = self.av.reformat(width, height, "rgb48le", interpolation=how).to_ndarray()
+        return to_sdr(signal, self.info.hdr)
+
+    def _upright(self, image: np.ndarray) -> np.ndarray:
+        return upright(image, self.info.rotation, mirrored=self.info.mirrored)
 
     def jpeg(self, width: int, height: int, quality: int) -> bytes:
         ok, data = cv2.imencode(
@@ -134,13 +162,17 @@ class Frame:
 
     def bgr_full(self) -> np.ndarray:
         """The frame as coded, (H, W, 3) BGR: what PySceneDetect's own PyAV backend hands to a detector."""
+        if self.info.hdr:
+            return np.ascontiguousarray(self.sdr(self.av.width, self.av.height)[..., ::-1])
         return self.av.to_ndarray(format="bgr24")
 
     def bgr_small(self, long_side: int) -> np.ndarray:
         """A small BGR picture as coded (not turned), by sampling the planes: cheap, for shot detection."""
+        scale = min(1.0, long_side / max(self.av.width, self.av.height))
+        size = (max(1, round(self.av.width * scale)), max(1, round(self.av.height * scale)))
+        if self.info.hdr:
+            return np.ascontiguousarray(self.sdr(*size)[..., ::-1])
         frame = self.av if self.av.format.name in _PLANAR_YUV else self.av.reformat(format="yuv420p")
-        scale = min(1.0, long_side / max(frame.width, frame.height))
-        size = (max(1, round(frame.width * scale)), max(1, round(frame.height * scale)))
         y, cb, cr = (cv2.resize(_plane(frame, i), size, interpolation=cv2.INTER_LINEAR) for i in range(3))
         if not _is_full_range(frame):
             y, cb, cr = cv2.LUT(y, _LUMA_TO_FULL), cv2.LUT(cb, _CHROMA_TO_FULL), cv2.LUT(cr, _CHROMA_TO_FULL)
@@ -173,15 +205,6 @@ def _luma(frame: av.VideoFrame) -> tuple[np.ndarray, bool]:
     if name == "gray":
         return _plane(frame, 0), True
     return _plane(frame.reformat(format="yuv420p"), 0), _is_full_range(frame)
-
-
-def _turn(image: np.ndarray, rotation: int) -> np.ndarray:
-    code = {
-        90: cv2.ROTATE_90_CLOCKWISE,
-        180: cv2.ROTATE_180,
-        270: cv2.ROTATE_90_COUNTERCLOCKWISE,
-    }.get(rotation)
-    return image if code is None else cv2.rotate(image, code)
 
 
 class Video:
@@ -252,7 +275,7 @@ class Video:
                 kind = image.format or "image"
                 if image.width * image.height > _MOST_PIXELS:  # of what its headers say: nothing is decoded
                     raise NoVideo(f"the picture has {image.width}x{image.height} pixels, which are too many")
-                rgb = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+                rgb = rgb_of(image)
         except Image.DecompressionBombError:
             raise NoVideo(f"the picture has more than {_MOST_PIXELS} pixels, which are too many") from None
         except UnidentifiedImageError:  # its message is the name of a file object
@@ -265,7 +288,7 @@ class Video:
 
     def _describe(self, container: InputContainer, first: av.VideoFrame) -> VideoInfo:
         stream = self._stream
-        rotation = round(-first.rotation / 90) * 90 % 360
+        rotation, mirrored = display_of(first)
         # The frame's own pixel aspect is out of PyAV's reach; the stream's covers what containers declare.
         sar = float(stream.sample_aspect_ratio or stream.codec_context.sample_aspect_ratio or 1) or 1.0
         width, height = _displayed(first, sar, rotation)
@@ -290,6 +313,8 @@ class Video:
             declared_duration_s=duration,
             start_s=start_s,
             file_start_s=_file_start(container, start_s),
+            mirrored=mirrored,
+            transfer=transfer_of(first),
         )
 
     def _packets(self, container: InputContainer, stream: VideoStream) -> Iterator[av.Packet]:
@@ -362,7 +387,10 @@ class Video:
 
     def frames_from(self, time_s: float) -> Iterator[Frame]:
         """Frames from a key frame at or before `time_s` on, as far as the container leads to one. Call it in
-        order of time on one object. None come where nothing leads there."""
+        order of time on one object. None come where nothing leads there.
+
+        A container's index may also list recovery points: there the picture is only whole some frames
+        later, and some decoders show it before that. The decoder knows which frame is a true key frame."""
         if self._container is not None and time_s > self.info.start_s:
             if not self.may_seek():
                 self._first = None
@@ -408,7 +436,8 @@ class Video:
         self._clock.restart()
         self._decoded = self._decode(container)
         errors = self.decode_errors
-        self._first = next(self._decoded, None)
+        first = next(self._decoded, None)
+        self._first = first if first is not None and first.key_frame else None
         self.decode_errors = errors  # what comes before a key frame is not damaged
 
     @property

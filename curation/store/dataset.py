@@ -43,7 +43,7 @@ from curation.store.schema import (
     is_score,
     schema_of,
     with_check_columns,
-    with_file_start,
+    with_later_columns,
     with_score_columns,
 )
 from curation.store.whole_file import Whole, whole_file
@@ -339,9 +339,8 @@ class Dataset:
         try:
             if table == "captions":
                 return with_check_columns(parquet.read(), columns)
-            if table == "sources":
-                return with_file_start(parquet.read(columns), columns)
-            return parquet.read(columns)
+            found = parquet.read(columns)
+            return with_later_columns(found, columns) if table == "sources" else found
         finally:
             parquet.close()
 

@@ -45,6 +45,7 @@ class Decoded(TypedDict):
     file_start_s: float | None  # presentation time at which the file begins; null: 0
     duration_s: float | None
     frames: int | None
+    transfer: str | None  # as ffmpeg calls it; null: the source does not say, or an earlier version wrote it
 
 
 class SourceRow(NamedSource, Decoded):
@@ -233,6 +234,7 @@ def unmeasured(
         "file_start_s": None,
         "duration_s": None,
         "frames": None,
+        "transfer": None,
         "status": status,
         "stage": stage,
         "error": error,

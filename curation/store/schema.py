@@ -13,6 +13,8 @@ SCHEMA_VERSION = 3
 READABLE_VERSIONS = (1, 2, 3)
 FILE_START = "file_start_s"  # of a source's row: the presentation time at which its file begins
 VIDEO_HASH = "video_hash"  # of a shard's row: what the bytes of its clip were when they were encoded
+# Of a source: how its colours are coded, by the name that ffmpeg has for the transfer; null: it does not say.
+TRANSFER = "transfer"
 # The score columns that every new dataset has. A dataset's own columns are those that its dataset.json names
 # (`Dataset.score_columns`).
 SCORE_COLUMNS: tuple[str, ...] = tuple(
@@ -74,6 +76,7 @@ SOURCES = pa.schema(
         ("seconds", pa.float64()),
         ("config_hash", pa.string()),
         ("extra", pa.string()),
+        (TRANSFER, pa.string()),
     ]
 )
 CLIPS = pa.schema(
@@ -185,7 +188,8 @@ SECONDS: dict[str, tuple[str, ...]] = {
     "sources": (FILE_START, "duration_s", "seconds"),
     "clips": ("start_s", "end_s"),
 }
-OPTIONAL = (*CAPTION_COLUMNS, VIDEO_HASH, FILE_START)  # columns that earlier versions did not write
+# Columns that earlier versions did not write.
+OPTIONAL = (*CAPTION_COLUMNS, VIDEO_HASH, FILE_START, TRANSFER)
 
 
 def with_check_columns(captions: pa.Table, columns: Sequence[str] | None) -> pa.Table:
@@ -196,11 +200,12 @@ def with_check_columns(captions: pa.Table, columns: Sequence[str] | None) -> pa.
     return captions.select(list(columns) if columns else CAPTIONS.names)
 
 
-def with_file_start(sources: pa.Table, columns: Sequence[str] | None) -> pa.Table:
-    """Sources with their `file_start_s`, which is null in parts that were written before the column was."""
-    if FILE_START not in sources.column_names:
-        field = SOURCES.field(FILE_START)
-        sources = sources.append_column(field, pa.nulls(sources.num_rows, field.type))
+def with_later_columns(sources: pa.Table, columns: Sequence[str] | None) -> pa.Table:
+    """Sources with `file_start_s` and `transfer`, which are null in parts that were written before them."""
+    for name in (FILE_START, TRANSFER):
+        if name not in sources.column_names:
+            field = SOURCES.field(name)
+            sources = sources.append_column(field, pa.nulls(sources.num_rows, field.type))
     return sources.select(list(columns) if columns else SOURCES.names)
 
 

@@ -39,6 +39,8 @@ class InfoRow(TypedDict):
     start_s: float
     is_image: bool
     file_start_s: float
+    mirrored: bool
+    transfer: str | None
 
 
 class MarkRow(TypedDict):
@@ -94,6 +96,8 @@ _INFO = pa.struct(
         ("start_s", pa.float64()),
         ("is_image", pa.bool_()),
         ("file_start_s", pa.float64()),
+        ("mirrored", pa.bool_()),
+        ("transfer", pa.string()),
     ]
 )
 _MARK = pa.struct([("time_s", pa.float64()), ("digest", pa.int64())])

@@ -213,6 +213,16 @@ def test_the_schemas_are_the_contract_s() -> None:
     assert SHARDS.field("video").type == pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 
 
+def test_sources_of_an_earlier_version_have_no_transfer(dataset: Dataset) -> None:
+    old = pa.schema([field for field in SOURCES if field.name != "transfer"])
+    dataset.write_table("clips/a.parquet", [], CLIPS)
+    dataset.write_table("sources/a.parquet", [source_row("s")], old)
+    dataset.commit_part("b", [{**source_row("t"), "transfer": "smpte2084"}], [])
+    assert [s["transfer"] for s in dataset.rows("sources")] == [None, "smpte2084"]
+    assert [s["transfer"] for s in dataset.rows("sources", ["uri", "transfer"])] == [None, "smpte2084"]
+    assert set(next(dataset.rows("sources", ["uri"]))) == {"uri"}
+
+
 # --- leftovers ------------------------------------------------------------------------------------
 
 
