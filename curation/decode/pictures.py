@@ -34,6 +34,8 @@ def pictures(mp4: bytes, duration_s: float, wanted: Pictures) -> tuple[list[np.n
     found: list[np.ndarray] = []
     at: list[float] = []
     with cast(InputContainer, av.open(io.BytesIO(mp4))) as container:
+        if not container.streams.video:
+            raise ValueError("its clip has no video stream")
         stream = container.streams.video[0]
         stream.thread_type = "SLICE"  # frame threads would decode more frames than requested
         stream.codec_context.thread_count = 1

@@ -182,6 +182,7 @@ def write_manifest(dataset: Dataset, rules: dict[str, Any] = RULES) -> None:
         "reelmill_version": "0.1.0",
         "config": config.model_dump(mode="json"),
         "config_hash": config.hash(),
+        "score_columns": list(SCORE_COLUMNS),
         "models": {"aesthetics": {"head": "laion"}},
         "created": "2025-01-02T03:04:05+00:00",
     }

@@ -291,13 +291,16 @@ def test_a_child_that_died_between_requests_is_replaced(child: Child, good: Path
     assert not psutil.pid_exists(before.pid)
 
 
-def test_the_last_words_of_a_child_that_cannot_start_are_told() -> None:
-    too_little = 200  # to load the decoder
-    with Child(too_little) as child, pytest.raises(SourceFailed) as failed:
+def test_the_last_words_of_a_child_that_cannot_start_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "av.py").write_text("raise ImportError('a decoder that does not load')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with Child(4096) as child, pytest.raises(SourceFailed) as failed:
         probe(child, "x.mp4")
     assert failed.value.error == "Crash"
     assert "exit code 1" in failed.value.message
-    assert "Error" in failed.value.message  # of the traceback
+    assert "ImportError: a decoder that does not load" in failed.value.message
 
 
 def test_a_hang_ends_at_its_deadline(child: Child, good: Path, long: Path, cheap_config: Config) -> None:
@@ -681,10 +684,8 @@ def test_reasons_are_readable(child: Child, broken: dict[str, Path], cheap_confi
     )
     assert reasons["empty.mp4"] == ("NoVideo", "the file is empty")
     assert reasons["empty.jpg"] == ("NoVideo", "the file is empty")
-    assert reasons["text.png"] == (
-        "NoVideo",
-        "not a picture of a known kind (JPEG, PNG, WEBP, BMP, TIFF)",
-    )
+    assert reasons["text.png"][0] == "NoVideo"
+    assert reasons["text.png"][1].startswith("not a picture of a known kind (JPEG, PNG, WEBP, BMP, TIFF")
 
 
 def test_reasons_are_the_same_whatever_was_read_before(
