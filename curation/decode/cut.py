@@ -17,7 +17,7 @@ from av.video.reformatter import ColorRange
 from av.video.stream import VideoStream
 
 from curation.config.schema import Cut, Run
-from curation.decode.faststart import index_first
+from curation.decode.container.faststart import index_first
 from curation.decode.pixels.display import upright
 from curation.decode.video import Frame, Video, VideoInfo
 from curation.sandbox.protocol import Message, SourceFailed

@@ -24,7 +24,7 @@ from av.container import InputContainer
 from av.video.stream import VideoStream
 from PIL import Image, UnidentifiedImageError, features
 
-from curation.decode import clock
+from curation.decode.container import clock
 from curation.decode.pixels.display import display_of, upright
 from curation.decode.pixels.hdr import HDR, Transfer, luma_709, to_sdr, transfer_of
 from curation.decode.pixels.stills import opaque, rgb_of

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterator
 from importlib.metadata import EntryPoint
@@ -14,7 +15,8 @@ from filters import SCORERS, find
 from filters.base import ClipInfo, Frames, Pair, Scores, measure_key
 from filters.find import NoSuchFilter, scorer_class
 
-COLOUR = Path(__file__).parents[2] / "examples" / "colourfulness.py"
+GUIDE = Path(__file__).parents[2] / "docs" / "filters.md"
+(COLOUR,) = re.findall(r"```python\n(.*?class Colourfulness.*?)```", GUIDE.read_text(encoding="utf-8"), re.S)
 VIDEO = ClipInfo(4.0, 100, 25.0, 64, 48)
 
 
@@ -36,9 +38,8 @@ def wrote(folder: Path, name: str, body: str) -> None:
 
 
 def test_a_filter_of_fifteen_lines_measures_what_its_formula_says(here: Path) -> None:
-    text = COLOUR.read_text(encoding="utf-8")
-    assert len([line for line in text.splitlines() if line.strip()]) <= 15
-    (here / "colour.py").write_text(text, encoding="utf-8")
+    assert len([line for line in COLOUR.splitlines() if line.strip()]) <= 15
+    (here / "colour.py").write_text(COLOUR, encoding="utf-8")
     kind = scorer_class("colour:Colourfulness")
     assert (kind.name, [c.name for c in kind.columns]) == ("colourfulness", ["colourfulness.value"])
     scorer = kind()
@@ -123,7 +124,7 @@ def test_the_working_folder_hides_no_installed_module(here: Path) -> None:
 
 
 def test_an_entry_point_gives_a_filter_its_name(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (here / "colour_of_a_package.py").write_text(COLOUR.read_text(encoding="utf-8"), encoding="utf-8")
+    (here / "colour_of_a_package.py").write_text(COLOUR, encoding="utf-8")
     sys.path.append(str(here))
     points = {
         name: EntryPoint(name, f"colour_of_a_package:{found}", find.GROUP)

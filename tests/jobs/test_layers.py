@@ -20,7 +20,17 @@ from jobs.cli import app
 from tests import render
 from tests.curation.inline import Inline
 
-FILTERS = ["duration", "resolution", "motion", "quality", "borders", "transition", "text", "aesthetics"]
+FILTERS = [
+    "duration",
+    "resolution",
+    "motion",
+    "quality",
+    "borders",
+    "transition",
+    "timing",
+    "text",
+    "aesthetics",
+]
 # The rules of the default, as the file has them at the time of writing.
 RULES = {
     "duration.seconds": Rule(3, 10),
@@ -33,6 +43,7 @@ RULES = {
     "quality.dark": Rule(max=0.8),
     "borders.fraction": Rule(max=0.02),
     "transition.distance": Rule(max=0.16),
+    "timing.doubtful": Rule(max=0.02),
     "text.area": Rule(max=0.02),
     "aesthetics.mean": Rule(min=4.5),
     "caption.refusal": Rule(max=0),

@@ -18,7 +18,7 @@ import pytest
 from curation.config.load import load_config
 from curation.config.schema import Config
 from curation.decode import segments
-from curation.decode.clock import Clock
+from curation.decode.container.clock import Clock
 from curation.decode.video import Video
 from tests import render
 from tests.conftest import CHEAP

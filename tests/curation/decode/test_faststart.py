@@ -16,7 +16,7 @@ import pytest
 
 from curation.config.load import load_config
 from curation.decode import cut
-from curation.decode.faststart import index_first
+from curation.decode.container.faststart import index_first
 from tests import render
 from tests.conftest import CHEAP
 
