@@ -744,14 +744,13 @@ def _images(corpus: _Corpus) -> None:
         "animated.webp": _image("WEBP", more[0], save_all=True, append_images=more[1:]),
         "lossless.webp": _image("WEBP", rgb, lossless=True),
         "pages.tiff": _image("TIFF", more[0], save_all=True, append_images=more[1:]),
-        "float.tif": _image(
-            "TIFF", Image.fromarray(np.linspace(0, 1, 3072, dtype=np.float32).reshape(48, 64))
-        ),
         "plain.bmp": _image("BMP", rgb),
         "jpeg inside.png": jpeg + b"\0",
     }
     for name, content in sound.items():
         corpus.file("image", name, "measures", content)
+    floats = Image.fromarray(np.linspace(0, 1, 3072, dtype=np.float32).reshape(48, 64))
+    corpus.file("image", "float.tif", "fails", _image("TIFF", floats))  # which number is white?
     rows = zlib.compress(bytes(1126 * 9000), 9)
     bombs = {
         "60000x60000.png": _png(60_000, 60_000, 1, 0, rows),
