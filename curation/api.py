@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
+from captioning.makers import NAMES
 from curation.audit.accounting import Accounting, accounting
 from curation.audit.captioned import captioned_line
 from curation.cluster.private import private_ray
@@ -141,7 +142,10 @@ def caption(
     captioner: none, sidecar, transformers or endpoint; None: the dataset's. set: `captions.*`,
     `rules.caption.*` and `run.*`.
     """
-    overrides = [*([f"captions.captioner={captioner}"] if captioner else []), *_several(set)]
+    asked = [f"captions.captioner={captioner}"] if captioner else []
+    if captioner in NAMES:  # parameters of a captioner of your own, which the dataset had before
+        asked.append("captions.own={}")
+    overrides = [*asked, *_several(set)]
     for override in overrides:
         if not override.startswith(("captions.", "rules.caption.", "run.")):
             raise ConfigError(

@@ -82,11 +82,12 @@ def session(config: Config) -> Iterator[None]:
 def _check(config: Config) -> None:
     """Raises `ConfigError` where workers take what no machine has, or do not find a class of your own."""
     check_shares(config)
-    names = [*config.filters, config.captions.captioner, config.shots.detector]
+    plain = config.for_workers()
+    names = [*plain["filters"], plain["captions"]["captioner"], plain["shots"]["detector"]]
     if not any(map(is_import_path, names)):
         return
     # Many workers would fail one after another, and each with a traceback.
-    error = ray.get(ray.remote(num_cpus=0)(_error_of).remote(config.for_workers()))
+    error = ray.get(ray.remote(num_cpus=0)(_error_of).remote(plain))
     if error:
         raise ConfigError(f"a worker of the cluster cannot use this configuration: {error}")
 

@@ -77,8 +77,8 @@ class RecordedFilter:
     def check(self) -> None:
         """Raises `MissingModel`, because this filter cannot run."""
         raise MissingModel(
-            f"filters.{self.path}: {self.why}. Only its stored numbers can be used; to build without it: "
-            f"--set filters.{self.path}=null"
+            f"filters.{self.path}: {self.why}. select and report use its stored numbers without it; to build "
+            f"without it, and without rules on its columns: --set filters.{self.path}=null"
         )
 
 
@@ -90,6 +90,9 @@ def read_filters(value: Any, known: Known | None) -> dict[str, Any]:
     if not isinstance(value, Mapping):
         raise ValueError(f"expected measure: parameters, got {value!r}")
     kept = {str(path): params for path, params in value.items() if params is not None}
+    for path in value.keys() - kept.keys():
+        if not is_import_path(str(path)):
+            scorer_class(str(path))  # a misspelt filter would not be taken out
     made = [(path, _one(path, params, known)) for path, params in kept.items()]
     seen: dict[str, str] = {}
     for path, scorer in made:

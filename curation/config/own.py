@@ -55,7 +55,10 @@ def check_name(section: str, key: str, name: str, names: Collection[str], own: M
             "their import path, such as mypackage.mine:Mine"
         )
     if own and name in names:
-        raise ValueError(f"{section}.own: these are parameters of a class of your own, and {key} is {name}")
+        raise ValueError(
+            f"{section}.own: these are parameters of a class of your own, and {key} is {name}: take them out "
+            f"with --set {section}.own={{}}"
+        )
 
 
 def without_own(plain: dict[str, Any]) -> dict[str, Any]:

@@ -30,7 +30,7 @@ from captioning.checks.language import LANGUAGES
 from captioning.makers import NAMES, captioner_class
 from captioning.prompts import PROMPTS, prompt_of
 from curation.config.filters import RecordedFilter, key_of, made, name_of, params_of, read_filters
-from curation.config.own import check_name, read_captioner, without_own
+from curation.config.own import RecordedCaptioner, check_name, read_captioner, without_own
 from curation.store.schema import CAPTION_COLUMNS
 from filters import EMBEDDER, SCORERS
 from filters.find import IMPORT_PATH, is_import_path
@@ -263,7 +263,9 @@ def _rule(value: Any) -> Rule:
     if isinstance(value, Rule):
         return value
     if not isinstance(value, Mapping):
-        raise ValueError(f"expected min and/or max, got {value!r}")
+        raise ValueError(
+            "expected min and/or max, as in rules.motion.speed.min=0.02: the name of a column has two parts"
+        )
     unknown = set(value) - {"min", "max"}
     if unknown:
         raise ValueError(f"unknown {sorted(unknown)}: a rule has min and/or max")
@@ -330,7 +332,8 @@ class Config(_Section):
         own = any(path not in SCORERS for path in filters)  # its columns are not known yet
         known = {c.name for s in SCORERS.values() for c in s.columns} | set(CAPTION_COLUMNS)
         for column, rule in kept.items():
-            if _is_null(rule) and column not in known and not own:
+            is_ours = str(column).partition(".")[0] in SCORERS
+            if _is_null(rule) and column not in known and (is_ours or not own):
                 raise ValueError(
                     f"rules.{column}: no such rule to take out; there are {', '.join(sorted(known))}"
                 )
@@ -348,7 +351,8 @@ class Config(_Section):
                     )
             elif column not in columns:
                 raise ValueError(
-                    f"rules.{column}: no configured filter makes this column; there are "
+                    f"rules.{column}: no configured filter makes this column (where it is stored, name its "
+                    "filter in `filters`, installed or not); there are "
                     f"{', '.join(sorted(columns)) or 'none'}, and of captions {', '.join(CAPTION_COLUMNS)}"
                 )
         return self
@@ -426,6 +430,11 @@ class Config(_Section):
         columns = {c.name for s in gone.values() for c in s.columns}
         plain["filters"] = {path: p for path, p in plain["filters"].items() if path not in gone}
         plain["rules"] = {c: r for c, r in plain["rules"].items() if c not in columns}
+        if isinstance(self.captions.of_ones_own, RecordedCaptioner):  # it cannot run, and is not asked
+            others = {key: value for key, value in plain["captions"].items() if key != "own"}
+            plain["captions"] = {**others, "captioner": "none"}
+        if "shots.detector" in self.unsaid:  # a build refuses it, and other commands detect no shots
+            plain["shots"] = {"detector": "none"}
         return plain
 
     def spans_hash(self) -> str:

@@ -57,18 +57,29 @@ def clips(
     """The rows of the shards, with one row group in memory at a time.
 
     seed: shuffles the order of the row groups. Rows were shuffled inside of a shard when the shard was
-    written. Rows of a row group therefore keep their order, and one read gives a whole row group.
+    written. Rows of a row group therefore keep their order, and one read gives a whole row group. Raises
+    `ValueError` for a damaged file.
     """
     groups = []
     for path in shard_files(dataset):
-        with pq.ParquetFile(path) as file:
+        with _readable(path), pq.ParquetFile(path) as file:
             groups += [(path, k) for k in range(file.num_row_groups)]
     if seed is not None:
         random.Random(seed).shuffle(groups)
     for path, k in groups:
-        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+        with _readable(path), pq.ParquetFile(path, page_checksum_verification=True) as file:
             table = file.read_row_group(k, columns=list(columns) if columns else None)
         yield from table.to_pylist()
+
+
+@contextlib.contextmanager
+def _readable(path: Any) -> Iterator[None]:
+    """Errors of reading a shard as a `ValueError` that names the file and the remedy."""
+    try:
+        yield
+    except (pa.ArrowException, OSError) as error:
+        why = " ".join(str(error).split())
+        raise ValueError(f"{path} cannot be read: {why}; reelmill verify lists all damage") from error
 
 
 def _is_damaged(mp4: bytes | None, video_hash: str | None) -> bool:

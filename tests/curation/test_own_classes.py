@@ -100,6 +100,10 @@ def test_a_dataset_names_them_and_nothing_runs(
     monkeypatch.syspath_prepend(str(tmp_path))
     for command in ("status", "verify", "report", "select"):
         assert reelmill(command, dataset).exit_code == 0, command
+    for seconds in (9, 0):  # all clips go, and are cut again by workers
+        done = reelmill("select", dataset, "--set", f"rules.duration.seconds.min={seconds}")
+        assert done.exit_code == 0, done.output
+        assert not (tmp_path / "imported").exists()
     build = ("build", place / "footage", "--out", dataset, "--config", dataset / "dataset.json")
     for arguments in (build, ("caption", dataset, "--set", "captions.own.dark=1")):
         refused = reelmill(*arguments)

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-import jobs
+import curation
 from curation.config.load import load_config
 from curation.config.mismatch import mismatches
 
-CONFIGS = Path(jobs.__file__).parent / "configs"
+CONFIGS = Path(curation.__file__).parent / "configs"
 
 
 @pytest.mark.parametrize(
