@@ -112,13 +112,17 @@ def test_a_clip_costs_little_more_than_its_bytes(
     s3.put(str(tmp_path / name), f"reelmill/{name}")
     asked.clear()
     with Video(f"s3://reelmill/{name}") as video:
-        opened = asked.bytes
+        opened = through = asked.bytes
+        if name.endswith(".ts"):  # read through once, to know whether its timestamps start again
+            assert video.may_seek()
+            through = asked.bytes
+            assert through - opened < 1.1 * size
         for start_s in (100.0, 300.0):
             for frame in video.frames_from(start_s):
                 if frame.time_s > start_s + 5:
                     break
     assert opened < 10 * MB
-    assert asked.bytes - opened < 2 * (5 * bit_rate / 8 + more_mb) * MB
+    assert asked.bytes - through < 2 * (5 * bit_rate / 8 + more_mb) * MB
 
 
 def test_a_column_of_a_shard_is_read_without_its_videos(s3: Any, asked: Asked) -> None:

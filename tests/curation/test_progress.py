@@ -14,7 +14,6 @@ from rich.console import Console
 
 from curation import progress
 from curation.progress import Progress
-from jobs import common
 
 
 class Terminal(io.StringIO):
@@ -35,6 +34,8 @@ class Clock:
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
     monkeypatch.setattr(progress.time, "monotonic", clock)
+    # The bar is drawn when a test asks for it: its thread would draw at moments of its own.
+    monkeypatch.setattr("rich.live._RefreshThread.run", lambda _: None)
     return clock
 
 
@@ -148,12 +149,12 @@ def test_what_stops_in_the_middle_leaves_no_bar(clock: Clock) -> None:
 def test_warnings_stand_above_the_bar_and_are_not_torn(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     """Those of the commands, which share the console, and those of libraries on standard error."""
     file = Terminal()
-    monkeypatch.setattr(common, "err", console_on(file, clock))
+    monkeypatch.setattr(progress, "err", console_on(file, clock))
     monkeypatch.setattr(sys, "stderr", file)
-    with closing(Progress(common.err)) as shown:
+    with closing(Progress(progress.err)) as shown:
         shown.start_measure(10, done=0)
         measured(shown, clock, 1)
-        common.complain("the dataset is free in 50 s")
+        progress.complain("the dataset is free in 50 s")
         with warnings.catch_warnings():
             warnings.simplefilter("always")
             warnings.showwarning = lambda message, *_: print(f"Warning: {message}", file=sys.stderr)

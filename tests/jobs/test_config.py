@@ -202,7 +202,8 @@ def process(*arguments: str, **environment: str) -> str:
 
 
 def test_a_shell_is_given_a_script_and_completions() -> None:
-    script = process("--show-completion", "bash")
+    # The shell is the named one, and not the one that runs the tests, such as the `sh` of make.
+    script = process("--show-completion", "bash", _TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION="1")
     assert "complete -o default -F _reelmill_completion reelmill" in script
     subprocess.run(["bash", "-n"], input=script, text=True, check=True)
     found = process(_REELMILL_COMPLETE="complete_bash", COMP_WORDS="reelmill co", COMP_CWORD="1")

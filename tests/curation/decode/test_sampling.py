@@ -55,6 +55,7 @@ class Shown:
     """A frame of one grey value."""
 
     time_s: float
+    doubtful: int = 0
 
     def gray(self, width: int, height: int, *, area: bool = True) -> np.ndarray:
         return np.full((height, width), int(self.time_s * 10), np.uint8)
