@@ -97,7 +97,7 @@ def of_dataset(
     apply_overrides(data, overrides)
     not_taken = {key: value for key, value in not_taken.items() if key not in now}
     paths = [path for path in data.get("filters") or () if is_import_path(str(path))]
-    may_import = [p for p in paths if any(key.startswith(f"filters.{p}") for key in said)]
+    may_import = [p for p in paths if any(f"{key}.".startswith(f"filters.{p}.") for key in said)]
     for section, key in (("captions", "captioner"), ("shots", "detector")):
         path = str((data.get(section) or {}).get(key)) if isinstance(data.get(section), dict) else ""
         if is_import_path(path) and said.get(f"{section}.{key}") == path:

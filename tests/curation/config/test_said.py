@@ -165,3 +165,27 @@ def test_the_name_of_a_key_is_one(name: str, fits: bool) -> None:
     else:
         with pytest.raises(ConfigError, match=f"--set captions.endpoint.api_key_env={name}"):
             said.check_key_names(config, {})
+
+
+@pytest.mark.parametrize(
+    ("option", "may"),
+    [
+        ("filters.json:JSONDecoder={}", True),
+        ('filters.json:JSONDecoder={"frames": 4}', True),
+        ("filters.json:JSONDecoder.frames=4", True),
+        ("filters.json:JSONDecoderOfMine={}", False),  # another class that begins with the same letters
+        ("filters.json:JSON={}", False),
+    ],
+)
+def test_the_user_names_a_class_and_no_other_one(option: str, may: bool, monkeypatch: Any) -> None:
+    asked: list[str] = []
+    known = said.Known
+
+    def spied(manifest: Any, may_import: Any) -> Any:
+        asked.extend(may_import)
+        return known(manifest, may_import)
+
+    monkeypatch.setattr(said, "Known", spied)
+    with pytest.raises(ConfigError):  # it is no filter, or was not allowed
+        said.of_dataset({"filters": {"json:JSONDecoder": {}}}, [option], [])
+    assert ("json:JSONDecoder" in asked) == may
