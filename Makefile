@@ -41,7 +41,7 @@ lint: setup
 
 # Two processes; the tests of one file stay together, since they share footage and models.
 test: lint
-	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile --durations=30
+	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile --no-loadscope-reorder --durations=30
 
 # What needs neither Ray nor training nor a kill: some minutes of processor time less.
 quick: lint

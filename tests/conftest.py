@@ -60,6 +60,20 @@ HEAVY = (
 )
 
 
+# Files that take a minute and more. They begin first, so that the two processes of `make test` end together.
+LONG = (
+    *("curation/test_kill", "jobs/test_recipe", "curation/test_build", "jobs/test_cluster"),
+    *("jobs/test_leftovers", "curation/test_own_", "curation/captions/test_on_ray", "jobs/test_kill"),
+    *("examples/", "curation/test_faults", "curation/test_pipeline", "generation/train/test_parallel"),
+    *("generation/codecs/test_slice", "generation/train/test_memory", "jobs/test_no_room", "jobs/test_train"),
+)
+
+
+def _order(item: pytest.Item) -> int:
+    path = item.path.relative_to(Path(__file__).parent).as_posix()
+    return next((k for k, name in enumerate(LONG) if path.startswith(name)), len(LONG))
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     here = Path(__file__).parent
     groups: dict[str, list[pytest.Item]] = {}
@@ -77,6 +91,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for item in members:
             if item not in chosen:
                 item.add_marker("slow")
+    items.sort(key=_order)
 
 
 def pytest_report_header(config: pytest.Config) -> str:
