@@ -123,6 +123,10 @@ class _BothRanks(Loader):
         pairs = zip(super().batches(epoch, index), self.other.batches(epoch, index), strict=False)
         yield from itertools.chain.from_iterable(pairs)
 
+    def close(self) -> None:
+        super().close()
+        self.other.close()
+
 
 def _as_one(config: Config, data: Path, run: Path) -> Trainer:
     """A training of one process on the batches of two: a step has twice as many micro-batches."""
