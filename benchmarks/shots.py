@@ -1,73 +1,106 @@
-"""Recall and precision of the shot detectors on cuts labelled by people.
+"""The shot detectors against cuts and gradual transitions that people labelled, file by file.
 
-python -m benchmarks.shots --footage ../shared/data/video
+python -m benchmarks.shots --data ../shared/data
+
+`--data` holds `film/truth.json` and `video/ground_truth.json`, and the files beside them. `--judge FILE`
+takes the coefficients of `similarity` from a file that `benchmarks.judge.train` wrote.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import time
-from collections import Counter
 from pathlib import Path
 
 import cv2
 
+from benchmarks.judge.score import Score, score
+from benchmarks.judge.shots import Labels, labels
 from curation.config.schema import DetectorName
-from curation.decode.shots import make_detector
+from curation.decode.judges import make_detector
+from curation.decode.likeness import judge
+from curation.decode.shots import Cut
 from curation.decode.video import Video
 
-WAYS: list[tuple[DetectorName, bool]] = [
-    ("adaptive", False),
-    ("adaptive", True),
-    ("content", False),
-    ("content", True),
-    ("transnetv2", False),
-]
+MIN_SCENE_SECONDS = 0.6
 
 
-def found(path: Path, name: DetectorName, *, exact: bool) -> list[int]:
+def bare(path: Path) -> tuple[float, float]:
+    """(CPU seconds of a bare decode, frames per second)."""
+    began = time.process_time()
     with Video(str(path), skip_loop_filter=True) as video:
-        detector = make_detector(name, None, 0.6, exact=exact, fps=video.info.fps or 25.0)
-        cuts = [c.index for frame in video.frames() for c in detector.push(frame)]
-        return cuts + [c.index for c in detector.finish()]
+        for _ in video.frames():
+            pass
+        return time.process_time() - began, video.info.fps or 25.0
+
+
+def found(path: Path, name: DetectorName) -> tuple[float, list[Cut]]:
+    """(CPU seconds of a decode with the detector, what it found)."""
+    began = time.process_time()
+    with Video(str(path), skip_loop_filter=True) as video:
+        detector = make_detector(name, None, MIN_SCENE_SECONDS, exact=False, fps=video.info.fps or 25.0)
+        cuts = [c for frame in video.frames() for c in detector.push(frame)]
+        cuts += detector.finish()
+    return time.process_time() - began, cuts
+
+
+def of_detector(name: DetectorName, truth: dict[Path, Labels]) -> None:
+    """Print the table of one detector."""
+    print(f"\n`{name}`\n")
+    print("| file | hits | missed | false | gradual found | not found | false ranges | bare s | added s |")
+    print("|---|---|---|---|---|---|---|---|---|")
+    total, bare_s, added_s = Score(), 0.0, 0.0
+    for path, of in truth.items():
+        alone_s, fps = bare(path)
+        spent_s, cuts = found(path, name)
+        one = score(cuts, of, MIN_SCENE_SECONDS * fps - 1e-6)
+        total += one
+        bare_s += alone_s
+        added_s += spent_s - alone_s
+        _line(path.name, one, alone_s, spent_s - alone_s)
+    _line("all", total, bare_s, added_s)
+    recall = len(total.hits) / (len(total.hits) + len(total.missed))
+    precision = len(total.hits) / max(1, len(total.hits) + len(total.false))
+    gradual = len(total.found) + len(total.unfound)
+    ranges = len(total.found) / max(1, len(total.found) + len(total.false_ranges))
+    print(
+        f"\nhard cuts: recall {recall:.3f}, precision {precision:.3f}; gradual transitions: "
+        f"{len(total.touched)} of {gradual} touched, {len(total.found)} found with their frames, precision "
+        f"{ranges:.2f}; added cost {added_s / bare_s:.2f} of a bare decode",
+        flush=True,
+    )
+
+
+def _line(name: str, of: Score, bare_s: float, added_s: float) -> None:
+    def some(items: list[int] | list[tuple[int, int]]) -> str:
+        if name == "all" or not items:
+            return str(len(items))
+        return f"{len(items)}: " + ", ".join(
+            str(i) if isinstance(i, int) else f"{i[0]}-{i[1]}" for i in items
+        )
+
+    print(
+        f"| {name} | {len(of.hits)} | {some(of.missed)} | {some(of.false)} | {len(of.found)} | "
+        f"{some(of.unfound)} | {some(of.false_ranges)} | {bare_s:.2f} | {added_s:.2f} |",
+        flush=True,
+    )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--footage", type=Path, required=True)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--judge", type=Path)
+    parser.add_argument("--only", nargs="*", help="names of files")
+    parser.add_argument("--detectors", nargs="*", default=["similarity", "adaptive", "content", "transnetv2"])
     args = parser.parse_args()
     cv2.setNumThreads(1)
-    truth = json.loads((args.footage / "ground_truth.json").read_text())
-    labelled = {n: r["ground_truth"] for n, r in truth.items() if "cuts" in r.get("ground_truth", {})}
-    counts = [sum(len(t.get(kind, [])) for t in labelled.values()) for kind in ("cuts", "gradual")]
-    print(f"{len(labelled)} files, {counts[0]} hard cuts, {counts[1]} gradual transitions")
-    print("| detector | frames | hits | missed | false | recall | precision | in gradual | CPU s | where |")
-    print("|---|---|---|---|---|---|---|---|---|---|")
-    for name, exact in WAYS:
-        hits = missed = gradual = 0
-        where: Counter[str] = Counter()
-        began = time.process_time()
-        for file, t in labelled.items():
-            cuts = found(args.footage / file, name, exact=exact)
-            blends = [(g["start"] - 1, g["end"] + 1) for g in t.get("gradual", [])]
-            inside = {c for c in cuts if c not in t["cuts"] and any(a <= c <= b for a, b in blends)}
-            hits += sum(c in cuts for c in t["cuts"])
-            missed += sum(c not in cuts for c in t["cuts"])
-            where[file] = sum(c not in t["cuts"] and c not in inside for c in cuts)
-            gradual += sum(any(a <= c <= b for c in inside) for a, b in blends)
-        way = "as PySceneDetect's API" if exact else "sampled planes"
-        way = "48x27" if name == "transnetv2" else way
-        false = where.total()
-        recall, precision = hits / (hits + missed), hits / max(1, hits + false)
-        print(
-            f"| {name} | {way} | {hits} | {missed} | {false} | {recall:.2f} | {precision:.2f} | "
-            f"{gradual} | {time.process_time() - began:.0f} | "
-            f"{', '.join(f'{file} {count}' for file, count in (+where).items())} |",
-            flush=True,
-        )
+    if args.judge:
+        judge.COEFFICIENTS = args.judge
+    truth = {p: t for p, t in labels(args.data).items() if not args.only or p.name in args.only}
+    for name in args.detectors:
+        of_detector(name, truth)
 
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ from filters import EMBEDDER, SCORERS
 from filters.find import IMPORT_PATH, is_import_path
 from filters.rules import Rule
 
-DetectorName = Literal["content", "adaptive", "transnetv2", "none"]
+DetectorName = Literal["similarity", "content", "adaptive", "transnetv2", "none"]
 ENCODER_VERSION = (
     2  # increase it when `curation.decode.cut` gives other pictures: accepted clips are then cut again
 )
@@ -61,7 +61,7 @@ class Shots(_Section):
     """Shot detection. A `threshold` of null means the detector's own default."""
 
     # A `DetectorName`, or the import path of a detector of your own, whose parameters are in `own`.
-    detector: _named(get_args(DetectorName)) = "adaptive"  # type: ignore[valid-type]
+    detector: _named(get_args(DetectorName)) = "similarity"  # type: ignore[valid-type]
     own: dict[str, Any] = Field(default_factory=dict)
     threshold: float | None = None
     min_scene_seconds: float = Field(0.6, ge=0)

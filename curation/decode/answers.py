@@ -100,7 +100,7 @@ class Mark:
 class PieceAnswer:
     """The frames of a piece, as arrays with one number per frame.
 
-    times_s: float64, seconds. stamps: int64, timestamps. values: float64, the detector's values.
+    times_s: float64, seconds. stamps: int64, timestamps. values: see `ValueDetector.value_type`.
     """
 
     info: VideoInfo

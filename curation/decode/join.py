@@ -28,7 +28,7 @@ from curation.store.rows import Decoded, named_source, unmeasured
 from curation.tasks.look import LookRow, LookTask, MarkRow, PieceRow
 from curation.tasks.measure import GroupDone, GroupTask, MeasuredSource, MeasureTask, SourceTask, SpanTask
 
-_DECIDES_BY_VALUES = ("content", "adaptive", "none")
+_DECIDES_BY_VALUES = ("similarity", "content", "adaptive", "none")
 _WARM_UP_SECONDS = 2.0  # before a span: longer than the step of any grid, and longer than any pair
 
 
@@ -91,7 +91,7 @@ class Piece:
     last_duration_s: float | None
     times_s: np.ndarray
     stamps: np.ndarray
-    values: np.ndarray
+    values: bytes  # one of `ValueDetector.value_type` for each frame
 
     @classmethod
     def of(cls, row: PieceRow) -> Piece:
@@ -103,7 +103,7 @@ class Piece:
             row["last_duration_s"],
             np.frombuffer(row["times_s"], "f8"),
             np.frombuffer(row["stamps"], "i8"),
-            np.frombuffer(row["values"], "f8"),
+            row["values"],
         )
 
 
@@ -146,7 +146,8 @@ def _spans(pieces: Sequence[Piece], config: Config, info: VideoInfo, end_s: floa
     scenes = Scenes(config, detector.lag_s, detector.lag_frames)
     spans: list[Span] = []
     for piece in pieces:
-        of_frames = zip(piece.times_s.tolist(), piece.stamps.tolist(), piece.values.tolist(), strict=True)
+        values = np.frombuffer(piece.values, detector.value_type)
+        of_frames = zip(piece.times_s.tolist(), piece.stamps.tolist(), values, strict=True)
         for time_s, pts, value in of_frames:
             spans += scenes.push(time_s, detector.decide(time_s, pts, piece.time_base, value))
     return spans + scenes.finish(end_s, detector.finish())

@@ -9,7 +9,8 @@ from typing import cast
 
 from curation.config.own import own_detector
 from curation.config.schema import Config, DetectorName
-from curation.decode.shots import Cut, OwnDetector, ShotDetector, make_detector
+from curation.decode.judges import make_detector
+from curation.decode.shots import Cut, OwnDetector, ShotDetector
 from curation.decode.spans import Span, divide
 from filters.find import is_import_path
 
@@ -30,8 +31,9 @@ def detector_of(config: Config, fps: float | None) -> ShotDetector:
 class Scenes:
     """Divides a source into scenes while its frames are decoded.
 
-    A cut closes a scene. A long scene without a cut is closed as a block of `shots.max_scene_seconds`. The
-    block is closed only when no later cut can fall into the block and enough frames follow for another clip.
+    A cut closes a scene. The frames of a gradual transition belong to no scene. A long scene without a cut is
+    closed as a block of `shots.max_scene_seconds`. The block is closed only when no later cut can fall into
+    the block and enough frames follow for another clip.
     """
 
     def __init__(self, config: Config, lag_s: float, lag_frames: int):
@@ -50,7 +52,7 @@ class Scenes:
     def push(self, time_s: float, cuts: Sequence[Cut]) -> list[Span]:
         """Add a frame and the cuts that the detector found with it. Returns the spans of closed scenes."""
         self._times.append(time_s)
-        found = [span for cut in cuts for span in self._close(cut.time_s, at_cut=True)]
+        found = [span for cut in cuts for span in self._cut(cut)]
         block_end_s = self._times[0] + self._block_s
         if time_s >= block_end_s + self._hold_s:
             behind = len(self._times) - _count_before(self._times, block_end_s)
@@ -60,8 +62,14 @@ class Scenes:
 
     def finish(self, end_s: float, cuts: Sequence[Cut]) -> list[Span]:
         """Add the last cuts and the end of the last frame. Returns the spans of all remaining scenes."""
-        found = [span for cut in cuts for span in self._close(cut.time_s, at_cut=True)]
+        found = [span for cut in cuts for span in self._cut(cut)]
         return found + (self._divided(self._times, end_s, at_cut=True) if self._times else [])
+
+    def _cut(self, cut: Cut) -> list[Span]:
+        found = self._close(cut.time_s, at_cut=True)
+        if cut.resumes_s is not None:
+            self._times = self._times[_count_before(self._times, cut.resumes_s) :]
+        return found
 
     def _close(self, end_s: float, *, at_cut: bool) -> list[Span]:
         """Close the open scene at `end_s`. The frames from `end_s` on stay in the next open scene."""

@@ -40,8 +40,8 @@ class NotInPieces(ValueError):
 def look(request: dict[str, Any]) -> Iterator[Message]:
     """Yields one `piece` message for the frames with `from_s` <= time < `until_s`.
 
-    Its parts are arrays with one number per frame: time in seconds (float64), timestamp (int64), value
-    (float64). Raises `NotInPieces`.
+    Its parts are arrays with one entry per frame: time in seconds (float64), timestamp (int64), and the
+    detector's value (`ValueDetector.value_type`). Raises `NotInPieces`.
     """
     cv2.setNumThreads(1)
     config = validated(request["config"])
@@ -52,7 +52,7 @@ def look(request: dict[str, Any]) -> Iterator[Message]:
         detector = cast(ValueDetector, detector_of(config, video.info.fps))
         times: list[float] = []
         stamps: list[int] = []
-        values: list[float] = []
+        values: list[Any] = []
         before = last = None
         base: Fraction | None = None
         for frame in video.frames() if from_s is None else video.frames_from(from_s):
@@ -86,7 +86,10 @@ def look(request: dict[str, Any]) -> Iterator[Message]:
                 "last": _mark(last),
                 "last_duration_s": last.duration_s,
             },
-            [np.array(a, t).tobytes() for a, t in ((times, "f8"), (stamps, "i8"), (values, "f8"))],
+            [
+                np.array(a, t).tobytes()
+                for a, t in ((times, "f8"), (stamps, "i8"), (values, detector.value_type))
+            ],
         )
 
 

@@ -150,6 +150,20 @@ class Frame:
         signal = self.av.reformat(width, height, "rgb48le", interpolation=how).to_ndarray()
         return to_sdr(signal, self.info.hdr)
 
+    def planes(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Luma and both chroma planes as coded (not turned), each (H, W) uint8 of its own size."""
+        if self.info.hdr:
+            bgr = self.bgr_small(SAMPLED_LONG_SIDE)
+            y, red, blue = cv2.split(cv2.cvtColor(bgr, cv2.COLOR_BGR2YCrCb))
+            return y, blue, red
+        frame = self.av if self.av.format.name in _PLANAR_YUV else self.av.reformat(format="yuv420p")
+        return _plane(frame, 0), _plane(frame, 1), _plane(frame, 2)
+
+    @property
+    def full_range(self) -> bool:
+        """Do the levels of `planes` go from 0 to 255?"""
+        return self.info.hdr is not None or _is_full_range(self.av)
+
     def _upright(self, image: np.ndarray) -> np.ndarray:
         return upright(image, self.info.rotation, mirrored=self.info.mirrored)
 
