@@ -6,7 +6,7 @@ In: a request about one source. Out: messages with frames, spans, scores or enco
     __main__.py     the child: it answers requests, and no module imports it
     video.py        frames, with the times that container/clock.py gives them
     shots.py        cuts; scenes.py makes scenes from cuts, and spans.py makes candidate clips
-    sampling.py     the frames that scorers ask for
+    sampling.py     the frames that scorers ask for; rates.py decides at which rate a clip is stored
     measure.py      the scores of clips; rescore.py computes some scores again
     segments.py     one piece of a long source; join.py joins the pieces, in the driver
     cut.py          encodes accepted spans

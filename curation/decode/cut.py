@@ -19,6 +19,7 @@ from av.video.stream import VideoStream
 from curation.config.schema import Cut, Run
 from curation.decode.container.faststart import index_first
 from curation.decode.pixels.display import upright
+from curation.decode.rates import shown_before, stored_frames
 from curation.decode.video import Frame, Video, VideoInfo
 from curation.sandbox.protocol import Message, SourceFailed
 
@@ -170,7 +171,7 @@ def _encoded(wanted: Wanted, frames: Iterator[Frame], settings: Cut) -> Message:
     buffer = io.BytesIO()
     writer: _Writer | None = None
     seen = 0
-    count = 1 if fps is None else max(1, round((wanted.end_s - wanted.start_s) * fps))
+    count = 1 if fps is None else stored_frames(wanted.end_s - wanted.start_s, fps)
     last: Frame | None = None
     try:
         for frame in frames:
@@ -178,7 +179,7 @@ def _encoded(wanted: Wanted, frames: Iterator[Frame], settings: Cut) -> Message:
             if writer is None:
                 writer = _Writer(buffer, frame.info, frame, fps or _IMAGE_RATE, settings)
             if last is not None and fps is not None:
-                writer.put(last, _shown_before(frame.time_s, wanted.start_s, fps), count)
+                writer.put(last, shown_before(frame.time_s, wanted.start_s, fps), count)
             last = frame
         if writer is None or last is None or (wanted.fps is not None and seen != wanted.frames):
             message = f"{seen} frames where measuring saw {wanted.frames}: the file has changed"
@@ -199,11 +200,6 @@ def _encoded(wanted: Wanted, frames: Iterator[Frame], settings: Cut) -> Message:
         "duration_s": 0.0 if fps is None else count / fps,
     }
     return Message(head, [data])
-
-
-def _shown_before(time_s: float, start_s: float, fps: float) -> int:
-    """The number of output frames before `time_s`. Frame k shows the source at (k + 1/2) / fps."""
-    return max(0, int(np.ceil((time_s - start_s) * fps - 0.5 - 1e-6)))
 
 
 class _Writer:

@@ -12,8 +12,9 @@ import cv2
 
 from curation.config.load import validated
 from curation.config.schema import Config
+from curation.decode.rates import clip_rate
 from curation.decode.sampling import Keeper
-from curation.decode.scenes import Scenes, detector_of, frame_rate, is_vfr, shown_s, usual_rate
+from curation.decode.scenes import Scenes, detector_of, frame_rate, is_vfr, shown_s
 from curation.decode.spans import Span
 from curation.decode.video import Frame, Video, VideoInfo
 from curation.sandbox.protocol import Message
@@ -125,7 +126,7 @@ class Clips:
     def message(self, span: Span) -> Message:
         info = self._info
         # A video of one frame is not a still image: the video has a rate and a duration.
-        fps = None if info.is_image else usual_rate(span.frames / span.duration_s, info.fps)
+        fps = None if info.is_image else clip_rate(self.keeper.times(span), span.end_s, info.fps)
         clip = ClipInfo(span.duration_s, span.frames, fps, info.width, info.height)
         scores, jpegs = scored(self.keeper, span, clip, self._local, self._model)
         thumbnail = self.keeper.thumbnail(span)
