@@ -128,7 +128,7 @@ class Measurer:
             "message": found.message,
             "clips": found.clips,
             "seconds": found.seconds,
-            "config_hash": self._config.spans_hash(),
+            "config_hash": self._config.spans_hash(found.transfer),
         }
 
     def _failed_row(self, source: SourceTask, fault: SourceFailed, seconds: float) -> SourceRow:

@@ -30,6 +30,7 @@ from captioning.checks.language import LANGUAGES
 from captioning.makers import NAMES, captioner_class
 from captioning.prompts import PROMPTS, prompt_of
 from curation.config.filters import RecordedFilter, key_of, made, name_of, params_of, read_filters
+from curation.config.hdr import HdrMode, hdr_name
 from curation.config.own import RecordedCaptioner, check_name, read_captioner, without_own
 from curation.store.schema import CAPTION_COLUMNS
 from filters import EMBEDDER, SCORERS
@@ -49,6 +50,14 @@ class ConfigError(ValueError):
 class _Section(BaseModel):
     # Defaults are validated, too, because a default of 512 and a stored 512.0 must give the same hash.
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+# Keys that came later: at these values configurations look, and are hashed, as before there were such keys.
+LATER = {"cut.hdr": "tonemap"}
+
+
+def without_defaults(section: str, plain: dict[str, Any]) -> dict[str, Any]:
+    return {key: v for key, v in plain.items() if LATER.get(f"{section}.{key}", ...) != v}
 
 
 def _named(names: Sequence[str]) -> Any:
@@ -102,6 +111,13 @@ class Cut(_Section):
     gop_frames: int = Field(12, ge=1)
     max_side: int | None = Field(None, ge=16)  # pixels: the longer side is reduced to this
     fps: float | None = Field(None, gt=0)  # frames per second; null: the clip's own rate
+    # HDR sources (HLG and PQ). tonemap: measures and clips are of BT.709. reject: their clips are rejected.
+    # keep: measures and clips have the source's levels in 8 bits, and clips keep its tags.
+    hdr: HdrMode = "tonemap"
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return without_defaults("cut", plain(self))
 
 
 def _plain(value: Any) -> Any:
@@ -437,12 +453,17 @@ class Config(_Section):
             plain["shots"] = {"detector": "none"}
         return plain
 
-    def spans_hash(self) -> str:
-        """Hash of the settings that decide the clips. A source with another hash is measured again."""
-        return _hash({"shots": self.shots.model_dump(), "spans": self.spans.model_dump()})
+    def spans_hash(self, transfer: str | None = None) -> str:
+        """Hash of the settings that decide the clips and pictures of a source with this transfer. A source
+        with another hash is measured again."""
+        settings = {"shots": self.shots.model_dump(), "spans": self.spans.model_dump()}
+        kept = self.cut.hdr == "keep" and hdr_name(transfer) is not None
+        return _hash({**settings, "hdr": "keep"} if kept else settings)
 
     def cut_hash(self) -> str:
-        return _hash({**self.cut.model_dump(), "version": ENCODER_VERSION})
+        """Hash of the settings that decide the bytes of a clip."""
+        settings = self.cut.model_copy(update={"hdr": "tonemap"} if self.cut.hdr == "reject" else {})
+        return _hash({**settings.model_dump(), "version": ENCODER_VERSION})
 
     def hash(self) -> str:
         """Hash of all sections except `run`."""

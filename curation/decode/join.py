@@ -247,7 +247,7 @@ class Long:
             "measured",
             clips=self._clips,
             seconds=self._seconds,
-            config_hash=config.spans_hash(),
+            config_hash=config.spans_hash(self._decoded["transfer"]),
         )
         return {**row, **self._decoded, "attempt": 0, "rescored": False}
 

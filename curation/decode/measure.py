@@ -33,7 +33,7 @@ def run(request: dict[str, Any]) -> Iterator[Message]:
     cv2.setNumThreads(1)
     config = validated(request["config"])
     yield Message({"kind": "stage", "stage": "open"})
-    with Video(request["uri"], threads=config.run.decoder_threads, skip_loop_filter=True) as video:
+    with opened(request["uri"], config) as video:
         yield deadline_message(config, video, stage="measure")
         yield from _measured(request["source_id"], video, config)
 
@@ -85,6 +85,12 @@ class _Part:
         """The messages of the remaining scenes. end_s: the end of the last frame."""
         left = [Span(0.0, 0.0, 1)] if self._info.is_image else None
         yield from map(self.clips.message, left or self._scenes.finish(end_s, self._detector.finish()))
+
+
+def opened(uri: str, config: Config) -> Video:
+    """A source as measures see it."""
+    threads = config.run.decoder_threads
+    return Video(uri, threads=threads, skip_loop_filter=True, hdr=config.cut.hdr)
 
 
 def scored(

@@ -14,7 +14,7 @@ import cv2
 
 from curation.config.load import validated
 from curation.config.schema import Config
-from curation.decode.measure import deadline_message, scored
+from curation.decode.measure import deadline_message, opened, scored
 from curation.decode.sampling import Keeper
 from curation.decode.spans import Span
 from curation.decode.video import Frame, Video, VideoInfo
@@ -45,7 +45,7 @@ def run(request: dict[str, Any]) -> Iterator[Message]:
     config = validated(request["config"])
     clips = sorted((Committed(**c) for c in request["clips"]), key=lambda c: c.start_s)
     yield Message({"kind": "stage", "stage": "open"})
-    with Video(request["uri"], threads=config.run.decoder_threads, skip_loop_filter=True) as video:
+    with opened(request["uri"], config) as video:
         yield deadline_message(config, video, stage="score")
         yield from _scores(video, clips, config)
 

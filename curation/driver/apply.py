@@ -8,7 +8,7 @@ from curation.shards.align import align
 from curation.store.dataset import Dataset
 from curation.store.rows import AcceptedClip, ClipRow, keys_of, scores_of, with_scores
 from curation.store.schema import is_score
-from curation.verdicts.judge import applicable, spared, write_verdicts
+from curation.verdicts.judge import applicable, refused_hdr, spared, write_verdicts
 
 
 def apply_rules(dataset: Dataset, config: Config) -> list[AcceptedClip]:
@@ -18,7 +18,8 @@ def apply_rules(dataset: Dataset, config: Config) -> list[AcceptedClip]:
     """
     captions = Captions.read(dataset, config)
     columns = ["clip_id", "source_id", "uri", "start_s", "end_s", "frames", "fps", "width", "height"]
-    rows = write_verdicts(dataset, config.verdict_rules, failure_keys(config), captions, columns)
+    hdr = refused_hdr(dataset, config)
+    rows = write_verdicts(dataset, config.verdict_rules, failure_keys(config), captions, columns, hdr)
     extras = {s["source_id"]: s["extra"] for s in dataset.rows("sources", ["source_id", "extra"])}
     accepted = [_accepted(row, extras[row["source_id"]]) for row in rows]
     align(dataset, {clip["clip_id"]: clip for clip in accepted}, captions)

@@ -219,7 +219,8 @@ def _why_again(source: Source, row: SourceRow, config: Config, *, retry_failed: 
         if source.duplicate_of == row["duplicate_of"]:
             return None
         return "now a copy of another source" if source.duplicate_of else "no longer a copy of a kept source"
-    return "shots or spans changed" if row["config_hash"] != config.spans_hash() else None
+    same = row["config_hash"] == config.spans_hash(row["transfer"])
+    return None if same else "shots or spans changed"
 
 
 def _stale(dataset: Dataset, config: Config) -> tuple[dict[str, str], bool]:
