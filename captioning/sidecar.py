@@ -23,7 +23,7 @@ import fsspec
 
 from captioning.base import Caption, CaptionRequest, Pictures
 from captioning.beside import SUFFIXES, Folders, preference, suffix_of
-from captioning.subtitles import parse_subtitles, spoken_between
+from captioning.subtitles import Cue, parse_subtitles, spoken_between
 from captioning.texts import NOTHING, SPANS, Content, caption_in, cues_in, from_json, text_of
 
 _MAX_BYTES = 16 << 20
@@ -38,6 +38,7 @@ def _chained(address: str) -> str | None:
 class Sidecar:
     """Captions from files beside the source, or from `caption_column` of the source list.
 
+    by_row: each clip is the span of a row of the list, and has the caption of that row alone.
     refused: why nothing beside a source is to be opened, by the source's address; None where it may be.
     left_alone: caption files that were not used, and why: of refused addresses, links out of the folder, and
         files without a caption.
@@ -45,6 +46,7 @@ class Sidecar:
 
     caption_column: str = "caption"
     refused: Callable[[str], str | None] = field(default=_chained, repr=False, compare=False)
+    by_row: bool = False
     left_alone: dict[str, str] = field(default_factory=dict, init=False, repr=False, compare=False)
     name: ClassVar[str] = "sidecar"
     pictures: ClassVar[Pictures | None] = None
@@ -54,7 +56,7 @@ class Sidecar:
 
     @property
     def key(self) -> str:
-        return f"sidecar-1-{self.caption_column}"
+        return f"sidecar-1-{self.caption_column}{'-by-row' if self.by_row else ''}"
 
     def check(self) -> None:
         """This captioner needs nothing. A clip without a sidecar gets no caption."""
@@ -96,6 +98,8 @@ class Sidecar:
             cues = cues_in(rows if isinstance(rows, list) else [clip.extra], column)
         except ValueError:  # columns of these names may hold something else, such as dates
             cues = []
+        if cues and self.by_row:
+            return _best(cues, clip)
         if cues and (text := spoken_between(cues, clip.start_s, clip.end_s)):
             return text
         return None if cues and rows is None else caption_in(clip.extra, column)
@@ -109,6 +113,17 @@ class Sidecar:
                 self.left_alone[path] = reason
             self._kept[path] = None if reason else _read(path)
         return self._kept[path]
+
+
+def _best(cues: Sequence[Cue], clip: CaptionRequest) -> str | None:
+    """The text of the span that has most in common with the clip; of equal spans, that of the first."""
+    best, most = None, 0.0
+    for cue in cues:
+        common = min(cue.end_s, clip.end_s) - max(cue.start_s, clip.start_s)
+        share = common / (max(cue.end_s, clip.end_s) - min(cue.start_s, clip.start_s))
+        if share > most + 1e-9:
+            best, most = cue.text, share
+    return best
 
 
 def _leads_out(path: str) -> str | None:

@@ -53,7 +53,7 @@ class _Section(BaseModel):
 
 
 # Keys that came later: at these values configurations look, and are hashed, as before there were such keys.
-LATER = {"cut.hdr": "tonemap"}
+LATER = {"spans.by": "shots", "cut.hdr": "tonemap"}
 
 
 def without_defaults(section: str, plain: dict[str, Any]) -> dict[str, Any]:
@@ -88,8 +88,9 @@ class Shots(_Section):
 
 
 class Spans(_Section):
-    """Candidate clips within a scene."""
+    """Candidate clips: within scenes, or, with `by: list`, the spans that the list of sources gives."""
 
+    by: Literal["shots", "list"] = "shots"
     min_seconds: float = Field(3.0, gt=0)
     max_seconds: float = Field(10.0, gt=0)
     trim_seconds: float = Field(0.2, ge=0)
@@ -99,6 +100,10 @@ class Spans(_Section):
         if self.max_seconds < self.min_seconds:
             raise ValueError(f"max_seconds {self.max_seconds:g} is below min_seconds {self.min_seconds:g}")
         return self
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return without_defaults("spans", plain(self))
 
 
 class Cut(_Section):
@@ -453,10 +458,15 @@ class Config(_Section):
             plain["shots"] = {"detector": "none"}
         return plain
 
-    def spans_hash(self, transfer: str | None = None) -> str:
-        """Hash of the settings that decide the clips and pictures of a source with this transfer. A source
-        with another hash is measured again."""
-        settings = {"shots": self.shots.model_dump(), "spans": self.spans.model_dump()}
+    def spans_hash(
+        self, transfer: str | None = None, listed: Sequence[tuple[float, float]] | None = None
+    ) -> str:
+        """Hash of the settings that decide the clips and pictures of a source with this transfer, for which
+        the list of sources gives the spans `listed`. A source with another hash is measured again."""
+        spans = {k: v for k, v in self.spans.model_dump().items() if k != "by"}
+        settings: dict[str, Any] = {"shots": self.shots.model_dump(), "spans": spans}
+        if self.spans.by == "list" and listed:
+            settings = {"listed": listed, "min_seconds": self.spans.min_seconds}
         kept = self.cut.hdr == "keep" and hdr_name(transfer) is not None
         return _hash({**settings, "hdr": "keep"} if kept else settings)
 

@@ -19,8 +19,8 @@ from av.video.stream import VideoStream
 from curation.config.hdr import HdrMode
 from curation.config.schema import Cut, Run
 from curation.decode.container.faststart import index_first
+from curation.decode.container.rates import shown_before, stored_frames
 from curation.decode.pixels.display import upright
-from curation.decode.rates import shown_before, stored_frames
 from curation.decode.video import Frame, Video, VideoInfo
 from curation.sandbox.protocol import Message, SourceFailed
 

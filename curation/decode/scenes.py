@@ -9,7 +9,7 @@ from typing import cast
 
 from curation.config.own import own_detector
 from curation.config.schema import Config, DetectorName
-from curation.decode.rates import usual_rate
+from curation.decode.container.rates import usual_rate
 from curation.decode.shots import Cut, OwnDetector, ShotDetector, make_detector
 from curation.decode.spans import Span, divide
 from filters.find import is_import_path

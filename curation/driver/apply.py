@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from curation.captions.chosen import Captions, failure_keys
 from curation.config.schema import Config
 from curation.shards.align import align
+from curation.shards.plan import sharded_clips
 from curation.store.dataset import Dataset
 from curation.store.rows import AcceptedClip, ClipRow, keys_of, scores_of, with_scores
 from curation.store.schema import is_score
@@ -40,6 +43,11 @@ def _accepted(row: ClipRow, extra: str | None) -> AcceptedClip:
         "extra": extra,
     }
     return with_scores(clip, scores_of(row))
+
+
+def in_shards(dataset: Dataset, clip_ids: Collection[str]) -> bool:
+    """Is one of these clips in a shard?"""
+    return bool(clip_ids) and any(id_ in clip_ids for id_ in sharded_clips(dataset))
 
 
 def not_scored(dataset: Dataset, config: Config) -> int:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from curation.config.load import load_config
-from curation.decode.rates import clip_rate
+from curation.decode.container.rates import clip_rate
 from tests import render
 from tests.curation.helpers import cut, decode, measure
 
