@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import codecs
 import errno
-import json
 import os
 import stat
 from collections.abc import Callable, Sequence
@@ -22,9 +21,10 @@ from typing import ClassVar
 import fsspec
 
 from captioning.base import Caption, CaptionRequest, Pictures
-from captioning.beside import SUFFIXES, Folders, preference, suffix_of
-from captioning.subtitles import Cue, parse_subtitles, spoken_between
-from captioning.texts import NOTHING, SPANS, Content, caption_in, cues_in, from_json, text_of
+from captioning.beside import USUAL, Folders, preference, suffix_of
+from captioning.formats import TIMED_SUFFIXES, cues_of
+from captioning.subtitles import Cue, spoken_between
+from captioning.texts import NOTHING, SPANS, Content, caption_in, cues_in, from_json, text_of, values_in
 
 _MAX_BYTES = 16 << 20
 _MAX_KEPT = 64  # files
@@ -77,7 +77,7 @@ class Sidecar:
             self.left_alone[f"{stem}.txt"] = reason
             return None
         without: list[str] = []
-        names = [stem + suffix for suffix in SUFFIXES]
+        names = [stem + suffix for suffix in USUAL]
         for path in sorted({*names, *self._folders.others(clip.uri, stem)}, key=preference(clip.uri, stem)):
             found = self._content(path)
             if found == NOTHING:
@@ -151,12 +151,13 @@ def _read(path: str) -> Content | None:
         raise ValueError(f"{path}: the caption file cannot be read: {error.strerror or error}") from error
     text = _decoded(path, data)
     suffix = suffix_of(path)
-    if suffix in (".vtt", ".srt"):
-        return None, parse_subtitles(text)
+    if suffix in TIMED_SUFFIXES:
+        cues = cues_of(text, suffix)
+        return (None, cues) if cues or not text.strip() else NOTHING
     if suffix == ".txt":
         return text_of(text), None
     try:
-        return from_json(json.loads(text), os.path.basename(path)[: -len(suffix)])
+        return from_json(values_in(text), os.path.basename(path)[: -len(suffix)])
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise ValueError(
             f"{path}: not a caption file ({error}): a text, an object with `caption` or `text`, or a list of "
@@ -169,6 +170,7 @@ def _decoded(path: str, data: bytes) -> str:
     try:
         # A file that is too long may be cut within a character.
         text = codecs.getincrementaldecoder(encoding)().decode(data, final=len(data) < _MAX_BYTES)
+        text = text.rstrip("\0")  # some programs fill files up with them
         if "\0" in text:  # UTF-16 without a byte order mark, or no text
             raise ValueError("zero bytes")
     except ValueError as error:
