@@ -72,11 +72,13 @@ class ListedSpans:
                 self._shortened += span[1] - end_s > _FEW_SECONDS and span[1] != float("inf")
                 found += self._spans([(span[0], end_s)], edges)
             else:
-                self._leave_out(span, f"the size changes, or another recording begins, at {end_s:.3f} s")
+                self._leave_out(
+                    span, f"the size changes, or another recording begins, at {self._shown(end_s)} s"
+                )
         self._open, self._times, self._first_s = [], [], None
         if is_last:
             for span in self._waiting:
-                self._leave_out(span, f"the source ends at {end_s - self._file_start_s:.3f} s")
+                self._leave_out(span, f"the source ends at {self._shown(end_s)} s")
             self._waiting = []
         return found
 
@@ -99,12 +101,16 @@ class ListedSpans:
     def _leave_out(self, times: _Times, why: str) -> None:
         self._left_out.append((times, why))
 
+    def _shown(self, time_s: float) -> str:
+        """As a time of the list."""
+        return f"{round(time_s - self._file_start_s, 3):.10g}"
+
     def notes(self) -> str | None:
         """What became no clip, and what was shortened, in words. Times are those of the list."""
         notes = []
         if self._left_out:
             said = [
-                f"{a - self._file_start_s:.3f} to {b - self._file_start_s:.3f} s, {why}"
+                f"{self._shown(a)} to {self._shown(b)} s, {why}"
                 for (a, b), why in self._left_out[:_MOST_SAID]
             ]
             more = len(self._left_out) - _MOST_SAID

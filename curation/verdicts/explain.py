@@ -40,6 +40,10 @@ def notes(todo: Todo) -> Iterator[str]:
             "have changed since they were measured; the clips of the old files stay (--prune removes them)",
         ),
         (todo.vanished, "cannot be read now but were before; they stay as they were measured"),
+        (
+            [source_row(s) for s in todo.copies],
+            "are copies of other sources, so the spans that the list gives of them are no clips",
+        ),
         ([source_row(s) for s in todo.barred], "were removed with reelmill remove; they are left out"),
     ]
     for rows, what in found:

@@ -37,6 +37,7 @@ class Todo:
     unlisted: list[SourceRow] = field(default_factory=list)  # sources that are not named now; they stay
     changed: list[SourceRow] = field(default_factory=list)  # the file is new; the old clips stay
     vanished: list[SourceRow] = field(default_factory=list)  # named, but unreadable now; they stay
+    copies: list[Source] = field(default_factory=list)  # with spans of their own in the list: no clips
     barred: list[Source] = field(default_factory=list)  # removed by `reelmill remove`: left out
     named: set[str] = field(default_factory=set)  # source_ids of named, readable sources
     failed_before: int = 0  # number of named sources that failed in an earlier build
@@ -97,6 +98,8 @@ def find_work(
         if before and source.extra and (extra := source_row(source)["extra"]) != before[1]["extra"]:
             todo.extras[source.source_id] = extra
     _leftover(todo, committed, sources, prune=prune)
+    if config.spans.by == "list":
+        todo.copies = [s for s in sources if s.duplicate_of and listed_spans(source_row(s)["extra"])]
     for group in _groups(fresh):
         ids = "\n".join(s.source_id for s in group)
         part = hashlib.blake2b(ids.encode(), digest_size=8).hexdigest()

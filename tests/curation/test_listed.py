@@ -124,11 +124,17 @@ def test_what_becomes_no_clip_is_said(tmp_path: Path) -> None:
     notes = {Path(s["uri"]).name: s["message"] for s in Dataset(str(tmp_path / "d")).rows("sources")}
     assert "spans of the list that are no clips: 5" in notes["a.mp4"]
     assert "shorter: 1" in notes["a.mp4"]
-    assert (
-        "spans of the list that are no clips: 1 (50.000 to 60.000 s, the source ends at 2.000 s)"
-        in (notes["b.mp4"])
-    )
+    assert "spans of the list that are no clips: 1 (50 to 60 s, the source ends at 2 s)" in (notes["b.mp4"])
     assert sum("spans of the list" in line for line in said) == 2
+
+
+def test_spans_of_a_copy_are_said(tmp_path: Path) -> None:
+    footage(tmp_path, "a.mp4", [60])
+    (tmp_path / "b.mp4").write_bytes((tmp_path / "a.mp4").read_bytes())
+    write_list(tmp_path / "l.csv", [("a.mp4", 0, 1, "of the original"), ("b.mp4", 1, 2, "of the copy")])
+    _, said = build(tmp_path, config())
+    assert shown(tmp_path) == {("a.mp4", 0, 19): "of the original"}
+    assert any("are copies of other sources" in line and "b.mp4" in line for line in said)
 
 
 def test_changes_measure_what_they_touch(tmp_path: Path) -> None:
@@ -196,7 +202,7 @@ def test_a_change_of_size_within_a_span(tmp_path: Path) -> None:
     build(tmp_path, config())
     assert shown(tmp_path) == {("ab.ts", 20, 39): "small", ("ab.ts", 80, 99): "large"}
     (source,) = Dataset(str(tmp_path / "d")).rows("sources")
-    assert "spans of the list that are no clips: 1 (2.000 to 4.000 s, the size changes" in source["message"]
+    assert "spans of the list that are no clips: 1 (2 to 4 s, the size changes" in source["message"]
 
 
 def test_the_default_has_the_hashes_of_before() -> None:

@@ -18,6 +18,7 @@ from curation.config.load import load_config
 from curation.config.schema import Config
 from curation.decode.pixels.hdr import HDR
 from curation.progress import Progress
+from curation.report.page import render as report
 from curation.sources.listing import list_sources
 from curation.store.dataset import Dataset
 from curation.verdicts.explain import explain
@@ -77,6 +78,7 @@ def test_the_switch(tmp_path: Path) -> None:
     }
     assert "  rejected 2 by source.hdr" in accounting(dataset).lines()
     assert verify(dataset) == []
+    assert "source.hdr" in report(dataset)
     assert not built(reject).decodes
     built(config())
     assert shards() == mapped
