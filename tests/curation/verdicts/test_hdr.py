@@ -8,8 +8,9 @@ from pathlib import Path
 
 import av
 import numpy as np
+import pytest
 
-from curation import pipeline
+from curation import api, pipeline
 from curation.audit.accounting import accounting
 from curation.audit.verify import verify
 from curation.commands import select
@@ -96,6 +97,21 @@ def test_the_switch(tmp_path: Path) -> None:
     assert {Path(uri).stem for uri in now if now[uri] != dark[uri]} == {"pq", "hlg"}
     assert set(built(config()).measured) == {"pq.mp4", "hlg.mp4"}
     assert shards() == mapped
+
+
+def test_select_takes_the_switch_as_a_rule(tmp_path: Path) -> None:
+    write_hdr(tmp_path / "pq.mp4", "pq")
+    dataset = Dataset(str(tmp_path / "d"))
+    with Inline():
+        pipeline.build(
+            dataset, list_sources([str(tmp_path / "pq.mp4")]), config("cut.hdr=reject"), Progress()
+        )
+    with pytest.raises(ValueError, match="select changes rules only"):
+        api.select(str(tmp_path / "d"), set="cut.hdr=keep")
+    with pytest.raises(ValueError, match="select changes rules only"):
+        api.select(str(tmp_path / "d"), set="cut.crf=20")
+    summary = api.select(str(tmp_path / "d"), set="cut.hdr=reject")
+    assert (summary.clips, summary.accepted) == (1, 0)
 
 
 def test_the_default_has_the_hashes_of_before() -> None:
