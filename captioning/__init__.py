@@ -4,11 +4,12 @@
 `makers`: the captioners by name.
 `prompts`: the questions to models, and reading the answers.
 `sidecar`: captions from files and columns that people wrote. `beside`: the names of such files, `subtitles`:
-cues and rolling captions, `texts`: captions in JSON and in columns.
+cues and rolling captions, `formats`: other subtitle files, `texts`: captions in JSON and in columns.
 `local`, `server`: captions by a model on this machine, or by a model on a server.
 `rewrite`: captions rewritten by a language model, of either kind.
 `checks`: numbers about a caption, and the default rules.
 
-Imports follow the order base, prompts; subtitles, texts, beside, sidecar; checks, local, server; rewrite.
+Imports follow the order base, prompts; subtitles, formats, texts, beside, sidecar; checks, local, server;
+rewrite.
 No module imports Ray or another package of the project.
 """

@@ -14,7 +14,10 @@ from dataclasses import dataclass, field
 
 import fsspec
 
-SUFFIXES = (".vtt", ".srt", ".json", ".txt")
+from captioning.formats import TIMED_SUFFIXES
+
+USUAL = (".vtt", ".srt", ".json", ".txt")
+SUFFIXES = (*TIMED_SUFFIXES, ".json3", ".json", ".txt")  # in order of preference
 _LANGUAGE = re.compile(r"[a-z]{2,3}(?:[-_][a-z0-9]{2,8})*", re.IGNORECASE)  # en, eng, pt-BR, zh_Hans, en-orig
 _NAMED = frozenset({"english", "german", "french", "spanish", "italian", "portuguese", "dutch", "russian"})
 _OF_KIND = frozenset({"forced", "sdh", "cc", "hi", "default", "auto", "orig"})
@@ -33,21 +36,21 @@ class Folders:
     _stems: set[str] = field(default_factory=set, init=False)  # of files that hold no captions
 
     def others(self, uri: str, stem: str) -> Iterator[str]:
-        """Caption files of the source under other names than `stem` and a suffix in lower case."""
+        """Caption files of the source under other names than `stem` and one of `USUAL` in lower case."""
         folder, slash, name = uri.rpartition("/")
         if folder + slash != self._folder:
             self._list(folder + slash)
         of_stem = stem[len(folder + slash) :]
         for file in self._captions.get(_first(of_stem), ()):
             suffix = suffix_of(file)
-            if file == of_stem + suffix:
+            if file == of_stem + suffix and suffix in USUAL:
                 continue
             before = file[: -len(suffix)]
             if before in (of_stem, name) or self._is_in_a_language(before, of_stem, suffix):
                 yield folder + slash + file
 
     def _is_in_a_language(self, before: str, of_stem: str, suffix: str) -> bool:
-        if suffix not in (".vtt", ".srt") or not before.startswith(of_stem + "."):
+        if suffix not in (*TIMED_SUFFIXES, ".json3") or not before.startswith(of_stem + "."):
             return False
         # Where `NAME.en.mp4` is there, too, `NAME.en.srt` is about that file.
         return before not in self._stems and _language(before[len(of_stem) + 1 :]) is not None

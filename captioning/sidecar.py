@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import codecs
 import errno
-import json
 import os
 import stat
 from collections.abc import Callable, Sequence
@@ -22,9 +21,10 @@ from typing import ClassVar
 import fsspec
 
 from captioning.base import Caption, CaptionRequest, Pictures
-from captioning.beside import SUFFIXES, Folders, preference, suffix_of
-from captioning.subtitles import parse_subtitles, spoken_between
-from captioning.texts import NOTHING, SPANS, Content, caption_in, cues_in, from_json, text_of
+from captioning.beside import USUAL, Folders, preference, suffix_of
+from captioning.formats import TIMED_SUFFIXES, cues_of
+from captioning.subtitles import Cue, spoken_between
+from captioning.texts import NOTHING, SPANS, Content, caption_in, cues_in, from_json, text_of, values_in
 
 _MAX_BYTES = 16 << 20
 _MAX_KEPT = 64  # files
@@ -38,6 +38,7 @@ def _chained(address: str) -> str | None:
 class Sidecar:
     """Captions from files beside the source, or from `caption_column` of the source list.
 
+    by_row: each clip is the span of a row of the list, and has the caption of that row alone.
     refused: why nothing beside a source is to be opened, by the source's address; None where it may be.
     left_alone: caption files that were not used, and why: of refused addresses, links out of the folder, and
         files without a caption.
@@ -45,6 +46,7 @@ class Sidecar:
 
     caption_column: str = "caption"
     refused: Callable[[str], str | None] = field(default=_chained, repr=False, compare=False)
+    by_row: bool = False
     left_alone: dict[str, str] = field(default_factory=dict, init=False, repr=False, compare=False)
     name: ClassVar[str] = "sidecar"
     pictures: ClassVar[Pictures | None] = None
@@ -54,7 +56,7 @@ class Sidecar:
 
     @property
     def key(self) -> str:
-        return f"sidecar-1-{self.caption_column}"
+        return f"sidecar-1-{self.caption_column}{'-by-row' if self.by_row else ''}"
 
     def check(self) -> None:
         """This captioner needs nothing. A clip without a sidecar gets no caption."""
@@ -75,7 +77,7 @@ class Sidecar:
             self.left_alone[f"{stem}.txt"] = reason
             return None
         without: list[str] = []
-        names = [stem + suffix for suffix in SUFFIXES]
+        names = [stem + suffix for suffix in USUAL]
         for path in sorted({*names, *self._folders.others(clip.uri, stem)}, key=preference(clip.uri, stem)):
             found = self._content(path)
             if found == NOTHING:
@@ -96,6 +98,8 @@ class Sidecar:
             cues = cues_in(rows if isinstance(rows, list) else [clip.extra], column)
         except ValueError:  # columns of these names may hold something else, such as dates
             cues = []
+        if cues and self.by_row:
+            return _best(cues, clip)
         if cues and (text := spoken_between(cues, clip.start_s, clip.end_s)):
             return text
         return None if cues and rows is None else caption_in(clip.extra, column)
@@ -109,6 +113,17 @@ class Sidecar:
                 self.left_alone[path] = reason
             self._kept[path] = None if reason else _read(path)
         return self._kept[path]
+
+
+def _best(cues: Sequence[Cue], clip: CaptionRequest) -> str | None:
+    """The text of the span that has most in common with the clip; of equal spans, that of the first."""
+    best, most = None, 0.0
+    for cue in cues:
+        common = min(cue.end_s, clip.end_s) - max(cue.start_s, clip.start_s)
+        share = common / (max(cue.end_s, clip.end_s) - min(cue.start_s, clip.start_s))
+        if share > most + 1e-9:
+            best, most = cue.text, share
+    return best
 
 
 def _leads_out(path: str) -> str | None:
@@ -136,12 +151,13 @@ def _read(path: str) -> Content | None:
         raise ValueError(f"{path}: the caption file cannot be read: {error.strerror or error}") from error
     text = _decoded(path, data)
     suffix = suffix_of(path)
-    if suffix in (".vtt", ".srt"):
-        return None, parse_subtitles(text)
+    if suffix in TIMED_SUFFIXES:
+        cues = cues_of(text, suffix)
+        return (None, cues) if cues or not text.strip() else NOTHING
     if suffix == ".txt":
         return text_of(text), None
     try:
-        return from_json(json.loads(text), os.path.basename(path)[: -len(suffix)])
+        return from_json(values_in(text), os.path.basename(path)[: -len(suffix)])
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise ValueError(
             f"{path}: not a caption file ({error}): a text, an object with `caption` or `text`, or a list of "
@@ -154,6 +170,7 @@ def _decoded(path: str, data: bytes) -> str:
     try:
         # A file that is too long may be cut within a character.
         text = codecs.getincrementaldecoder(encoding)().decode(data, final=len(data) < _MAX_BYTES)
+        text = text.rstrip("\0")  # some programs fill files up with them
         if "\0" in text:  # UTF-16 without a byte order mark, or no text
             raise ValueError("zero bytes")
     except ValueError as error:

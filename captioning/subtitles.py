@@ -5,12 +5,13 @@ from __future__ import annotations
 import html
 import itertools
 import re
+import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from captioning.prompts import tidy
 
-_TIME = r"(?:(\d+):)?(\d{1,2}):(\d{1,2})(?:[.,](\d{1,9}))?"
+_TIME = r"(-?)(?:(\d+):)?(\d{1,2}):(\d{1,2})(?:[.,](\d{1,9}))?"
 _TIMING = re.compile(rf"^\s*{_TIME}\s*-{{1,2}}>\s*{_TIME}(?!\S)")
 _BREAK = re.compile(r"<br\s*/?>", re.IGNORECASE)
 _TAG = re.compile(
@@ -19,6 +20,11 @@ _TAG = re.compile(
 _WORD_TIME = re.compile(r"<\d[\d:.]*><c>")  # in automatic captions
 _TOUCHING_SECONDS = 0.1  # between cues of captions that roll
 _FEWEST_REPEATS = 2  # of lines by the next cue: one alone may have been said twice
+
+
+def is_seen(text: str) -> bool:
+    """Is there a sign that can be seen? Not of spaces without width and marks of direction alone."""
+    return any(unicodedata.category(sign) not in ("Cf", "Zs") for sign in text)
 
 
 @dataclass(frozen=True)
@@ -48,7 +54,11 @@ def parse_subtitles(text: str) -> list[Cue]:
 
     Captions that roll, as automatic ones of YouTube do, repeat the line before: it is said once.
     """
-    shown = [cue for cue in _shown(text.replace("\r\n", "\n").replace("\r", "\n")) if cue.lines]
+    shown = [
+        cue
+        for cue in _shown(text.replace("\r\r\n", "\n").replace("\r\n", "\n").replace("\r", "\n"))
+        if cue.lines
+    ]
     if _rolls(shown, is_timed_by_words=bool(_WORD_TIME.search(text))):
         return _each_once(shown)
     return [Cue(cue.start_s, cue.end_s, " ".join(cue.lines)) for cue in shown]
@@ -78,7 +88,7 @@ def _shown(text: str) -> Iterator[_Shown]:
             times = None
         if match:
             groups = match.groups()
-            times, lines = (_seconds(*groups[:4]), _seconds(*groups[4:])), []
+            times, lines = (_seconds(*groups[:5]), _seconds(*groups[5:])), []
             is_numbered = before.strip().isdigit()
         elif times is not None:
             lines.append(line)
@@ -88,12 +98,13 @@ def _shown(text: str) -> Iterator[_Shown]:
 def _cue(times: tuple[float, float], lines: Sequence[str]) -> Iterator[_Shown]:
     said = [tidy(html.unescape(_TAG.sub("", _BREAK.sub(" ", line)))) for line in lines]
     if times[1] > times[0]:
-        yield _Shown(*times, [line for line in said if line])
+        yield _Shown(*times, [line for line in said if is_seen(line)])
 
 
-def _seconds(hours: str | None, minutes: str, seconds: str, fraction: str | None) -> float:
+def _seconds(sign: str, hours: str | None, minutes: str, seconds: str, fraction: str | None) -> float:
     part = int(fraction) / 10 ** len(fraction) if fraction else 0.0
-    return int(hours or 0) * 3600 + int(minutes) * 60 + int(seconds) + part
+    total = int(hours or 0) * 3600 + int(minutes) * 60 + int(seconds) + part
+    return -total if sign else total
 
 
 def _repeated(before: _Shown, cue: _Shown) -> int:

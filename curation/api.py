@@ -27,7 +27,7 @@ from curation.config import said
 from curation.config.changes import flat
 from curation.config.load import apply_overrides, stored_config, validated
 from curation.config.named import named_values
-from curation.config.schema import Config, ConfigError
+from curation.config.schema import LATER, Config, ConfigError
 from curation.progress import Progress, complain, err
 from curation.sources.listing import list_sources
 from curation.sources.media import is_list
@@ -110,14 +110,16 @@ def estimate(
 def select(dataset: Place, *, set: Sequence[str] = ()) -> Summary:
     """Apply other rules without scoring. New accepted clips are cut, and captioned if a model captions.
 
-    set: rules (`rules.COLUMN.min`, `.max`, or `rules.COLUMN=null`) and `run.*`.
+    set: rules (`rules.COLUMN.min`, `.max`, or `rules.COLUMN=null`), `cut.hdr=reject` and back, and `run.*`.
     """
     target, overrides = dataset_at(dataset), _several(set)
     for override in overrides:
-        if not override.startswith(("rules.", "run.")) and not _allows(override, target):
+        is_rule = override.startswith(("rules.", "run.")) or _rejects_hdr(override, target)
+        if not is_rule and not _allows(override, target):
             raise ConfigError(
-                f"--set {override}: select changes rules only (rules.<column>.min or .max; and run.*); "
-                "for anything else run reelmill build with the changed configuration"
+                f"--set {override}: select changes rules only (rules.<column>.min or .max; and run.*; "
+                "cut.hdr=reject, and tonemap after it); for anything else run reelmill build with the "
+                "changed configuration"
             )
     settings = _confirmed(target, overrides)
     session = _session(settings)
@@ -341,6 +343,13 @@ def _allows(override: str, dataset: Dataset) -> bool:
     """
     key, _, value = override.partition("=")
     return key in said.KEYS and flat(dataset.manifest()["config"]).get(key) == value
+
+
+def _rejects_hdr(override: str, dataset: Dataset) -> bool:
+    """Does the override have HDR sources rejected, or accepted again? To keep HDR they are measured again."""
+    key, _, value = override.partition("=")
+    before = flat(dataset.manifest()["config"]).get(key, LATER.get(key))
+    return key == "cut.hdr" and {before, value} <= {"tonemap", "reject"}
 
 
 def _several(words: Sequence[str]) -> list[str]:

@@ -25,7 +25,7 @@ from curation.cluster.shares import caption_shares, cluster, cpu_shares
 from curation.cluster.streams import made_with, pool, rows, stream_of
 from curation.config.schema import Config
 from curation.decode.join import set_apart
-from curation.driver.apply import apply_rules
+from curation.driver.apply import apply_rules, in_shards
 from curation.driver.captions import CaptionCommits
 from curation.driver.cuts import ShardCommits
 from curation.driver.manifest import write_manifest
@@ -81,8 +81,11 @@ def select(
     Returns the accepted clips. `say` gets a line about caption files that are not used.
     """
     accepted = apply_rules(dataset, config)
-    if failures := read_sidecars(dataset, accepted, config, say):
+    captioned, failures = read_sidecars(dataset, accepted, config, say)
+    if failures:
         commit_failures(dataset, failures)
+    # Clips that are in shards already have got a caption if the configuration names another column.
+    if failures or in_shards(dataset, captioned):
         accepted = apply_rules(dataset, config)
     return accepted
 

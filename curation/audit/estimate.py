@@ -13,10 +13,11 @@ from curation.sandbox.parent import Child
 from curation.sandbox.protocol import SourceFailed
 from curation.shards.plan import estimated_bytes
 from curation.sources.source import Source
+from curation.sources.spans import listed_spans
 from curation.store.dataset import Dataset
 from curation.store.rows import Shape
 from curation.verdicts.explain import describe, explain
-from curation.verdicts.todo import find_work
+from curation.verdicts.todo import find_work, source_row
 
 _SAMPLE = 16  # sources that are probed
 _MEASURED = 3  # probed sources that are also measured, to find the speed
@@ -91,7 +92,9 @@ def _speed(child: Child, sample: Sequence[Source], config: Config) -> float | No
     for source in sample[:_MEASURED]:
         began = time.monotonic()
         seen = 0.0
-        request = {"op": "measure", "uri": source.uri, "source_id": source.source_id, "config": plain}
+        listed = listed_spans(source_row(source)["extra"]) if config.spans.by == "list" else []
+        named = {"uri": source.uri, "source_id": source.source_id, "listed": listed}
+        request = {"op": "measure", **named, "config": plain}
         try:
             for answer in answers.measured(child.request(request, config.run.deadline_seconds)):
                 if isinstance(answer, answers.ClipAnswer):

@@ -13,6 +13,7 @@ import pyarrow as pa
 from curation.audit.accounting import STATUSES
 from curation.audit.decoder import Decoder, one_line
 from curation.captions.chosen import Captions, with_checks
+from curation.config.hdr import hdr_name
 from curation.config.load import stored_config
 from curation.config.schema import ConfigError
 from curation.decode.spans import Span
@@ -90,6 +91,7 @@ class _Source:
 
     clips: int
     duration_s: float | None
+    transfer: str | None
     found: int = 0
     first_s: float = math.inf
     last_s: float = -math.inf
@@ -110,6 +112,7 @@ class _Check:
         self.captioned: list[tuple[str, str]] = []  # file, clip_id
         self.captions: Captions | None = None  # None: they cannot be compared with
         self.version = SCHEMA_VERSION
+        self.rejects_hdr = False
 
     def run(self) -> list[str]:
         manifest = self.dataset.manifest()
@@ -118,6 +121,8 @@ class _Check:
         self.commits()
         self.read_sources()
         self.version = manifest["schema_version"]
+        settings = manifest["config"].get("cut")
+        self.rejects_hdr = isinstance(settings, dict) and settings.get("hdr") == "reject"
         self.read_verdicts()
         self.read_captions(manifest)
         self.read_clips(self.rules(manifest))
@@ -231,14 +236,14 @@ class _Check:
 
     def read_sources(self) -> None:
         for name, table in self.groups("sources"):
-            columns = ["source_id", "uri", "status", "stage", "clips", "duration_s"]
-            for row in table.select(columns).to_pylist():
+            columns = ["source_id", "uri", "status", "stage", "clips", "duration_s", "transfer"]
+            for row in table.select([c for c in columns if c in table.column_names]).to_pylist():
                 source_id = row["source_id"]
                 label = f"{name}: source {source_id}"
                 if source_id in self.sources:
                     self.found.add("source twice", f"{label} is there twice")
                     continue
-                self.sources[source_id] = _Source(row["clips"] or 0, row["duration_s"])
+                self.sources[source_id] = _Source(row["clips"] or 0, row["duration_s"], row.get("transfer"))
                 if row["uri"] is None:
                     self.found.add("source uri", f"{label} has no uri")
                 if row["status"] not in ("measured", "failed"):
@@ -293,7 +298,12 @@ class _Check:
         if clip["clip_id"] not in self.verdicts:
             return "has no verdict" if self.whole("verdicts") else None
         status, reason = self.verdicts[clip["clip_id"]]
-        by_rules = judge(with_checks(clip, self.captions), rules, None, is_image=clip["fps"] is None)
+        source = self.sources.get(clip["source_id"])
+        if self.rejects_hdr and source is None:  # it is said that the source is not there
+            return None
+        hdr = hdr_name(source.transfer) if self.rejects_hdr and source else None
+        scores = with_checks(clip, self.captions)
+        by_rules = judge(scores, rules, None, is_image=clip["fps"] is None, hdr=hdr)
         # Failing is decided by what happened after the rules, never by them.
         if by_rules.status == "accepted" and status == "rejected":
             return f"is rejected by {reason}, and the rules of dataset.json accept it"

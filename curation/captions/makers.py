@@ -17,7 +17,7 @@ def make_captioner(config: Config) -> Captioner:
     """The captioner whose captions are trained on."""
     captions = config.captions
     if captions.captioner == "sidecar":
-        return Sidecar(captions.caption_column, refusal)
+        return Sidecar(captions.caption_column, refusal, by_row=config.spans.by == "list")
     if captions.captioner == "none":
         return NoCaptions()
     made: Captioner = captions.of_ones_own or getattr(captions, captions.captioner)

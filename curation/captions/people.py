@@ -30,19 +30,20 @@ def read_sidecars(
     accepted: Sequence[AcceptedClip],
     config: Config,
     say: Callable[[str], None] = lambda _: None,
-) -> list[FailureRow]:
-    """Read captions for the accepted clips without a sidecar caption. Returns rows of `failures`.
+) -> tuple[set[str], list[FailureRow]]:
+    """Read captions for the accepted clips without a sidecar caption. Returns the ids of the clips that have
+    a new caption, and rows of `failures`.
 
     say: is called with a line for each of the first caption files that are ignored.
     """
     captioner = make_captioner(config)
     if not isinstance(captioner, Sidecar):
-        return []
+        return set(), []
     seen = {c["clip_id"] for c in dataset.rows("captions", ["clip_id", "key"]) if c["key"] == captioner.key}
     rows, failures = _said(dataset, [c for c in accepted if c["clip_id"] not in seen], captioner)
     _say_what_was_left(captioner, say)
     commit_captions(dataset, [row for said in rows.values() for row in said])
-    return failures
+    return set(rows), failures
 
 
 def read_sidecars_again(

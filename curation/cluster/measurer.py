@@ -19,6 +19,7 @@ from curation.config.load import validated
 from curation.decode import answers
 from curation.sandbox.parent import Child
 from curation.sandbox.protocol import SourceFailed
+from curation.sources.spans import listed_spans
 from curation.store.dataset import Dataset
 from curation.store.rows import ClipRow, SourceRow, keys_of, named_source, scores_of, unmeasured
 from curation.store.spent import Timed
@@ -86,7 +87,7 @@ class Measurer:
 
         Clips of an attempt that failed do not count.
         """
-        request = self._request("measure", source)
+        request = {**self._request("measure", source), "listed": self._listed(source)}
         began = time.monotonic()
         for attempt in retries(self._config):
             number = source["attempts_before"] + attempt.number
@@ -109,6 +110,10 @@ class Measurer:
             yield stream_row(part, source={**row, "attempt": number, "rescored": False})
             return
 
+    def _listed(self, source: SourceTask) -> list[tuple[float, float]]:
+        """The spans that are clips, although no shots were detected."""
+        return listed_spans(source["extra"]) if self._config.spans.by == "list" else []
+
     def _source_row(self, source: SourceTask, found: answers.SourceAnswer) -> SourceRow:
         return {
             **named_source(source),
@@ -128,7 +133,7 @@ class Measurer:
             "message": found.message,
             "clips": found.clips,
             "seconds": found.seconds,
-            "config_hash": self._config.spans_hash(),
+            "config_hash": self._config.spans_hash(found.transfer, self._listed(source)),
         }
 
     def _failed_row(self, source: SourceTask, fault: SourceFailed, seconds: float) -> SourceRow:
@@ -139,7 +144,7 @@ class Measurer:
             error=fault.error,
             message=fault.message,
             seconds=seconds,
-            config_hash=self._config.spans_hash(),
+            config_hash=self._config.spans_hash(None, self._listed(source)),
         )
 
     def _of_group(self, part: str, source: SourceTask, group: GroupTask) -> Iterator[StreamRow]:

@@ -14,7 +14,7 @@ from curation.progress import Progress
 from curation.shards.plan import sharded_clips
 from curation.store.dataset import Dataset
 from curation.store.rows import AcceptedClip
-from curation.verdicts.judge import verdict_rows
+from curation.verdicts.judge import refused_hdr, verdict_rows
 
 
 def caption_by_models(
@@ -31,10 +31,10 @@ def caption_by_models(
 
 def would_accept(dataset: Dataset, config: Config, *, retry_failed: bool = False) -> set[str]:
     """The ids of the clips that `select` would accept. Nothing is written."""
-    captions = Captions.read(dataset, config)
+    captions, hdr = Captions.read(dataset, config), refused_hdr(dataset, config)
     return {
         row["clip_id"]
-        for row in verdict_rows(dataset, config.verdict_rules, failure_keys(config), captions)
+        for row in verdict_rows(dataset, config.verdict_rules, failure_keys(config), captions, hdr)
         if row["status"] == "accepted"
         or (retry_failed and (row["status"], row["reason"]) == ("failed", "caption"))
     }

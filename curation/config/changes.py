@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from curation.config.schema import Config
+from curation.config.schema import LATER, Config
 
 
 def changes(old: Config, new: Config) -> list[str]:
     """The differences, without the section `run`: lines of `key: old -> new`."""
     a, b = (flat(c.model_dump(mode="json", exclude={"run"})) for c in (old, new))
+    a, b = ({**LATER, **flattened} for flattened in (a, b))
     keys = [key for key in sorted({*a, *b}) if a.get(key) != b.get(key)]
     return [f"{key}: {_shown(a.get(key))} -> {_shown(b.get(key))}" for key in keys]
 

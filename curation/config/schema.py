@@ -30,6 +30,7 @@ from captioning.checks.language import LANGUAGES
 from captioning.makers import NAMES, captioner_class
 from captioning.prompts import PROMPTS, prompt_of
 from curation.config.filters import RecordedFilter, key_of, made, name_of, params_of, read_filters
+from curation.config.hdr import HdrMode, hdr_name
 from curation.config.own import RecordedCaptioner, check_name, read_captioner, without_own
 from curation.store.schema import CAPTION_COLUMNS
 from filters import EMBEDDER, SCORERS
@@ -49,6 +50,14 @@ class ConfigError(ValueError):
 class _Section(BaseModel):
     # Defaults are validated, too, because a default of 512 and a stored 512.0 must give the same hash.
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+# Keys that came later: at these values configurations look, and are hashed, as before there were such keys.
+LATER = {"spans.by": "shots", "cut.hdr": "tonemap"}
+
+
+def without_defaults(section: str, plain: dict[str, Any]) -> dict[str, Any]:
+    return {key: v for key, v in plain.items() if LATER.get(f"{section}.{key}", ...) != v}
 
 
 def _named(names: Sequence[str]) -> Any:
@@ -79,8 +88,9 @@ class Shots(_Section):
 
 
 class Spans(_Section):
-    """Candidate clips within a scene."""
+    """Candidate clips: within scenes, or, with `by: list`, the spans that the list of sources gives."""
 
+    by: Literal["shots", "list"] = "shots"
     min_seconds: float = Field(3.0, gt=0)
     max_seconds: float = Field(10.0, gt=0)
     trim_seconds: float = Field(0.2, ge=0)
@@ -90,6 +100,10 @@ class Spans(_Section):
         if self.max_seconds < self.min_seconds:
             raise ValueError(f"max_seconds {self.max_seconds:g} is below min_seconds {self.min_seconds:g}")
         return self
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return without_defaults("spans", plain(self))
 
 
 class Cut(_Section):
@@ -102,6 +116,13 @@ class Cut(_Section):
     gop_frames: int = Field(12, ge=1)
     max_side: int | None = Field(None, ge=16)  # pixels: the longer side is reduced to this
     fps: float | None = Field(None, gt=0)  # frames per second; null: the clip's own rate
+    # HDR sources (HLG and PQ). tonemap: measures and clips are of BT.709. reject: their clips are rejected.
+    # keep: measures and clips have the source's levels in 8 bits, and clips keep its tags.
+    hdr: HdrMode = "tonemap"
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return without_defaults("cut", plain(self))
 
 
 def _plain(value: Any) -> Any:
@@ -437,12 +458,22 @@ class Config(_Section):
             plain["shots"] = {"detector": "none"}
         return plain
 
-    def spans_hash(self) -> str:
-        """Hash of the settings that decide the clips. A source with another hash is measured again."""
-        return _hash({"shots": self.shots.model_dump(), "spans": self.spans.model_dump()})
+    def spans_hash(
+        self, transfer: str | None = None, listed: Sequence[tuple[float, float]] | None = None
+    ) -> str:
+        """Hash of the settings that decide the clips and pictures of a source with this transfer, for which
+        the list of sources gives the spans `listed`. A source with another hash is measured again."""
+        spans = {k: v for k, v in self.spans.model_dump().items() if k != "by"}
+        settings: dict[str, Any] = {"shots": self.shots.model_dump(), "spans": spans}
+        if self.spans.by == "list" and listed:
+            settings = {"listed": listed, "min_seconds": self.spans.min_seconds}
+        kept = self.cut.hdr == "keep" and hdr_name(transfer) is not None
+        return _hash({**settings, "hdr": "keep"} if kept else settings)
 
     def cut_hash(self) -> str:
-        return _hash({**self.cut.model_dump(), "version": ENCODER_VERSION})
+        """Hash of the settings that decide the bytes of a clip."""
+        settings = self.cut.model_copy(update={"hdr": "tonemap"} if self.cut.hdr == "reject" else {})
+        return _hash({**settings.model_dump(), "version": ENCODER_VERSION})
 
     def hash(self) -> str:
         """Hash of all sections except `run`."""

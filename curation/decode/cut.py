@@ -16,8 +16,10 @@ from av.container import InputContainer
 from av.video.reformatter import ColorRange
 from av.video.stream import VideoStream
 
+from curation.config.hdr import HdrMode
 from curation.config.schema import Cut, Run
 from curation.decode.container.faststart import index_first
+from curation.decode.container.rates import shown_before, stored_frames
 from curation.decode.pixels.display import upright
 from curation.decode.video import Frame, Video, VideoInfo
 from curation.sandbox.protocol import Message, SourceFailed
@@ -55,7 +57,7 @@ def run(request: dict[str, Any]) -> Iterator[Message]:
             "deadline_s": limits.deadline_s(length_s, factor=4),
         }
     )
-    for wanted, frames in _spans_of(request["uri"], spans, limits.decoder_threads):
+    for wanted, frames in _spans_of(request["uri"], spans, limits.decoder_threads, settings.hdr):
         try:
             if isinstance(frames, SourceFailed):
                 raise frames
@@ -66,13 +68,13 @@ def run(request: dict[str, Any]) -> Iterator[Message]:
 
 
 def _spans_of(
-    uri: str, spans: Sequence[Wanted], threads: int
+    uri: str, spans: Sequence[Wanted], threads: int, hdr: HdrMode
 ) -> Iterator[tuple[Wanted, Iterator[Frame] | SourceFailed]]:
     """The frames of each span, in one decode of the source, or the failure of the span.
 
     The caller must read all frames of a span before it asks for the next span.
     """
-    cursor = _Cursor(uri, threads)
+    cursor = _Cursor(uri, threads, hdr)
     try:
         for wanted in spans:
             if not cursor.reach(wanted.start_s):
@@ -87,13 +89,17 @@ def _spans_of(
 class _Cursor:
     """A decoder with a position: `_next` is the next frame of the source."""
 
-    def __init__(self, uri: str, threads: int):
+    def __init__(self, uri: str, threads: int, hdr: HdrMode):
         self._uri = uri
         self._threads = threads
-        self._video = Video(uri, threads=threads)
+        self._hdr = hdr
+        self._video = self._opened()
         self._frames = self._video.frames()
         self._next = next(self._frames, None)
         self._may_seek = True
+
+    def _opened(self) -> Video:
+        return Video(self._uri, threads=self._threads, hdr=self._hdr)
 
     def reach(self, time_s: float) -> bool:
         """Move to the frame at `time_s`. False if that frame does not exist, because the file has changed."""
@@ -125,7 +131,7 @@ class _Cursor:
         picture = self._picture()
         if began_s is not None and picture is not None and began_s > self._video.info.start_s:
             self._video.close()
-            self._video = Video(self._uri, threads=self._threads)
+            self._video = self._opened()
             earlier_s = self._decode_from(began_s - 1e-3, time_s)
             if earlier_s is None or earlier_s >= began_s or self._picture() != picture:
                 picture = None
@@ -151,7 +157,7 @@ class _Cursor:
 
     def _reopen(self) -> None:
         self._video.close()
-        self._video = Video(self._uri, threads=self._threads)
+        self._video = self._opened()
         self._frames = self._video.frames()
         self._next = next(self._frames, None)
 
@@ -170,7 +176,7 @@ def _encoded(wanted: Wanted, frames: Iterator[Frame], settings: Cut) -> Message:
     buffer = io.BytesIO()
     writer: _Writer | None = None
     seen = 0
-    count = 1 if fps is None else max(1, round((wanted.end_s - wanted.start_s) * fps))
+    count = 1 if fps is None else stored_frames(wanted.end_s - wanted.start_s, fps)
     last: Frame | None = None
     try:
         for frame in frames:
@@ -178,7 +184,7 @@ def _encoded(wanted: Wanted, frames: Iterator[Frame], settings: Cut) -> Message:
             if writer is None:
                 writer = _Writer(buffer, frame.info, frame, fps or _IMAGE_RATE, settings)
             if last is not None and fps is not None:
-                writer.put(last, _shown_before(frame.time_s, wanted.start_s, fps), count)
+                writer.put(last, shown_before(frame.time_s, wanted.start_s, fps), count)
             last = frame
         if writer is None or last is None or (wanted.fps is not None and seen != wanted.frames):
             message = f"{seen} frames where measuring saw {wanted.frames}: the file has changed"
@@ -199,11 +205,6 @@ def _encoded(wanted: Wanted, frames: Iterator[Frame], settings: Cut) -> Message:
         "duration_s": 0.0 if fps is None else count / fps,
     }
     return Message(head, [data])
-
-
-def _shown_before(time_s: float, start_s: float, fps: float) -> int:
-    """The number of output frames before `time_s`. Frame k shows the source at (k + 1/2) / fps."""
-    return max(0, int(np.ceil((time_s - start_s) * fps - 0.5 - 1e-6)))
 
 
 class _Writer:

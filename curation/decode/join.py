@@ -24,6 +24,7 @@ from curation.decode.segments import NotInPieces
 from curation.decode.shots import ValueDetector
 from curation.decode.spans import Span
 from curation.decode.video import VideoInfo
+from curation.sources.spans import listed_spans
 from curation.store.rows import Decoded, named_source, unmeasured
 from curation.tasks.look import LookRow, LookTask, MarkRow, PieceRow
 from curation.tasks.measure import GroupDone, GroupTask, MeasuredSource, MeasureTask, SourceTask, SpanTask
@@ -50,6 +51,8 @@ def set_apart(
     """(the parts without their long sources, the long sources by source_id)."""
     sources = {part["part"]: part["sources"] for part in parts}
     new = [s for of_part in sources.values() for s in of_part if not s["rescore"]]
+    if config.spans.by == "list":  # pieces are joined by their shots
+        new = [s for s in new if not listed_spans(s["extra"])]
     chosen = pick({s["source_id"]: s["bytes"] or 0 for s in new}, workers, config)
     if not chosen:
         return list(parts), {}
@@ -248,7 +251,7 @@ class Long:
             "measured",
             clips=self._clips,
             seconds=self._seconds,
-            config_hash=config.spans_hash(),
+            config_hash=config.spans_hash(self._decoded["transfer"]),
         )
         return {**row, **self._decoded, "attempt": 0, "rescored": False}
 

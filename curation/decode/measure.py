@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,8 +12,10 @@ import cv2
 
 from curation.config.load import validated
 from curation.config.schema import Config
+from curation.decode.container.rates import clip_rate
+from curation.decode.listed import ListedSpans
 from curation.decode.sampling import Keeper
-from curation.decode.scenes import Scenes, detector_of, frame_rate, is_vfr, shown_s, usual_rate
+from curation.decode.scenes import Scenes, detector_of, frame_rate, is_vfr, shown_s
 from curation.decode.spans import Span
 from curation.decode.video import Frame, Video, VideoInfo
 from curation.sandbox.protocol import Message
@@ -32,14 +34,18 @@ def run(request: dict[str, Any]) -> Iterator[Message]:
     cv2.setNumThreads(1)
     config = validated(request["config"])
     yield Message({"kind": "stage", "stage": "open"})
-    with Video(request["uri"], threads=config.run.decoder_threads, skip_loop_filter=True) as video:
+    with opened(request["uri"], config) as video:
         yield deadline_message(config, video, stage="measure")
-        yield from _measured(request["source_id"], video, config)
+        yield from _measured(request["source_id"], video, config, request.get("listed") or [])
 
 
-def _measured(source_id: str, video: Video, config: Config) -> Iterator[Message]:
+def _measured(
+    source_id: str, video: Video, config: Config, wanted: Sequence[tuple[float, float]]
+) -> Iterator[Message]:
+    """wanted: the spans of the list of sources. Without them, shots decide."""
     began = time.monotonic()
     info = video.info
+    listed = ListedSpans(wanted, info.file_start_s) if wanted and not info.is_image else None
     part: _Part | None = None
     frame = None
     first_s, frames, clips = info.start_s, 0, 0
@@ -49,41 +55,64 @@ def _measured(source_id: str, video: Video, config: Config) -> Iterator[Message]
         frames += 1
         if part is None or frame.begins:
             if part is not None:
-                yield from part.finish(frame.time_s)
+                yield from part.finish(frame.time_s, is_last=False)
                 clips += part.clips.count
-            part = _Part(source_id, frame.info, config)
+            part = _Part(source_id, frame.info, config, listed)
         yield from part.push(frame)
     if frame is None or part is None:
         raise ValueError("no frame could be decoded")
     fps = frame_rate(first_s, frame.time_s, frames, info.fps)
     end_s = 0.0 if info.is_image else frame.time_s + shown_s(frame.duration_s, fps, video.deltas)
-    yield from part.finish(end_s)
+    yield from part.finish(end_s, is_last=True)
     row = source_row(info, fps, end_s - first_s, frames, is_vfr=is_vfr(video.deltas))
     clips += part.clips.count
     seconds = time.monotonic() - began
-    yield Message({"kind": "source", **row, "clips": clips, "seconds": seconds, "message": video.notes()})
+    notes = [note for note in (video.notes(), listed.notes() if listed else None) if note]
+    message = "; ".join(notes) or None
+    yield Message({"kind": "source", **row, "clips": clips, "seconds": seconds, "message": message})
 
 
 class _Part:
     """Makes the `clip` messages of a part of a source: of one size, and of one of its joined recordings."""
 
-    def __init__(self, source_id: str, info: VideoInfo, config: Config):
+    def __init__(self, source_id: str, info: VideoInfo, config: Config, listed: ListedSpans | None):
         self.clips = Clips(source_id, info, config)
         self._info = info
-        self._detector = detector_of(config, info.fps)
-        self._scenes = Scenes(config, self._detector.lag_s, self._detector.lag_frames)
+        self._spans = listed or _ByShots(info, config)
 
     def push(self, frame: Frame) -> Iterator[Message]:
         self.clips.keeper.offer(frame)
-        if closed := self._scenes.push(frame.time_s, self._detector.push(frame)):
-            yield from map(self.clips.message, closed)
-            if self._scenes.open_s is not None:
-                self.clips.keeper.forget(self._scenes.open_s)
+        yield from map(self.clips.message, self._spans.push(frame))
+        if self._spans.open_s is not None:
+            self.clips.keeper.forget(self._spans.open_s)
 
-    def finish(self, end_s: float) -> Iterator[Message]:
-        """The messages of the remaining scenes. end_s: the end of the last frame."""
+    def finish(self, end_s: float, *, is_last: bool) -> Iterator[Message]:
+        """The messages of the remaining spans. end_s: the end of the last frame."""
         left = [Span(0.0, 0.0, 1)] if self._info.is_image else None
-        yield from map(self.clips.message, left or self._scenes.finish(end_s, self._detector.finish()))
+        yield from map(self.clips.message, left or self._spans.finish(end_s, is_last=is_last))
+
+
+class _ByShots:
+    """The spans of detected scenes. `ListedSpans` has the same methods."""
+
+    def __init__(self, info: VideoInfo, config: Config):
+        self._detector = detector_of(config, info.fps)
+        self._scenes = Scenes(config, self._detector.lag_s, self._detector.lag_frames)
+        self.open_s: float | None = None
+
+    def push(self, frame: Frame) -> list[Span]:
+        closed = self._scenes.push(frame.time_s, self._detector.push(frame))
+        self.open_s = self._scenes.open_s if closed else None
+        return closed
+
+    def finish(self, end_s: float, *, is_last: bool) -> list[Span]:
+        return self._scenes.finish(end_s, self._detector.finish())
+
+
+def opened(uri: str, config: Config) -> Video:
+    """A source as measures see it."""
+    threads = config.run.decoder_threads
+    return Video(uri, threads=threads, skip_loop_filter=True, hdr=config.cut.hdr)
 
 
 def scored(
@@ -125,7 +154,7 @@ class Clips:
     def message(self, span: Span) -> Message:
         info = self._info
         # A video of one frame is not a still image: the video has a rate and a duration.
-        fps = None if info.is_image else usual_rate(span.frames / span.duration_s, info.fps)
+        fps = None if info.is_image else clip_rate(self.keeper.times(span), span.end_s, info.fps)
         clip = ClipInfo(span.duration_s, span.frames, fps, info.width, info.height)
         scores, jpegs = scored(self.keeper, span, clip, self._local, self._model)
         thumbnail = self.keeper.thumbnail(span)

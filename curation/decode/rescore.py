@@ -6,6 +6,7 @@ as in that phase. Reading ends after the last span.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +15,7 @@ import cv2
 
 from curation.config.load import validated
 from curation.config.schema import Config
-from curation.decode.measure import deadline_message, scored
+from curation.decode.measure import deadline_message, opened, scored
 from curation.decode.sampling import Keeper
 from curation.decode.spans import Span
 from curation.decode.video import Frame, Video, VideoInfo
@@ -45,7 +46,7 @@ def run(request: dict[str, Any]) -> Iterator[Message]:
     config = validated(request["config"])
     clips = sorted((Committed(**c) for c in request["clips"]), key=lambda c: c.start_s)
     yield Message({"kind": "stage", "stage": "open"})
-    with Video(request["uri"], threads=config.run.decoder_threads, skip_loop_filter=True) as video:
+    with opened(request["uri"], config) as video:
         yield deadline_message(config, video, stage="score")
         yield from _scores(video, clips, config)
 
@@ -74,24 +75,30 @@ def _scores(video: Video, clips: Sequence[Committed], config: Config) -> Iterato
         head = {"kind": "scores", "clip_id": clip.clip_id, "scores": scores, "jpegs": counts}
         return Message(head, [jpeg for group in jpegs.values() for jpeg in group])
 
-    seen = 0
-    waiting = list(clips)
+    seen = Counter[str]()
+    waiting = list(clips)  # in order of their starts; spans of a list may overlap
     for frame in video.frames():
         if not frame.begins:
             keeper.offer(frame)
-        while waiting and _is_after(frame, waiting[0]):
-            yield message(waiting.pop(0), seen)
-            seen = 0
+        begun = [clip for clip in waiting if _has_begun(frame, clip)]
+        for clip in begun:
+            if _is_after(frame, clip):
+                yield message(clip, seen[clip.clip_id])
+                waiting.remove(clip)
+            else:
+                seen[clip.clip_id] += 1
         if frame.begins:  # as in the measure phase, each part has grids of its own
             keeper = new_keeper(frame.info)
             keeper.offer(frame)
         if not waiting:
             return
         keeper.forget(min(frame.time_s, waiting[0].start_s))
-        seen += video.info.is_image or frame.time_s >= waiting[0].start_s - 1e-6
     for clip in waiting:
-        yield message(clip, seen)
-        seen = 0
+        yield message(clip, seen[clip.clip_id])
+
+
+def _has_begun(frame: Frame, clip: Committed) -> bool:
+    return frame.info.is_image or frame.time_s >= clip.start_s - 1e-6
 
 
 def _is_after(frame: Frame, clip: Committed) -> bool:

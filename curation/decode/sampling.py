@@ -210,9 +210,11 @@ class Keeper:
         self._thumbnails: _Grid[bytes] | None = _Grid(thumbnail) if thumbnails else None
         self._thumbnail_size = THUMBNAIL.size(*size)
         self._doubtful: list[tuple[float, int]] = []  # a frame's time, and the doubtful frames up to it
+        self._times: list[float] = []  # of all frames
 
     def offer(self, frame: Frame) -> None:
         time_s = frame.time_s
+        self._times.append(time_s)
         if frame.doubtful:
             self._doubtful.append((time_s, frame.doubtful))
         for name, grid in self._raw.items():
@@ -243,6 +245,11 @@ class Keeper:
         """A JPEG from the middle of `span`, or None if no frame of `span` was kept."""
         return next(iter(self._thumbnails.pick(span, 1)), None) if self._thumbnails else None
 
+    def times(self, span: Span) -> list[float]:
+        """The times of all frames of `span`."""
+        first, last = (bisect.bisect_left(self._times, t - 1e-6) for t in (span.start_s, span.end_s))
+        return self._times[first:last]
+
     def doubtful(self, span: Span) -> int:
         """The number of frames of `span` whose times are not known. Some of them were left out."""
         return sum(n for time_s, n in self._doubtful if span.start_s < time_s <= span.end_s)
@@ -256,3 +263,4 @@ class Keeper:
         for pairs in self._pairs.values():
             pairs.forget(before_s)
         self._doubtful = [d for d in self._doubtful if d[0] >= before_s]
+        del self._times[: bisect.bisect_left(self._times, before_s - 1e-6)]

@@ -9,12 +9,12 @@ from typing import cast
 
 from curation.config.own import own_detector
 from curation.config.schema import Config, DetectorName
+from curation.decode.container.rates import usual_rate
 from curation.decode.judges import make_detector
 from curation.decode.shots import Cut, OwnDetector, ShotDetector
 from curation.decode.spans import Span, divide
 from filters.find import is_import_path
 
-_RATE_TOLERANCE = 1e-3  # less than a third of a frame in 10 s at 30 frames per second
 _VFR_SHARE = 0.02  # the share of frame gaps that may differ from the usual gap by more than a quarter
 
 
@@ -95,11 +95,6 @@ class Scenes:
 
 def _count_before(times_s: list[float], limit_s: float) -> int:
     return bisect.bisect_left(times_s, limit_s - 1e-6)
-
-
-def usual_rate(measured: float, declared: float | None) -> float:
-    """The declared rate if it nearly equals the measured rate, else the measured rate."""
-    return declared if declared and abs(measured / declared - 1) < _RATE_TOLERANCE else measured
 
 
 def frame_rate(first_s: float, last_s: float, frames: int, declared: float | None) -> float:

@@ -20,11 +20,11 @@ import cv2
 import numpy as np
 
 from curation.config.load import validated
-from curation.decode.measure import Clips, deadline_message
+from curation.decode.measure import Clips, deadline_message, opened
 from curation.decode.scenes import detector_of
 from curation.decode.shots import ValueDetector
 from curation.decode.spans import Span
-from curation.decode.video import Frame, Video
+from curation.decode.video import Frame
 from curation.sandbox.protocol import Message, SourceFailed
 
 _DIGEST_LONG_SIDE = 64  # pixels
@@ -47,7 +47,7 @@ def look(request: dict[str, Any]) -> Iterator[Message]:
     config = validated(request["config"])
     from_s, until_s = request["from_s"], request["until_s"]
     yield Message({"kind": "stage", "stage": "open"})
-    with Video(request["uri"], threads=config.run.decoder_threads, skip_loop_filter=True) as video:
+    with opened(request["uri"], config) as video:
         yield deadline_message(config, video, stage="measure")
         detector = cast(ValueDetector, detector_of(config, video.info.fps))
         times: list[float] = []
@@ -109,7 +109,7 @@ def score(request: dict[str, Any]) -> Iterator[Message]:
     spans = [Span(**span) for span in request["spans"]]
     from_s = request["from_s"]
     yield Message({"kind": "stage", "stage": "open"})
-    with Video(request["uri"], threads=config.run.decoder_threads, skip_loop_filter=True) as video:
+    with opened(request["uri"], config) as video:
         yield deadline_message(config, video, stage="measure")
         clips = Clips(request["source_id"], video.info, config, request["at"])
         seen = 0

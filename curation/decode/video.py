@@ -24,6 +24,7 @@ from av.container import InputContainer
 from av.video.stream import VideoStream
 from PIL import Image, UnidentifiedImageError, features
 
+from curation.config.hdr import HdrMode
 from curation.decode.container import clock
 from curation.decode.pixels.display import display_of, upright
 from curation.decode.pixels.hdr import HDR, Transfer, luma_709, to_sdr, transfer_of
@@ -75,11 +76,12 @@ class VideoInfo:
     file_start_s: float = 0.0
     mirrored: bool = False  # left and right are exchanged, before the picture is turned
     transfer: str | None = None  # as ffmpeg calls it; None: the stream does not say
+    keeps_hdr: bool = False  # HDR pictures keep their levels
 
     @property
     def hdr(self) -> Transfer | None:
-        """The HDR transfer from which pictures are tone-mapped to BT.709. None: the source is SDR."""
-        return HDR.get(self.transfer or "")
+        """The HDR transfer from which pictures are tone-mapped to BT.709. None: they keep their levels."""
+        return None if self.keeps_hdr else HDR.get(self.transfer or "")
 
 
 class _Bytes:
@@ -228,8 +230,11 @@ class Video:
     `OSError` or `ValueError`) when the file cannot be opened.
     """
 
-    def __init__(self, uri: str, *, threads: int = 1, skip_loop_filter: bool = False):
+    def __init__(
+        self, uri: str, *, threads: int = 1, skip_loop_filter: bool = False, hdr: HdrMode = "tonemap"
+    ):
         self.uri = uri
+        self._keeps_hdr = hdr == "keep"
         self.decode_errors = 0
         self._clock = clock.Clock()
         self._shown: VideoInfo  # of the last frame: a stream may change its size
@@ -329,6 +334,7 @@ class Video:
             file_start_s=_file_start(container, start_s),
             mirrored=mirrored,
             transfer=transfer_of(first),
+            keeps_hdr=self._keeps_hdr,
         )
 
     def _packets(self, container: InputContainer, stream: VideoStream) -> Iterator[av.Packet]:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from curation.captions.chosen import Captions, failure_keys
 from curation.config.schema import Config
 from curation.shards.align import align
+from curation.shards.plan import sharded_clips
 from curation.store.dataset import Dataset
 from curation.store.rows import AcceptedClip, ClipRow, keys_of, scores_of, with_scores
 from curation.store.schema import is_score
-from curation.verdicts.judge import applicable, spared, write_verdicts
+from curation.verdicts.judge import applicable, refused_hdr, spared, write_verdicts
 
 
 def apply_rules(dataset: Dataset, config: Config) -> list[AcceptedClip]:
@@ -18,7 +21,8 @@ def apply_rules(dataset: Dataset, config: Config) -> list[AcceptedClip]:
     """
     captions = Captions.read(dataset, config)
     columns = ["clip_id", "source_id", "uri", "start_s", "end_s", "frames", "fps", "width", "height"]
-    rows = write_verdicts(dataset, config.verdict_rules, failure_keys(config), captions, columns)
+    hdr = refused_hdr(dataset, config)
+    rows = write_verdicts(dataset, config.verdict_rules, failure_keys(config), captions, columns, hdr)
     extras = {s["source_id"]: s["extra"] for s in dataset.rows("sources", ["source_id", "extra"])}
     accepted = [_accepted(row, extras[row["source_id"]]) for row in rows]
     align(dataset, {clip["clip_id"]: clip for clip in accepted}, captions)
@@ -39,6 +43,11 @@ def _accepted(row: ClipRow, extra: str | None) -> AcceptedClip:
         "extra": extra,
     }
     return with_scores(clip, scores_of(row))
+
+
+def in_shards(dataset: Dataset, clip_ids: Collection[str]) -> bool:
+    """Is one of these clips in a shard?"""
+    return bool(clip_ids) and any(id_ in clip_ids for id_ in sharded_clips(dataset))
 
 
 def not_scored(dataset: Dataset, config: Config) -> int:

@@ -13,7 +13,7 @@ from curation.store.failures import commit_failures
 from curation.store.rows import AcceptedClip, ShardCaptions, scores_of
 from curation.store.spent import Phase
 from curation.tasks.cut import CutClip, CutTask, WrittenShard
-from curation.verdicts.judge import write_verdicts
+from curation.verdicts.judge import refused_hdr, write_verdicts
 
 _CLIPS_PER_WAVE = 4000  # cutting a wave takes minutes, and starting its workers takes only seconds
 
@@ -111,5 +111,6 @@ class ShardCommits:
         self._dataset.remove(PLAN)
         if self._failed:
             config = self._config
-            write_verdicts(self._dataset, config.verdict_rules, failure_keys(config), self._captions)
+            keys, hdr = failure_keys(config), refused_hdr(self._dataset, config)
+            write_verdicts(self._dataset, config.verdict_rules, keys, self._captions, hdr=hdr)
         return len(self._clips)

@@ -117,7 +117,7 @@ class PartCommits:
             what = f"{source['stage']}: {source['error']}: {source['message']}"
             self._progress.say(f"not scored again, its clips stay unscored: {source['uri']}: {what}")
         elif source["status"] == "measured" and source["message"]:
-            self._progress.say(f"measured with damage: {source['uri']}: {source['message']}")
+            self._progress.say(f"measured, with notes: {source['uri']}: {source['message']}")
         self._limit.count(source)
         self._open[part] -= 1
 

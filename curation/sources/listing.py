@@ -19,7 +19,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from curation.sources.identity import changed
 from curation.sources.lists import SURROGATE, read_list
-from curation.sources.media import MEDIA_SUFFIXES, is_list, is_media, left_out, suffix_left_out
+from curation.sources.media import MEDIA_SUFFIXES, OTHER_LISTS, is_list, is_media, left_out, suffix_left_out
 from curation.sources.source import BAD_NAME, KINDS, NotAFile, Source, SourcesError, reason
 from curation.store.address import filesystem, is_remote
 from curation.store.transient import retrying
@@ -83,6 +83,8 @@ def _expand(name: str, say: Callable[[str], None], left: Counter[str]) -> Iterat
     elif is_list(path.name) and os.path.exists(path) and not _is_caption(path):
         yield from read_list(str(path), str(path.resolve().parent), say)
     elif os.path.lexists(path):
+        if path.suffix.lower() in OTHER_LISTS:
+            raise SourcesError(f"{name}: lists of this kind are not read; save it as CSV, JSONL or Parquet")
         yield Source(os.path.abspath(path))
     elif glob.has_magic(name):
         yield from _glob(os.path.expanduser(name), left)

@@ -8,6 +8,7 @@ that say the same count once, the first one gives the columns, and the others ar
 from __future__ import annotations
 
 import ast
+import itertools
 import json
 import math
 import os
@@ -15,7 +16,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from captioning.texts import CAPTION_KEYS, SPANS, TIME_KEYS, span_of
+from captioning.texts import CAPTION_KEYS, SPANS, TIME_KEYS, cues_within, span_of, times_of
 from curation.sources.source import Source, SourcesError
 from curation.sources.tables import PATH_COLUMNS, column_of, rows_of_list
 from curation.store.address import AddressRefused, is_remote, refusal
@@ -44,6 +45,13 @@ def read_list(name: str, base: str, say: Callable[[str], None] = lambda _: None)
             path = f"{base}/{path}" if is_remote(base) else os.path.abspath(os.path.join(base, path))
         others = {k: v for k, v in row.items() if k not in (column, "") and v is not None}
         by_path.setdefault(path, []).extend(_spans_of(others))
+    if not by_path:
+        raise SourcesError(f"{name}: the list has no rows, so nothing is named")
+    if unusable := sum(map(_is_half_a_span, itertools.chain.from_iterable(by_path.values()))):
+        say(
+            f"{name}: {unusable} rows have only one of start and end, or an end that is not behind "
+            "the start: their times and captions match no clip"
+        )
     if len(by_path) < count:
         say(
             f"{name}: {count} rows name {len(by_path)} files; rows with start and end are spans of their "
@@ -110,8 +118,31 @@ def _span(row: _Row) -> tuple[float, float] | None:
         return None
 
 
+def _is_half_a_span(row: _Row) -> bool:
+    """Has a row one time without the other, or an end that is not behind its start?"""
+    try:
+        start_s, end_s = times_of(row)
+    except ValueError:
+        return False
+    if start_s is None or end_s is None:
+        return start_s is not end_s
+    return not end_s > start_s
+
+
 def _spans_of(row: _Row) -> list[_Row]:
-    """The row itself; of one with lists of times and of captions (Panda-70M), a row for each of them."""
+    """The row itself; of one with several times and captions, a row for each of them."""
+    try:
+        cues, keys = cues_within(row)
+    except ValueError:
+        cues, keys = [], ()
+    if cues:
+        others = {k: v for k, v in row.items() if k not in keys}
+        return [{**others, "caption": c.text, "start": c.start_s, "end": c.end_s} for c in cues]
+    return _of_parallel_lists(row)
+
+
+def _of_parallel_lists(row: _Row) -> list[_Row]:
+    """Of a row with lists of times and of captions (Panda-70M), a row for each of them."""
     times = _list_in(next((v for k, v in row.items() if k.strip().lower() == "timestamp"), None))
     if not times or not all(isinstance(pair, list | tuple) and len(pair) == 2 for pair in times):
         return [row]

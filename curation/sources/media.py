@@ -8,6 +8,8 @@ from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
+from captioning.beside import SUFFIXES
+
 HEIF_SUFFIXES = frozenset({".heic", ".heif"})  # of phones; read where the package pillow-heif is installed
 IMAGE_SUFFIXES = HEIF_SUFFIXES | {".jpg", ".jpeg", ".jfif", ".png", ".webp", ".avif", ".bmp", ".tif", ".tiff"}
 VIDEO_SUFFIXES = frozenset(
@@ -45,8 +47,12 @@ VIDEO_SUFFIXES = frozenset(
     ]
 )
 MEDIA_SUFFIXES = VIDEO_SUFFIXES | IMAGE_SUFFIXES
-CAPTION_SUFFIXES = frozenset({".vtt", ".srt", ".json", ".txt"})
-LIST_SUFFIXES = frozenset({".csv", ".tsv", ".jsonl", ".json", ".txt", ".parquet"})
+CAPTION_SUFFIXES = frozenset(SUFFIXES)
+LIST_SUFFIXES = frozenset({".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".txt", ".parquet"})
+# Lists for other programs, with which these can be saved as CSV or JSONL.
+OTHER_LISTS = frozenset(
+    {".xlsx", ".xls", ".ods", ".yaml", ".yml", ".pkl", ".arrow", ".feather", ".xml", ".db", ".sqlite"}
+)
 
 
 def is_media(path: str) -> bool:

@@ -8,12 +8,15 @@ import gzip
 import io
 import itertools
 import json
+import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 import pyarrow.parquet as pq
 
+from captioning.texts import values_in
 from curation.sources.source import SourcesError
 from curation.store.address import open_source
 
@@ -52,11 +55,11 @@ def rows_of_list(name: str) -> Iterator[dict[str, Any]]:
     kind = kind_of(name)
     try:
         with open_source(name, typed=True) as raw:
-            file = cast(BinaryIO, gzip.GzipFile(fileobj=raw)) if name.lower().endswith(".gz") else raw
+            file = cast(BinaryIO, gzip.GzipFile(fileobj=raw)) if _is_gzip(name, raw) else raw
             if kind == ".parquet":
                 yield from _of_parquet(file)
                 return
-            with io.TextIOWrapper(file, encoding=_encoding(file), newline="") as text:
+            with io.TextIOWrapper(file, encoding=_encoding(name, file), newline="") as text:
                 yield from _READERS[kind](name, text)
     except SourcesError:
         raise
@@ -74,10 +77,20 @@ def kind_of(name: str) -> str:
     return Path(name.lower().removesuffix(".gz")).suffix
 
 
-def _encoding(file: BinaryIO) -> str:
+def _is_gzip(name: str, file: BinaryIO) -> bool:
+    """By its name or its content: some programs leave the suffix away."""
+    start = file.read(2)
+    file.seek(0)
+    return start == b"\x1f\x8b" or name.lower().endswith(".gz")
+
+
+def _encoding(name: str, file: BinaryIO) -> str:
     start = file.read(4)
     file.seek(0)
-    return next((encoding for mark, encoding in _MARKS if start.startswith(mark)), "utf-8-sig")
+    marked = next((encoding for mark, encoding in _MARKS if start.startswith(mark)), None)
+    if marked is None and b"\0\0" in (start[::2], start[1::2]):
+        raise SourcesError(f"{name}: it looks like UTF-16 without a byte order mark; save it as UTF-8")
+    return marked or "utf-8-sig"
 
 
 def _of_parquet(file: BinaryIO) -> Iterator[dict[str, Any]]:
@@ -87,25 +100,45 @@ def _of_parquet(file: BinaryIO) -> Iterator[dict[str, Any]]:
 
 def _of_csv(name: str, text: io.TextIOWrapper) -> Iterator[dict[str, Any]]:
     csv.field_size_limit(_LONGEST_CELL)
-    first = text.readline()
+    skipped, first = _header_line(text)
     # Of a list with another delimiter than its suffix says, the header has no path column with that one.
     tried = sorted(_DELIMITERS, key=lambda d: d != "\t") if kind_of(name) == ".tsv" else _DELIMITERS
     found = [d for d in tried if column_of(next(csv.reader([first], delimiter=d), [])) is not None]
     rows = csv.reader(itertools.chain([first], text), delimiter=(found or tried)[0], strict=True)
     try:
-        header = [cell.strip() for cell in next(rows, [])]
+        header = _told_apart([cell.strip() for cell in next(rows, [])])
         for number, cells in enumerate(filter(None, rows), 1):
             if any(cell.strip() for cell in cells[len(header) :]):
+                line = rows.line_num + skipped
                 raise SourcesError(
-                    f"{name}: row {number} (line {rows.line_num}) has {len(cells)} cells, and the header has "
+                    f"{name}: row {number} (line {line}) has {len(cells)} cells, and the header has "
                     f"{len(header)} columns; put a value that holds the delimiter in double quotes"
                 )
             yield dict(itertools.zip_longest(header, cells[: len(header)]))
     except csv.Error as error:
         raise SourcesError(
-            f"{name}: line {rows.line_num} cannot be read: {error}; close each double quote, and write one "
-            "within a value twice"
+            f"{name}: line {rows.line_num + skipped} cannot be read: {error}; close each double quote, "
+            "and write one within a value twice"
         ) from error
+
+
+def _header_line(text: io.TextIOWrapper) -> tuple[int, str]:
+    """The first line that is not empty, no comment, and not Excel's line that names the delimiter; and the
+    number of lines before it."""
+    for number, line in enumerate(text):
+        if line.strip() and not line.startswith("#") and not re.fullmatch(r"sep=.\s*", line, re.IGNORECASE):
+            return number, line
+    return 0, ""
+
+
+def _told_apart(header: list[str]) -> list[str]:
+    """The names of columns; the second of one name gets a number, as pandas does: `caption.1`."""
+    seen = Counter[str]()
+    names = []
+    for name in header:
+        names.append(f"{name}.{seen[name]}" if name and seen[name] else name)
+        seen[name] += 1
+    return names
 
 
 def _of_jsonl(name: str, text: io.TextIOWrapper) -> Iterator[dict[str, Any]]:
@@ -121,10 +154,17 @@ def _of_jsonl(name: str, text: io.TextIOWrapper) -> Iterator[dict[str, Any]]:
 
 
 def _of_json(name: str, text: io.TextIOWrapper) -> Iterator[dict[str, Any]]:
-    """A list of objects or of paths, an object that holds one such list, or a mapping of paths."""
-    value = json.load(text)
-    if isinstance(value, Mapping) and (lists := [v for v in value.values() if _is_list(v)]):
-        value = lists[0] if len(lists) == 1 else None
+    """A list of objects or of paths, an object that holds one such list, one with a path, or a mapping of
+    paths. Several objects, one in each line, are JSONL under another suffix."""
+    value = values_in(text.read())
+    if isinstance(value, Mapping) and _is_row(value):
+        value = [value]
+    elif isinstance(value, Mapping) and (lists := {k: v for k, v in value.items() if _is_list(v)}):
+        if len(lists) > 1:
+            raise SourcesError(
+                f"{name}: it holds several lists ({', '.join(map(str, lists))}); write each to a file"
+            )
+        value = next(iter(lists.values()))
     elif isinstance(value, Mapping) and value and all(isinstance(v, str | dict) for v in value.values()):
         value = [{"path": k, **(v if isinstance(v, dict) else {"caption": v})} for k, v in value.items()]
     if not isinstance(value, list):
@@ -133,6 +173,12 @@ def _of_json(name: str, text: io.TextIOWrapper) -> Iterator[dict[str, Any]]:
         if not isinstance(row, dict | str):
             raise SourcesError(f"{name}: entry {number} is no JSON object and no path")
         yield {"path": row} if isinstance(row, str) else row
+
+
+def _is_row(value: Mapping[str, Any]) -> bool:
+    """Is it one object with a path? The keys of a mapping of paths are paths."""
+    column = column_of(list(value))
+    return column is not None and isinstance(value[column], str)
 
 
 def _is_list(value: Any) -> bool:
@@ -147,6 +193,7 @@ _READERS = {
     ".csv": _of_csv,
     ".tsv": _of_csv,
     ".jsonl": _of_jsonl,
+    ".ndjson": _of_jsonl,
     ".json": _of_json,
     ".txt": _of_lines,
 }

@@ -41,6 +41,7 @@ class InfoRow(TypedDict):
     file_start_s: float
     mirrored: bool
     transfer: str | None
+    keeps_hdr: bool
 
 
 class MarkRow(TypedDict):
@@ -98,6 +99,7 @@ _INFO = pa.struct(
         ("file_start_s", pa.float64()),
         ("mirrored", pa.bool_()),
         ("transfer", pa.string()),
+        ("keeps_hdr", pa.bool_()),
     ]
 )
 _MARK = pa.struct([("time_s", pa.float64()), ("digest", pa.int64())])

@@ -14,7 +14,7 @@ from curation.sources.source import Source
 from curation.store.dataset import Dataset
 from curation.store.failures import current_failures
 from curation.store.rows import NamedSource
-from curation.verdicts.judge import judge
+from curation.verdicts.judge import judge, refused_hdr
 from curation.verdicts.stale import Staleness
 from curation.verdicts.todo import Todo, source_row
 
@@ -40,6 +40,10 @@ def notes(todo: Todo) -> Iterator[str]:
             "have changed since they were measured; the clips of the old files stay (--prune removes them)",
         ),
         (todo.vanished, "cannot be read now but were before; they stay as they were measured"),
+        (
+            [source_row(s) for s in todo.copies],
+            "are copies of other sources, so the spans that the list gives of them are no clips",
+        ),
         ([source_row(s) for s in todo.barred], "were removed with reelmill remove; they are left out"),
     ]
     for rows, what in found:
@@ -65,7 +69,7 @@ def explain(dataset: Dataset, listed: Sequence[Source], config: Config, todo: To
     unknown = spared = outdated = 0
     rules = config.verdict_rules
     failures = current_failures(dataset, failure_keys(config))
-    captions = Captions.read(dataset, config)
+    captions, hdr = Captions.read(dataset, config), refused_hdr(dataset, config)
     for clip in dataset.rows("clips", ["clip_id", "source_id", "fps", "keys", *dataset.score_columns]):
         if clip["source_id"] in again:
             continue
@@ -76,7 +80,8 @@ def explain(dataset: Dataset, listed: Sequence[Source], config: Config, todo: To
         spared += bool(staleness.outdated(clip))
         cleared = with_checks(staleness.cleared(clip), captions)
         failed = failures.get(clip["clip_id"])
-        verdict = judge(cleared, rules, failed, is_image=clip["fps"] is None)
+        refused = hdr.get(clip["source_id"])
+        verdict = judge(cleared, rules, failed, is_image=clip["fps"] is None, hdr=refused)
         (accepted if verdict.status == "accepted" else rejected).add(clip["clip_id"])
     if spared:
         yield f"{spared} clips skip an expensive score: a cheaper rule rejects them"

@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from curation.config.schema import Config
 from curation.sources.identity import identify
 from curation.sources.lists import without_nan
 from curation.sources.removed import Removed
 from curation.sources.source import Source
+from curation.sources.spans import listed_spans
 from curation.store.dataset import Dataset
 from curation.store.rows import NamedSource, SourceRow, unmeasured
 from curation.verdicts.stale import Staleness
@@ -36,6 +37,7 @@ class Todo:
     unlisted: list[SourceRow] = field(default_factory=list)  # sources that are not named now; they stay
     changed: list[SourceRow] = field(default_factory=list)  # the file is new; the old clips stay
     vanished: list[SourceRow] = field(default_factory=list)  # named, but unreadable now; they stay
+    copies: list[Source] = field(default_factory=list)  # with spans of their own in the list: no clips
     barred: list[Source] = field(default_factory=list)  # removed by `reelmill remove`: left out
     named: set[str] = field(default_factory=set)  # source_ids of named, readable sources
     failed_before: int = 0  # number of named sources that failed in an earlier build
@@ -79,7 +81,7 @@ def find_work(
     todo.named = {s.source_id for s in sources}
     stale, todo.old_scores = _stale(dataset, config)
     fresh: list[Source] = []
-    for source in sources:
+    for source in _with_extras(sources, committed):
         before = committed.get(source.source_id)
         if before is None:
             todo.reasons[source.source_id] = "new"
@@ -96,6 +98,8 @@ def find_work(
         if before and source.extra and (extra := source_row(source)["extra"]) != before[1]["extra"]:
             todo.extras[source.source_id] = extra
     _leftover(todo, committed, sources, prune=prune)
+    if config.spans.by == "list":
+        todo.copies = [s for s in sources if s.duplicate_of and listed_spans(source_row(s)["extra"])]
     for group in _groups(fresh):
         ids = "\n".join(s.source_id for s in group)
         part = hashlib.blake2b(ids.encode(), digest_size=8).hexdigest()
@@ -108,6 +112,15 @@ def _committed(dataset: Dataset) -> Iterator[tuple[str, SourceRow]]:
     for part, table in dataset.tables("sources"):
         for row in table.to_pylist():
             yield part, row
+
+
+def _with_extras(
+    sources: Sequence[Source], committed: Mapping[str, tuple[str, SourceRow]]
+) -> Iterator[Source]:
+    """Sources that are named without their list keep what it said of them, and with it their spans."""
+    for source in sources:
+        extra = committed[source.source_id][1]["extra"] if source.source_id in committed else None
+        yield replace(source, extra=json.loads(extra)) if extra and not source.extra else source
 
 
 def _as_source(row: SourceRow) -> Source:
@@ -219,7 +232,9 @@ def _why_again(source: Source, row: SourceRow, config: Config, *, retry_failed: 
         if source.duplicate_of == row["duplicate_of"]:
             return None
         return "now a copy of another source" if source.duplicate_of else "no longer a copy of a kept source"
-    return "shots or spans changed" if row["config_hash"] != config.spans_hash() else None
+    listed = listed_spans(source_row(source)["extra"]) if config.spans.by == "list" else None
+    same = row["config_hash"] == config.spans_hash(row["transfer"], listed)
+    return None if same else "shots or spans changed"
 
 
 def _stale(dataset: Dataset, config: Config) -> tuple[dict[str, str], bool]:
