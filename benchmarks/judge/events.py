@@ -23,7 +23,8 @@ def happen(pictures: Pictures, others: Sequence[SingleShot], random: Random) -> 
         (0.08, 25, lambda: _explosions(pictures, random)),
         (0.15, 20, lambda: _body(pictures, others[random.integers(len(others))], random)),
         (0.10, 40, lambda: _board(pictures, random, slow=True)),
-        (0.05, 20, lambda: _light(pictures, random)),
+        (0.05, 20, lambda: _light(pictures, random, most=12)),
+        (0.08, 40, lambda: _light(pictures, random, most=80)),
         (0.20, 15, lambda: _overlay(pictures, random)),
         (0.15, 15, lambda: _board(pictures, random, slow=False)),
     ]
@@ -65,9 +66,9 @@ def _explosions(pictures: Pictures, random: Random) -> None:
             pictures[k] = np.clip(pictures[k], 0, 255)
 
 
-def _light(pictures: Pictures, random: Random) -> None:
-    """The light changes, at once or within half a second, and stays."""
-    frames = _stretch(len(pictures), 1, 12, random)
+def _light(pictures: Pictures, random: Random, most: int) -> None:
+    """The light or the exposure changes within at most so many frames, and stays."""
+    frames = _stretch(len(pictures), 1, most, random)
     gain = random.uniform(0.6, 1.5)
     for k in range(frames.start, len(pictures)):
         share = min(1, (k - frames.start + 1) / len(frames))

@@ -59,6 +59,20 @@ def title(random: Random) -> SingleShot:
     return SingleShot("title", picture[None])
 
 
+def sky(random: Random) -> SingleShot:
+    """A smooth ground, over which something small moves."""
+    frames, ends = 100, random.uniform(60, 230, 2)
+    texture = cv2.resize(random.normal(0, random.uniform(0.5, 4), (6, 10)), (WIDTH, HEIGHT))
+    ground = np.linspace(*ends, HEIGHT)[:, None] + texture
+    picture = np.stack([ground, *(np.full((HEIGHT, WIDTH), c) for c in random.uniform(105, 150, 2))], -1)
+    pictures = np.repeat(picture[None], frames, 0)
+    places = np.linspace(random.uniform(0, 1, 2), random.uniform(0, 1, 2), frames) * (WIDTH, HEIGHT)
+    size, level = random.integers(3, 16, 2), random.uniform(0, 255)
+    for frame, (x, y) in zip(pictures, places, strict=True):
+        frame[int(y) : int(y) + size[1] // 2, int(x) : int(x) + size[0], 0] = level
+    return SingleShot("sky", np.clip(pictures, 0, 255).astype(np.uint8))
+
+
 @dataclass(frozen=True)
 class _Camera:
     """The part of the picture that is seen at each moment from 0 to 1, as (x, y, size) in fractions."""

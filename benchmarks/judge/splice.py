@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 from benchmarks.judge.events import happen
-from benchmarks.judge.shot import SIZE, Random, Style, flat, take, title
+from benchmarks.judge.shot import SIZE, Random, Style, flat, sky, take, title
 from benchmarks.judge.shots import SingleShot
 
 _SHORT_BLACK = 6  # frames of black between two fades, which are one transition then
@@ -75,6 +75,8 @@ def film(shots: Sequence[SingleShot], seed: int, frames: int = 400) -> Film:
         length = int(np.clip(random.exponential(pace) + 10, 12, 260))
         if random.random() < 0.12:
             return happen(take(title(random), length, style, random), shots, random)
+        if random.random() < 0.04:
+            return happen(take(sky(random), length, style, random), shots, random)
         if last is None or random.random() > 0.25:  # else another part of the same shot: the hardest cuts
             last = shots[random.choice(len(shots), p=weights)]
         return happen(take(last, length, style, random), shots, random)

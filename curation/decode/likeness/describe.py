@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 
 WIDTH, HEIGHT = 32, 18  # pixels of the small pictures
-SAMPLED = (128, 72)  # luma is sampled at this size and averaged to the small one
+SAMPLED = (64, 36)  # luma is sampled at this size and averaged to the small one
 LUMA, CHROMA, BINS = 16 * 9, 2 * 8 * 9, 8 * 5 * 5
 LENGTH = LUMA + CHROMA + BINS
 ROOT_SCALE = 10  # a bin holds the root of its number of pixels, times this
