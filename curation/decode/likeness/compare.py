@@ -35,7 +35,7 @@ class Vectors:
 
     mean: np.ndarray  # (n,): brightness
     spread: np.ndarray  # (n,): contrast
-    luma: np.ndarray  # (n, 144), less its mean
+    luma: np.ndarray  # (n, 144)
     chroma: np.ndarray  # (n, 144)
     roots: np.ndarray  # (n, 200): of the shares of the bins
 
@@ -44,8 +44,7 @@ class Vectors:
         """vectors: (n, 488) uint8."""
         floats = vectors.astype(np.float32)
         luma = floats[:, :LUMA]
-        mean = luma.mean(1)
-        luma = luma - mean[:, None]
+        mean = luma.mean(1, dtype=np.float64)
         counts = np.square(floats[:, LUMA + CHROMA :] / ROOT_SCALE).reshape(-1, 8, BINS // 8)
         # A little of each bin of luma counts in its neighbours: a slight change of brightness is slight here.
         smooth = 0.5 * counts
@@ -54,7 +53,7 @@ class Vectors:
         smooth /= smooth.sum((1, 2), keepdims=True)
         return cls(
             mean,
-            np.sqrt(np.square(luma).mean(1)),
+            luma.std(1, dtype=np.float64),
             luma,
             floats[:, LUMA : LUMA + CHROMA] - 128,
             np.sqrt(smooth).reshape(len(floats), -1),
@@ -67,7 +66,8 @@ class Vectors:
 
     def own(self, first: int) -> np.ndarray:
         """What each frame from `first` on is by itself, (n - first, 2): contrast and brightness."""
-        return np.stack([np.log1p(self.spread[first:]) / 4, self.mean[first:] / 255], 1)
+        found = np.stack([np.log1p(self.spread[first:]) / 4, self.mean[first:] / 255], 1)
+        return found.astype(np.float32)
 
     def back(self, first: int, lags: np.ndarray) -> np.ndarray:
         """Distances of each frame from `first` on to the frames `lags` before it: (n - first, lags, 4).
@@ -81,15 +81,15 @@ class Vectors:
             name: (of[first:] @ of.T)[rows, old]
             for name, of in (("luma", self.luma), ("chroma", self.chroma), ("roots", self.roots))
         }
-        luma = self._squares(self.luma, new, old) - 2 * products["luma"]
-        luma = luma / LUMA + np.square(self.mean[new][:, None] - self.mean[old])
+        # Products of whole numbers are exact here (below 2 ** 24), so the distance of equal frames is zero.
+        luma = (self._squares(self.luma, new, old) - 2 * products["luma"]) / LUMA
         chroma = (self._squares(self.chroma, new, old) - 2 * products["chroma"]) / CHROMA
         a, b = self.spread[new][:, None], self.spread[old]
         flat_a, flat_b = a + _FEW_LEVELS, b + _FEW_LEVELS
         layout = 0.5 * (np.square(a / flat_a) + np.square(b / flat_b))
-        layout -= products["luma"] / LUMA / (flat_a * flat_b)
+        layout -= (products["luma"] / LUMA - self.mean[new][:, None] * self.mean[old]) / (flat_a * flat_b)
         found = np.stack([luma, chroma, layout, 1 - products["roots"]], -1)
-        found = np.sqrt(np.maximum(found, 0))
+        found = np.sqrt(np.maximum(found, 0)).astype(np.float32)
         found[..., 0] = np.log1p(found[..., 0]) / 3
         found[..., 1] = np.log1p(found[..., 1]) / 2
         return found

@@ -74,10 +74,10 @@ class Decider:
         self._open = np.concatenate([self._open, found])
         busy = np.flatnonzero((self._open > (self._hard, self._gradual)).any(1))
         before, after = np.append(-_QUIET - 1, busy), np.append(busy, len(self._open))
-        quiet = np.flatnonzero(after - before > _QUIET)
-        if len(quiet):
-            return self._decide(int(after[quiet[-1]]))
-        return self._decide(len(self._open)) if len(self._open) > LONGEST else []
+        end = int(after[after - before > _QUIET].max(initial=0))  # of the last quiet stretch
+        if len(self._open) - end > LONGEST:
+            end = len(self._open)
+        return self._decide(end)
 
     def finish(self) -> list[Change]:
         """The changes of the frames that are left."""
