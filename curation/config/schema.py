@@ -78,6 +78,16 @@ class Shots(_Section):
         return without_own(plain(self))
 
 
+class Decode(_Section):
+    """How pictures are made of frames.
+
+    fields: `mend` deinterlaces interlaced sources, and makes film of telecined ones. `keep` looks at no
+    fields and leaves frames as they are.
+    """
+
+    fields: Literal["mend", "keep"] = "mend"
+
+
 class Spans(_Section):
     """Candidate clips within a scene."""
 
@@ -303,6 +313,7 @@ _Scorers = Annotated[
 class Config(_Section):
     """All settings that decide what a build produces, and (in `run`) how the build runs."""
 
+    decode: Decode = Decode()
     shots: Shots = Shots()
     spans: Spans = Spans()
     filters: _Scorers = Field(default_factory=dict, validate_default=True)
@@ -439,14 +450,25 @@ class Config(_Section):
 
     def spans_hash(self) -> str:
         """Hash of the settings that decide the clips. A source with another hash is measured again."""
-        return _hash({"shots": self.shots.model_dump(), "spans": self.spans.model_dump()})
+        decides = {"shots": self.shots.model_dump(), "spans": self.spans.model_dump()}
+        if self.decode != Decode():
+            decides["decode"] = self.decode.model_dump()
+        return _hash(decides)
 
     def cut_hash(self) -> str:
         return _hash({**self.cut.model_dump(), "version": ENCODER_VERSION})
 
     def hash(self) -> str:
         """Hash of all sections except `run`."""
-        return _hash(self.model_dump(exclude={"run"}))
+        return _hash(self.model_dump(exclude={"run"} | self._left_out()))
+
+    def stored(self) -> dict[str, Any]:
+        """Plain data for dataset.json."""
+        return self.model_dump(mode="json", exclude=self._left_out())
+
+    def _left_out(self) -> set[str]:
+        """A `decode` that is the default: configurations look, and are hashed, as before that section."""
+        return {"decode"} if self.decode == Decode() else set()
 
 
 def _hash(value: Any) -> str:

@@ -17,9 +17,12 @@ from av.video.reformatter import ColorRange
 from av.video.stream import VideoStream
 
 from curation.config.schema import Cut, Run
+from curation.decode import woven
 from curation.decode.container.faststart import index_first
 from curation.decode.pixels.display import upright
-from curation.decode.video import Frame, Video, VideoInfo
+from curation.decode.pixels.fields import Found
+from curation.decode.pixels.frame import Frame, VideoInfo
+from curation.decode.video import Video
 from curation.sandbox.protocol import Message, SourceFailed
 
 _SEEK_GAP_SECONDS = 5.0  # the decoder reaches a nearer span without a seek
@@ -55,7 +58,8 @@ def run(request: dict[str, Any]) -> Iterator[Message]:
             "deadline_s": limits.deadline_s(length_s, factor=4),
         }
     )
-    for wanted, frames in _spans_of(request["uri"], spans, limits.decoder_threads):
+    found = woven.as_measured(request["uri"], request.get("fields"))
+    for wanted, frames in _spans_of(request["uri"], spans, limits.decoder_threads, found):
         try:
             if isinstance(frames, SourceFailed):
                 raise frames
@@ -66,13 +70,13 @@ def run(request: dict[str, Any]) -> Iterator[Message]:
 
 
 def _spans_of(
-    uri: str, spans: Sequence[Wanted], threads: int
+    uri: str, spans: Sequence[Wanted], threads: int, found: Found | None
 ) -> Iterator[tuple[Wanted, Iterator[Frame] | SourceFailed]]:
     """The frames of each span, in one decode of the source, or the failure of the span.
 
     The caller must read all frames of a span before it asks for the next span.
     """
-    cursor = _Cursor(uri, threads)
+    cursor = _Cursor(uri, threads, found)
     try:
         for wanted in spans:
             if not cursor.reach(wanted.start_s):
@@ -87,10 +91,11 @@ def _spans_of(
 class _Cursor:
     """A decoder with a position: `_next` is the next frame of the source."""
 
-    def __init__(self, uri: str, threads: int):
+    def __init__(self, uri: str, threads: int, found: Found | None):
         self._uri = uri
         self._threads = threads
-        self._video = Video(uri, threads=threads)
+        self._found = found
+        self._video = self._opened()
         self._frames = self._video.frames()
         self._next = next(self._frames, None)
         self._may_seek = True
@@ -125,7 +130,7 @@ class _Cursor:
         picture = self._picture()
         if began_s is not None and picture is not None and began_s > self._video.info.start_s:
             self._video.close()
-            self._video = Video(self._uri, threads=self._threads)
+            self._video = self._opened()
             earlier_s = self._decode_from(began_s - 1e-3, time_s)
             if earlier_s is None or earlier_s >= began_s or self._picture() != picture:
                 picture = None
@@ -151,9 +156,12 @@ class _Cursor:
 
     def _reopen(self) -> None:
         self._video.close()
-        self._video = Video(self._uri, threads=self._threads)
+        self._video = self._opened()
         self._frames = self._video.frames()
         self._next = next(self._frames, None)
+
+    def _opened(self) -> Video:
+        return Video(self._uri, threads=self._threads, found=self._found)
 
     def close(self) -> None:
         self._video.close()

@@ -12,10 +12,13 @@ import cv2
 
 from curation.config.load import validated
 from curation.config.schema import Config
+from curation.decode import woven
+from curation.decode.pixels.fields import Found
+from curation.decode.pixels.frame import Frame, VideoInfo
 from curation.decode.sampling import Keeper
 from curation.decode.scenes import Scenes, detector_of, frame_rate, is_vfr, shown_s, usual_rate
 from curation.decode.spans import Span
-from curation.decode.video import Frame, Video, VideoInfo
+from curation.decode.video import Video
 from curation.sandbox.protocol import Message
 from curation.store.rows import Decoded
 from filters.base import ClipInfo, Frames, Scorer
@@ -34,7 +37,16 @@ def run(request: dict[str, Any]) -> Iterator[Message]:
     yield Message({"kind": "stage", "stage": "open"})
     with Video(request["uri"], threads=config.run.decoder_threads, skip_loop_filter=True) as video:
         yield deadline_message(config, video, stage="measure")
+    found = woven.look(request["uri"]) if config.decode.fields == "mend" else None
+    with opened(request["uri"], config, found) as video:
         yield from _measured(request["source_id"], video, config)
+
+
+def opened(uri: str, config: Config, found: Found | None) -> Video:
+    """A source for measuring. Cutting must find the same pictures where frames depend on others, so that
+    such sources are decoded in full."""
+    mends = found is not None and found.kind != "progressive"
+    return Video(uri, threads=config.run.decoder_threads, skip_loop_filter=not mends, found=found)
 
 
 def _measured(source_id: str, video: Video, config: Config) -> Iterator[Message]:
@@ -90,7 +102,7 @@ def scored(
     keeper: Keeper, span: Span, clip: ClipInfo, local: Mapping[str, Scorer], model: Mapping[str, Scorer]
 ) -> tuple[dict[str, float | None], dict[str, list[bytes]]]:
     """(the columns of the local scorers, the JPEGs for each model-backed scorer)."""
-    clip = replace(clip, doubtful=keeper.doubtful(span))
+    clip = replace(clip, doubtful=keeper.doubtful(span), combing=keeper.combing(span))
     scores: dict[str, float | None] = {}
     for name, scorer in local.items():
         sampling = scorer.sampling
@@ -161,4 +173,5 @@ def source_row(info: VideoInfo, fps: float, duration_s: float, frames: int, *, i
         "duration_s": duration_s,
         "frames": frames,
         "transfer": info.transfer,
+        "fields": info.fields,
     }

@@ -25,7 +25,7 @@ from scenedetect.common import Timecode
 from scenedetect.scene_manager import compute_downscale_factor
 
 from curation.config.schema import DetectorName
-from curation.decode.video import Frame
+from curation.decode.pixels.frame import Frame
 
 DEFAULT_THRESHOLD = {"content": 27.0, "adaptive": 3.0, "transnetv2": 0.5, "none": 0.0}
 FAST_LONG_SIDE = 128  # pixels

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TypedDict
+from typing import Literal, TypedDict
 
 import pyarrow as pa
 
@@ -23,7 +23,7 @@ class LookTask(TypedDict):
 
 
 class InfoRow(TypedDict):
-    """`decode.video.VideoInfo`."""
+    """`decode.pixels.frame.VideoInfo`."""
 
     container: str
     codec: str
@@ -41,6 +41,7 @@ class InfoRow(TypedDict):
     file_start_s: float
     mirrored: bool
     transfer: str | None
+    fields: Literal["progressive", "interlaced", "telecined"] | None
 
 
 class MarkRow(TypedDict):
@@ -98,6 +99,7 @@ _INFO = pa.struct(
         ("file_start_s", pa.float64()),
         ("mirrored", pa.bool_()),
         ("transfer", pa.string()),
+        ("fields", pa.string()),
     ]
 )
 _MARK = pa.struct([("time_s", pa.float64()), ("digest", pa.int64())])
