@@ -39,6 +39,7 @@ class Sampling:
     per_second: float = 0.0
     step_s: float = 0.0
     width: int = 0  # pixels, of the frames of pairs
+    combing: bool = False  # `ClipInfo.combing` is wanted, too; it looks at all frames of the clip
 
     def size(self, width: int, height: int) -> tuple[int, int]:
         """The (width, height) in pixels at which the scorer receives a `width` x `height` frame."""
@@ -63,9 +64,10 @@ def uniform(
     long_side: int | None = None,
     short_side: int | None = None,
     color: Literal["rgb", "gray"] = "rgb",
+    combing: bool = False,
 ) -> Sampling:
     """`n` frames, at the middles of `n` equal parts of the clip."""
-    return Sampling("uniform", n=n, long_side=long_side, short_side=short_side, color=color)
+    return Sampling("uniform", n=n, long_side=long_side, short_side=short_side, color=color, combing=combing)
 
 
 def pairs(per_second: float, step_s: float, width: int) -> Sampling:
@@ -83,6 +85,7 @@ class ClipInfo:
     width: int  # pixels, as displayed
     height: int
     doubtful: int = 0  # frames within it that were left out or timed by a guess
+    combing: float | None = None  # part of the frames that show combs; None: no scorer wants to know
 
     @property
     def media(self) -> Media:
@@ -145,6 +148,9 @@ class Scorer:
     version: ClassVar[str] = "1"  # part of the cache key: raise it when the numbers change
     applies_to: ClassVar[frozenset[Media]] = IMAGE_AND_VIDEO
     columns: ClassVar[tuple[Column, ...]] = ()  # default: one column, <name>.value
+    # Columns that came without a new version, and are never null: a clip that lacks one is scored again if a
+    # rule asks for it. Clips of before stay complete under the rules of before.
+    later: ClassVar[tuple[str, ...]] = ()
     cost_ms: ClassVar[float] = 10.0  # of CPU time for a clip of 5 seconds: cheap scorers run first
     uses_model: ClassVar[bool] = False  # True: runs in Ray actors, in batches, on a GPU if there is one
 

@@ -30,6 +30,9 @@ class Quality(Scorer):
     - `quality.contrast` (0 to 0.5): standard deviation of luma over 255; a low number means a flat picture.
     - `quality.blown` (0 to 1): part of the pixels with luma 250 or more.
     - `quality.dark` (0 to 1): part of the pixels with luma 20 or less.
+    - `quality.combing` (0 to 1): part of the frames, at their full size, whose two fields show two moments,
+      as those of interlaced video do. 10 pairs of neighbouring frames per second are looked at. Of telecined
+      film it is 0.2. Where nothing moves there are no combs. It is 0 for still images.
     """
 
     frames: int = 4
@@ -42,12 +45,14 @@ class Quality(Scorer):
         Column("quality.contrast", "of full scale", (0, 0.5), "standard deviation of luma"),
         Column("quality.blown", "part of the pixels", (0, 1), f"luma {BLOWN} or more, of 255"),
         Column("quality.dark", "part of the pixels", (0, 1), f"luma {DARK} or less, of 255"),
+        Column("quality.combing", "part of the frames", (0, 1), "both fields of two moments: interlaced"),
     )
+    later: ClassVar[tuple[str, ...]] = ("quality.combing",)
     cost_ms: ClassVar[float] = 3  # 3 ms per clip
 
     @property
     def sampling(self) -> Sampling:
-        return uniform(self.frames, long_side=self.long_side, color="gray")
+        return uniform(self.frames, long_side=self.long_side, color="gray", combing=True)
 
     def measure(self, frames: Frames) -> dict[str, float | None]:
         measured = [
@@ -60,7 +65,10 @@ class Quality(Scorer):
             }
             for g in frames.images
         ]
-        return {c.name: float(np.mean([m[c.name] for m in measured])) for c in self.columns}
+        means: dict[str, float | None] = {
+            name: float(np.mean([m[name] for m in measured])) for name in measured[0]
+        }
+        return means | {"quality.combing": frames.clip.combing}
 
 
 def sharpness(image: np.ndarray) -> float:

@@ -22,6 +22,7 @@ from curation.store.intact import NOT_AS_WRITTEN, video_hash
 from curation.store.rows import ClipRow, ShardRow
 from curation.store.schema import (
     CAPTION_COLUMNS,
+    FIELDS,
     FILE_START,
     MAX_SECONDS,
     SCHEMA_VERSION,
@@ -162,7 +163,7 @@ class _Check:
         if self.version < SCHEMA_VERSION and table == "shards" and VIDEO_HASH not in file.schema_arrow.names:
             schema = pa.schema([field for field in schema if field.name != VIDEO_HASH])  # so, too
         if table == "sources":  # columns that were written later
-            gone = {FILE_START, TRANSFER} - set(file.schema_arrow.names)
+            gone = {FILE_START, TRANSFER, FIELDS} - set(file.schema_arrow.names)
             schema = pa.schema([field for field in schema if field.name not in gone])
         if table in ("clips", "shards"):  # a column of a filter that came later is missing in older parts
             there = [n for n in file.schema_arrow.names if n in self.dataset.score_columns]

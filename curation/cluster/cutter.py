@@ -72,6 +72,7 @@ class Cutter:
                 "op": "cut",
                 "stage": "open",
                 "uri": uri,
+                "fields": left[0]["source"]["fields"],
                 "spans": [_span(clip) for clip in left],
                 "cut": self._config.cut.model_dump(),
                 "run": self._config.run.model_dump(),

@@ -13,7 +13,7 @@ from curation.cluster.rows import retries
 from curation.config.load import validated
 from curation.config.schema import Config
 from curation.decode import answers
-from curation.decode.video import VideoInfo
+from curation.decode.pixels.frame import VideoInfo
 from curation.sandbox.parent import Child
 from curation.sandbox.protocol import SourceFailed
 from curation.store.spent import told

@@ -127,6 +127,7 @@ class Measurer:
             "duration_s": found.duration_s,
             "frames": found.frames,
             "transfer": found.transfer,
+            "fields": found.fields,
             "status": "measured",
             "stage": None,
             "error": None,
@@ -219,11 +220,12 @@ class Measurer:
         waiting = {clip["clip_id"]: self._committed(clip) for clip in mine}
         want = {clip["clip_id"]: self._staleness.wanted(clip) for clip in mine}
         count = len(waiting)
+        fields = self._fields(part, source["source_id"])
         fault: SourceFailed | None = None
         for attempt in retries(self._config):
             try:
                 check_unchanged(source)
-                for found in self._scores(source["uri"], list(waiting.values()), want):
+                for found in self._scores(source["uri"], list(waiting.values()), want, fields):
                     clip = waiting.pop(found.clip_id)
                     clip["scores"] |= found.scores
                     local = [n for n in want[found.clip_id] if n in self._config.local_scorers]
@@ -245,6 +247,12 @@ class Measurer:
             clips=count,
         )
         yield stream_row(part, source={**row, "attempt": 0, "rescored": True})
+
+    def _fields(self, part: str, source_id: str) -> str | None:
+        """What measuring found the committed source to be."""
+        table = self._dataset.read_part("sources", part, ["source_id", "fields"])
+        found = table.filter(pc.equal(table["source_id"], source_id))["fields"].to_pylist()
+        return found[0] if found else None
 
     def _committed(self, row: ClipRow) -> MeasuredClip:
         """A committed clip without its outdated scores."""
@@ -269,7 +277,7 @@ class Measurer:
         }
 
     def _scores(
-        self, uri: str, clips: Sequence[MeasuredClip], want: dict[str, list[str]]
+        self, uri: str, clips: Sequence[MeasuredClip], want: dict[str, list[str]], fields: str | None
     ) -> Iterator[answers.ScoresAnswer]:
         """Yield the wanted columns of every clip, and the frames for model-backed scorers."""
         scorers = self._config.scorers
@@ -289,6 +297,7 @@ class Measurer:
             "op": "rescore",
             "stage": "score",
             "uri": uri,
+            "fields": fields,
             "clips": [
                 {**{k: v for k, v in c.items() if k in _RESCORE_FIELDS}, "want": want[c["clip_id"]]}
                 for c in by_frames

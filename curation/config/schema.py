@@ -87,6 +87,16 @@ class Shots(_Section):
         return without_own(plain(self))
 
 
+class Decode(_Section):
+    """How pictures are made of frames.
+
+    fields: `mend` deinterlaces interlaced sources, and makes film of telecined ones. `keep` looks at no
+    fields and leaves frames as they are.
+    """
+
+    fields: Literal["mend", "keep"] = "mend"
+
+
 class Spans(_Section):
     """Candidate clips: within scenes, or, with `by: list`, the spans that the list of sources gives."""
 
@@ -324,6 +334,7 @@ _Scorers = Annotated[
 class Config(_Section):
     """All settings that decide what a build produces, and (in `run`) how the build runs."""
 
+    decode: Decode = Decode()
     shots: Shots = Shots()
     spans: Spans = Spans()
     filters: _Scorers = Field(default_factory=dict, validate_default=True)
@@ -467,8 +478,11 @@ class Config(_Section):
         settings: dict[str, Any] = {"shots": self.shots.model_dump(), "spans": spans}
         if self.spans.by == "list" and listed:
             settings = {"listed": listed, "min_seconds": self.spans.min_seconds}
-        kept = self.cut.hdr == "keep" and hdr_name(transfer) is not None
-        return _hash({**settings, "hdr": "keep"} if kept else settings)
+        if self.cut.hdr == "keep" and hdr_name(transfer) is not None:
+            settings["hdr"] = "keep"
+        if self.decode != Decode():
+            settings["decode"] = self.decode.model_dump()
+        return _hash(settings)
 
     def cut_hash(self) -> str:
         """Hash of the settings that decide the bytes of a clip."""
@@ -477,7 +491,15 @@ class Config(_Section):
 
     def hash(self) -> str:
         """Hash of all sections except `run`."""
-        return _hash(self.model_dump(exclude={"run"}))
+        return _hash(self.model_dump(exclude={"run"} | self._left_out()))
+
+    def stored(self) -> dict[str, Any]:
+        """Plain data for dataset.json."""
+        return self.model_dump(mode="json", exclude=self._left_out())
+
+    def _left_out(self) -> set[str]:
+        """A `decode` that is the default: configurations look, and are hashed, as before that section."""
+        return {"decode"} if self.decode == Decode() else set()
 
 
 def _hash(value: Any) -> str:

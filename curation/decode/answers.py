@@ -13,7 +13,8 @@ from typing import Any, TypeVar, cast, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
-from curation.decode.video import VideoInfo
+from curation.decode.pixels.fields import Kind
+from curation.decode.pixels.frame import VideoInfo
 from curation.sandbox.protocol import Message, SourceFailed
 
 T = TypeVar("T")
@@ -52,6 +53,7 @@ class SourceAnswer:
     duration_s: float
     frames: int
     transfer: str | None
+    fields: Kind | None
     clips: int
     seconds: float
     message: str | None

@@ -18,10 +18,13 @@ from av.video.stream import VideoStream
 
 from curation.config.hdr import HdrMode
 from curation.config.schema import Cut, Run
+from curation.decode import woven
 from curation.decode.container.faststart import index_first
 from curation.decode.container.rates import shown_before, stored_frames
 from curation.decode.pixels.display import upright
-from curation.decode.video import Frame, Video, VideoInfo
+from curation.decode.pixels.fields import Found
+from curation.decode.pixels.frame import Frame, VideoInfo
+from curation.decode.video import Video
 from curation.sandbox.protocol import Message, SourceFailed
 
 _SEEK_GAP_SECONDS = 5.0  # the decoder reaches a nearer span without a seek
@@ -57,7 +60,9 @@ def run(request: dict[str, Any]) -> Iterator[Message]:
             "deadline_s": limits.deadline_s(length_s, factor=4),
         }
     )
-    for wanted, frames in _spans_of(request["uri"], spans, limits.decoder_threads, settings.hdr):
+    found = woven.as_measured(request["uri"], request.get("fields"))
+    source = _Source(request["uri"], limits.decoder_threads, settings.hdr, found)
+    for wanted, frames in _spans_of(source, spans):
         try:
             if isinstance(frames, SourceFailed):
                 raise frames
@@ -68,13 +73,13 @@ def run(request: dict[str, Any]) -> Iterator[Message]:
 
 
 def _spans_of(
-    uri: str, spans: Sequence[Wanted], threads: int, hdr: HdrMode
+    source: _Source, spans: Sequence[Wanted]
 ) -> Iterator[tuple[Wanted, Iterator[Frame] | SourceFailed]]:
     """The frames of each span, in one decode of the source, or the failure of the span.
 
     The caller must read all frames of a span before it asks for the next span.
     """
-    cursor = _Cursor(uri, threads, hdr)
+    cursor = _Cursor(source)
     try:
         for wanted in spans:
             if not cursor.reach(wanted.start_s):
@@ -86,20 +91,25 @@ def _spans_of(
         cursor.close()
 
 
+@dataclass(frozen=True)
+class _Source:
+    """How the source is opened, so that its pictures are those that measuring saw."""
+
+    uri: str
+    threads: int
+    hdr: HdrMode
+    found: Found | None
+
+
 class _Cursor:
     """A decoder with a position: `_next` is the next frame of the source."""
 
-    def __init__(self, uri: str, threads: int, hdr: HdrMode):
-        self._uri = uri
-        self._threads = threads
-        self._hdr = hdr
+    def __init__(self, source: _Source):
+        self._source = source
         self._video = self._opened()
         self._frames = self._video.frames()
         self._next = next(self._frames, None)
         self._may_seek = True
-
-    def _opened(self) -> Video:
-        return Video(self._uri, threads=self._threads, hdr=self._hdr)
 
     def reach(self, time_s: float) -> bool:
         """Move to the frame at `time_s`. False if that frame does not exist, because the file has changed."""
@@ -160,6 +170,10 @@ class _Cursor:
         self._video = self._opened()
         self._frames = self._video.frames()
         self._next = next(self._frames, None)
+
+    def _opened(self) -> Video:
+        source = self._source
+        return Video(source.uri, threads=source.threads, hdr=source.hdr, found=source.found)
 
     def close(self) -> None:
         self._video.close()

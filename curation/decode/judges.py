@@ -19,8 +19,8 @@ from curation.decode.likeness.compare import stride_of
 from curation.decode.likeness.decide import LONGEST, Change, Decider
 from curation.decode.likeness.describe import LENGTH, describe, shrink
 from curation.decode.likeness.judge import Stream
+from curation.decode.pixels.frame import Frame
 from curation.decode.shots import FAST_LONG_SIDE, Cut, NoCuts, SceneDetect, ShotDetector
-from curation.decode.video import Frame
 
 DEFAULT_THRESHOLD = {"similarity": 0.25, "content": 27.0, "adaptive": 3.0, "transnetv2": 0.5, "none": 0.0}
 GRADUAL_THRESHOLD = 0.8

@@ -12,12 +12,15 @@ import cv2
 
 from curation.config.load import validated
 from curation.config.schema import Config
+from curation.decode import woven
 from curation.decode.container.rates import clip_rate
 from curation.decode.listed import ListedSpans
+from curation.decode.pixels.fields import Found
+from curation.decode.pixels.frame import Frame, VideoInfo
 from curation.decode.sampling import Keeper
 from curation.decode.scenes import Scenes, detector_of, frame_rate, is_vfr, shown_s
 from curation.decode.spans import Span
-from curation.decode.video import Frame, Video, VideoInfo
+from curation.decode.video import Video
 from curation.sandbox.protocol import Message
 from curation.store.rows import Decoded
 from filters.base import ClipInfo, Frames, Scorer
@@ -36,6 +39,8 @@ def run(request: dict[str, Any]) -> Iterator[Message]:
     yield Message({"kind": "stage", "stage": "open"})
     with opened(request["uri"], config) as video:
         yield deadline_message(config, video, stage="measure")
+    found = woven.look(request["uri"]) if config.decode.fields == "mend" else None
+    with opened(request["uri"], config, found) as video:
         yield from _measured(request["source_id"], video, config, request.get("listed") or [])
 
 
@@ -109,17 +114,21 @@ class _ByShots:
         return self._scenes.finish(end_s, self._detector.finish())
 
 
-def opened(uri: str, config: Config) -> Video:
-    """A source as measures see it."""
+def opened(uri: str, config: Config, found: Found | None = None) -> Video:
+    """A source as measures see it.
+
+    Cutting must find the same pictures. Where frames are made of others, such a source is decoded in full.
+    """
+    mends = found is not None and found.kind != "progressive"
     threads = config.run.decoder_threads
-    return Video(uri, threads=threads, skip_loop_filter=True, hdr=config.cut.hdr)
+    return Video(uri, threads=threads, skip_loop_filter=not mends, hdr=config.cut.hdr, found=found)
 
 
 def scored(
     keeper: Keeper, span: Span, clip: ClipInfo, local: Mapping[str, Scorer], model: Mapping[str, Scorer]
 ) -> tuple[dict[str, float | None], dict[str, list[bytes]]]:
     """(the columns of the local scorers, the JPEGs for each model-backed scorer)."""
-    clip = replace(clip, doubtful=keeper.doubtful(span))
+    clip = replace(clip, doubtful=keeper.doubtful(span), combing=keeper.combing(span))
     scores: dict[str, float | None] = {}
     for name, scorer in local.items():
         sampling = scorer.sampling
@@ -190,4 +199,5 @@ def source_row(info: VideoInfo, fps: float, duration_s: float, frames: int, *, i
         "duration_s": duration_s,
         "frames": frames,
         "transfer": info.transfer,
+        "fields": info.fields,
     }

@@ -15,10 +15,12 @@ import cv2
 
 from curation.config.load import validated
 from curation.config.schema import Config
+from curation.decode import woven
 from curation.decode.measure import deadline_message, opened, scored
+from curation.decode.pixels.frame import Frame, VideoInfo
 from curation.decode.sampling import Keeper
 from curation.decode.spans import Span
-from curation.decode.video import Frame, Video, VideoInfo
+from curation.decode.video import Video
 from curation.sandbox.protocol import Message, SourceFailed
 from filters.base import ClipInfo
 
@@ -46,7 +48,8 @@ def run(request: dict[str, Any]) -> Iterator[Message]:
     config = validated(request["config"])
     clips = sorted((Committed(**c) for c in request["clips"]), key=lambda c: c.start_s)
     yield Message({"kind": "stage", "stage": "open"})
-    with opened(request["uri"], config) as video:
+    found = woven.as_measured(request["uri"], request.get("fields"))
+    with opened(request["uri"], config, found) as video:
         yield deadline_message(config, video, stage="score")
         yield from _scores(video, clips, config)
 

@@ -14,8 +14,9 @@ from typing import Generic, TypeVar
 
 import numpy as np
 
+from curation.decode.pixels.combs import Combs
+from curation.decode.pixels.frame import Frame, VideoInfo
 from curation.decode.spans import Span
-from curation.decode.video import Frame, VideoInfo
 from filters.base import Pair, Sampling
 
 JPEG_QUALITY = 92
@@ -209,6 +210,8 @@ class Keeper:
         assert isinstance(thumbnail, Ticks)
         self._thumbnails: _Grid[bytes] | None = _Grid(thumbnail) if thumbnails else None
         self._thumbnail_size = THUMBNAIL.size(*size)
+        wants = any(s.combing for s in local.values())
+        self._combs = Combs(is_image=info.is_image) if wants else None
         self._doubtful: list[tuple[float, int]] = []  # a frame's time, and the doubtful frames up to it
         self._times: list[float] = []  # of all frames
 
@@ -217,6 +220,8 @@ class Keeper:
         self._times.append(time_s)
         if frame.doubtful:
             self._doubtful.append((time_s, frame.doubtful))
+        if self._combs is not None:
+            self._combs.offer(time_s, frame.av)
         for name, grid in self._raw.items():
             if grid.ticks.pass_by(time_s):
                 color, size = self._wants[name]
@@ -254,6 +259,10 @@ class Keeper:
         """The number of frames of `span` whose times are not known. Some of them were left out."""
         return sum(n for time_s, n in self._doubtful if span.start_s < time_s <= span.end_s)
 
+    def combing(self, span: Span) -> float | None:
+        """The part of the frames of `span` that show combs. None: no scorer wants to know."""
+        return None if self._combs is None else self._combs.part(span.start_s, span.end_s)
+
     def forget(self, before_s: float) -> None:
         """Delete all pictures and pairs from before `before_s`, in seconds."""
         for images in self._raw.values():
@@ -264,3 +273,5 @@ class Keeper:
             pairs.forget(before_s)
         self._doubtful = [d for d in self._doubtful if d[0] >= before_s]
         del self._times[: bisect.bisect_left(self._times, before_s - 1e-6)]
+        if self._combs is not None:
+            self._combs.forget(before_s)

@@ -20,11 +20,12 @@ import cv2
 import numpy as np
 
 from curation.config.load import validated
+from curation.decode import woven
 from curation.decode.measure import Clips, deadline_message, opened
+from curation.decode.pixels.frame import Frame
 from curation.decode.scenes import detector_of
 from curation.decode.shots import ValueDetector
 from curation.decode.spans import Span
-from curation.decode.video import Frame
 from curation.sandbox.protocol import Message, SourceFailed
 
 _DIGEST_LONG_SIDE = 64  # pixels
@@ -47,7 +48,12 @@ def look(request: dict[str, Any]) -> Iterator[Message]:
     config = validated(request["config"])
     from_s, until_s = request["from_s"], request["until_s"]
     yield Message({"kind": "stage", "stage": "open"})
-    with opened(request["uri"], config) as video:
+    found = None
+    if from_s is None and config.decode.fields == "mend":  # the first piece says what all of them are
+        found = woven.look(request["uri"])
+    if found is not None and found.kind != "progressive":
+        raise NotInPieces(f"it is {found.kind}")
+    with opened(request["uri"], config, found) as video:
         yield deadline_message(config, video, stage="measure")
         detector = cast(ValueDetector, detector_of(config, video.info.fps))
         times: list[float] = []

@@ -22,7 +22,7 @@ from scenedetect import AdaptiveDetector, ContentDetector, FrameTimecode
 from scenedetect.common import Timecode
 from scenedetect.scene_manager import compute_downscale_factor
 
-from curation.decode.video import Frame
+from curation.decode.pixels.frame import Frame
 
 FAST_LONG_SIDE = 128  # pixels
 

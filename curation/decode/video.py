@@ -1,4 +1,4 @@
-"""Opening and decoding one source: geometry, timestamps and cheap small pictures.
+"""Opening and decoding one source: its geometry, and its frames with their times.
 
 Everything here parses foreign bytes, so it runs only in the decoding child (`curation.decode.__main__`),
 never in a Ray worker or in the driver. The decoders get bytes, no name: they can open nothing else.
@@ -11,14 +11,13 @@ import errno
 import itertools
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from fractions import Fraction
 from importlib import import_module
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, cast
+from typing import Any, BinaryIO, Literal
 
 import av
-import cv2
 import numpy as np
 from av.container import InputContainer
 from av.video.stream import VideoStream
@@ -26,9 +25,12 @@ from PIL import Image, UnidentifiedImageError, features
 
 from curation.config.hdr import HdrMode
 from curation.decode.container import clock
-from curation.decode.pixels.display import display_of, upright
-from curation.decode.pixels.hdr import HDR, Transfer, luma_709, to_sdr, transfer_of
-from curation.decode.pixels.stills import opaque, rgb_of
+from curation.decode.pixels.display import display_of
+from curation.decode.pixels.fields import Found
+from curation.decode.pixels.frame import Frame, VideoInfo
+from curation.decode.pixels.hdr import transfer_of
+from curation.decode.pixels.mend import deinterlaced, filmed, matched
+from curation.decode.pixels.stills import rgb_of
 from curation.sources.media import HEIF_SUFFIXES, is_image, reads_heif
 from curation.store.address import open_source
 from curation.store.schema import MAX_SECONDS
@@ -52,38 +54,6 @@ class NoVideo(ValueError):
     """The file holds no video stream that could be decoded."""
 
 
-@dataclass(frozen=True)
-class VideoInfo:
-    """What the headers and the first frame say. That of a later frame has the size of that frame.
-
-    `width` and `height` are as displayed, in pixels.
-    """
-
-    container: str
-    codec: str
-    width: int
-    height: int
-    coded_width: int
-    coded_height: int
-    rotation: int  # degrees that the picture is turned clockwise for display: 0, 90, 180 or 270
-    sar: float  # pixel aspect: width of a pixel over its height
-    fps: float | None  # as declared
-    declared_frames: int
-    declared_duration_s: float | None
-    start_s: float
-    is_image: bool = False
-    # Where players begin to count: the earliest time of all streams, as a presentation time.
-    file_start_s: float = 0.0
-    mirrored: bool = False  # left and right are exchanged, before the picture is turned
-    transfer: str | None = None  # as ffmpeg calls it; None: the stream does not say
-    keeps_hdr: bool = False  # HDR pictures keep their levels
-
-    @property
-    def hdr(self) -> Transfer | None:
-        """The HDR transfer from which pictures are tone-mapped to BT.709. None: they keep their levels."""
-        return None if self.keeps_hdr else HDR.get(self.transfer or "")
-
-
 class _Bytes:
     """An open file as FFmpeg may see it: of its name there is the suffix, by which formats are guessed."""
 
@@ -103,138 +73,28 @@ class _Bytes:
             return -errno.EINVAL
 
 
-SAMPLED_LONG_SIDE = 256  # pixels
-
-
-@dataclass
-class Frame:
-    """One decoded frame and its presentation time. Pictures made from it are as displayed."""
-
-    time_s: float
-    duration_s: float | None
-    av: av.VideoFrame
-    info: VideoInfo
-    begins: bool = False  # another size, or a joined recording: no scene goes on over it
-    doubtful: int = 0  # frames, from behind the last one to this one, whose times are not known
-
-    def __post_init__(self) -> None:
-        self.av = opaque(self.av)
-
-    def gray(self, width: int, height: int, *, area: bool = True) -> np.ndarray:
-        """Luma in full range, (height, width) uint8; `area` averages pixels, else it samples them."""
-        if self.info.hdr:
-            return luma_709(self.rgb(width, height))
-        plane, full = _luma(self.av)
-        w, h = (height, width) if self.info.rotation % 180 else (width, height)
-        shrinks = w < plane.shape[1] or h < plane.shape[0]
-        small = cv2.resize(
-            plane, (w, h), interpolation=cv2.INTER_AREA if area and shrinks else cv2.INTER_LINEAR
-        )
-        return self._upright(small if full else cv2.LUT(small, _LUMA_TO_FULL))
-
-    def rgb(self, width: int, height: int) -> np.ndarray:
-        """(height, width, 3) uint8 RGB."""
-        w, h = (height, width) if self.info.rotation % 180 else (width, height)
-        if self.info.hdr:
-            return self._upright(self.sdr(w, h))
-        if 2 * max(w, h) <= SAMPLED_LONG_SIDE:
-            # Far smaller than the frame: averaging over sampled pixels is a tenth of the cost.
-            bgr = cv2.resize(self.bgr_small(SAMPLED_LONG_SIDE), (w, h), interpolation=cv2.INTER_AREA)
-            return self._upright(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB))
-        small = self.av.reformat(w, h, "rgb24", interpolation="AREA" if w < self.av.width else "BICUBIC")
-        return self._upright(small.to_ndarray())
-
-    def sdr(self, width: int, height: int) -> np.ndarray:
-        """(height, width, 3) uint8 RGB of an HDR frame as coded (not turned), tone-mapped to BT.709."""
-        assert self.info.hdr is not None
-        # Pixels are averaged before they are mapped, because mapping costs more.
-        how = "AREA" if width < self.av.width else "BICUBIC"
-        signal = self.av.reformat(width, height, "rgb48le", interpolation=how).to_ndarray()
-        return to_sdr(signal, self.info.hdr)
-
-    def planes(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Luma and both chroma planes as coded (not turned), each (H, W) uint8 of its own size."""
-        if self.info.hdr:
-            bgr = self.bgr_small(SAMPLED_LONG_SIDE)
-            y, red, blue = cv2.split(cv2.cvtColor(bgr, cv2.COLOR_BGR2YCrCb))
-            return y, blue, red
-        frame = self.av if self.av.format.name in _PLANAR_YUV else self.av.reformat(format="yuv420p")
-        return _plane(frame, 0), _plane(frame, 1), _plane(frame, 2)
-
-    @property
-    def full_range(self) -> bool:
-        """Do the levels of `planes` go from 0 to 255?"""
-        return self.info.hdr is not None or _is_full_range(self.av)
-
-    def _upright(self, image: np.ndarray) -> np.ndarray:
-        return upright(image, self.info.rotation, mirrored=self.info.mirrored)
-
-    def jpeg(self, width: int, height: int, quality: int) -> bytes:
-        ok, data = cv2.imencode(
-            ".jpg", self.rgb(width, height)[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality]
-        )
-        assert ok
-        return data.tobytes()
-
-    def bgr_full(self) -> np.ndarray:
-        """The frame as coded, (H, W, 3) BGR: what PySceneDetect's own PyAV backend hands to a detector."""
-        if self.info.hdr:
-            return np.ascontiguousarray(self.sdr(self.av.width, self.av.height)[..., ::-1])
-        return self.av.to_ndarray(format="bgr24")
-
-    def bgr_small(self, long_side: int) -> np.ndarray:
-        """A small BGR picture as coded (not turned), by sampling the planes: cheap, for shot detection."""
-        scale = min(1.0, long_side / max(self.av.width, self.av.height))
-        size = (max(1, round(self.av.width * scale)), max(1, round(self.av.height * scale)))
-        if self.info.hdr:
-            return np.ascontiguousarray(self.sdr(*size)[..., ::-1])
-        frame = self.av if self.av.format.name in _PLANAR_YUV else self.av.reformat(format="yuv420p")
-        y, cb, cr = (cv2.resize(_plane(frame, i), size, interpolation=cv2.INTER_LINEAR) for i in range(3))
-        if not _is_full_range(frame):
-            y, cb, cr = cv2.LUT(y, _LUMA_TO_FULL), cv2.LUT(cb, _CHROMA_TO_FULL), cv2.LUT(cr, _CHROMA_TO_FULL)
-        return cv2.cvtColor(cv2.merge([y, cr, cb]), cv2.COLOR_YCrCb2BGR)
-
-
-_PLANAR_YUV = frozenset({"yuv420p", "yuvj420p", "yuv422p", "yuvj422p", "yuv444p", "yuvj444p"})
-_levels = np.arange(256, dtype=np.float32)
-_LUMA_TO_FULL = np.clip(np.rint((_levels - 16) * 255 / 219), 0, 255).astype(np.uint8)
-_CHROMA_TO_FULL = np.clip(np.rint((_levels - 128) * 255 / 224 + 128), 0, 255).astype(np.uint8)
-
-
-def _plane(frame: av.VideoFrame, index: int) -> np.ndarray:
-    """A view of one 8-bit plane, (H, W) uint8, without a copy."""
-    plane = frame.planes[index]
-    # PyAV planes support the buffer protocol, which its type stubs do not say.
-    data = np.frombuffer(cast(Any, plane), np.uint8)
-    return data.reshape(plane.height, plane.line_size)[:, : plane.width]
-
-
-def _is_full_range(frame: av.VideoFrame) -> bool:
-    return frame.format.name.startswith("yuvj") or int(frame.color_range) == 2  # 2: AVCOL_RANGE_JPEG
-
-
-def _luma(frame: av.VideoFrame) -> tuple[np.ndarray, bool]:
-    """The luma plane and whether it has full range."""
-    name = frame.format.name
-    if name in _PLANAR_YUV or name == "nv12":
-        return _plane(frame, 0), _is_full_range(frame)
-    if name == "gray":
-        return _plane(frame, 0), True
-    return _plane(frame.reformat(format="yuv420p"), 0), _is_full_range(frame)
-
-
 class Video:
     """An opened source. Iterate `frames()`; use as a context manager.
+
+    found: what `woven.look` found the source to be. Interlaced and telecined frames are then mended; None
+    leaves all frames as they are.
 
     Raises `NoVideo` when there is nothing to decode, and what PyAV raises (`av.error.FFmpegError`, an
     `OSError` or `ValueError`) when the file cannot be opened.
     """
 
     def __init__(
-        self, uri: str, *, threads: int = 1, skip_loop_filter: bool = False, hdr: HdrMode = "tonemap"
+        self,
+        uri: str,
+        *,
+        threads: int = 1,
+        skip_loop_filter: bool = False,
+        hdr: HdrMode = "tonemap",
+        found: Found | None = None,
     ):
         self.uri = uri
         self._keeps_hdr = hdr == "keep"
+        self._found = found or Found("progressive")
         self.decode_errors = 0
         self._clock = clock.Clock()
         self._shown: VideoInfo  # of the last frame: a stream may change its size
@@ -270,9 +130,13 @@ class Video:
             if self._first is None:
                 raise NoVideo("no frame could be decoded")
             self.info = self._describe(self._container, self._first)
-            self._shown = self.info
             if self.info.fps:
                 self._clock.step_s = 1 / Fraction(self.info.fps)
+            if found is not None:
+                fps = self.info.fps
+                film = found.kind == "telecined" and fps is not None
+                self.info = replace(self.info, fields=found.kind, fps=fps * 4 / 5 if film and fps else fps)
+            self._shown = self.info
         except BaseException:
             self.close()
             raise
@@ -379,14 +243,32 @@ class Video:
         if self._container is None:
             yield Frame(0.0, None, first, self.info)
             return
+        shown = self._timed(itertools.chain([first], self._decoded))
+        if self._found.kind == "interlaced":
+            mended = matched if self._found.matched else deinterlaced
+            shown = mended(shown, self._found.first)
+        elif self._found.kind == "telecined":
+            shown = filmed(shown, self._found.first)
         last: float | None = None
-        for moment in self._clock.moments(itertools.chain([first], self._decoded), self._reorders):
+        for frame in shown:
             if last is not None:
-                self.deltas[round((moment.time_s - last) * 1000)] += 1
-            last = moment.time_s
-            frame = moment.frame
-            begins = self._note_size(frame, last) or moment.starts_again
-            yield Frame(last, _duration(frame), frame, self._shown, begins, moment.doubtful)
+                self.deltas[round((frame.time_s - last) * 1000)] += 1
+            last = frame.time_s
+            yield frame
+
+    def _timed(self, decoded: Iterator[av.VideoFrame]) -> Iterator[Frame]:
+        for moment in self._clock.moments(decoded, self._reorders):
+            begins = self._note_size(moment.frame, moment.time_s) or moment.starts_again
+            duration_s = _duration(moment.frame)
+            yield Frame(moment.time_s, duration_s, moment.frame, self._shown, begins, moment.doubtful)
+
+    def glimpse(self, time_s: float | None) -> Iterator[av.VideoFrame]:
+        """Decoded frames from some key frame about `time_s` on. None: from the first frame on. None come
+        where the container leads nowhere. The frames of `frames()` are lost by it."""
+        if self._container is not None and time_s is not None:
+            self._seek(self._container, time_s)
+        first, self._first = self._first, None
+        return itertools.chain([first], self._decoded) if first is not None else iter(())
 
     def _reorders(self) -> bool:
         return bool(self._stream.codec_context.has_b_frames)
@@ -424,8 +306,9 @@ class Video:
         yield from self.frames()
 
     def may_seek(self) -> bool:
-        """Does each time lead to one place? Not where times are counted, or the timestamps start again."""
-        if self._clock.needs_order or self._container is None:
+        """Does each time lead to one place? Not where times are counted, or the timestamps start again.
+        Frames that are mended depend on those before."""
+        if self._clock.needs_order or self._container is None or self._found.kind != "progressive":
             return False
         if self._may_seek is None:
             self._may_seek = not self._starts_again()

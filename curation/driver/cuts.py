@@ -11,6 +11,7 @@ from curation.shards.plan import PLAN, Shard, settle_plan, sharded_clips
 from curation.store.dataset import Dataset, DatasetError
 from curation.store.failures import commit_failures
 from curation.store.rows import AcceptedClip, ShardCaptions, scores_of
+from curation.store.schema import FIELDS
 from curation.store.spent import Phase
 from curation.tasks.cut import CutClip, CutTask, WrittenShard
 from curation.verdicts.judge import refused_hdr, write_verdicts
@@ -37,7 +38,7 @@ class ShardCommits:
         self._phase = Phase()
         if self._planned:
             self._captions = Captions.read(dataset, config)
-            columns = ["source_id", "uri", "bytes", "mtime_or_etag", "fingerprint", "extra"]
+            columns = ["source_id", "uri", "bytes", "mtime_or_etag", "fingerprint", "extra", FIELDS]
             self._sources = {s["source_id"]: s for s in dataset.rows("sources", columns)}
             progress.start_cut(len(self._clips))
 
@@ -82,6 +83,7 @@ class ShardCommits:
                 "bytes": source["bytes"],
                 "mtime_or_etag": source["mtime_or_etag"],
                 "fingerprint": source["fingerprint"],
+                "fields": source["fields"],
             },
         }
 

@@ -23,7 +23,7 @@ def write_manifest(
         "sources_named": before.get("sources_named") if sources_named is None else sources_named,
         "build_ended": before.get("build_ended", False) if ended is None else ended,
         "config_hash": config.hash(),
-        "config": config.model_dump(mode="json"),
+        "config": config.stored(),
         "rules": {c: {"min": r.min, "max": r.max} for c, r in config.rules.items()},
         "measure_keys": config.measure_keys(),
         # Columns are never taken away: clips that are not measured again keep their numbers.

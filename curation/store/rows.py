@@ -46,6 +46,7 @@ class Decoded(TypedDict):
     duration_s: float | None
     frames: int | None
     transfer: str | None  # as ffmpeg calls it; null: the source does not say, or an earlier version wrote it
+    fields: str | None  # progressive, interlaced, telecined; null: nobody looked
 
 
 class SourceRow(NamedSource, Decoded):
@@ -235,6 +236,7 @@ def unmeasured(
         "duration_s": None,
         "frames": None,
         "transfer": None,
+        "fields": None,
         "status": status,
         "stage": stage,
         "error": error,

@@ -15,6 +15,9 @@ FILE_START = "file_start_s"  # of a source's row: the presentation time at which
 VIDEO_HASH = "video_hash"  # of a shard's row: what the bytes of its clip were when they were encoded
 # Of a source: how its colours are coded, by the name that ffmpeg has for the transfer; null: it does not say.
 TRANSFER = "transfer"
+# Of a source: "progressive", or "interlaced" or "telecined", whose pictures are mended. Null: nobody looked,
+# and the frames are left as they are.
+FIELDS = "fields"
 # The score columns that every new dataset has. A dataset's own columns are those that its dataset.json names
 # (`Dataset.score_columns`).
 SCORE_COLUMNS: tuple[str, ...] = tuple(
@@ -77,6 +80,7 @@ SOURCES = pa.schema(
         ("config_hash", pa.string()),
         ("extra", pa.string()),
         (TRANSFER, pa.string()),
+        (FIELDS, pa.string()),
     ]
 )
 CLIPS = pa.schema(
@@ -189,7 +193,7 @@ SECONDS: dict[str, tuple[str, ...]] = {
     "clips": ("start_s", "end_s"),
 }
 # Columns that earlier versions did not write.
-OPTIONAL = (*CAPTION_COLUMNS, VIDEO_HASH, FILE_START, TRANSFER)
+OPTIONAL = (*CAPTION_COLUMNS, VIDEO_HASH, FILE_START, TRANSFER, FIELDS)
 
 
 def with_check_columns(captions: pa.Table, columns: Sequence[str] | None) -> pa.Table:
@@ -201,8 +205,8 @@ def with_check_columns(captions: pa.Table, columns: Sequence[str] | None) -> pa.
 
 
 def with_later_columns(sources: pa.Table, columns: Sequence[str] | None) -> pa.Table:
-    """Sources with `file_start_s` and `transfer`, which are null in parts that were written before them."""
-    for name in (FILE_START, TRANSFER):
+    """Sources with all columns of the contract, which are null in parts that were written before them."""
+    for name in (FILE_START, TRANSFER, FIELDS):
         if name not in sources.column_names:
             field = SOURCES.field(name)
             sources = sources.append_column(field, pa.nulls(sources.num_rows, field.type))

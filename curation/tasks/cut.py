@@ -27,10 +27,14 @@ class SourceFile(TypedDict):
     fingerprint: str | None
 
 
+class MeasuredFile(SourceFile):
+    fields: str | None  # what measuring found the frames to be: cutting makes the same pictures of them
+
+
 class CutClip(ClipSpan, ShardCaptions):
     scores: dict[str, float | None]
     extra: str | None
-    source: SourceFile
+    source: MeasuredFile
 
 
 class CutTask(TypedDict):
@@ -56,7 +60,7 @@ _CUT_CLIP = pa.struct(
         *fields(SHARDS, ShardCaptions),
         pa.field("scores", SCORES),
         pa.field("extra", pa.string()),
-        pa.field("source", pa.struct(fields(SOURCES, SourceFile))),
+        pa.field("source", pa.struct(fields(SOURCES, MeasuredFile))),
     ]
 )
 CUT_TASKS = pa.schema([("name", pa.string()), ("clips", pa.list_(_CUT_CLIP)), ("token", pa.string())])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TypedDict
+from typing import Literal, TypedDict
 
 import pyarrow as pa
 
@@ -23,7 +23,7 @@ class LookTask(TypedDict):
 
 
 class InfoRow(TypedDict):
-    """`decode.video.VideoInfo`."""
+    """`decode.pixels.frame.VideoInfo`."""
 
     container: str
     codec: str
@@ -42,6 +42,7 @@ class InfoRow(TypedDict):
     mirrored: bool
     transfer: str | None
     keeps_hdr: bool
+    fields: Literal["progressive", "interlaced", "telecined"] | None
 
 
 class MarkRow(TypedDict):
@@ -100,6 +101,7 @@ _INFO = pa.struct(
         ("mirrored", pa.bool_()),
         ("transfer", pa.string()),
         ("keeps_hdr", pa.bool_()),
+        ("fields", pa.string()),
     ]
 )
 _MARK = pa.struct([("time_s", pa.float64()), ("digest", pa.int64())])

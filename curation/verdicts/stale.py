@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from curation.config.schema import Config
 from curation.store.rows import ClipRow, keys_of, scores_of, with_scores
 from curation.verdicts.judge import spared
@@ -21,15 +23,21 @@ class Staleness:
     def outdated(self, clip: ClipRow) -> list[str]:
         """Names of the scorers that apply to the clip, and whose columns are missing or out of date.
 
-        A column is out of date when another version or other parameters made it.
+        A column is out of date when another version or other parameters made it. A column that came later is
+        missing when a rule asks for it (`Scorer.later`).
         """
         media = "image" if clip["fps"] is None else "video"
         have = keys_of(clip)
         return [
             name
             for name in self._order
-            if media in self._scorers[name].applies_to and have.get(name) != self._keys[name]
+            if media in self._scorers[name].applies_to
+            and (have.get(name) != self._keys[name] or self._lacks(name, scores_of(clip)))
         ]
+
+    def _lacks(self, name: str, scores: Mapping[str, float | None]) -> bool:
+        later = getattr(self._scorers[name], "later", ())
+        return any(scores.get(column) is None for column in later if column in self._rules)
 
     def wanted(self, clip: ClipRow) -> list[str]:
         """Names of the outdated scorers that a build runs.

@@ -87,6 +87,27 @@ def test_a_build_has_nothing_to_do(made: Path, did: Inline) -> None:
     assert {k for k in old if old[k] != new.get(k)} <= {"reelmill_version", "schema_version"}
 
 
+def test_a_rule_on_a_column_that_came_later_scores_once(made: Path, did: Inline) -> None:
+    """The clips have all other columns of `quality`, which stay as they were measured."""
+    dataset = made / "dataset"
+    old = {row["clip_id"]: row for row in pq.read_table(dataset / "clips").to_pylist()}
+    rule = ("--config", dataset / "dataset.json", "--set", "rules.quality.combing.max=0.15")
+    built = reelmill("build", made / "corpus" / "videos", "--out", dataset, *rule)
+    assert built.exit_code == 0, built.output
+    new = {row["clip_id"]: row for row in pq.read_table(dataset / "clips").to_pylist()}
+    assert {row["quality.combing"] for row in new.values()} == {0.0}
+    assert {i: r["quality.contrast"] for i, r in new.items()} == pytest.approx(
+        {i: r["quality.contrast"] for i, r in old.items()}, abs=1e-6
+    )
+    assert did.rescored
+    assert not did.measured
+    assert not did.encoded
+    count = did.rescored.total()
+    again = reelmill("build", made / "corpus" / "videos", "--out", dataset, *rule)
+    assert again.exit_code == 0, again.output
+    assert did.rescored.total() == count
+
+
 def test_other_rules_encode_nothing_that_is_there(made: Path, did: Inline) -> None:
     dataset = made / "dataset"
     speeds = sorted(pq.read_table(dataset / "shards")["motion.speed"].to_pylist())

@@ -244,6 +244,7 @@ def leaves(config: Config) -> dict[str, Any]:
 
 
 OTHER = {
+    "decode.fields": "keep",
     "shots.detector": "content",
     "shots.threshold": "7.5",
     "shots.exact": "true",
@@ -300,7 +301,7 @@ def test_the_hash_changes_with_every_key_but_those_of_run() -> None:
         else:
             assert config.hash() not in hashes, key
             hashes.add(config.hash())
-        spans = key.startswith(("shots.", "spans."))
+        spans = key.startswith(("decode.", "shots.", "spans."))
         assert (config.spans_hash() != base.spans_hash()) == spans, key
         assert (config.cut_hash() != base.cut_hash()) == key.startswith("cut."), key
     assert {f"run.{k}" for k in Run.model_fields} < set(leaves(base))

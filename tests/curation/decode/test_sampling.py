@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from curation.config.schema import Config
+from curation.decode.pixels.frame import VideoInfo
 from curation.decode.sampling import Keeper, nearest
 from curation.decode.spans import Span
-from curation.decode.video import Video, VideoInfo
+from curation.decode.video import Video
 from filters.base import pairs, uniform
 from tests import render
 from tests.curation.helpers import measure

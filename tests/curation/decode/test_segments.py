@@ -18,8 +18,8 @@ from curation.config.load import load_config
 from curation.config.schema import Config
 from curation.decode import answers, join
 from curation.decode.join import Piece
+from curation.decode.pixels.frame import VideoInfo
 from curation.decode.segments import NotInPieces
-from curation.decode.video import VideoInfo
 from curation.progress import Progress
 from curation.sandbox.parent import Child
 from curation.sandbox.protocol import Message, SourceFailed
