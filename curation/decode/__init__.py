@@ -5,6 +5,7 @@ In: a request about one source. Out: messages with frames, spans, scores or enco
     answers.py      the child's answers, checked by the parent
     __main__.py     the child: it answers requests, and no module imports it
     video.py        frames, with the times that container/clock.py gives them
+    image_file.py   stills and animations, which Pillow reads
     shots.py        cuts; scenes.py makes scenes from cuts, and spans.py makes candidate clips
     sampling.py     the frames that scorers ask for
     measure.py      the scores of clips; rescore.py computes some scores again

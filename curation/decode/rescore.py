@@ -88,11 +88,13 @@ def _scores(video: Video, clips: Sequence[Committed], config: Config) -> Iterato
         if not waiting:
             return
         keeper.forget(min(frame.time_s, waiting[0].start_s))
-        seen += video.info.is_image or frame.time_s >= waiting[0].start_s - 1e-6
+        seen += frame.time_s >= waiting[0].start_s - 1e-6
     for clip in waiting:
         yield message(clip, seen)
         seen = 0
 
 
 def _is_after(frame: Frame, clip: Committed) -> bool:
-    return not frame.info.is_image and frame.time_s >= clip.end_s - 1e-6
+    if clip.fps is None:  # a still image: its span has the length 0
+        return frame.time_s > clip.end_s + 1e-6
+    return frame.time_s >= clip.end_s - 1e-6

@@ -13,7 +13,6 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from importlib import import_module
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, cast
 
@@ -22,33 +21,26 @@ import cv2
 import numpy as np
 from av.container import InputContainer
 from av.video.stream import VideoStream
-from PIL import Image, UnidentifiedImageError, features
 
 from curation.decode.container import clock
+from curation.decode.image_file import MOST_PIXELS, ImageFile, Shown, holds_picture
+from curation.decode.image_file import NoVideo as NoVideo  # noqa: PLC0414 - others import it from here
 from curation.decode.pixels.display import display_of, upright
 from curation.decode.pixels.hdr import HDR, Transfer, luma_709, to_sdr, transfer_of
-from curation.decode.pixels.stills import opaque, rgb_of
-from curation.sources.media import HEIF_SUFFIXES, is_image, reads_heif
+from curation.decode.pixels.stills import opaque
 from curation.store.address import open_source
 from curation.store.schema import MAX_SECONDS
 
-# Whatever its suffix says, a picture is read as one of these: others start programs (EPS).
-_IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", *(("AVIF",) if features.check("avif") else ()))
 # Only demuxers that read the one given file: no playlists, concatenation scripts, devices or network. Of
 # these mov alone can refer to other files, which is off unless asked for, and no protocol is allowed.
 _FORMATS = (
     "mov,mp4,matroska,webm,avi,mpegts,mpeg,mpegvideo,flv,asf,gif,apng,ogg,mxf,h264,hevc,av1,obu,ivf,m4v,"
     "rm,dv,nut,vc1,mjpeg,wtv,yuv4mpegpipe"
 )
-_MOST_PIXELS = 178_956_970  # of one picture: where Pillow stops by itself
-_LIMIT = {"max_pixels": str(_MOST_PIXELS)}  # seen by FFmpeg before it makes room for a picture
+_LIMIT = {"max_pixels": str(MOST_PIXELS)}  # seen by FFmpeg before it makes room for a picture
 _MAX_CONSECUTIVE_ERRORS = 200  # packets; a stream that is broken for longer is given up
 # Before a wanted frame: some containers index key frames by decoding time, MPEG-TS has no index at all.
 _SEEK_EARLY_SECONDS = (0.5, 3, 12, 40)
-
-
-class NoVideo(ValueError):
-    """The file holds no video stream that could be decoded."""
 
 
 @dataclass(frozen=True)
@@ -223,14 +215,16 @@ class Video:
         self._may_seek: bool | None = None  # None: not known yet
         self.deltas: Counter[int] = Counter()  # of presentation times, in milliseconds
         self._container: InputContainer | None = None
+        self._image: ImageFile | None = None  # instead of a container
         self._file = open_source(uri)
         try:
             if self._file.seekable():
                 if self._file.seek(0, 2) == 0:
                     raise NoVideo("the file is empty")
                 self._file.seek(0)
-            if is_image(uri):
-                self._open_image()
+            if self._file.seekable() and holds_picture(self._file, uri):
+                self._image = ImageFile(self._file, uri)
+                self.info = _described(self._image)
                 return
             try:
                 self._container = self._opened(self._file)
@@ -238,6 +232,10 @@ class Video:
                 raise NoVideo("the file ends within its headers") from None
             except av.error.BlockingIOError:  # see `_packets`
                 raise NoVideo("the file is damaged to its end") from None
+            except (
+                av.error.ArgumentError
+            ):  # its message names a number; FFmpeg knows a format outside the list
+                raise NoVideo("not a video or a picture of a kind that is read") from None
             self._stream = self._first_video_stream(self._container)
             context = self._stream.codec_context
             if context is None:  # whatever PyAV's type stubs say
@@ -251,6 +249,10 @@ class Video:
             if self._first is None:
                 raise NoVideo("no frame could be decoded")
             self.info = self._describe(self._container, self._first)
+            if self._is_still(self._container):
+                self.info = replace(
+                    self.info, fps=None, declared_frames=1, declared_duration_s=0.0, is_image=True
+                )
             self._shown = self.info
             if self.info.fps:
                 self._clock.step_s = 1 / Fraction(self.info.fps)
@@ -269,22 +271,14 @@ class Video:
                 return stream
         raise NoVideo("the file has no video stream")
 
-    def _open_image(self) -> None:
-        try:
-            with Image.open(self._file, formats=_image_formats(self.uri)) as image:
-                kind = image.format or "image"
-                if image.width * image.height > _MOST_PIXELS:  # of what its headers say: nothing is decoded
-                    raise NoVideo(f"the picture has {image.width}x{image.height} pixels, which are too many")
-                rgb = rgb_of(image)
-        except Image.DecompressionBombError:
-            raise NoVideo(f"the picture has more than {_MOST_PIXELS} pixels, which are too many") from None
-        except UnidentifiedImageError:  # its message is the name of a file object
-            raise NoVideo(f"not a picture of a known kind ({', '.join(_IMAGE_FORMATS)})") from None
-        height, width = rgb.shape[:2]
-        self.info = VideoInfo(
-            kind.lower(), kind.lower(), width, height, width, height, 0, 1.0, None, 1, 0.0, 0.0, True
-        )
-        self._first = av.VideoFrame.from_ndarray(np.ascontiguousarray(rgb), format="rgb24")
+    def _is_still(self, container: InputContainer) -> bool:
+        """Is it a GIF of one picture?"""
+        if container.format.name != "gif":
+            return False
+        second = next(self._decoded, None)
+        if second is not None:
+            self._decoded = itertools.chain([second], self._decoded)
+        return second is None and not self.decode_errors
 
     def _describe(self, container: InputContainer, first: av.VideoFrame) -> VideoInfo:
         stream = self._stream
@@ -354,11 +348,11 @@ class Video:
 
     def frames(self) -> Iterator[Frame]:
         """Frames in order of presentation, with strictly increasing times."""
+        if self._image is not None:
+            yield from self._pictures(self._image)
+            return
         assert self._first is not None
         first, self._first = self._first, None
-        if self._container is None:
-            yield Frame(0.0, None, first, self.info)
-            return
         last: float | None = None
         for moment in self._clock.moments(itertools.chain([first], self._decoded), self._reorders):
             if last is not None:
@@ -367,6 +361,22 @@ class Video:
             frame = moment.frame
             begins = self._note_size(frame, last) or moment.starts_again
             yield Frame(last, _duration(frame), frame, self._shown, begins, moment.doubtful)
+
+    def _pictures(self, image: ImageFile) -> Iterator[Frame]:
+        last: Shown | None = None
+        for shown in image.shown():
+            if last is not None:
+                self.deltas[round((shown.time_s - last.time_s) * 1000)] += 1
+            last = shown
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(shown.rgb), format="rgb24")
+            frame.pts, frame.time_base = round(shown.time_s * av.time_base), Fraction(1, av.time_base)
+            yield Frame(
+                float(shown.time_s),
+                None if shown.duration_s is None else float(shown.duration_s),
+                frame,
+                self.info,
+            )
+        self.decode_errors += image.damaged
 
     def _reorders(self) -> bool:
         return bool(self._stream.codec_context.has_b_frames)
@@ -391,8 +401,8 @@ class Video:
 
         A container's index may also list recovery points: there the picture is only whole some frames
         later, and some decoders show it before that. The decoder knows which frame is a true key frame."""
-        if self._container is not None and time_s > self.info.start_s:
-            if not self.may_seek():
+        if time_s > self.info.start_s:
+            if self._container is None or not self.may_seek():
                 self._first = None
                 return
             for early_s in _SEEK_EARLY_SECONDS:
@@ -459,6 +469,8 @@ class Video:
     def close(self) -> None:
         if self._container is not None:
             self._container.close()
+        if self._image is not None:
+            self._image.close()
         self._file.close()
 
     def __enter__(self) -> Video:
@@ -479,14 +491,25 @@ def _displayed(frame: av.VideoFrame, sar: float, rotation: int) -> tuple[int, in
     return (height, width) if rotation % 180 else (width, height)
 
 
-def _image_formats(uri: str) -> tuple[str, ...]:
-    if Path(uri).suffix.lower() not in HEIF_SUFFIXES:
-        return _IMAGE_FORMATS
-    if not reads_heif():
-        raise NoVideo("pictures of this kind need the package pillow-heif: pip install pillow-heif")
-    register: Any = import_module("pillow_heif").register_heif_opener
-    register()
-    return *_IMAGE_FORMATS, "HEIF"
+def _described(image: ImageFile) -> VideoInfo:
+    height, width = image.first.rgb.shape[:2]
+    # The durations of the other pictures are not known before they are decoded.
+    declared_s = float(image.count * (image.first.duration_s or 0))
+    return VideoInfo(
+        container=image.kind,
+        codec=image.kind,
+        width=width,
+        height=height,
+        coded_width=width,
+        coded_height=height,
+        rotation=0,
+        sar=1.0,
+        fps=None,
+        declared_frames=image.count,
+        declared_duration_s=declared_s,
+        start_s=0.0,
+        is_image=image.is_still,
+    )
 
 
 def _is_attached_picture(stream: VideoStream) -> bool:

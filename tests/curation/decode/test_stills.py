@@ -8,11 +8,11 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, TiffImagePlugin
 
 from curation.config.schema import Cut, Run
 from curation.decode import cut
-from curation.decode.video import Video
+from curation.decode.video import NoVideo, Video
 from tests.curation.helpers import decode
 
 W, H = 160, 48
@@ -75,6 +75,14 @@ def test_a_png_with_one_transparent_colour(tmp_path: Path) -> None:
     found = _rgb(tmp_path / "a.png")
     assert (found[:, :80] == 40).all()
     assert (found[:, 80:] == 255).all()
+
+
+def test_a_raw_photograph_is_not_taken_for_its_preview(tmp_path: Path) -> None:
+    tags = TiffImagePlugin.ImageFileDirectory_v2()
+    tags[50706] = b"\1\4\0\0"  # DNGVersion
+    Image.new("RGB", (W, H)).save(tmp_path / "a.tif", tiffinfo=tags)
+    with pytest.raises(NoVideo, match="a raw photograph"):
+        Video(str(tmp_path / "a.tif"))
 
 
 def test_the_clip_of_a_still_says_its_colours(tmp_path: Path) -> None:
