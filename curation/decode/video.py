@@ -20,14 +20,15 @@ import av
 import cv2
 import numpy as np
 from av.container import InputContainer
+from av.video.codeccontext import VideoCodecContext
 from av.video.stream import VideoStream
 
 from curation.decode.container import clock
 from curation.decode.image_file import MOST_PIXELS, ImageFile, Shown, holds_picture
 from curation.decode.image_file import NoVideo as NoVideo  # noqa: PLC0414 - others import it from here
+from curation.decode.pixels.alpha import opaque
 from curation.decode.pixels.display import display_of, upright
 from curation.decode.pixels.hdr import HDR, Transfer, luma_709, to_sdr, transfer_of
-from curation.decode.pixels.stills import opaque
 from curation.store.address import open_source
 from curation.store.schema import MAX_SECONDS
 
@@ -38,6 +39,7 @@ _FORMATS = (
     "rm,dv,nut,vc1,mjpeg,wtv,yuv4mpegpipe"
 )
 _LIMIT = {"max_pixels": str(MOST_PIXELS)}  # seen by FFmpeg before it makes room for a picture
+_WITH_ALPHA = {"vp8": "libvpx", "vp9": "libvpx-vp9"}  # WebM has alpha beside the frames
 _MAX_CONSECUTIVE_ERRORS = 200  # packets; a stream that is broken for longer is given up
 # Before a wanted frame: some containers index key frames by decoding time, MPEG-TS has no index at all.
 _SEEK_EARLY_SECONDS = (0.5, 3, 12, 40)
@@ -237,9 +239,9 @@ class Video:
             ):  # its message names a number; FFmpeg knows a format outside the list
                 raise NoVideo("not a video or a picture of a kind that is read") from None
             self._stream = self._first_video_stream(self._container)
-            context = self._stream.codec_context
-            if context is None:  # whatever PyAV's type stubs say
+            if self._stream.codec_context is None:  # whatever PyAV's type stubs say
                 raise NoVideo("the video stream has a codec that is not known")
+            context = self._context = _decoder_of(self._stream)
             context.thread_count = threads
             context.thread_type = "NONE" if threads == 1 else "AUTO"
             # Frames that nothing refers to lose only their own deblocking: no drift.
@@ -332,7 +334,7 @@ class Video:
         for packet in self._packets(container, self._stream):
             self._clock.packet(packet)
             try:
-                frames = packet.decode()
+                frames = self._context.decode(packet)
             except av.error.EOFError:
                 return
             except av.error.FFmpegError:
@@ -379,7 +381,7 @@ class Video:
         self.decode_errors += image.damaged
 
     def _reorders(self) -> bool:
-        return bool(self._stream.codec_context.has_b_frames)
+        return bool(self._context.has_b_frames)
 
     def _note_size(self, frame: av.VideoFrame, time_s: float) -> bool:
         """Does the stream take another size with this frame? Then `_shown` becomes that of the frame."""
@@ -387,7 +389,7 @@ class Video:
         if (frame.width, frame.height) == (before.coded_width, before.coded_height):
             return False
         # The decoder knows the pixel aspect of the new size; what a container declares is of the first one.
-        sar = float(self._stream.codec_context.sample_aspect_ratio or 0) or self.info.sar
+        sar = float(self._context.sample_aspect_ratio or 0) or self.info.sar
         width, height = _displayed(frame, sar, self.info.rotation)
         self._shown = replace(
             self.info, width=width, height=height, coded_width=frame.width, coded_height=frame.height, sar=sar
@@ -442,7 +444,7 @@ class Video:
         except av.error.FFmpegError:  # damage lies between; an earlier place may be found
             self._first = None
             return
-        self._stream.codec_context.flush_buffers()
+        self._context.flush_buffers()
         self._clock.restart()
         self._decoded = self._decode(container)
         errors = self.decode_errors
@@ -510,6 +512,17 @@ def _described(image: ImageFile) -> VideoInfo:
         start_s=0.0,
         is_image=image.is_still,
     )
+
+
+def _decoder_of(stream: VideoStream) -> VideoCodecContext:
+    """The stream's own decoder, or libvpx where the stream has alpha, which only libvpx decodes."""
+    own = stream.codec_context
+    name = _WITH_ALPHA.get(own.name) if stream.metadata.get("alpha_mode") == "1" else None
+    if name is None or name not in av.codecs_available:
+        return own
+    decoder = cast(VideoCodecContext, av.CodecContext.create(name, "r"))
+    decoder.extradata = own.extradata
+    return decoder
 
 
 def _is_attached_picture(stream: VideoStream) -> bool:

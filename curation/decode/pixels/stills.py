@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import av
 import numpy as np
 from PIL import Image, ImageOps
 
-GROUND = (255, 255, 255)  # what is seen where a picture is transparent: white, as on most pages
-_RGB_WITH_ALPHA = ("rgba", "bgra", "argb", "abgr")
+from curation.decode.pixels.alpha import GROUND
+
 _WIDE = ("I", "I;16", "I;16L", "I;16B", "I;16N")
 
 
@@ -37,17 +36,3 @@ def _wide(values: np.ndarray) -> np.ndarray:
         raise ValueError(f"a picture of 32-bit numbers from {low} to {high}; save it with 8 or 16 bits")
     grey = np.rint(values.astype(np.float32) / 257).astype(np.uint8)
     return np.repeat(grey[..., None], 3, axis=2)
-
-
-def opaque(frame: av.VideoFrame) -> av.VideoFrame:
-    """A decoded RGB frame, with the ground where it is transparent. Other frames are returned as they are."""
-    if frame.format.name not in _RGB_WITH_ALPHA:
-        return frame
-    rgba = frame.to_ndarray(format="rgba")
-    alpha = rgba[..., 3:].astype(np.uint32)
-    if alpha.min() == 255:
-        return frame
-    seen = (rgba[..., :3] * alpha + np.array(GROUND, np.uint32) * (255 - alpha) + 127) // 255
-    found = av.VideoFrame.from_ndarray(seen.astype(np.uint8), format="rgb24")
-    found.pts, found.time_base = frame.pts, frame.time_base
-    return found

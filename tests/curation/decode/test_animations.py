@@ -148,7 +148,8 @@ def test_a_damaged_animation_keeps_the_frames_before(tmp_path: Path) -> None:
 
 
 CONFIG = load_config(
-    "filters: {motion: {}, quality: {}}\nshots: {detector: none}\nspans: {trim_seconds: 0, min_seconds: 0.5}\n"
+    "filters: {motion: {}, quality: {}}\nshots: {detector: none}\n"
+    "spans: {trim_seconds: 0, min_seconds: 0.5}\n"
 )
 
 
