@@ -19,6 +19,7 @@ from PIL import Image, UnidentifiedImageError, features
 
 from curation.decode.pixels.stills import rgb_of
 from curation.sources.media import HEIF_SUFFIXES, VIDEO_SUFFIXES, is_image, reads_heif
+from curation.store.table_row import table_row
 
 # Whatever its suffix says, a picture is read as one of these: others start programs (EPS).
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", *(("AVIF",) if features.check("avif") else ()))
@@ -51,6 +52,8 @@ def holds_picture(file: BinaryIO, uri: str) -> bool:
         return False
     if is_image(uri) or start.startswith(b"\x89PNG\r\n\x1a\n") or _is_webp(start) or _brand(start):
         return True
+    if table_row(uri):  # its address has no suffix that says more
+        return start.startswith((b"\xff\xd8\xff", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"BM"))
     # A stream of many JPEGs begins as one JPEG does.
     suffix = Path(uri).suffix.lower()
     return start.startswith(b"\xff\xd8\xff") and suffix not in VIDEO_SUFFIXES | {".mjpg", ".mjpeg"}

@@ -14,6 +14,7 @@ from typing import Any, BinaryIO, cast
 
 import pyarrow.parquet as pq
 
+from curation.sources.parquet import rows_of_parquet
 from curation.sources.source import SourcesError
 from curation.store.address import open_source
 
@@ -54,7 +55,7 @@ def rows_of_list(name: str) -> Iterator[dict[str, Any]]:
         with open_source(name, typed=True) as raw:
             file = cast(BinaryIO, gzip.GzipFile(fileobj=raw)) if name.lower().endswith(".gz") else raw
             if kind == ".parquet":
-                yield from _of_parquet(file)
+                yield from _of_parquet(name, file)
                 return
             with io.TextIOWrapper(file, encoding=_encoding(file), newline="") as text:
                 yield from _READERS[kind](name, text)
@@ -80,9 +81,10 @@ def _encoding(file: BinaryIO) -> str:
     return next((encoding for mark, encoding in _MARKS if start.startswith(mark)), "utf-8-sig")
 
 
-def _of_parquet(file: BinaryIO) -> Iterator[dict[str, Any]]:
-    for batch in pq.ParquetFile(file).iter_batches():
-        yield from cast(list[dict[str, Any]], batch.to_pylist())
+def _of_parquet(name: str, file: BinaryIO) -> Iterator[dict[str, Any]]:
+    columns = pq.read_schema(file).names
+    file.seek(0)
+    yield from rows_of_parquet(name, file, column_of(columns), columns)
 
 
 def _of_csv(name: str, text: io.TextIOWrapper) -> Iterator[dict[str, Any]]:
