@@ -6,6 +6,7 @@ Animated GIF stays with FFmpeg, which composes it right.
 
 from __future__ import annotations
 
+import contextlib
 import io
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -50,13 +51,23 @@ def holds_picture(file: BinaryIO, uri: str) -> bool:
     file.seek(0)
     if start.startswith((b"GIF87a", b"GIF89a")):
         return False
-    if is_image(uri) or start.startswith(b"\x89PNG\r\n\x1a\n") or _is_webp(start) or _brand(start):
+    if start.startswith(b"\x89PNG\r\n\x1a\n") or _is_webp(start) or _brand(start):
         return True
+    if is_image(uri):
+        return not _is_video(start) or Path(uri).suffix.lower() in HEIF_SUFFIXES
     if table_row(uri):  # its address has no suffix that says more
         return start.startswith((b"\xff\xd8\xff", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"BM"))
     # A stream of many JPEGs begins as one JPEG does.
     suffix = Path(uri).suffix.lower()
     return start.startswith(b"\xff\xd8\xff") and suffix not in VIDEO_SUFFIXES | {".mjpg", ".mjpeg"}
+
+
+def check_gif(file: BinaryIO) -> None:
+    """Raises `OSError` if a GIF of one picture ends too early: FFmpeg shows what there is, and does not say
+    so."""
+    file.seek(0)
+    with contextlib.suppress(UnidentifiedImageError, SyntaxError, ValueError):
+        Image.open(file, formats=("GIF",)).load()
 
 
 class ImageFile:
@@ -143,6 +154,11 @@ def _with_alpha(file: BinaryIO, start: bytes) -> BinaryIO:
 
 def _is_webp(start: bytes) -> bool:
     return start[:4] == b"RIFF" and start[8:12] == b"WEBP"
+
+
+def _is_video(start: bytes) -> bool:
+    """ISO boxes that are not those of a picture (MP4, MOV), and Matroska."""
+    return start[4:8] == b"ftyp" or start.startswith(b"\x1aE\xdf\xa3")
 
 
 def _brand(start: bytes) -> str | None:

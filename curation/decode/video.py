@@ -24,7 +24,7 @@ from av.video.codeccontext import VideoCodecContext
 from av.video.stream import VideoStream
 
 from curation.decode.container import clock
-from curation.decode.image_file import MOST_PIXELS, ImageFile, Shown, holds_picture
+from curation.decode.image_file import MOST_PIXELS, ImageFile, Shown, check_gif, holds_picture
 from curation.decode.image_file import NoVideo as NoVideo  # noqa: PLC0414 - others import it from here
 from curation.decode.pixels.alpha import opaque
 from curation.decode.pixels.display import display_of, upright
@@ -280,7 +280,10 @@ class Video:
         second = next(self._decoded, None)
         if second is not None:
             self._decoded = itertools.chain([second], self._decoded)
-        return second is None and not self.decode_errors
+        if second is not None or self.decode_errors:
+            return False
+        check_gif(self._file)
+        return True
 
     def _describe(self, container: InputContainer, first: av.VideoFrame) -> VideoInfo:
         stream = self._stream

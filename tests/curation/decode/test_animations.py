@@ -8,6 +8,7 @@ from __future__ import annotations
 from fractions import Fraction
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 from PIL import Image
@@ -125,6 +126,28 @@ def test_a_jpeg_without_a_suffix_and_pages_of_a_tiff_are_stills(tmp_path: Path) 
             assert video.info.is_image
             (frame,) = video.frames()
         assert np.abs(rgb(frame) - COLOURS[1]).max() <= 4
+
+
+@pytest.mark.parametrize("kind", ["GIF", "PNG", "WEBP", "JPEG"])
+def test_a_truncated_still_fails(kind: str, tmp_path: Path) -> None:
+    """Half of a picture is none, as it is for JPEG."""
+    noise = Image.fromarray(np.random.default_rng(5).integers(0, 255, (H, W, 3), np.uint8))
+    noise.save(tmp_path / f"a.{kind.lower()}", kind)
+    whole = (tmp_path / f"a.{kind.lower()}").read_bytes()
+    (tmp_path / f"a.{kind.lower()}").write_bytes(whole[: len(whole) * 2 // 3])
+    with pytest.raises(OSError, match=r"truncated|decoder object"):
+        Video(str(tmp_path / f"a.{kind.lower()}"))
+
+
+@pytest.mark.parametrize("format_", ["mp4", "matroska"])
+def test_a_video_under_the_suffix_of_a_picture_is_a_video(format_: str, tmp_path: Path) -> None:
+    with av.open(str(tmp_path / "a.jpg"), "w", format_) as container:
+        stream = container.add_stream("libx264", rate=10)
+        stream.width, stream.height, stream.pix_fmt = W, H, "yuv420p"
+        for image in plain():
+            container.mux(stream.encode(av.VideoFrame.from_image(image)))
+        container.mux(stream.encode(None))
+    assert [f.time_s for f in frames_of(tmp_path / "a.jpg")] == pytest.approx([k / 10 for k in range(6)])
 
 
 def test_what_is_no_picture_says_so(tmp_path: Path) -> None:
