@@ -34,7 +34,7 @@ from curation.config.load import load_config
 from curation.config.schema import Config
 from curation.decode import cut, measure
 from curation.decode.sampling import Keeper
-from curation.decode.spans import Span
+from curation.decode.shots.spans import Span
 from curation.decode.video import Video
 from curation.store.dataset import Dataset
 from filters.base import ClipInfo, Frames

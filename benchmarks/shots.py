@@ -17,9 +17,9 @@ import cv2
 from benchmarks.judge.score import Score, score
 from benchmarks.judge.shots import Labels, labels
 from curation.config.schema import DetectorName
-from curation.decode.judges import make_detector
 from curation.decode.likeness import judge
-from curation.decode.shots import Cut
+from curation.decode.shots.base import Cut
+from curation.decode.shots.choice import make_detector
 from curation.decode.video import Video
 
 MIN_SCENE_SECONDS = 0.6

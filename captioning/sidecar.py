@@ -13,6 +13,7 @@ from __future__ import annotations
 import codecs
 import errno
 import os
+import re
 import stat
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -27,6 +28,8 @@ from captioning.subtitles import Cue, spoken_between
 from captioning.texts import NOTHING, SPANS, Content, caption_in, cues_in, from_json, text_of, values_in
 
 _MAX_BYTES = 16 << 20
+# A row of a Parquet file (`curation.store.table_row`). Files beside the table are about all rows, or none.
+_IN_TABLE = re.compile(r"\.parquet#[^#=/]+=[0-9]+$", re.IGNORECASE)
 _MAX_KEPT = 64  # files
 
 
@@ -72,6 +75,8 @@ class Sidecar:
     def _text(self, clip: CaptionRequest) -> str | None:
         if text := self._of_list(clip):
             return text
+        if _IN_TABLE.search(clip.uri):
+            return None
         stem = _stem(clip.uri)
         if reason := self.refused(clip.uri):
             self.left_alone[f"{stem}.txt"] = reason

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from benchmarks.judge.shots import Labels
-from curation.decode.shots import Cut
+from curation.decode.shots.base import Cut
 
 SLACK = 2  # frames between a found cut and a labelled one
 OVERLAP = 0.5  # of a found range and a labelled one: their common frames over all their frames

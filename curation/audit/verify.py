@@ -16,7 +16,7 @@ from curation.captions.chosen import Captions, with_checks
 from curation.config.hdr import hdr_name
 from curation.config.load import stored_config
 from curation.config.schema import ConfigError
-from curation.decode.spans import Span
+from curation.decode.shots.spans import Span
 from curation.store.dataset import Dataset
 from curation.store.intact import NOT_AS_WRITTEN, video_hash
 from curation.store.rows import ClipRow, ShardRow

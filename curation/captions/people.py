@@ -11,7 +11,7 @@ from captioning.sidecar import Sidecar
 from curation.captions.makers import make_captioner
 from curation.captions.table import commit_captions, said
 from curation.config.schema import Config
-from curation.store.address import filesystem, is_remote, refusal
+from curation.store.address import file_of, filesystem, is_remote, refusal
 from curation.store.dataset import Dataset
 from curation.store.failures import failure
 from curation.store.rows import AcceptedClip, CaptionRow, FailureRow, SourceRow
@@ -131,6 +131,7 @@ def _say_what_was_left(captioner: Sidecar, say: Callable[[str], None]) -> None:
 
 
 def _is_there(uri: str) -> bool:
+    uri = file_of(uri)
     if not is_remote(uri):
         return os.path.exists(uri)
     if refusal(uri):

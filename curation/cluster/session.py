@@ -25,7 +25,7 @@ import ray.exceptions
 from curation.cluster.shares import check_shares
 from curation.config.load import validated
 from curation.config.schema import Config, ConfigError
-from curation.decode.scenes import detector_of
+from curation.decode.shots.scenes import detector_of
 from curation.progress import Stopped
 from curation.store.lease import LeaseLost
 from filters.find import is_import_path

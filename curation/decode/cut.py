@@ -86,7 +86,7 @@ def _spans_of(
                 message = f"no frame at {wanted.start_s:.6f} s, where measuring saw one: the file has changed"
                 yield wanted, SourceFailed("cut", "MissingFrames", message)
                 continue
-            yield wanted, cursor.take(wanted.end_s)
+            yield wanted, cursor.take(None if wanted.fps is None else wanted.end_s)
     finally:
         cursor.close()
 
@@ -120,12 +120,14 @@ class _Cursor:
         self._skip_to(time_s)
         return self._next is not None and abs(self._next.time_s - time_s) < 1e-5
 
-    def take(self, end_s: float) -> Iterator[Frame]:
-        # A still image has one frame, and its span has the length 0.
-        while self._next is not None and (self._next.time_s < end_s - 1e-6 or self._video.info.is_image):
+    def take(self, end_s: float | None) -> Iterator[Frame]:
+        """The frames before `end_s`. None: the next one alone, for a still image, whose span has length 0."""
+        while self._next is not None and (end_s is None or self._next.time_s < end_s - 1e-6):
             frame, self._next = self._next, None
             yield frame
             self._next = next(self._frames, None)
+            if end_s is None:
+                return
 
     def _skip_to(self, time_s: float) -> None:
         while self._next is not None and self._next.time_s < time_s - 1e-6:

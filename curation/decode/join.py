@@ -20,10 +20,10 @@ from curation.config.schema import Config
 from curation.decode.measure import source_row
 from curation.decode.pixels.frame import VideoInfo
 from curation.decode.sampling import make_ticks, samplings_of
-from curation.decode.scenes import Scenes, detector_of, frame_rate, is_vfr, shown_s
 from curation.decode.segments import NotInPieces
-from curation.decode.shots import ValueDetector
-from curation.decode.spans import Span
+from curation.decode.shots.base import ValueDetector
+from curation.decode.shots.scenes import Scenes, detector_of, frame_rate, is_vfr, shown_s
+from curation.decode.shots.spans import Span
 from curation.sources.spans import listed_spans
 from curation.store.rows import Decoded, named_source, unmeasured
 from curation.tasks.look import LookRow, LookTask, MarkRow, PieceRow

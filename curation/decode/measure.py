@@ -14,12 +14,12 @@ from curation.config.load import validated
 from curation.config.schema import Config
 from curation.decode import woven
 from curation.decode.container.rates import clip_rate
-from curation.decode.listed import ListedSpans
 from curation.decode.pixels.fields import Found
 from curation.decode.pixels.frame import Frame, VideoInfo
 from curation.decode.sampling import Keeper
-from curation.decode.scenes import Scenes, detector_of, frame_rate, is_vfr, shown_s
-from curation.decode.spans import Span
+from curation.decode.shots.listed import ListedSpans
+from curation.decode.shots.scenes import Scenes, detector_of, frame_rate, is_vfr, shown_s
+from curation.decode.shots.spans import Span
 from curation.decode.video import Video
 from curation.sandbox.protocol import Message
 from curation.store.rows import Decoded

@@ -19,7 +19,7 @@ from curation.decode import woven
 from curation.decode.measure import deadline_message, opened, scored
 from curation.decode.pixels.frame import Frame, VideoInfo
 from curation.decode.sampling import Keeper
-from curation.decode.spans import Span
+from curation.decode.shots.spans import Span
 from curation.decode.video import Video
 from curation.sandbox.protocol import Message, SourceFailed
 from filters.base import ClipInfo
@@ -101,8 +101,10 @@ def _scores(video: Video, clips: Sequence[Committed], config: Config) -> Iterato
 
 
 def _has_begun(frame: Frame, clip: Committed) -> bool:
-    return frame.info.is_image or frame.time_s >= clip.start_s - 1e-6
+    return frame.time_s >= clip.start_s - 1e-6
 
 
 def _is_after(frame: Frame, clip: Committed) -> bool:
-    return not frame.info.is_image and frame.time_s >= clip.end_s - 1e-6
+    if clip.fps is None:  # a still image: its span has the length 0
+        return frame.time_s > clip.end_s + 1e-6
+    return frame.time_s >= clip.end_s - 1e-6

@@ -16,7 +16,7 @@ import numpy as np
 
 from curation.decode.pixels.combs import Combs
 from curation.decode.pixels.frame import Frame, VideoInfo
-from curation.decode.spans import Span
+from curation.decode.shots.spans import Span
 from filters.base import Pair, Sampling
 
 JPEG_QUALITY = 92

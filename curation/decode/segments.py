@@ -23,9 +23,9 @@ from curation.config.load import validated
 from curation.decode import woven
 from curation.decode.measure import Clips, deadline_message, opened
 from curation.decode.pixels.frame import Frame
-from curation.decode.scenes import detector_of
-from curation.decode.shots import ValueDetector
-from curation.decode.spans import Span
+from curation.decode.shots.base import ValueDetector
+from curation.decode.shots.scenes import detector_of
+from curation.decode.shots.spans import Span
 from curation.sandbox.protocol import Message, SourceFailed
 
 _DIGEST_LONG_SIDE = 64  # pixels

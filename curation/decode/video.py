@@ -13,45 +13,38 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from fractions import Fraction
-from importlib import import_module
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import BinaryIO, Literal, cast
 
 import av
 import numpy as np
 from av.container import InputContainer
+from av.video.codeccontext import VideoCodecContext
 from av.video.stream import VideoStream
-from PIL import Image, UnidentifiedImageError, features
 
 from curation.config.hdr import HdrMode
 from curation.decode.container import clock
+from curation.decode.image_file import MOST_PIXELS, ImageFile, Shown, check_gif, holds_picture
+from curation.decode.image_file import NoVideo as NoVideo  # noqa: PLC0414 - others import it from here
 from curation.decode.pixels.display import display_of
 from curation.decode.pixels.fields import Found
 from curation.decode.pixels.frame import Frame, VideoInfo
 from curation.decode.pixels.hdr import transfer_of
 from curation.decode.pixels.mend import deinterlaced, filmed, matched
-from curation.decode.pixels.stills import rgb_of
-from curation.sources.media import HEIF_SUFFIXES, is_image, reads_heif
 from curation.store.address import open_source
 from curation.store.schema import MAX_SECONDS
 
-# Whatever its suffix says, a picture is read as one of these: others start programs (EPS).
-_IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", *(("AVIF",) if features.check("avif") else ()))
 # Only demuxers that read the one given file: no playlists, concatenation scripts, devices or network. Of
 # these mov alone can refer to other files, which is off unless asked for, and no protocol is allowed.
 _FORMATS = (
     "mov,mp4,matroska,webm,avi,mpegts,mpeg,mpegvideo,flv,asf,gif,apng,ogg,mxf,h264,hevc,av1,obu,ivf,m4v,"
     "rm,dv,nut,vc1,mjpeg,wtv,yuv4mpegpipe"
 )
-_MOST_PIXELS = 178_956_970  # of one picture: where Pillow stops by itself
-_LIMIT = {"max_pixels": str(_MOST_PIXELS)}  # seen by FFmpeg before it makes room for a picture
+_LIMIT = {"max_pixels": str(MOST_PIXELS)}  # seen by FFmpeg before it makes room for a picture
+_WITH_ALPHA = {"vp8": "libvpx", "vp9": "libvpx-vp9"}  # WebM has alpha beside the frames
 _MAX_CONSECUTIVE_ERRORS = 200  # packets; a stream that is broken for longer is given up
 # Before a wanted frame: some containers index key frames by decoding time, MPEG-TS has no index at all.
 _SEEK_EARLY_SECONDS = (0.5, 3, 12, 40)
-
-
-class NoVideo(ValueError):
-    """The file holds no video stream that could be decoded."""
 
 
 class _Bytes:
@@ -102,36 +95,19 @@ class Video:
         self._may_seek: bool | None = None  # None: not known yet
         self.deltas: Counter[int] = Counter()  # of presentation times, in milliseconds
         self._container: InputContainer | None = None
+        self._image: ImageFile | None = None  # instead of a container
         self._file = open_source(uri)
         try:
             if self._file.seekable():
                 if self._file.seek(0, 2) == 0:
                     raise NoVideo("the file is empty")
                 self._file.seek(0)
-            if is_image(uri):
-                self._open_image()
+            if self._file.seekable() and holds_picture(self._file, uri):
+                self._image = ImageFile(self._file, uri)
+                self.info = _described(self._image)
                 return
-            try:
-                self._container = self._opened(self._file)
-            except av.error.EOFError:
-                raise NoVideo("the file ends within its headers") from None
-            except av.error.BlockingIOError:  # see `_packets`
-                raise NoVideo("the file is damaged to its end") from None
-            self._stream = self._first_video_stream(self._container)
-            context = self._stream.codec_context
-            if context is None:  # whatever PyAV's type stubs say
-                raise NoVideo("the video stream has a codec that is not known")
-            context.thread_count = threads
-            context.thread_type = "NONE" if threads == 1 else "AUTO"
-            # Frames that nothing refers to lose only their own deblocking: no drift.
-            context.options = {**_LIMIT, **({"skip_loop_filter": "noref"} if skip_loop_filter else {})}
-            self._decoded = self._decode(self._container)
-            self._first = next(self._decoded, None)
-            if self._first is None:
-                raise NoVideo("no frame could be decoded")
-            self.info = self._describe(self._container, self._first)
-            if self.info.fps:
-                self._clock.step_s = 1 / Fraction(self.info.fps)
+            self._container = self._opened(self._file)
+            self._start(self._container, threads, skip_loop_filter=skip_loop_filter)
             if found is not None:
                 fps = self.info.fps
                 film = found.kind == "telecined" and fps is not None
@@ -143,7 +119,36 @@ class Video:
 
     def _opened(self, file: BinaryIO) -> InputContainer:
         options = {"format_whitelist": _FORMATS, "protocol_whitelist": "none", **_LIMIT}
-        return av.open(_Bytes(file, self.uri), "r", options=options, metadata_errors="replace")
+        try:
+            return av.open(_Bytes(file, self.uri), "r", options=options, metadata_errors="replace")
+        except av.error.EOFError:
+            raise NoVideo("the file ends within its headers") from None
+        except av.error.BlockingIOError:  # see `_packets`
+            raise NoVideo("the file is damaged to its end") from None
+        except av.error.ArgumentError:  # FFmpeg knows a format outside the list; its message names a number
+            raise NoVideo("not a video or a picture of a kind that is read") from None
+
+    def _start(self, container: InputContainer, threads: int, *, skip_loop_filter: bool) -> None:
+        """Decode the first frame."""
+        self._stream = self._first_video_stream(container)
+        if self._stream.codec_context is None:  # whatever PyAV's type stubs say
+            raise NoVideo("the video stream has a codec that is not known")
+        context = self._context = _decoder_of(self._stream)
+        context.thread_count = threads
+        context.thread_type = "NONE" if threads == 1 else "AUTO"
+        # Frames that nothing refers to lose only their own deblocking: no drift.
+        context.options = {**_LIMIT, **({"skip_loop_filter": "noref"} if skip_loop_filter else {})}
+        self._decoded = self._decode(container)
+        self._first = next(self._decoded, None)
+        if self._first is None:
+            raise NoVideo("no frame could be decoded")
+        self.info = self._describe(container, self._first)
+        if self._is_still(container):
+            self.info = replace(
+                self.info, fps=None, declared_frames=1, declared_duration_s=0.0, is_image=True
+            )
+        if self.info.fps:
+            self._clock.step_s = 1 / Fraction(self.info.fps)
 
     def _first_video_stream(self, container: InputContainer) -> VideoStream:
         # The first stream, not the "best" one: every stage, and OpenCV, must mean the same frames.
@@ -152,22 +157,17 @@ class Video:
                 return stream
         raise NoVideo("the file has no video stream")
 
-    def _open_image(self) -> None:
-        try:
-            with Image.open(self._file, formats=_image_formats(self.uri)) as image:
-                kind = image.format or "image"
-                if image.width * image.height > _MOST_PIXELS:  # of what its headers say: nothing is decoded
-                    raise NoVideo(f"the picture has {image.width}x{image.height} pixels, which are too many")
-                rgb = rgb_of(image)
-        except Image.DecompressionBombError:
-            raise NoVideo(f"the picture has more than {_MOST_PIXELS} pixels, which are too many") from None
-        except UnidentifiedImageError:  # its message is the name of a file object
-            raise NoVideo(f"not a picture of a known kind ({', '.join(_IMAGE_FORMATS)})") from None
-        height, width = rgb.shape[:2]
-        self.info = VideoInfo(
-            kind.lower(), kind.lower(), width, height, width, height, 0, 1.0, None, 1, 0.0, 0.0, True
-        )
-        self._first = av.VideoFrame.from_ndarray(np.ascontiguousarray(rgb), format="rgb24")
+    def _is_still(self, container: InputContainer) -> bool:
+        """Is it a GIF of one picture?"""
+        if container.format.name != "gif":
+            return False
+        second = next(self._decoded, None)
+        if second is not None:
+            self._decoded = itertools.chain([second], self._decoded)
+        if second is not None or self.decode_errors:
+            return False
+        check_gif(self._file)
+        return True
 
     def _describe(self, container: InputContainer, first: av.VideoFrame) -> VideoInfo:
         stream = self._stream
@@ -222,7 +222,7 @@ class Video:
         for packet in self._packets(container, self._stream):
             self._clock.packet(packet)
             try:
-                frames = packet.decode()
+                frames = self._context.decode(packet)
             except av.error.EOFError:
                 return
             except av.error.FFmpegError:
@@ -238,11 +238,11 @@ class Video:
 
     def frames(self) -> Iterator[Frame]:
         """Frames in order of presentation, with strictly increasing times."""
+        if self._image is not None:
+            yield from self._pictures(self._image)
+            return
         assert self._first is not None
         first, self._first = self._first, None
-        if self._container is None:
-            yield Frame(0.0, None, first, self.info)
-            return
         shown = self._timed(itertools.chain([first], self._decoded))
         if self._found.kind == "interlaced":
             mended = matched if self._found.matched else deinterlaced
@@ -265,13 +265,31 @@ class Video:
     def glimpse(self, time_s: float | None) -> Iterator[av.VideoFrame]:
         """Decoded frames from some key frame about `time_s` on. None: from the first frame on. None come
         where the container leads nowhere. The frames of `frames()` are lost by it."""
-        if self._container is not None and time_s is not None:
+        if self._container is None:
+            return iter(())
+        if time_s is not None:
             self._seek(self._container, time_s)
         first, self._first = self._first, None
         return itertools.chain([first], self._decoded) if first is not None else iter(())
 
+    def _pictures(self, image: ImageFile) -> Iterator[Frame]:
+        last: Shown | None = None
+        for shown in image.shown():
+            if last is not None:
+                self.deltas[round((shown.time_s - last.time_s) * 1000)] += 1
+            last = shown
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(shown.rgb), format="rgb24")
+            frame.pts, frame.time_base = round(shown.time_s * av.time_base), Fraction(1, av.time_base)
+            yield Frame(
+                float(shown.time_s),
+                None if shown.duration_s is None else float(shown.duration_s),
+                frame,
+                self.info,
+            )
+        self.decode_errors += image.damaged
+
     def _reorders(self) -> bool:
-        return bool(self._stream.codec_context.has_b_frames)
+        return bool(self._context.has_b_frames)
 
     def _note_size(self, frame: av.VideoFrame, time_s: float) -> bool:
         """Does the stream take another size with this frame? Then `_shown` becomes that of the frame."""
@@ -279,7 +297,7 @@ class Video:
         if (frame.width, frame.height) == (before.coded_width, before.coded_height):
             return False
         # The decoder knows the pixel aspect of the new size; what a container declares is of the first one.
-        sar = float(self._stream.codec_context.sample_aspect_ratio or 0) or self.info.sar
+        sar = float(self._context.sample_aspect_ratio or 0) or self.info.sar
         width, height = _displayed(frame, sar, self.info.rotation)
         self._shown = replace(
             self.info, width=width, height=height, coded_width=frame.width, coded_height=frame.height, sar=sar
@@ -293,8 +311,8 @@ class Video:
 
         A container's index may also list recovery points: there the picture is only whole some frames
         later, and some decoders show it before that. The decoder knows which frame is a true key frame."""
-        if self._container is not None and time_s > self.info.start_s:
-            if not self.may_seek():
+        if time_s > self.info.start_s:
+            if self._container is None or not self.may_seek():
                 self._first = None
                 return
             for early_s in _SEEK_EARLY_SECONDS:
@@ -335,7 +353,7 @@ class Video:
         except av.error.FFmpegError:  # damage lies between; an earlier place may be found
             self._first = None
             return
-        self._stream.codec_context.flush_buffers()
+        self._context.flush_buffers()
         self._clock.restart()
         self._decoded = self._decode(container)
         errors = self.decode_errors
@@ -362,6 +380,8 @@ class Video:
     def close(self) -> None:
         if self._container is not None:
             self._container.close()
+        if self._image is not None:
+            self._image.close()
         self._file.close()
 
     def __enter__(self) -> Video:
@@ -382,14 +402,36 @@ def _displayed(frame: av.VideoFrame, sar: float, rotation: int) -> tuple[int, in
     return (height, width) if rotation % 180 else (width, height)
 
 
-def _image_formats(uri: str) -> tuple[str, ...]:
-    if Path(uri).suffix.lower() not in HEIF_SUFFIXES:
-        return _IMAGE_FORMATS
-    if not reads_heif():
-        raise NoVideo("pictures of this kind need the package pillow-heif: pip install pillow-heif")
-    register: Any = import_module("pillow_heif").register_heif_opener
-    register()
-    return *_IMAGE_FORMATS, "HEIF"
+def _described(image: ImageFile) -> VideoInfo:
+    height, width = image.first.rgb.shape[:2]
+    # The durations of the other pictures are not known before they are decoded.
+    declared_s = float(image.count * (image.first.duration_s or 0))
+    return VideoInfo(
+        container=image.kind,
+        codec=image.kind,
+        width=width,
+        height=height,
+        coded_width=width,
+        coded_height=height,
+        rotation=0,
+        sar=1.0,
+        fps=None,
+        declared_frames=image.count,
+        declared_duration_s=declared_s,
+        start_s=0.0,
+        is_image=image.is_still,
+    )
+
+
+def _decoder_of(stream: VideoStream) -> VideoCodecContext:
+    """The stream's own decoder, or libvpx where the stream has alpha, which only libvpx decodes."""
+    own = stream.codec_context
+    name = _WITH_ALPHA.get(own.name) if stream.metadata.get("alpha_mode") == "1" else None
+    if name is None or name not in av.codecs_available:
+        return own
+    decoder = cast(VideoCodecContext, av.CodecContext.create(name, "r"))
+    decoder.extradata = own.extradata
+    return decoder
 
 
 def _is_attached_picture(stream: VideoStream) -> bool:

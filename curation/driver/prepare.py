@@ -10,8 +10,8 @@ from curation.config.changes import changes
 from curation.config.load import stored_config
 from curation.config.mismatch import mismatches
 from curation.config.schema import Config
-from curation.decode.judges import transnet_weights
-from curation.decode.scenes import detector_of
+from curation.decode.shots.scenes import detector_of
+from curation.decode.shots.transnet import transnet_weights
 from curation.driver.manifest import write_manifest
 from curation.driver.scores import clear_old_scores, take_extras
 from curation.progress import Progress

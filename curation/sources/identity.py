@@ -11,7 +11,8 @@ from dataclasses import replace
 from typing import Any
 
 from curation.sources.source import KINDS, NotAFile, Source, reason
-from curation.store.address import AddressRefused, filesystem, is_remote, open_source
+from curation.store.address import AddressRefused, file_of, filesystem, is_remote, open_source
+from curation.store.table_row import table_row
 from curation.store.transient import retrying
 
 _BLOCK_BYTES = 1 << 20
@@ -89,7 +90,9 @@ def changed_since(uri: str, bytes: int | None, mtime_or_etag: str | None, finger
     Raises `OSError` if the file cannot be read, and `AddressRefused` if the address may not be opened.
     """
     try:
-        size, changed = _stat(uri)
+        if table_row(uri) and mtime_or_etag and file_changed(uri) == mtime_or_etag:
+            return False
+        size, changed = (_size_in_table(uri), "") if table_row(uri) else _stat(uri)
         if changed and (size, changed) == (bytes, mtime_or_etag):
             return False
         return size != bytes or _fingerprint(uri, size) != fingerprint
@@ -111,6 +114,8 @@ def _identify(source: Source, before: Source | None, retries: int, retry_seconds
 
 def _look(source: Source, before: Source | None) -> tuple[int, str, str]:
     """(bytes, mtime or etag, fingerprint) of a file. A file that is unchanged since `before` is not read."""
+    if table_row(source.uri):
+        return _look_into_table(source, before)
     if source.bytes is not None and source.mtime_or_etag:  # the listing gave both
         size, changed = source.bytes, source.mtime_or_etag
     else:
@@ -118,6 +123,15 @@ def _look(source: Source, before: Source | None) -> tuple[int, str, str]:
     is_known = before is not None and (before.bytes, before.mtime_or_etag) == (size, changed)
     if before is not None and before.fingerprint and is_known and changed:
         return size, changed, before.fingerprint
+    return size, changed, _fingerprint(source.uri, size)
+
+
+def _look_into_table(source: Source, before: Source | None) -> tuple[int, str, str]:
+    """The same of a file in a row of a Parquet file. It is read where the Parquet file has changed."""
+    changed = source.mtime_or_etag or file_changed(source.uri)
+    if before is not None and before.bytes and before.fingerprint and before.mtime_or_etag == changed != "":
+        return before.bytes, changed, before.fingerprint
+    size = _size_in_table(source.uri)
     return size, changed, _fingerprint(source.uri, size)
 
 
@@ -132,6 +146,17 @@ def _stat(uri: str) -> tuple[int, str]:
     if not stat.S_ISREG(result.st_mode):
         raise NotAFile(KINDS.get(stat.S_IFMT(result.st_mode), "not a regular file"))
     return result.st_size, str(result.st_mtime_ns)
+
+
+def file_changed(uri: str) -> str:
+    """What says whether the file of an address has changed (`store.address.file_of`). Empty: nothing does."""
+    size, changed = _stat(file_of(uri))
+    return f"{changed} {size}" if changed else ""
+
+
+def _size_in_table(uri: str) -> int:
+    with open_source(uri) as file:
+        return file.seek(0, os.SEEK_END)
 
 
 def changed(info: Mapping[str, Any]) -> str:

@@ -17,9 +17,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from captioning.texts import CAPTION_KEYS, SPANS, TIME_KEYS, cues_within, span_of, times_of
+from curation.sources.identity import file_changed
+from curation.sources.parquet import Held
 from curation.sources.source import Source, SourcesError
 from curation.sources.tables import PATH_COLUMNS, column_of, rows_of_list
 from curation.store.address import AddressRefused, is_remote, refusal
+from curation.store.table_row import table_row
 
 OTHER_ROWS = "other_rows"
 SURROGATE = re.compile("[\ud800-\udfff]")  # from a byte that is not UTF-8, or from an escape in a list's JSON
@@ -36,12 +39,15 @@ def read_list(name: str, base: str, say: Callable[[str], None] = lambda _: None)
     """
     column: str | None = None
     by_path: dict[str, list[_Row]] = {}
+    held: set[str] = set()
     count = 0
     for count, row in enumerate(rows_of_list(name), 1):
         if column is None:
-            column = _path_column(name, row)
+            column = next((c for c, v in row.items() if isinstance(v, Held)), None) or _path_column(name, row)
         path = _path(name, count, column, row)
-        if not is_remote(path):
+        if isinstance(path, Held):
+            held.add(path)
+        elif not is_remote(path):
             path = f"{base}/{path}" if is_remote(base) else os.path.abspath(os.path.join(base, path))
         others = {k: v for k, v in row.items() if k not in (column, "") and v is not None}
         by_path.setdefault(path, []).extend(_spans_of(others))
@@ -58,7 +64,8 @@ def read_list(name: str, base: str, say: Callable[[str], None] = lambda _: None)
             "file, equal rows count once, and of others the first counts and the rest is in "
             f"{OTHER_ROWS} of extra"
         )
-    return [_source(path, rows) for path, rows in by_path.items()]
+    looked = file_changed(name) if held else None
+    return [_source(path, rows, looked if path in held else None) for path, rows in by_path.items()]
 
 
 def _path_column(name: str, row: _Row) -> str:
@@ -73,22 +80,22 @@ def _path_column(name: str, row: _Row) -> str:
 
 def _path(name: str, number: int, column: str, row: _Row) -> str:
     value = row.get(column)
-    if isinstance(value, Mapping):  # as Hugging Face's datasets keep videos
-        if value.get("bytes") is not None:
-            raise SourcesError(
-                f"{name}: row {number} holds the file itself in {column}, and reelmill reads files; write "
-                "the bytes to files, and name their paths"
-            )
+    if isinstance(value, Held):
+        return value
+    if isinstance(value, Mapping):  # of JSON: as Hugging Face's datasets name videos
         value = value.get("path")
     if not value or without_nan(value) is None:
         raise SourcesError(f"{name}: row {number} has no {column}")
     return str(value)
 
 
-def _source(path: str, rows: Sequence[_Row]) -> Source:
+def _source(path: str, rows: Sequence[_Row], held_in: str | None) -> Source:
+    """held_in: of a file within the list, what says whether the list has changed. None: any other file."""
     reason = refusal(path)
+    if held_in is None and table_row(path):
+        reason = "rows of a Parquet file are not named in a list; name the Parquet file itself as a source"
     error = (AddressRefused.__name__, reason) if reason else None
-    return Source(path, _storable_extra(_merged(rows)), error=error)
+    return Source(path, _storable_extra(_merged(rows)), mtime_or_etag=held_in or None, error=error)
 
 
 def _merged(rows: Sequence[_Row]) -> _Row:

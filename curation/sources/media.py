@@ -11,7 +11,18 @@ from pathlib import Path
 from captioning.beside import SUFFIXES
 
 HEIF_SUFFIXES = frozenset({".heic", ".heif"})  # of phones; read where the package pillow-heif is installed
-IMAGE_SUFFIXES = HEIF_SUFFIXES | {".jpg", ".jpeg", ".jfif", ".png", ".webp", ".avif", ".bmp", ".tif", ".tiff"}
+IMAGE_SUFFIXES = HEIF_SUFFIXES | {
+    ".jpg",
+    ".jpeg",
+    ".jfif",
+    ".png",
+    ".apng",
+    ".webp",
+    ".avif",
+    ".bmp",
+    ".tif",
+    ".tiff",
+}
 VIDEO_SUFFIXES = frozenset(
     [
         ".mp4",
@@ -90,4 +101,5 @@ def is_list(path: str) -> bool:
 
 
 def is_image(uri: str) -> bool:
+    """By its suffix. Only who opens the file knows whether it moves (`curation.decode.image_file`)."""
     return Path(uri).suffix.lower() in IMAGE_SUFFIXES

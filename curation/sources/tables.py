@@ -17,6 +17,7 @@ from typing import Any, BinaryIO, cast
 import pyarrow.parquet as pq
 
 from captioning.texts import values_in
+from curation.sources.parquet import rows_of_parquet
 from curation.sources.source import SourcesError
 from curation.store.address import open_source
 
@@ -57,7 +58,7 @@ def rows_of_list(name: str) -> Iterator[dict[str, Any]]:
         with open_source(name, typed=True) as raw:
             file = cast(BinaryIO, gzip.GzipFile(fileobj=raw)) if _is_gzip(name, raw) else raw
             if kind == ".parquet":
-                yield from _of_parquet(file)
+                yield from _of_parquet(name, file)
                 return
             with io.TextIOWrapper(file, encoding=_encoding(name, file), newline="") as text:
                 yield from _READERS[kind](name, text)
@@ -93,9 +94,10 @@ def _encoding(name: str, file: BinaryIO) -> str:
     return marked or "utf-8-sig"
 
 
-def _of_parquet(file: BinaryIO) -> Iterator[dict[str, Any]]:
-    for batch in pq.ParquetFile(file).iter_batches():
-        yield from cast(list[dict[str, Any]], batch.to_pylist())
+def _of_parquet(name: str, file: BinaryIO) -> Iterator[dict[str, Any]]:
+    columns = pq.read_schema(file).names
+    file.seek(0)
+    yield from rows_of_parquet(name, file, column_of(columns), columns)
 
 
 def _of_csv(name: str, text: io.TextIOWrapper) -> Iterator[dict[str, Any]]:

@@ -10,6 +10,7 @@ In: rows. Out: Parquet parts and whole files, local or on an object store.
     intact.py       a clip is as it was written, or it is not used
     failures.py     the table of clips that could not be cut or captioned
     upgrade.py      turns older versions into this one     spent.py   how much time each stage of builds took
+    table_row.py    files in the rows of Parquet files
     address.py      local paths and remote addresses       transient.py   read errors that may pass
 
 May import filters and captioning, and no other room.

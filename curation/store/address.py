@@ -4,15 +4,21 @@ Only this module decides which addresses may be opened. Another person may have 
 list, a table or a manifest. Such an address is opened only if the address is a local path or has one of a
 few protocols. A chain (`simplecache::…`) is never opened, because fsspec would open a second address inside
 the first one. An address that the user types may have any protocol, but must not be a chain.
+
+A file may lie in a row of a Parquet file (`store.table_row`). The listing of a Parquet file that the user
+named makes such addresses, and a list's cells may not hold them.
 """
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Iterable
 from typing import Any, BinaryIO, cast
 
 import fsspec
+
+from curation.store.table_row import TableRow, read_row, table_row
 
 PROTOCOLS = ("file", "s3", "s3a", "gs", "gcs", "hf")
 # More protocols, separated by commas. The user sets the environment, and workers of a local Ray inherit it.
@@ -26,6 +32,16 @@ class AddressRefused(ValueError):
 
 def is_remote(uri: str) -> bool:
     return "://" in uri
+
+
+def absolute(name: str) -> str:
+    return name if is_remote(name) else os.path.abspath(name)
+
+
+def file_of(uri: str) -> str:
+    """The address of the file that is opened: of a row of a Parquet file, that of the Parquet file."""
+    row = table_row(uri)
+    return row.file if row else uri
 
 
 def protocols() -> tuple[str, ...]:
@@ -91,9 +107,20 @@ def open_source(uri: str, *, ahead: bool = True, typed: bool = False) -> BinaryI
     ahead: a remote file is read 4 MiB ahead. Otherwise only the requested bytes are read.
     `filesystem` describes `typed` and the errors that are raised.
     """
+    if row := table_row(uri):
+        return io.BytesIO(read_row(row, _version(row), lambda name: open_source(name, typed=typed)))
     if not is_remote(uri):
         return open(uri, "rb")
     fs, path = filesystem(uri, typed=typed)
     cache = "readahead" if ahead else "none"
     # S3's own block is 50 MiB: each read of the index and of a clip would transfer that much.
     return cast(BinaryIO, fs.open(path, "rb", block_size=_AHEAD_BYTES, cache_type=cache))
+
+
+def _version(row: TableRow) -> str:
+    """What the file system says of the Parquet file: another text when it is another file."""
+    if is_remote(row.file):
+        fs, path = filesystem(row.file)
+        return repr(sorted(fs.info(path).items(), key=str))
+    status = os.stat(row.file)
+    return f"{status.st_ino} {status.st_size} {status.st_mtime_ns}"

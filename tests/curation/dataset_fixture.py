@@ -20,7 +20,7 @@ from PIL import Image
 from curation.config.load import validated
 from curation.config.schema import Config
 from curation.decode.measure import clip_id
-from curation.decode.spans import Span
+from curation.decode.shots.spans import Span
 from curation.store.dataset import Dataset
 from curation.store.schema import CAPTIONS, FAILURES, SCHEMA_VERSION, SCORE_COLUMNS, SHARDS, TABLES
 from curation.verdicts.judge import write_verdicts

@@ -14,7 +14,7 @@ import pytest
 
 from curation.config.load import load_config
 from curation.config.schema import ConfigError
-from curation.decode.scenes import detector_of
+from curation.decode.shots.scenes import detector_of
 from generation.data.shards import frames
 from tests import render
 from tests.curation.test_own_filters import TRAP, reelmill, run, shard_rows
@@ -136,7 +136,7 @@ def test_a_detector_that_is_none_is_refused_before_any_work() -> None:
 
 
 def test_a_configuration_without_them_has_the_hashes_of_before() -> None:
-    config = load_config("")
+    config = load_config("shots: {detector: adaptive}")  # the default is another one since
     assert "own" not in config.model_dump()["shots"]
     assert "own" not in config.model_dump()["captions"]
     assert (config.spans_hash(), config.hash()) == (

@@ -9,10 +9,10 @@ import av
 import cv2
 import numpy as np
 
+from curation.decode.pixels.alpha import opaque
 from curation.decode.pixels.display import upright
 from curation.decode.pixels.fields import Kind
 from curation.decode.pixels.hdr import HDR, Transfer, luma_709, to_sdr
-from curation.decode.pixels.stills import opaque
 
 SAMPLED_LONG_SIDE = 256  # pixels
 

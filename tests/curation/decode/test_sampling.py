@@ -11,7 +11,7 @@ import pytest
 from curation.config.schema import Config
 from curation.decode.pixels.frame import VideoInfo
 from curation.decode.sampling import Keeper, nearest
-from curation.decode.spans import Span
+from curation.decode.shots.spans import Span
 from curation.decode.video import Video
 from filters.base import pairs, uniform
 from tests import render

@@ -9,7 +9,7 @@ import pytest
 from scenedetect import AdaptiveDetector, ContentDetector, SceneManager, open_video
 
 from curation.config.schema import DetectorName, Shots
-from curation.decode.judges import make_detector
+from curation.decode.shots.choice import make_detector
 from curation.decode.video import Video
 from tests import render
 

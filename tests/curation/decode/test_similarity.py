@@ -12,9 +12,9 @@ import pytest
 from benchmarks.judge.score import Score, overlap, score
 from benchmarks.judge.shots import Labels, labels
 from curation.config.load import load_config
-from curation.decode.judges import make_detector
-from curation.decode.scenes import Scenes
-from curation.decode.shots import Cut
+from curation.decode.shots.base import Cut
+from curation.decode.shots.choice import make_detector
+from curation.decode.shots.scenes import Scenes
 from curation.decode.video import Video
 from tests import render
 from tests.conftest import CHEAP, SHARED

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from curation.decode.spans import divide
+from curation.decode.shots.spans import divide
 from filters.base import ClipInfo, Frames
 from filters.duration import Duration
 from filters.rules import ACCEPTED, Rule, verdict

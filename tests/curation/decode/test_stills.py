@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import io
+import struct
+import zlib
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, TiffImagePlugin
 
 from curation.config.schema import Cut, Run
 from curation.decode import cut
-from curation.decode.video import Video
+from curation.decode.video import NoVideo, Video
 from tests.curation.helpers import decode
 
 W, H = 160, 48
@@ -77,6 +79,14 @@ def test_a_png_with_one_transparent_colour(tmp_path: Path) -> None:
     assert (found[:, 80:] == 255).all()
 
 
+def test_a_raw_photograph_is_not_taken_for_its_preview(tmp_path: Path) -> None:
+    tags = TiffImagePlugin.ImageFileDirectory_v2()
+    tags[50706] = b"\1\4\0\0"  # DNGVersion
+    Image.new("RGB", (W, H)).save(tmp_path / "a.tif", tiffinfo=tags)
+    with pytest.raises(NoVideo, match="a raw photograph"):
+        Video(str(tmp_path / "a.tif"))
+
+
 def test_the_clip_of_a_still_says_its_colours(tmp_path: Path) -> None:
     """The matrix of BT.601 and the rest of sRGB: untagged, players take BT.709's matrix for HD."""
     colours = [(200, 30, 30), (30, 180, 40), (40, 50, 200), (224, 172, 138)]
@@ -133,3 +143,21 @@ def test_transparent_parts_of_videos_show_white(name: str, codec: str, format_: 
         assert np.abs(found[:, 8 + 8 : 76] - (200, 0, 0)).max() <= 2
         assert (found[:, 92:] == 255).all()
         assert frame.gray(W, H)[:, 92:].min() >= 254
+
+
+def test_a_png_of_16_bit_grey_with_one_transparent_level(tmp_path: Path) -> None:
+    levels = _ramp().astype(">u2")
+    levels[:, 100:] = 4660  # 0x1234
+    _write_png(tmp_path / "a.png", levels, transparent=struct.pack(">H", 4660))
+    found = _rgb(tmp_path / "a.png")
+    assert (found[:, 101:] == 255).all()
+    assert np.abs(found[:, 12:99] - np.linspace(0, 255, W)[None, 12:99, None]).max() <= 1
+
+
+def _write_png(path: Path, rows: np.ndarray, transparent: bytes) -> None:
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", W, H, 16, 0, 0, 0, 0)) + chunk(b"tRNS", transparent)
+    pixels = chunk(b"IDAT", zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows)))
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + head + pixels + chunk(b"IEND", b""))

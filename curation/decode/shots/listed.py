@@ -8,8 +8,8 @@ from __future__ import annotations
 import bisect
 from collections.abc import Iterable, Sequence
 
-from curation.decode.spans import Span
-from curation.decode.video import Frame
+from curation.decode.pixels.frame import Frame
+from curation.decode.shots.spans import Span
 
 LONGEST_SECONDS = 600.0  # the pictures of an open span are kept in memory
 _FEW_SECONDS = 0.5  # that a span may reach over the ends of its source without a word

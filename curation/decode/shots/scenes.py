@@ -10,9 +10,9 @@ from typing import cast
 from curation.config.own import own_detector
 from curation.config.schema import Config, DetectorName
 from curation.decode.container.rates import usual_rate
-from curation.decode.judges import make_detector
-from curation.decode.shots import Cut, OwnDetector, ShotDetector
-from curation.decode.spans import Span, divide
+from curation.decode.shots.base import Cut, OwnDetector, ShotDetector
+from curation.decode.shots.choice import make_detector
+from curation.decode.shots.spans import Span, divide
 from filters.find import is_import_path
 
 _VFR_SHARE = 0.02  # the share of frame gaps that may differ from the usual gap by more than a quarter
