@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from benchmarks.judge.shots import single_shots
+from benchmarks.judge.shots import SingleShot, single_shots
 from benchmarks.judge.splice import Film, film
 from curation.decode.likeness.compare import COARSE, Vectors, rows, windows
 from curation.decode.likeness.describe import describe
@@ -73,10 +73,38 @@ def examples(of: Film, random: np.random.Generator) -> tuple[np.ndarray, np.ndar
     return found, target[frames].astype(np.float32), weight[frames].astype(np.float32)
 
 
-def fit(x: np.ndarray, target: np.ndarray, weight: np.ndarray, epochs: int) -> list[nn.Linear]:
-    """The layers of the judge. Inputs are standardised by the first one."""
-    torch.manual_seed(0)
-    random = np.random.default_rng(0)
+def member(shots: list[SingleShot], number: int, films: int, epochs: int) -> list[nn.Linear]:
+    """A network that is trained on films of its own."""
+    random = np.random.default_rng(number)
+    made = []
+    for k in range(films):
+        made.append(examples(film(shots, number * 1_000_000 + k), random))
+        if (k + 1) % 100 == 0:
+            print(f"member {number + 1}: {k + 1} of {films} films", flush=True)
+    x, target, weight = (np.concatenate(part) for part in zip(*made, strict=True))
+    del made
+    print(f"{len(x)} frames: {target[:, 0].sum():.0f} cuts, {target[:, 1].sum():.0f} of gradual", flush=True)
+    return fit(x, target, weight, epochs, number)
+
+
+def together(members: list[list[nn.Linear]]) -> dict[str, np.ndarray]:
+    """The coefficients of one network whose logits are the means of the members' logits."""
+    weights = [[of.weight.detach().T for of in layers] for layers in members]
+    biases = [[of.bias.detach() for of in layers] for layers in members]
+    share = 1 / len(members)
+    whole = [
+        (torch.cat([w[0] for w in weights], 1), torch.cat([b[0] for b in biases])),
+        (torch.block_diag(*(w[1] for w in weights)), torch.cat([b[1] for b in biases])),
+        (torch.cat([w[2] for w in weights]) * share, sum(b[2] for b in biases) * share),
+    ]
+    kept = {f"weight{i}": weight.numpy().astype(np.float16) for i, (weight, _) in enumerate(whole)}
+    return kept | {f"bias{i}": bias.numpy().astype(np.float32) for i, (_, bias) in enumerate(whole)}
+
+
+def fit(x: np.ndarray, target: np.ndarray, weight: np.ndarray, epochs: int, seed: int) -> list[nn.Linear]:
+    """The layers of a network. Inputs are standardised by the first one."""
+    torch.manual_seed(seed)
+    random = np.random.default_rng(seed)
     some = x[np.sort(random.choice(len(x), min(len(x), 40_000), replace=False))].astype(np.float32)
     mean, scale = torch.from_numpy(some.mean(0)), 1 / torch.from_numpy(some.std(0) + 0.02)
     sizes = (x.shape[1], *HIDDEN, 2)
@@ -115,7 +143,8 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--more", type=Path)
     parser.add_argument("--without", nargs="*", default=[])
-    parser.add_argument("--films", type=int, default=1800)
+    parser.add_argument("--members", type=int, default=2)
+    parser.add_argument("--films", type=int, default=2400, help="for each member")
     parser.add_argument("--epochs", type=int, default=16)
     parser.add_argument("--out", type=Path, default=COEFFICIENTS)
     args = parser.parse_args()
@@ -123,19 +152,8 @@ def main() -> None:
     cv2.setNumThreads(1)
     shots = single_shots(args.data, args.more, frozenset(args.without))
     print(f"{len(shots)} single shots of {len({s.file for s in shots})} files", flush=True)
-    random = np.random.default_rng(5)
-    made = []
-    for seed in range(args.films):
-        made.append(examples(film(shots, seed), random))
-        if (seed + 1) % 100 == 0:
-            print(f"{seed + 1} of {args.films} films", flush=True)
-    x, target, weight = (np.concatenate(part) for part in zip(*made, strict=True))
-    del made
-    print(f"{len(x)} frames: {target[:, 0].sum():.0f} cuts, {target[:, 1].sum():.0f} of gradual", flush=True)
-    layers = fit(x, target, weight, args.epochs)
-    kept = {f"weight{i}": of.weight.detach().numpy().T.astype(np.float16) for i, of in enumerate(layers)}
-    kept |= {f"bias{i}": of.bias.detach().numpy().astype(np.float32) for i, of in enumerate(layers)}
-    np.savez_compressed(args.out, **kept)
+    members = [member(shots, number, args.films, args.epochs) for number in range(args.members)]
+    np.savez_compressed(args.out, **together(members))
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@
     compare.py      vectors become distances between the frames of a window
     judge.py        distances become the probability of a hard cut and of a gradual transition
     decide.py       probabilities become cuts and ranges of frames
-    judge.npz       the coefficients of the judge; `python -m benchmarks.train_judge` makes them
+    judge.npz       the coefficients of the judge; `python -m benchmarks.judge.train` makes them
 
 May import nothing of curation.
 """
