@@ -13,13 +13,17 @@ import time
 from pathlib import Path
 
 import cv2
+import numpy as np
 
 from benchmarks.judge.score import Score, score
 from benchmarks.judge.shots import Labels, labels
 from curation.config.schema import DetectorName
 from curation.decode.likeness import judge
+from curation.decode.likeness.compare import stride_of
+from curation.decode.likeness.decide import changes
 from curation.decode.shots.base import Cut
-from curation.decode.shots.choice import make_detector
+from curation.decode.shots.choice import DEFAULT_THRESHOLD, make_detector
+from curation.decode.shots.similarity import GRADUAL_THRESHOLD, Similarity
 from curation.decode.video import Video
 
 MIN_SCENE_SECONDS = 0.6
@@ -86,6 +90,35 @@ def _line(name: str, of: Score, bare_s: float, added_s: float) -> None:
     )
 
 
+def curve(truth: dict[Path, Labels]) -> None:
+    """Print recall and precision of `similarity` over its two thresholds."""
+    judged: dict[Path, tuple[np.ndarray, float]] = {}
+    for path in truth:
+        with Video(str(path), skip_loop_filter=True) as video:
+            fps = video.info.fps or 25.0
+            of = Similarity(0.5, fps)
+            stream = judge.Stream(stride_of(fps))
+            parts = [stream.push(of.value(frame)) for frame in video.frames()]
+            judged[path] = np.concatenate([*parts, stream.finish()]), fps
+
+    def total(hard: float, gradual: float) -> Score:
+        result = Score()
+        for path, (probable, fps) in judged.items():
+            probable[0, 0] = 0
+            cuts = [Cut(c.first, 0, c.last - c.first + 1) for c in changes(probable, hard, gradual)]
+            result += score(cuts, truth[path], MIN_SCENE_SECONDS * fps - 1e-6)
+        return result
+
+    print("| threshold of hard cuts | hits | missed | false |\n|---|---|---|---|")
+    for threshold in (0.1, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8):
+        of_hard = total(threshold, GRADUAL_THRESHOLD)
+        print(f"| {threshold} | {len(of_hard.hits)} | {len(of_hard.missed)} | {len(of_hard.false)} |")
+    print("\n| threshold of gradual transitions | found | not found | false ranges |\n|---|---|---|---|")
+    for threshold in (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95):
+        soft = total(DEFAULT_THRESHOLD["similarity"], threshold)
+        print(f"| {threshold} | {len(soft.found)} | {len(soft.unfound)} | {len(soft.false_ranges)} |")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -94,11 +127,15 @@ def main() -> None:
     parser.add_argument("--judge", type=Path)
     parser.add_argument("--only", nargs="*", help="names of files")
     parser.add_argument("--detectors", nargs="*", default=["similarity", "adaptive", "content", "transnetv2"])
+    parser.add_argument("--curve", action="store_true", help="of the thresholds of `similarity`")
     args = parser.parse_args()
     cv2.setNumThreads(1)
     if args.judge:
         judge.COEFFICIENTS = args.judge
     truth = {p: t for p, t in labels(args.data).items() if not args.only or p.name in args.only}
+    if args.curve:
+        curve(truth)
+        return
     for name in args.detectors:
         of_detector(name, truth)
 

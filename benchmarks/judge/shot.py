@@ -73,6 +73,23 @@ def sky(random: Random) -> SingleShot:
     return SingleShot("sky", np.clip(pictures, 0, 255).astype(np.uint8))
 
 
+def texture(random: Random) -> SingleShot:
+    """Grain of every size, which stands still or moves sideways. Two of one tint differ in layout alone."""
+    down, across = np.fft.fftfreq(HEIGHT)[:, None], np.fft.rfftfreq(WIDTH)[None]
+    size = np.hypot(down, across)
+    size[0, 0] = np.inf
+    noise = np.fft.rfft2(random.normal(size=(HEIGHT, WIDTH))) / size ** random.uniform(0.9, 1.7)
+    grain = np.fft.irfft2(noise, s=(HEIGHT, WIDTH))
+    luma = random.uniform(60, 180) + random.uniform(10, 45) * grain / grain.std()
+    tint = random.choice([(128, 128), (118, 134), (134, 122), (122, 138)])
+    still = np.stack([luma, np.full_like(luma, tint[0]), np.full_like(luma, tint[1])], -1)
+    still = np.clip(still, 0, 255).astype(np.uint8)
+    if random.random() < 0.5:
+        return SingleShot("texture", still[None])
+    speed = random.uniform(0.05, 2)
+    return SingleShot("texture", np.stack([np.roll(still, round(k * speed), 1) for k in range(100)]))
+
+
 @dataclass(frozen=True)
 class _Camera:
     """The part of the picture that is seen at each moment from 0 to 1, as (x, y, size) in fractions."""
@@ -111,17 +128,17 @@ class _Camera:
 
 
 @dataclass(frozen=True)
-class _Light:
+class Light:
     gain: float
     offset: float
     gamma: float
     saturation: float
 
     @classmethod
-    def draw(cls, style: Style, random: Random) -> _Light:
+    def draw(cls, style: Style, random: Random) -> Light:
         gain, offset = random.uniform(0.6, 1.3), random.uniform(-20, 20)
-        if random.random() < 0.08:  # a dark scene
-            gain, offset = random.uniform(0.1, 0.35), random.uniform(-5, 5)
+        if random.random() < 0.1:  # a dark scene
+            gain, offset = random.uniform(0.06, 0.35), random.uniform(-5, 5)
         saturation = 0.0 if style.grey else random.choice([1, 1, 1, 0.5, 1.4, 0.05])
         return cls(gain, offset, random.uniform(0.75, 1.35), saturation)
 
@@ -132,10 +149,12 @@ class _Light:
         return lit
 
 
-def take(shot: SingleShot, length: int, style: Style, random: Random) -> list[np.ndarray]:
+def take(
+    shot: SingleShot, length: int, style: Style, random: Random, light: Light | None = None
+) -> list[np.ndarray]:
     """`length` pictures of a part of a shot. It is played back and forth where it is too short."""
     camera = _Camera.draw(length, random).looks(length, random)
-    light = _Light.draw(style, random)
+    light = light or Light.draw(style, random)
     mirrored = random.random() < 0.5
     count = len(shot.frames)
     at = random.uniform(0, max(1e-3, count - 1)) + np.arange(length) * style.step * random.choice([-1, 1])

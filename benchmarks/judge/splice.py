@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 from benchmarks.judge.events import happen
-from benchmarks.judge.shot import SIZE, Random, Style, flat, sky, take, title
+from benchmarks.judge.shot import SIZE, Light, Random, Style, flat, sky, take, texture, title
 from benchmarks.judge.shots import SingleShot
 
 _SHORT_BLACK = 6  # frames of black between two fades, which are one transition then
@@ -69,17 +69,22 @@ def film(shots: Sequence[SingleShot], seed: int, frames: int = 400) -> Film:
     weights = np.sqrt([len(shot.frames) for shot in shots])
     weights /= weights.sum()
     last: SingleShot | None = None
+    light: Light | None = None
 
     def shot() -> list[np.ndarray]:
-        nonlocal last
+        nonlocal last, light
         length = int(np.clip(random.exponential(pace) + 10, 12, 260))
-        if random.random() < 0.12:
+        draw = random.random()
+        if draw < 0.12:
             return happen(take(title(random), length, style, random), shots, random)
-        if random.random() < 0.04:
+        if draw < 0.16:
             return happen(take(sky(random), length, style, random), shots, random)
-        if last is None or random.random() > 0.25:  # else another part of the same shot: the hardest cuts
-            last = shots[random.choice(len(shots), p=weights)]
-        return happen(take(last, length, style, random), shots, random)
+        # Another part of the same shot, in the same light: the hardest cuts.
+        if last is None or random.random() > 0.3:
+            last = texture(random) if random.random() < 0.06 else shots[random.choice(len(shots), p=weights)]
+        if light is None or random.random() > 0.3:
+            light = Light.draw(style, random)
+        return happen(take(last, length, style, random, light), shots, random)
 
     reel = _Reel(random)
     reel.open = shot()
@@ -111,12 +116,27 @@ def _hard_cut(reel: _Reel, following: list[np.ndarray]) -> None:
     random = reel.random
     if random.random() < 0.15:  # one frame shows both shots
         following[0] = _mix(reel.open[-1], following[0], random.uniform(0.2, 0.8))
+    if random.random() < 0.4:
+        _settle(following, random)
     reel.add(reel.open)
     reel.cut_here()
     if random.random() < 0.04:  # black or white between two cuts
         reel.add([flat(random.choice([0, 0, 255]))] * int(random.integers(3, 20)))
         reel.cut_here()
     reel.open = following
+
+
+def _settle(pictures: list[np.ndarray], random: Random) -> None:
+    """An encoder spends few bits on the first frames of a shot, and betters them afterwards."""
+    blurred = random.random() < 0.7
+    noise = random.normal(size=pictures[0].shape[:2]) * random.uniform(0, 6)
+    for k in range(int(random.integers(1, 4))):
+        share = 0.5**k
+        picture = pictures[k].copy()
+        if blurred:
+            picture += (cv2.blur(picture, (3, 3)) - picture) * share
+        picture[..., 0] = np.clip(picture[..., 0] + noise * share, 0, 255)
+        pictures[k] = picture
 
 
 def _dissolve(reel: _Reel, following: list[np.ndarray], room: int) -> None:

@@ -23,6 +23,9 @@ _MOST_AT_PLACE = 40
 _MOST_PLACES = 7  # beside the start
 _SECONDS_PER_PLACE = 4.0
 _FLAGGED = 3  # times as many pairs and frames where the stream says that it is interlaced
+# Where neither a flag nor the start of the source speaks of fields, as in most sources:
+_QUICK_PLACES = 2
+_QUICK_AT_PLACE = 5  # pairs
 
 
 def look(uri: str) -> Found | None:
@@ -48,24 +51,27 @@ def as_measured(uri: str, kind: Kind | None) -> Found | None:
 def _runs(video: Video, flagged: list[bool]) -> Iterator[list[Pair]]:
     start = _Place(video, None)
     times = _FLAGGED if start.flagged else 1
-    yield start.pairs(_AT_START * times, _MOST_AT_START)
+    at_start = start.pairs(_AT_START * times, _MOST_AT_START)
+    yield at_start
+    quick = not start.flagged and not any(p.combed or p.repeats in ("top", "bottom") for p in at_start)
+    places, enough = (_QUICK_PLACES, _QUICK_AT_PLACE) if quick else (_MOST_PLACES, _AT_PLACE * times)
     seen = {start.began}
-    for time_s in _places(video):
+    for time_s in _places(video, places):
         place = _Place(video, time_s)
         if place.began in seen:  # the same key frame
             continue
         seen.add(place.began)
         flagged[0] = flagged[0] or place.flagged
-        yield place.pairs(_AT_PLACE * times, _MOST_AT_PLACE * times)
+        yield place.pairs(enough, _MOST_AT_PLACE * times)
     flagged[0] = flagged[0] or start.flagged
 
 
-def _places(video: Video) -> list[float]:
-    """Times in seconds, evenly over the length that the source declares."""
+def _places(video: Video, most: int) -> list[float]:
+    """At most so many times in seconds, evenly over the length that the source declares."""
     length_s = video.info.declared_duration_s or 0.0
     if not 0 < length_s < MAX_SECONDS:  # a broken header
         return []
-    count = min(_MOST_PLACES, int(length_s / _SECONDS_PER_PLACE))
+    count = min(most, int(length_s / _SECONDS_PER_PLACE))
     return [video.info.start_s + length_s * (k + 1) / (count + 1) for k in range(count)]
 
 

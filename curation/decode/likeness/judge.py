@@ -1,7 +1,7 @@
 """Distances become the probability of a hard cut and of a gradual transition, for each frame.
 
-The judge is a network of three layers with `INPUTS` inputs and two outputs: the mean of two networks that were
-trained by `python -m benchmarks.judge.train`, on films that are spliced from real single shots.
+The judge is a network of three layers with `INPUTS` inputs and two outputs: the mean of two networks that
+`python -m benchmarks.judge.train` trained on films that are spliced from real single shots.
 """
 
 from __future__ import annotations
