@@ -38,6 +38,8 @@ from filters.find import IMPORT_PATH, is_import_path
 from filters.rules import Rule
 
 DetectorName = Literal["similarity", "content", "adaptive", "transnetv2", "none"]
+# Increase it with other coefficients of `curation.decode.likeness`: sources are then measured again.
+JUDGE_VERSION = 1
 ENCODER_VERSION = (
     2  # increase it when `curation.decode.cut` gives other pictures: accepted clips are then cut again
 )
@@ -478,6 +480,8 @@ class Config(_Section):
         settings: dict[str, Any] = {"shots": self.shots.model_dump(), "spans": spans}
         if self.spans.by == "list" and listed:
             settings = {"listed": listed, "min_seconds": self.spans.min_seconds}
+        elif self.shots.detector == "similarity":
+            settings["judge"] = JUDGE_VERSION
         if self.cut.hdr == "keep" and hdr_name(transfer) is not None:
             settings["hdr"] = "keep"
         if self.decode != Decode():
