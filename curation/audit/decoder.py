@@ -9,6 +9,7 @@ import os
 import resource
 import subprocess
 import sys
+from collections.abc import Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from curation.store.rows import ShardRow
 _DECODE_SECONDS = 120  # for one clip; they are seconds long
 _MEMORY_BYTES = 16 << 30  # of addresses: decord maps every CUDA library that it finds
 _MAX_ANSWER_BYTES = 1 << 16
+# Widths at which decord may mistake the padding of rows for channels. Training reads such clips with PyAV.
+_MISREAD_BY_DECORD = frozenset((*range(1, 64), 96, 144))
 
 
 def one_line(error: Exception) -> str:
@@ -91,21 +94,39 @@ def decode_clips(pipe: Connection) -> None:
 
 
 def decode_problem(mp4: bytes, frames: int, width: int, height: int) -> str | None:
-    """What is wrong with a video, as the library that training reads it with sees it."""
-    from decord import DECORDError, VideoReader
+    """What is wrong with a video, as the library that training reads with sees it."""
+    from av.error import FFmpegError
+    from decord import DECORDError
 
     if mp4[4:8] != b"ftyp":
         return "is no mp4"
+    shapes_of = _shapes_by_av if width in _MISREAD_BY_DECORD else _shapes_by_decord
     try:
-        reader = VideoReader(io.BytesIO(mp4), num_threads=1)
-        if len(reader) != frames:
-            return f"has {len(reader)} frames of video, not {frames}"
-        for i in range(frames):
-            if (shape := reader[i].shape) != (height, width, 3):
-                return f"decodes to {shape[1]}x{shape[0]}, not {width}x{height}"
-    except (DECORDError, RuntimeError, OSError, ValueError, IndexError, MemoryError) as error:
+        shapes = list(shapes_of(mp4))
+    except (DECORDError, FFmpegError, RuntimeError, OSError, ValueError, IndexError, MemoryError) as error:
         return f"does not decode: {one_line(error)}"
+    if len(shapes) != frames:
+        return f"has {len(shapes)} frames of video, not {frames}"
+    for shape in shapes:
+        if shape != (height, width, 3):
+            return f"decodes to {shape[1]}x{shape[0]}, not {width}x{height}"
     return None
+
+
+def _shapes_by_decord(mp4: bytes) -> Iterator[tuple[int, ...]]:
+    from decord import VideoReader
+
+    reader = VideoReader(io.BytesIO(mp4), num_threads=1)
+    return (tuple(reader[i].shape) for i in range(len(reader)))
+
+
+def _shapes_by_av(mp4: bytes) -> Iterator[tuple[int, ...]]:
+    import av
+
+    with av.open(io.BytesIO(mp4), "r", format="mp4") as container:
+        container.streams.video[0].codec_context.thread_count = 1
+        for frame in container.decode(video=0):
+            yield frame.to_ndarray(format="rgb24", threads=1).shape
 
 
 if __name__ == "__main__":

@@ -120,7 +120,10 @@ def test_a_dataset_names_them_and_nothing_runs(
         ("captions: {captioner: 'no_such:Thing'}", "captions.captioner: no_such:Thing: No module named"),
         ("captions: {captioner: 'json:JSONDecoder'}", "derives from captioning.base.OwnCaptioner"),
         ("captions: {own: {a: 1}}", "captions.own: these are parameters of a class of your own"),
-        ("shots: {detector: nothing}", "shots.detector: unknown 'nothing': there are content, adaptive"),
+        (
+            "shots: {detector: nothing}",
+            "shots.detector: unknown 'nothing': there are similarity, content, adaptive",
+        ),
         ("shots: {own: {a: 1}}", "shots.own: these are parameters of a class of your own"),
     ],
 )

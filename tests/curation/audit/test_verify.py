@@ -282,6 +282,18 @@ def test_a_truncated_video_is_found_by_decoding(dataset: Dataset) -> None:
     )
 
 
+@pytest.mark.parametrize("width", [2, 16, 48, 96, 100, 144])
+def test_narrow_clips_are_correct(width: int) -> None:
+    """decord counts the padding of their rows as channels."""
+    decoder = Decoder()
+    try:
+        row = {"frames": 3, "width": width, "height": 48}
+        assert decoder.problem(fixture.encode(3, width=width, height=48), row) is None
+        assert decoder.problem(fixture.encode(3, width=width, height=48), row | {"height": 50}) is not None
+    finally:
+        decoder.stop()
+
+
 def test_decode_problems() -> None:
     mp4 = fixture.encode(9, width=80, height=48)
     damaged = bytearray(mp4)
