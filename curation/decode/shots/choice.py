@@ -8,7 +8,7 @@ from curation.decode.shots.library import SceneDetect
 from curation.decode.shots.similarity import Similarity
 from curation.decode.shots.transnet import TransNet
 
-DEFAULT_THRESHOLD = {"similarity": 0.25, "content": 27.0, "adaptive": 3.0, "transnetv2": 0.5, "none": 0.0}
+DEFAULT_THRESHOLD = {"similarity": 0.2, "content": 27.0, "adaptive": 3.0, "transnetv2": 0.5, "none": 0.0}
 
 
 def make_detector(

@@ -25,7 +25,7 @@ CSV = "path,caption\na.mp4,a dog\n"
         ("l.csv", "\ufeffsep=\t\npath\tcaption\na.mp4\ta dog\n".encode()),
         ("l.csv", b"\n \n" + CSV.encode()),
         ("l.csv", b"# made by hand\n" + CSV.encode()),
-        ("l.csv", gzip.compress(CSV.encode())),
+        ("l.csv", gzip.compress(CSV.encode(), mtime=0)),
         ("l.ndjson", b'{"path": "a.mp4", "caption": "a dog"}\r\n'),
         ("l.jsonl", b'{"path": "a.mp4", "caption": "a dog"}\r'),
         ("l.json", b'\xef\xbb\xbf[{"path": "a.mp4", "caption": "a dog"}]'),
