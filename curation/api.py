@@ -28,6 +28,7 @@ from curation.config.changes import flat
 from curation.config.load import apply_overrides, stored_config, validated
 from curation.config.named import named_values
 from curation.config.schema import Config, ConfigError
+from curation.judging.judged import Judged, judge_labels
 from curation.progress import Progress, complain, err
 from curation.sources.listing import list_sources
 from curation.sources.media import is_list
@@ -196,6 +197,23 @@ def report(dataset: Place) -> str:
         if not holder(target):  # who works on the dataset writes its report, too
             target.remove_unfinished("report.html")
         return write_report(target)
+
+
+def judge(truth: Place, dataset: Place, *, min_seconds: float = 2.0, set: Sequence[str] = ()) -> Judged:
+    """Compare the verdicts of a dataset with a curator's labels (docs/labels.md). Writes nothing.
+
+    truth: a file of labels. min_seconds: shorter labelled shots are left out. set: rules to judge by, such as
+    `rules.motion.speed.min=0.02`, in place of the dataset's verdicts.
+    """
+    target, overrides = dataset_at(dataset), _several(set)
+    for override in overrides:
+        if not override.startswith("rules."):
+            raise ConfigError(
+                f"--set {override}: judge takes rules only (rules.<column>.min or .max); for anything else "
+                "build with the changed configuration first"
+            )
+    settings, name = its_config(target, overrides), os.fspath(truth)
+    return judge_labels(target, settings, name, min_seconds=min_seconds, other_rules=bool(overrides))
 
 
 def export(dataset: Place, to: Literal["webdataset", "files"], out: Place) -> int:
