@@ -29,9 +29,33 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from curation.api import build, caption, estimate, export, judge, report, rows, select, status, verify
+    from curation.api import (
+        advise,
+        build,
+        caption,
+        estimate,
+        export,
+        judge,
+        report,
+        rows,
+        select,
+        status,
+        verify,
+    )
 
-__all__ = ("build", "caption", "estimate", "export", "judge", "report", "rows", "select", "status", "verify")
+__all__ = (
+    "advise",
+    "build",
+    "caption",
+    "estimate",
+    "export",
+    "judge",
+    "report",
+    "rows",
+    "select",
+    "status",
+    "verify",
+)
 
 
 def __getattr__(name: str) -> Any:

@@ -28,6 +28,7 @@ from curation.config.changes import flat
 from curation.config.load import apply_overrides, stored_config, validated
 from curation.config.named import named_values
 from curation.config.schema import Config, ConfigError
+from curation.judging.advice import Advice, advise_on
 from curation.judging.judged import Judged, judge_labels
 from curation.progress import Progress, complain, err
 from curation.sources.listing import list_sources
@@ -214,6 +215,32 @@ def judge(truth: Place, dataset: Place, *, min_seconds: float = 2.0, set: Sequen
             )
     settings, name = its_config(target, overrides), os.fspath(truth)
     return judge_labels(target, settings, name, min_seconds=min_seconds, other_rules=bool(overrides))
+
+
+def advise(
+    dataset: Place,
+    *,
+    keep: str | float | None = None,
+    by: Literal["clips", "seconds"] = "clips",
+    labels: Place | None = None,
+    min_seconds: float = 2.0,
+) -> Advice:
+    """Say what each rule rejects, and propose other cut-offs. Writes advice.html, a contact sheet of clips on
+    both sides of cut-offs, and changes nothing else (docs/labels.md).
+
+    keep: a wanted share, such as "30%", of the clips or seconds (by). labels: a file of labels, as `judge`
+    takes it; shots that are shorter than min_seconds are left out.
+    """
+    from curation.report.sheet import PAGE
+    from curation.store.lease import holder
+
+    target = dataset_at(dataset)
+    settings = its_config(target)
+    name = None if labels is None else os.fspath(labels)
+    with one_writer(target.location, "advise", f"_lease-{PAGE}.json"):
+        if not holder(target):
+            target.remove_unfinished(PAGE)
+        return advise_on(target, settings, keep=keep, by=by, labels=name, min_seconds=min_seconds)
 
 
 def export(dataset: Place, to: Literal["webdataset", "files"], out: Place) -> int:

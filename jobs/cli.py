@@ -12,7 +12,7 @@ from jobs.common import leave, out
 from jobs.config import config
 from jobs.corpus import corpus
 from jobs.evaluate import evaluate
-from jobs.labels import judge
+from jobs.labels import advise, judge
 from jobs.recipe import recipe
 
 app = typer.Typer(
@@ -47,6 +47,7 @@ for command in (
     dataset.verify,
     dataset.export,
     judge,
+    advise,
     generate.train,
     generate.sample,
     generate.enhance,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -34,3 +34,22 @@ def judge(
             return
         for line in judged.lines():
             out.print(printable(line), markup=False)
+
+
+def advise(
+    dataset: DatasetArg,
+    keep: Annotated[
+        str | None, typer.Option(metavar="SHARE", help="cut-offs that keep this share, e.g. 30%")
+    ] = None,
+    by: Annotated[Literal["clips", "seconds"], typer.Option(help="what --keep is a share of")] = "clips",
+    labels: Annotated[
+        str | None, typer.Option(metavar="FILE", help="cut-offs that agree with these labels")
+    ] = None,
+    min_seconds: MinSeconds = 2.0,
+) -> None:
+    """Say what each rule rejects, propose cut-offs, and write DATASET/advice.html, a contact sheet."""
+    with user_errors():
+        found = api.advise(dataset, keep=keep, by=by, labels=labels, min_seconds=min_seconds)
+        for line in found.lines():
+            out.print(printable(line), markup=False)
+        out.print(f"page  {found.page}", markup=False)

@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 from curation import judge
 from curation.judging.judged import Judged
+from curation.store.schema import VERDICTS
 from jobs.cli import app
 from tests.curation import dataset_fixture
 from tests.curation.judging.small import RULES, Span, build
@@ -239,8 +240,6 @@ def test_other_rules_can_be_tried(tmp_path: Path) -> None:
     dataset = build(str(tmp_path / "d"), {"/v/a.mp4": [Span(0, 5), Span(5, 10, SLOW), Span(10, 15)]})
     rows = list(dataset.verdicts())
     rows[2] |= {"status": "rejected", "reason": "source.hdr"}  # what no rule on a column decides stays
-    from curation.store.schema import VERDICTS
-
     dataset.write_table("verdicts.parquet", rows, VERDICTS)
     truth = "path,start,end,judgement\na.mp4,0,5,keep\na.mp4,5,10,keep\na.mp4,10,15,keep\n"
     assert RULES["motion.speed"]["min"] > SLOW
