@@ -45,7 +45,7 @@ def advise_on(
     """Writes the contact sheet, and nothing else. Raises `ConfigError`."""
     wanted = None if keep is None else share_of(keep)
     clips = read_clips(dataset, Captions.read(dataset, config))
-    judged = judging(clips, config.verdict_rules)
+    judged = judging(clips, config.verdict_rules, config.columns_of(config.model_scorers))
     passing = judged.passes
     found = Advice(
         len(clips),

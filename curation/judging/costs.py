@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +21,7 @@ class Judging:
     rules: Mapping[str, Rule]
     breaks: dict[str, np.ndarray]  # scored, and outside of the bounds
     missing: dict[str, np.ndarray]  # the rule applies, and there is no score: rejected as not scored
+    skipped: dict[str, np.ndarray]  # those of `missing` whose model-backed score a build may still compute
     refused: np.ndarray  # rejected for something that is no rule on a column, and no rule can change
 
     @property
@@ -37,20 +38,25 @@ class Cost:
     scored: int
     alone: int  # clips that the rule rejects, whatever the others do
     alone_s: float
-    last: int  # clips that the rule rejects and every other rule accepts
+    last: int  # clips that the rule rejects and no other rule does
     last_s: float
+    last_unscored: int  # those of `last` that lack a model-backed score, so another rule may reject them yet
     missing: int  # clips without a score, which are rejected as not scored
 
 
-def judging(clips: Clips, rules: Mapping[str, Rule]) -> Judging:
-    """Apply the rules to all clips. A rule without any score to judge is left out."""
+def judging(clips: Clips, rules: Mapping[str, Rule], by_model: Collection[str] = ()) -> Judging:
+    """Apply the rules to all clips. A rule without any score to judge is left out.
+
+    by_model: the columns of model-backed filters, which a build skips for clips that a cheaper rule rejects.
+    """
     known = {c: r for c, r in rules.items() if c in clips.scores and np.isfinite(clips.scores[c]).any()}
     breaks = {column: outside(clips.scores[column], rule) for column, rule in known.items()}
     missing = {column: _missing(clips, column, rule) for column, rule in known.items()}
+    skipped = {column: without for column, without in missing.items() if column in by_model}
     columns = {*clips.scores, *rules}
     others = [i for i, reason in enumerate(clips.reasons) if reason not in columns]
     refused = (clips.status == STATUSES.index("rejected")) & np.isin(clips.reason, others)
-    return Judging(clips, known, breaks, missing, refused)
+    return Judging(clips, known, breaks, missing, skipped, refused)
 
 
 def outside(values: np.ndarray, rule: Rule) -> np.ndarray:
@@ -78,10 +84,12 @@ def costs(judged: Judging) -> list[Cost]:
     """One row for each rule, in the order in which rules are tried."""
     seconds = judged.clips.seconds
     broken = sum((b.astype(int) for b in judged.breaks.values()), np.zeros(len(seconds), dtype=int))
-    unknown = np.logical_or.reduce([judged.refused, *judged.missing.values()])
+    skipped = np.logical_or.reduce([np.zeros(len(seconds), dtype=bool), *judged.skipped.values()])
+    others = [m for c, m in judged.missing.items() if c not in judged.skipped]
+    rejected = np.logical_or.reduce([judged.refused, *others])
     found = []
     for column, breaks in judged.breaks.items():
-        last = breaks & (broken == 1) & ~unknown
+        last = breaks & (broken == 1) & ~rejected
         found.append(
             Cost(
                 column,
@@ -90,6 +98,7 @@ def costs(judged: Judging) -> list[Cost]:
                 float(seconds[breaks].sum()),
                 int(last.sum()),
                 float(seconds[last].sum()),
+                int((last & skipped).sum()),
                 int(judged.missing[column].sum()),
             )
         )

@@ -26,31 +26,31 @@ def lines(found: Findings) -> Iterator[str]:
 
 def _costs(found: Findings) -> Iterator[str]:
     if found.costs:
-        yield "what each rule rejects alone, and what it rejects last: clips that every other rule accepts"
+        yield "what each rule rejects alone, and what it rejects last: clips that no other rule rejects"
     wide = max((len(c.column) for c in found.costs), default=0)
     for c in found.costs:
         line = (
             f"  {c.column:{wide}}  {bounds(found.rules[c.column]):>16}  alone {c.alone} of {c.scored} "
             f"({duration(c.alone_s)}), last {c.last} ({duration(c.last_s)})"
         )
-        yield line + (f", not scored {c.missing}" if c.missing else "")
+        line += f", of these {c.last_unscored} lack a score of another rule" if c.last_unscored else ""
+        yield line + (f"; not scored {c.missing}" if c.missing else "")
 
 
 def _share(found: Findings, asked: Share) -> Iterator[str]:
-    way = "as they are" if not asked.rules else "loosened" if asked.t > 0 else "tightened"
-    yield (
-        f"to keep {share(asked.wanted)} of the {found.by} (now {share(asked.now)}): bounds {way} together; "
-        f"they keep {share(asked.kept)}, {asked.kept_clips} clips"
-    )
+    now = f"to keep {share(asked.wanted)} of the {found.by} (now {share(asked.now)})"
+    kept = f"{share(asked.kept)}, {asked.kept_clips} clips"
+    if asked.unscored:
+        kept += f" and a part of {asked.unscored} that a build has yet to score"
+    if asked.rules:
+        yield f"{now}: bounds {'loosened' if asked.t > 0 else 'tightened'} together keep {kept}"
+    else:
+        yield f"{now}: the bounds of now are the tightest that keep as much: {kept}"
     yield from (f"  --set {line}" for line in found.settings)
     if asked.held:
         yield f"  not moved: {', '.join(asked.held)}"
     if not asked.is_reached:
-        missing = sum(c.missing for c in found.costs)
-        yield (
-            "  more cannot be kept: the rest breaks rules that were not moved, or is not scored "
-            f"({missing} missing scores), which only a build mends"
-        )
+        yield "  more cannot be kept: the rest breaks rules that were not moved, is not scored, or is refused"
 
 
 def _labels(found: Findings, labels: Labels) -> Iterator[str]:

@@ -3,6 +3,10 @@
 A bound is moved by ranks, not by values, so that columns of any scale move alike. To loosen by t (0 to 1) is
 to reject the part 1 - t of what the bound rejects alone now: its clips that are nearest to the cut-off come
 in first. To tighten by t is to reject the part t of what the bound lets pass now. The same t goes for all.
+Clips are whole, so the bounds take their next clip one after the other.
+
+A build skips model-backed scores of clips that a cheaper rule rejects. Where looser rules let such a clip in,
+it counts with the part of the scored clips that the rule on the missing score accepts.
 """
 
 from __future__ import annotations
@@ -28,8 +32,9 @@ class Share:
 
     wanted: float
     now: float  # the share that the rules keep now
-    kept: float  # the share that the proposed rules keep
-    kept_clips: int
+    kept: float  # the share that the proposed rules keep; an estimate if there are clips without a score
+    kept_clips: int  # clips that the proposed rules accept
+    unscored: int  # clips that they accept but for a model-backed score that a build has skipped
     rules: dict[str, Rule]  # the rules that change, with their proposed bounds
     t: float  # how far: above 0 loosened, below 0 tightened
     held: tuple[str, ...]  # rules that were not moved
@@ -46,30 +51,38 @@ def propose(judged: Judging, wanted: float, weights: np.ndarray) -> Share:
     """
     total = float(weights.sum()) or 1.0
     movable = {c: r for c, r in judged.rules.items() if not c.startswith(HELD)}
-    fixed = np.logical_or.reduce(
-        [judged.refused, *judged.missing.values(), *(b for c, b in judged.breaks.items() if c not in movable)]
-    )
-    ranked = {c: _sorted(judged.clips.scores[c]) for c in movable}
+    scores = judged.clips.scores
+    ranked = {c: _sorted(scores[c]) for c in movable}
+    others = [m for c, m in judged.missing.items() if c not in judged.skipped]
+    held = [b for c, b in judged.breaks.items() if c not in movable]
+    fixed = np.logical_or.reduce([judged.refused, *others, *held])
 
     def moved_rules(t: float) -> dict[str, Rule]:
-        return {c: moved(rule, ranked[c], t) for c, rule in movable.items()}
+        return {c: moved(r, ranked[c], t, k / len(movable)) for k, (c, r) in enumerate(movable.items())}
 
-    def kept(rules: Mapping[str, Rule]) -> np.ndarray:
-        scores = judged.clips.scores
-        return ~np.logical_or.reduce([fixed, *(outside(scores[c], rule) for c, rule in rules.items())])
+    def chances(rules: Mapping[str, Rule]) -> np.ndarray:
+        """How likely each clip is accepted: 0, 1, or in between where a score was skipped."""
+        broken = np.logical_or.reduce([fixed, *(outside(scores[c], rule) for c, rule in rules.items())])
+        chance = np.where(broken, 0.0, 1.0)
+        for column, without in judged.skipped.items():
+            breaking = outside(scores[column], rules.get(column, judged.rules[column]))
+            chance[without] *= 1 - breaking.sum() / np.isfinite(scores[column]).sum()
+        return chance
 
     low, high = -1.0, 1.0
     for _ in range(_STEPS):
         middle = (low + high) / 2
-        enough = float(weights[kept(moved_rules(middle))].sum()) >= wanted * total - 1e-9
+        enough = float(weights @ chances(moved_rules(middle))) >= wanted * total - 1e-9
         low, high = (low, middle) if enough else (middle, high)
     rules = moved_rules(high)
-    chosen = kept(rules)
+    chance = chances(rules)
+    skipped = np.logical_or.reduce([np.zeros(len(weights), dtype=bool), *judged.skipped.values()])
     return Share(
         wanted,
         float(weights[judged.passes].sum()) / total,
-        float(weights[chosen].sum()) / total,
-        int(chosen.sum()),
+        float(weights @ chance) / total,
+        int(((chance > 0) & ~skipped).sum()),
+        int(((chance > 0) & skipped).sum()),
         {c: rule for c, rule in rules.items() if rule != movable[c]},
         high,
         tuple(c for c in judged.rules if c not in movable),
@@ -80,21 +93,22 @@ def _sorted(values: np.ndarray) -> np.ndarray:
     return np.sort(values[np.isfinite(values)])
 
 
-def moved(rule: Rule, ranked: np.ndarray, t: float) -> Rule:
-    """The rule with its bounds moved by t. ranked: the scores in rising order."""
-    low = None if rule.min is None else _moved(rule.min, ranked, t)
-    high = None if rule.max is None else 0.0 - _moved(-rule.max, -ranked[::-1], t)
+def moved(rule: Rule, ranked: np.ndarray, t: float, ahead: float = 0.0) -> Rule:
+    """The rule with its bounds moved by t. ranked: the scores in rising order. ahead: of a clip, 0 to 1: by
+    how much this rule is ahead of others in tightening, and behind them in loosening."""
+    low = None if rule.min is None else _moved(rule.min, ranked, t, ahead)
+    high = None if rule.max is None else 0.0 - _moved(-rule.max, -ranked[::-1], t, ahead)
     if low is not None and high is not None and low > high:  # nothing passes between them
         low = high = (low + high) / 2
     return dataclasses.replace(rule, min=low, max=high)
 
 
-def _moved(bound: float, ranked: np.ndarray, t: float) -> float:
+def _moved(bound: float, ranked: np.ndarray, t: float, ahead: float) -> float:
     """A lower bound moved by t, between two neighbouring scores, as a number of few digits."""
     n = len(ranked)
     rejected = int(np.searchsorted(ranked, bound, side="left"))
-    target = math.floor(rejected * (1 - t)) if t >= 0 else rejected + math.floor((n - rejected) * -t)
-    target = min(target, n - 1)
+    wanted = rejected * (1 - t) if t >= 0 else rejected + (n - rejected) * -t
+    target = min(math.floor(wanted + ahead), n - 1)
     if target == rejected:
         return bound
     value = float(ranked[target])  # the first score that passes
