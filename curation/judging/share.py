@@ -114,7 +114,7 @@ def _moved(bound: float, ranked: np.ndarray, t: float, ahead: float) -> float:
     value = float(ranked[target])  # the first score that passes
     first = int(np.searchsorted(ranked, value, side="left"))
     new = short_number(float(ranked[first - 1]) if first else -math.inf, value)
-    return min(new, bound) if t >= 0 else max(new, bound)
+    return new if t >= 0 else max(new, bound)  # equal scores just above the bound stay together
 
 
 def short_number(above: float, most: float) -> float:

@@ -134,14 +134,14 @@ def test_a_clip_can_be_labelled_by_its_id_and_a_file_as_a_whole(tmp_path: Path) 
 def test_names_are_ends_of_paths_and_copies_stand_for_their_original(tmp_path: Path) -> None:
     sources = {"/v/one/a.mp4": [Span(0, 5)], "/v/two/a.mp4": [Span(0, 5, SLOW)]}
     dataset = build(str(tmp_path / "d"), sources)
-    copy = dataset_fixture.source_row("/v/copy.mp4", duplicate_of=dataset_fixture.source_id("/v/two/a.mp4"))
+    copy = dataset_fixture.source_row("/v/copy.mp4", duplicate_of=dataset_fixture.source_id("/v/one/a.mp4"))
     dataset.commit_part("q", [copy], [])
     head = "path,start,end,judgement\n"
     with pytest.raises(ValueError, match=r"a\.mp4 is that of 2 sources: /v/one/a\.mp4, /v/two/a\.mp4"):
         judged(tmp_path, f"{head}a.mp4,0,5,keep\n")
     assert not judged(tmp_path, f"{head}two/a.mp4,0,5,keep\n").outcomes[0].accepted
     assert judged(tmp_path, f"{head}/v/one/a.mp4,0,5,keep\n").outcomes[0].accepted
-    assert not judged(tmp_path, f"{head}copy.mp4,0,5,keep\n").outcomes[0].accepted
+    assert judged(tmp_path, f"{head}copy.mp4,0,5,keep\n").outcomes[0].accepted
     assert judged(tmp_path, f"{head}ne/a.mp4,0,5,keep\n").unknown == ["ne/a.mp4"]
 
 
@@ -176,6 +176,12 @@ def test_two_frames_and_the_trim_are_allowed(tmp_path: Path, cut: int, found: in
     assert judged(tmp_path, {"a.mp4": film([], cuts=[cut])}).changes.found == found
 
 
+def test_a_film_that_is_said_to_vary_is_not_compared(tmp_path: Path) -> None:
+    build(str(tmp_path / "d"), {"/v/a.mp4": [Span(0.2, 4.8), Span(5.2, 9.8)]})
+    told = judged(tmp_path, {"a.mp4": film([], cuts=[50], variable_rate=True)}).changes
+    assert (told.inexact, told.cuts) == (["/v/a.mp4"], 0)
+
+
 def test_one_gap_finds_one_cut(tmp_path: Path) -> None:
     build(str(tmp_path / "d"), {"/v/a.mp4": [Span(0.2, 4.8), Span(5.2, 9.8)]})
     told = judged(tmp_path, {"a.mp4": film([], cuts=[48, 50])}).changes
@@ -201,6 +207,7 @@ def test_times_of_frames_are_needed_at_a_variable_rate(tmp_path: Path) -> None:
     assert told.changes.inexact == ["/v/a.mp4"]
     assert told.changes.sources == 0
     assert [o.accepted for o in told.outcomes] == [True, True]  # shots are found by half of them
+    assert judged(tmp_path, {"a.mp4": truth | {"variable_rate": False}}).changes.inexact == []
     exact = judged(tmp_path, {"a.mp4": truth | {"times_s": times}})
     assert (exact.changes.found, exact.changes.holding_cuts) == (2, [])
     assert [(o.start_s, o.end_s) for o in exact.outcomes] == [(0, 5), (5, 15)]

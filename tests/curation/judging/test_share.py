@@ -212,6 +212,19 @@ def test_more_is_kept_by_looser_rules_and_never_less() -> None:
     assert moved(rule, ranked, 0.0) == rule
 
 
+def test_equal_scores_stay_together_and_a_tighter_bound_is_never_looser() -> None:
+    """Of [0.1 0.1 0.1 0.5 0.5 0.5 0.9] at least 0.45 keeps 4. A clip is not parted from its equals."""
+    ranked = np.array([0.1, 0.1, 0.1, 0.5, 0.5, 0.5, 0.9])
+    rule = Rule(min=0.45)
+    assert moved(rule, ranked, -0.3).min == 0.45
+    tighter = moved(rule, ranked, -0.8).min
+    assert tighter is not None
+    assert 0.5 < tighter <= 0.9
+    looser = moved(rule, ranked, 0.5).min
+    assert looser is not None
+    assert looser <= 0.1
+
+
 def test_numbers_are_short_and_between() -> None:
     assert short_number(0.3, 0.4) == 0.4
     assert short_number(0.0213, 0.0279) == 0.025
