@@ -48,23 +48,26 @@ def test_labels_without_an_error_give_their_cut_off(bound: str) -> None:
 
 
 def test_labels_that_say_nothing_are_rarely_taken_for_a_cut_off() -> None:
-    """Of 200 columns of noise, a clear bound is found for about 1 in 20 at most."""
+    """Of 100 columns of noise, a clear bound is found for about 1 in 20 at most."""
     rng = np.random.default_rng(0)
-    found = [fit("noise.value", "min", rng.random(50), rng.random(50) < 0.5) for _ in range(200)]
-    assert sum(f.is_clear for f in found if f is not None) <= 15
+    found = [fit("noise.value", "min", rng.random(50), rng.random(50) < 0.5) for _ in range(100)]
+    fits = [f for f in found if f is not None]
+    assert sum(f.is_clear for f in fits) <= 8
+    assert np.mean([f.agreement for f in fits]) > 0.57  # the labels that chose the bound seem to agree
+    assert np.mean([f.held_out for f in fits]) < 0.54  # and others do not
 
 
 def test_the_range_of_a_cut_off_holds_the_truth_most_of_the_time() -> None:
-    """Of 60 draws of 50 labels with errors around 0.5, the range of 90 % holds 0.5 in most."""
+    """Of 40 draws of 50 labels with errors around 0.5, the range of 90 % holds 0.5 in most."""
     rng = np.random.default_rng(1)
     held = 0
-    for _ in range(60):
+    for _ in range(40):
         scores = rng.random(50)
         keep = (scores >= 0.5) ^ (rng.random(50) < 0.1)
         found = fit("motion.speed", "min", scores, keep)
         assert found is not None
-        held += found.low - 0.02 <= 0.5 <= found.high + 0.02
-    assert held >= 45
+        held += found.low <= 0.5 <= found.high
+    assert held >= 34
 
 
 def test_few_labels_and_one_judgement_give_none() -> None:

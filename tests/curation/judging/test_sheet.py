@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 from typer.testing import CliRunner, Result
 
+from curation.report import sheet
 from curation.store.dataset import Dataset
 from curation.store.lease import Lease
 from jobs.cli import app
@@ -58,6 +60,15 @@ def test_the_page_shows_both_sides_of_each_cut_off(tmp_path: Path) -> None:
     assert all(image["src"].startswith("data:image/jpeg;base64,") for image in page.all("img"))
     assert not page.all("script") + page.all("link")
     assert "what each rule rejects alone" in page.text
+
+
+def test_the_nearest_clips_stand_on_their_side() -> None:
+    values = np.array([0.1, 0.5, np.nan, 0.3, 0.9])
+    for is_min, below in ((True, [0.3, 0.1]), (False, [0.9])):
+        rejected, passing = sheet._shown(values, sheet.Cut(0.5, is_min, "now")).strips
+        assert [t.value for t in rejected.tiles] == below
+        assert [t.value for t in passing.tiles] == ([0.5, 0.9] if is_min else [0.5, 0.3, 0.1])
+        assert (rejected.passes, passing.passes) == (False, True)
 
 
 def test_another_command_at_work_does_not_hinder_it(tmp_path: Path) -> None:
