@@ -5,6 +5,7 @@
     commands/     one module for each command that is not a build
     driver/       what the driver does around the workers: it prepares, hands out tasks and commits
     cluster/      Ray: the workers, their shares of CPUs and GPUs, the session
+    judging/      verdicts beside a curator's labels, and other cut-offs
     report/       the page of a dataset           audit/      accounting, verify, estimate
     verdicts/     judged by rules; what is stale, what is to be done
     shards/       planned, written, aligned with the verdicts, exported
@@ -28,9 +29,33 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from curation.api import build, caption, estimate, export, report, rows, select, status, verify
+    from curation.api import (
+        advise,
+        build,
+        caption,
+        estimate,
+        export,
+        judge,
+        report,
+        rows,
+        select,
+        status,
+        verify,
+    )
 
-__all__ = ("build", "caption", "estimate", "export", "report", "rows", "select", "status", "verify")
+__all__ = (
+    "advise",
+    "build",
+    "caption",
+    "estimate",
+    "export",
+    "judge",
+    "report",
+    "rows",
+    "select",
+    "status",
+    "verify",
+)
 
 
 def __getattr__(name: str) -> Any:

@@ -28,6 +28,8 @@ from curation.config.changes import flat
 from curation.config.load import apply_overrides, stored_config, validated
 from curation.config.named import named_values
 from curation.config.schema import LATER, Config, ConfigError
+from curation.judging.advice import Advice, advise_on
+from curation.judging.judged import Judged, judge_labels
 from curation.progress import Progress, complain, err
 from curation.sources.listing import list_sources
 from curation.sources.media import is_list
@@ -198,6 +200,49 @@ def report(dataset: Place) -> str:
         if not holder(target):  # who works on the dataset writes its report, too
             target.remove_unfinished("report.html")
         return write_report(target)
+
+
+def judge(truth: Place, dataset: Place, *, min_seconds: float = 2.0, set: Sequence[str] = ()) -> Judged:
+    """Compare the verdicts of a dataset with a curator's labels (docs/labels.md). Writes nothing.
+
+    truth: a file of labels. min_seconds: shorter labelled shots are left out. set: rules to judge by, such as
+    `rules.motion.speed.min=0.02`, in place of the dataset's verdicts.
+    """
+    target, overrides = dataset_at(dataset), _several(set)
+    for override in overrides:
+        if not override.startswith("rules."):
+            raise ConfigError(
+                f"--set {override}: judge takes rules only (rules.<column>.min or .max); for anything else "
+                "build with the changed configuration first"
+            )
+    settings, name = its_config(target, overrides), os.fspath(truth)
+    return judge_labels(target, settings, name, min_seconds=min_seconds, other_rules=bool(overrides))
+
+
+def advise(
+    dataset: Place,
+    *,
+    keep: str | float | None = None,
+    by: Literal["clips", "seconds"] = "clips",
+    labels: Place | None = None,
+    min_seconds: float = 2.0,
+) -> Advice:
+    """Say what each rule rejects, and propose other cut-offs. Writes advice.html, a contact sheet of clips on
+    both sides of cut-offs, and changes nothing else (docs/labels.md).
+
+    keep: a wanted share, such as "30%", of the clips or seconds (by). labels: a file of labels, as `judge`
+    takes it; shots that are shorter than min_seconds are left out.
+    """
+    from curation.report.sheet import PAGE
+    from curation.store.lease import holder
+
+    target = dataset_at(dataset)
+    settings = its_config(target)
+    name = None if labels is None else os.fspath(labels)
+    with one_writer(target.location, "advise", f"_lease-{PAGE}.json"):
+        if not holder(target):
+            target.remove_unfinished(PAGE)
+        return advise_on(target, settings, keep=keep, by=by, labels=name, min_seconds=min_seconds)
 
 
 def export(dataset: Place, to: Literal["webdataset", "files"], out: Place) -> int:

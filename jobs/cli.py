@@ -12,6 +12,7 @@ from jobs.common import leave, out
 from jobs.config import config
 from jobs.corpus import corpus
 from jobs.evaluate import evaluate
+from jobs.labels import advise, judge
 from jobs.recipe import recipe
 
 app = typer.Typer(
@@ -45,6 +46,8 @@ for command in (
     dataset.status,
     dataset.verify,
     dataset.export,
+    judge,
+    advise,
     generate.train,
     generate.sample,
     generate.enhance,

@@ -173,6 +173,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         pan = render.pan(seed, (640, 480), fps=10, seconds=5, speed=0.05)
         render.write_video(tmp_path / "videos" / f"{name}.mp4", pan, fps=10)
     (tmp_path / "my.yaml").write_text("spans: {max_seconds: 8}\n")
+    (tmp_path / "labels.csv").write_text("path,judgement\nvideos/b.mp4,keep\n")
     return tmp_path
 
 
@@ -201,6 +202,8 @@ def test_the_commands_of_datasets_run(place: Path, did: Inline) -> None:
         "verify",
         "report",
         "export",
+        "judge",
+        "advise",
         "corpus",
         "config",
     }
@@ -215,6 +218,8 @@ def test_the_commands_of_datasets_run(place: Path, did: Inline) -> None:
     assert "complete" in told["reelmill status mydata"]
     assert "removed 1 sources, 1 clips, 1 shard rows" in told["reelmill remove mydata ~/videos/a.mp4"]
     assert "OK" in told["reelmill verify mydata --decode"]
+    assert "agreement 100.0 %" in told["reelmill judge labels.csv mydata"]
+    assert (place / "mydata" / "advice.html").is_file()
     assert len(list((place / "tars").glob("*.tar"))) == 1
     assert did.measured == {"a.mp4": 1, "b.mp4": 1}
     assert len(told) >= 15

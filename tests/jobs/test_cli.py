@@ -26,7 +26,7 @@ from tests.curation import dataset_fixture
 from tests.curation.inline import Inline
 
 ROOT = Path(__file__).parents[2]
-COMMANDS = ["build", "select", "caption", "remove", "report", "status", "verify", "export"]
+COMMANDS = ["build", "select", "caption", "remove", "report", "status", "verify", "export", "judge", "advise"]
 COMMANDS += ["train", "sample", "enhance", "evaluate", "convert", "corpus", "recipe", "config"]
 
 
@@ -117,8 +117,10 @@ BUILD = ["build", "{videos}", "--out", "{new}", "--config", "{cheap.yaml}"]
         *((["status", f"{{{what}}}"], [f"{{{what}}}"]) for what in ("new", "nothing", "file", "newer")),
         *(
             ([command, "{nothing}"], ["{nothing}", "not a dataset"])
-            for command in ("select", "caption", "report", "status", "verify")
+            for command in ("select", "caption", "report", "status", "verify", "advise")
         ),
+        (["judge", "{list.csv}", "{nothing}"], ["{nothing}", "not a dataset"]),
+        (["judge", "{list.csv}"], ["DATASET"]),
         (["remove", "{nothing}", "a.mp4"], ["{nothing}", "not a dataset"]),
         (["remove", "{nothing}"], ["SOURCES"]),
         (["status", "{nothing}", "{videos}"], ["--explain"]),

@@ -37,6 +37,7 @@ COMMANDS = {
     "evaluate": (["evaluate", "--run", "{place}/run", "--data", "{place}/dataset"], "run/evaluation"),
     "export": (["export", "{place}/dataset", "--to", "files", "--out", "{place}/made"], "made"),
     "report": (["report", "{place}/dataset"], "dataset"),
+    "advise": (["advise", "{place}/dataset"], "dataset"),
     "recipe": (["recipe", "--data", "{place}/dataset", "--out", "{place}/made", "--level", "smoke"], "made"),
 }
 
@@ -78,6 +79,7 @@ def test_a_second_command_is_refused_in_a_sentence(
 ) -> None:
     arguments, folder = COMMANDS[command]
     one_file = {"enhance": "_lease-final.mp4.json", "report": "_lease-report.html.json"}
+    one_file["advise"] = "_lease-advice.html.json"
     name = one_file.get(command, "_lease.json")
     holder = hold(made / folder, command, name)
     lease = f"{folder}/{name}"

@@ -14,7 +14,7 @@ from PIL import Image
 
 from curation.captions.chosen import Captions
 from curation.config.load import load_config
-from curation.report import charts, read
+from curation.report import charts, read, tiles
 from curation.report import page as report
 from curation.report.charts import axis_range, chart, ticks
 from curation.report.page import write_report
@@ -97,9 +97,9 @@ def test_clips_near_a_cut_off_come_by_distance(dataset: Dataset) -> None:
 def test_many_equally_near_clips_are_shown_from_everywhere() -> None:
     values = np.full(1000, 5.0)
     values[700] = 4.6
-    tiles = report._nearest(values, np.ones(1000, dtype=bool), 4.5)
-    assert [tiles[0].clip, tiles[1].clip, tiles[-1].clip] == [700, 0, 999]
-    assert len({t.clip for t in tiles}) == report.THUMBNAILS_PER_SIDE
+    found = tiles.nearest(values, np.ones(1000, dtype=bool), 4.5)
+    assert [found[0].clip, found[1].clip, found[-1].clip] == [700, 0, 999]
+    assert len({t.clip for t in found}) == tiles.THUMBNAILS_PER_SIDE
 
 
 def test_thumbnails_are_inside_the_page(page: Page) -> None:
@@ -161,16 +161,16 @@ def test_thumbnails_stop_at_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     """The nearest clip of every side has a picture before any side has a second one."""
     jpeg = fixture.jpeg(0)
     url_bytes = len("data:image/jpeg;base64,") + 4 * -(-len(jpeg) // 3)
-    strips = [[report.Tile(k, thumbnail=jpeg) for k in range(n)] for n in (12, 3, 0, 1)]
-    monkeypatch.setattr(report, "_THUMBNAIL_BYTES", 4 * url_bytes + 10)
-    report._embed(strips)
+    strips = [[tiles.Tile(k, thumbnail=jpeg) for k in range(n)] for n in (12, 3, 0, 1)]
+    monkeypatch.setattr(tiles, "_THUMBNAIL_BYTES", 4 * url_bytes + 10)
+    tiles.embed(strips)
     assert [[t.image is not None for t in strip].count(True) for strip in strips] == [2, 1, 0, 1]
     assert strips[0][0].image is not None
 
 
 def test_what_is_no_picture_is_not_embedded() -> None:
-    tile = report.Tile(0, thumbnail=b"<svg onload=alert(1)>")
-    report._embed([[tile]])
+    tile = tiles.Tile(0, thumbnail=b"<svg onload=alert(1)>")
+    tiles.embed([[tile]])
     assert tile.image is None
 
 
