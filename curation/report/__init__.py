@@ -5,6 +5,7 @@ In: a dataset. Out: one HTML file. This room changes nothing else.
     page.py      the page: funnel, cut-offs, thumbnails, failures, slowest files
     read.py      reads clips and sources as columns
     charts.py    histograms with their cut-offs
+    cameras.py   clips by how their camera moves
     words.py     formats numbers, times and texts for the page
     report.html  the template
 

@@ -18,6 +18,7 @@ from curation.captions.checks import COLUMNS
 from curation.captions.chosen import Captions
 from curation.config.load import stored_config
 from curation.config.schema import Config
+from curation.report.cameras import cameras
 from curation.report.charts import Chart, bounds, chart
 from curation.report.read import (
     ACCEPTED,
@@ -105,6 +106,7 @@ def render(dataset: Dataset) -> str:
         funnel=_funnel(clips, rules, counts),
         sections=sections,
         others=[(_describe(c.column, about), c) for c in others],
+        cameras=cameras(clips.scores, clips.status),
         accepted=accepted,
         failed=failed,
         failed_sources=sources.failed,
