@@ -3,7 +3,8 @@
 `base`: what a scorer is (`Sampling`, `Frames`, `Scores`, `Scorer`).
 `find`: a filter by its name, by an entry point, or by the import path of a class of your own.
 `duration`, `resolution`: numbers from the clip's header, without pixels.
-`motion`, `quality`, `borders`, `transition`: numbers from pixels, on a CPU.
+`motion`, `camera`, `quality`, `borders`, `transition`: numbers from pixels, on a CPU.
+`global_motion`, `warped`: what a camera did between two frames, for `camera`.
 `timing`: a number from the timestamps.
 `text`, `aesthetics`: numbers from models, on a GPU if there is one.
 `rules`: bounds on numbers, and the verdict on a clip.
@@ -15,6 +16,7 @@ from typing import Any
 
 from filters.aesthetics import Aesthetics
 from filters.borders import Borders
+from filters.camera import Camera
 from filters.duration import Duration
 from filters.motion import Motion
 from filters.quality import Quality
@@ -28,6 +30,7 @@ SCORERS: dict[str, type[Any]] = {
     "duration": Duration,
     "resolution": Resolution,
     "motion": Motion,
+    "camera": Camera,
     "quality": Quality,
     "borders": Borders,
     "transition": Transition,

@@ -11,9 +11,9 @@ import dataclasses
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
@@ -106,12 +106,15 @@ class Frames:
     """The frames of one clip that a scorer's `sampling` asked for.
 
     `images` are (H, W, 3) RGB or (H, W) grey, uint8, in order of time. `pairs` is filled for pair
-    sampling only. Short clips give fewer frames or pairs than asked for, or none.
+    sampling only. Short clips give fewer frames or pairs than asked for, or none. Scorers that ask for
+    the same pairs get the same objects.
     """
 
     clip: ClipInfo
     images: Sequence[np.ndarray] = ()
     pairs: Sequence[Pair] = ()
+    # What several scorers of the clip need, such as the flow of a pair. The first of them computes it.
+    shared: dict[Hashable, Any] = field(default_factory=dict, compare=False, repr=False)
 
 
 @dataclass(frozen=True)

@@ -52,26 +52,49 @@ class Motion(Scorer):
         seconds = sum(p.dt_s for p in frames.pairs)
         if seconds <= 0:
             return None
-        return sum(mean_shift(p.first, p.second, self.analysis_width) for p in frames.pairs) / seconds
+        return sum(mean_length(flow) for flow in flows(frames, self.analysis_width)) / seconds
+
+
+def flows(frames: Frames, analysis_width: int) -> list[np.ndarray]:
+    """The flow of each pair, as `flow` returns it. Scorers of the same clip that ask for the same pairs and
+    width share it: it is computed once, and kept in `frames.shared`."""
+    made = frames.shared
+    found = []
+    for pair in frames.pairs:
+        key = ("flow", id(pair), analysis_width)
+        if key not in made:
+            made[key] = pair, flow(pair.first, pair.second, analysis_width)  # the pair keeps its id
+        found.append(made[key][1])
+    return found
 
 
 def mean_shift(first: np.ndarray, second: np.ndarray, analysis_width: int) -> float:
     """Mean length of the optical flow between two (H, W) uint8 frames, in frame widths."""
+    return mean_length(flow(first, second, analysis_width))
+
+
+def mean_length(flow: np.ndarray) -> float:
+    """Mean length of a flow (H, W, 2) in pixels, in frame widths."""
+    return float(np.hypot(flow[..., 0], flow[..., 1]).mean()) / flow.shape[1]
+
+
+def flow(first: np.ndarray, second: np.ndarray, analysis_width: int) -> np.ndarray:
+    """Optical flow between two (H, W) uint8 frames that are reduced to `analysis_width`: (h, w, 2) float32,
+    in pixels of that size. A point at x of the first frame is at x + flow in the second one."""
     if np.array_equal(first, second):
-        return 0.0
+        return np.zeros((*at_width(first, analysis_width).shape, 2), np.float32)
     half = analysis_width // 2
-    a, b = _at_width(first, half), _at_width(second, half)
+    a, b = at_width(first, half), at_width(second, half)
     flow = np.zeros((*a.shape, 2), np.float32)
     flow[:] = _global_shift(a, b)
     flow = _farneback(a, b, flow, iterations=3)
-    a, b = _at_width(first, analysis_width), _at_width(second, analysis_width)
+    a, b = at_width(first, analysis_width), at_width(second, analysis_width)
     height, width = a.shape
     flow = cv2.resize(flow, (width, height), interpolation=cv2.INTER_LINEAR) * (width / half)
-    flow = _farneback(a, b, flow, iterations=2)
-    return float(np.hypot(flow[..., 0], flow[..., 1]).mean()) / width
+    return _farneback(a, b, flow, iterations=2)
 
 
-def _at_width(image: np.ndarray, width: int) -> np.ndarray:
+def at_width(image: np.ndarray, width: int) -> np.ndarray:
     """(H, W) uint8 reduced to `width` pixels. The height is at least 8 pixels, at most 4 times the width."""
     height = min(max(8, round(image.shape[0] * width / image.shape[1])), 4 * width)
     return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)

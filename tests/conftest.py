@@ -43,6 +43,7 @@ HEAVY = (
     *("jobs/", "curation/test_", "curation/captions/", "curation/sandbox/", "curation/decode/test_segments"),
     *("curation/store/test_lease", "curation/store/test_whole_file", "curation/shards/test_damage"),
     *("filters/test_transition", "filters/test_borders", "filters/test_text", "filters/test_motion"),
+    "filters/test_camera",
     *("captioning/local/", "captioning/server/", "generation/train/", "generation/evaluate/test_parts"),
     *(
         "generation/data/test_loader",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -130,11 +130,12 @@ def scored(
     """(the columns of the local scorers, the JPEGs for each model-backed scorer)."""
     clip = replace(clip, doubtful=keeper.doubtful(span), combing=keeper.combing(span))
     scores: dict[str, float | None] = {}
+    shared: dict[Hashable, Any] = {}
     for name, scorer in local.items():
         sampling = scorer.sampling
         images = keeper.images(name, span, sampling.n) if sampling.kind == "uniform" else []
         found = keeper.pairs(name, span) if sampling.kind == "pairs" else []
-        scores |= scorer([Frames(clip, images, found)])[0].values
+        scores |= scorer([Frames(clip, images, found, shared)])[0].values
     return scores, {name: keeper.jpegs(name, span, s.sampling.n) for name, s in model.items()}
 
 

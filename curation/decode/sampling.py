@@ -176,7 +176,8 @@ class Keeper:
     at: the position of each grid, if the first frame comes from the middle of a source (`make_ticks`).
 
     Each scorer has its own grid and its own pictures, which are made from the frame itself. So a scorer's
-    numbers do not depend on the other configured scorers, and one scorer can be computed again alone.
+    numbers do not depend on the other configured scorers, and one scorer can be computed again alone. Scorers
+    that ask for the same pairs get the same ones, so that they can share what they compute from a pair.
     """
 
     def __init__(
@@ -195,17 +196,22 @@ class Keeper:
         self._raw: dict[str, _Grid[np.ndarray]] = {}
         self._jpegs: dict[str, _Grid[bytes]] = {}
         self._wants: dict[str, tuple[str, tuple[int, int]]] = {}  # scorer -> colour and (width, height)
+        alike: dict[tuple[Sampling, float | None], _Pairs] = {}
         for name, s in {**local, **remote}.items():
             tick = ticks.get(name)
             if isinstance(tick, PairTicks):
                 assert name in local, "model-backed scorers get single frames"
-                self._pairs[name] = _Pairs(s, s.size(*size), tick)
+                key = (s, tick.next_s)
+                if key not in alike:
+                    alike[key] = _Pairs(s, s.size(*size), tick)
+                self._pairs[name] = alike[key]
             elif tick is not None:
                 self._wants[name] = (s.color, s.size(*size))
                 if name in local:
                     self._raw[name] = _Grid(tick)
                 else:
                     self._jpegs[name] = _Grid(tick)
+        self._distinct_pairs = list(alike.values())
         thumbnail = ticks[_THUMBNAIL]
         assert isinstance(thumbnail, Ticks)
         self._thumbnails: _Grid[bytes] | None = _Grid(thumbnail) if thumbnails else None
@@ -231,7 +237,7 @@ class Keeper:
                 jpegs.keep(time_s, frame.jpeg(*self._wants[name][1], JPEG_QUALITY))
         if self._thumbnails is not None and self._thumbnails.ticks.pass_by(time_s):
             self._thumbnails.keep(time_s, frame.jpeg(*self._thumbnail_size, THUMBNAIL_QUALITY))
-        for pairs in self._pairs.values():
+        for pairs in self._distinct_pairs:
             pairs.offer(frame)
 
     def images(self, name: str, span: Span, n: int) -> list[np.ndarray]:
@@ -269,7 +275,7 @@ class Keeper:
             images.forget(before_s)
         for jpegs in (*self._jpegs.values(), *filter(None, [self._thumbnails])):
             jpegs.forget(before_s)
-        for pairs in self._pairs.values():
+        for pairs in self._distinct_pairs:
             pairs.forget(before_s)
         self._doubtful = [d for d in self._doubtful if d[0] >= before_s]
         del self._times[: bisect.bisect_left(self._times, before_s - 1e-6)]

@@ -8,6 +8,7 @@ In: a dataset. Out: HTML files. This room changes nothing else.
     columns.py   what the columns mean, and the templates
     read.py      reads clips and sources as columns
     charts.py    histograms with their cut-offs
+    cameras.py   clips by how their camera moves
     words.py     formats numbers, times and texts for the page
     report.html  the template; parts.html has what pages share
 

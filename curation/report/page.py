@@ -13,6 +13,7 @@ from curation.audit.accounting import Accounting, accounting
 from curation.audit.captioned import captioned_line
 from curation.captions.chosen import Captions
 from curation.config.load import stored_config
+from curation.report.cameras import cameras
 from curation.report.charts import Chart, bounds, chart
 from curation.report.columns import describe, known_columns, rendered
 from curation.report.read import (
@@ -94,6 +95,7 @@ def render(dataset: Dataset) -> str:
         funnel=_funnel(clips, rules, counts),
         sections=sections,
         others=[(describe(c.column, about), c) for c in others],
+        cameras=cameras(clips.scores, clips.status),
         accepted=accepted,
         failed=failed,
         failed_sources=sources.failed,

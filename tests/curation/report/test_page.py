@@ -9,6 +9,8 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -256,3 +258,26 @@ def test_how_things_are_written() -> None:
         "–",
     ]
     assert [number(12345), number(0.021349), number(None)] == ["12,345", "0.02135", "–"]
+
+
+def test_cameras_are_counted_by_class(tmp_path: Path) -> None:
+    """Three clips: one stands, one pans, one was not scored."""
+    made = fixture.build(str(tmp_path / "d"))
+    rates = [{"speed": 0.001}, {"speed": 0.1, "pan": 0.1}]
+    values = {
+        f"camera.{name}": [rate.get(name, 0.0) for rate in rates]
+        for name in ("speed", "pan", "tilt", "zoom", "roll", "shake")
+    }
+    set_rates = 0
+    for path in sorted((tmp_path / "d" / "clips").glob("*.parquet")):
+        table = pq.read_table(path)
+        for name, of in values.items():
+            column = [of[set_rates + i] if set_rates + i < len(of) else None for i in range(len(table))]
+            table = table.set_column(table.column_names.index(name), name, pa.array(column, pa.float64()))
+        set_rates += len(table)
+        pq.write_table(table, path)
+    text = Page(Path(write_report(made)).read_text("utf-8")).text
+    assert re.search(r"Cameras camera clips accepted (static 1 \d pan 1 \d|pan 1 \d static 1 \d) ", text)
+    assert (
+        "Cameras" not in Page(Path(write_report(fixture.build(str(tmp_path / "e")))).read_text("utf-8")).text
+    )
