@@ -772,11 +772,11 @@ def _images(corpus: _Corpus) -> None:
         "half.png": png[: len(png) // 2],
         "header.png": png[:20],
         "wrong sum.png": _patched(png, b"IHDR", 13, b"\0\0\0\0"),
-        "video.png": _variant(400),
-        "video.jpg": _variant(401),
     }
     for name, content in broken.items():
         corpus.file("broken image", name, "fails", content)
+    corpus.file("video named as an image", "video.png", "measures", _variant(400))
+    corpus.file("video named as an image", "video.jpg", "measures", _variant(401))
     corpus.file("broken image", "half.jpg", "either", jpeg[: len(jpeg) // 2])
     corpus.file("image named as a video", "png.mp4", "either", png + b"\1")
     corpus.file("image named as a video", "jpeg.mkv", "either", jpeg + b"\1")

@@ -11,11 +11,10 @@ from dataclasses import replace
 
 import av
 
-from curation.decode.pixels.fields import Found, Kind, Pair, compare, decide, fields_of
+from curation.decode.pixels.fields import LEAST_LINES, Found, Kind, Pair, compare, decide, fields_of
 from curation.decode.video import Video
 from curation.store.schema import MAX_SECONDS
 
-_LEAST_LINES = 32
 _AT_START = 24  # pairs in which something moves, at the start of the source
 _AT_PLACE = 12  # the same at each other place
 _MOST_AT_START = 250  # frames
@@ -31,7 +30,7 @@ _QUICK_AT_PLACE = 5  # pairs
 def look(uri: str) -> Found | None:
     """What the source is. None: a still image, or a picture of too few lines."""
     with Video(uri, skip_loop_filter=True) as video:
-        if video.info.is_image or video.info.coded_height < _LEAST_LINES:
+        if video.info.is_image or video.info.coded_height < LEAST_LINES:
             return None
         flagged = [False]
         runs = list(_runs(video, flagged))

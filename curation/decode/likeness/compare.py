@@ -24,9 +24,13 @@ COARSE = np.arange(-8, 9)  # of the coarse window, in strides
 _FEW_LEVELS = 3.0  # of contrast: noise on a flat ground has no layout
 
 
+_FASTEST = 240.0  # frames per second; a stream that declares more does not know its rate
+_USUAL = 25.0
+
+
 def stride_of(fps: float) -> int:
     """The stride of the coarse window, in frames: it spans two seconds and a quarter."""
-    return max(1, round(4 * fps / 28))
+    return max(1, round(4 * (fps if fps <= _FASTEST else _USUAL) / 28))
 
 
 @dataclass(frozen=True)

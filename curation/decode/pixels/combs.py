@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import av
 
-from curation.decode.pixels.fields import Field, compare, fields_of
+from curation.decode.pixels.fields import LEAST_LINES, Field, compare, fields_of
 
 _PER_SECOND = 10  # pairs of neighbouring frames that are looked at
 
@@ -27,7 +27,7 @@ class Combs:
         self._pairs: list[_Seen] = []
 
     def offer(self, time_s: float, frame: av.VideoFrame) -> None:
-        if self._is_image:
+        if self._is_image or frame.height < LEAST_LINES:
             return
         before, self._before = self._before, (time_s, frame)
         # Which pairs are chosen depends on their times alone: a decode from another place chooses the same.

@@ -24,6 +24,7 @@ import numpy as np
 MOVED_LEVELS = 10  # of 255: a pixel that changes by more has moved
 MARGIN_LEVELS = 4  # by which a pixel stands out more in one weave than in the other, to count
 SEEN_COLUMNS = 240  # about so many columns of the picture are looked at
+LEAST_LINES = 32  # of a picture whose fields are looked at
 LEAST_MOVED = 0.002  # of the seen pixels: fewer are no evidence
 APART = 1.3  # how many more pixels must say that one field is the first than that the other one is
 LEAST_SHARE = 0.2  # of the moved pixels must say so

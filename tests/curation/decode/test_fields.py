@@ -346,6 +346,15 @@ def test_combing_is_the_part_of_pairs_of_two_moments(name: str, tmp_path: Path) 
     assert [c["scores"]["quality.combing"] for c in clips] == pytest.approx([0] * len(clips), abs=0.06)
 
 
+@pytest.mark.parametrize("height", [2, 16, 30])
+def test_pictures_of_few_lines_have_no_combs(height: int, tmp_path: Path) -> None:
+    frames = render.pan(1, (64, height), fps=25, seconds=1, speed=0.3)
+    path = render.write_video(tmp_path / "a.mkv", frames, fps=25)
+    settings = {"shots": {"detector": "none"}, "spans": {"trim_seconds": 0}, "filters": {"quality": {}}}
+    clips, _ = measure(path, Config.model_validate(settings))
+    assert [c["scores"]["quality.combing"] for c in clips] == [0]
+
+
 def test_still_images_have_no_combs(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     Image.fromarray(weave(scene(60)(0), scene(60)(9))).save(path)

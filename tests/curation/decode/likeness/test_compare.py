@@ -117,3 +117,4 @@ def test_a_small_picture_is_in_full_range() -> None:
 
 def test_the_coarse_window_spans_the_same_time_at_every_rate() -> None:
     assert [stride_of(fps) for fps in (7, 14, 25, 30, 60)] == [1, 2, 4, 4, 9]
+    assert stride_of(60_000) == stride_of(25)  # what a DV file of six frames declared
