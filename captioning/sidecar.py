@@ -120,15 +120,21 @@ class Sidecar:
         return self._kept[path]
 
 
+_SAME_SECONDS = 0.1  # a clip begins and ends at the frames nearest to its span
+
+
 def _best(cues: Sequence[Cue], clip: CaptionRequest) -> str | None:
-    """The text of the span that has most in common with the clip; of equal spans, that of the first."""
-    best, most = None, 0.0
-    for cue in cues:
-        common = min(cue.end_s, clip.end_s) - max(cue.start_s, clip.start_s)
-        share = common / (max(cue.end_s, clip.end_s) - min(cue.start_s, clip.start_s))
-        if share > most + 1e-9:
-            best, most = cue.text, share
-    return best
+    """The text of the span that the clip is of. Of equal spans, that of the first row.
+
+    A span may go on after the end of the file, and a clip may not go on after its span.
+    """
+    within = [cue for cue in cues if min(cue.end_s, clip.end_s) > max(cue.start_s, clip.start_s)]
+
+    def apart(cue: Cue) -> tuple[int, float]:
+        outside_s = abs(cue.start_s - clip.start_s) + max(0.0, clip.end_s - cue.end_s)
+        return round(outside_s / _SAME_SECONDS), abs(cue.end_s - clip.end_s)
+
+    return min(within, key=apart).text if within else None
 
 
 def _leads_out(path: str) -> str | None:

@@ -94,7 +94,7 @@ class Piece:
     last_duration_s: float | None
     times_s: np.ndarray
     stamps: np.ndarray
-    values: bytes  # one of `ValueDetector.value_type` for each frame
+    values: bytes  # for each frame one `ValueDetector.value_type`, or several
 
     @classmethod
     def of(cls, row: PieceRow) -> Piece:
@@ -149,10 +149,13 @@ def _spans(pieces: Sequence[Piece], config: Config, info: VideoInfo, end_s: floa
     scenes = Scenes(config, detector.lag_s, detector.lag_frames)
     spans: list[Span] = []
     for piece in pieces:
-        values = np.frombuffer(piece.values, detector.value_type)
+        values = np.frombuffer(piece.values, detector.value_type).reshape(len(piece.times_s), -1)
         of_frames = zip(piece.times_s.tolist(), piece.stamps.tolist(), values, strict=True)
         for time_s, pts, value in of_frames:
-            spans += scenes.push(time_s, detector.decide(time_s, pts, piece.time_base, value))
+            spans += scenes.push(
+                time_s,
+                detector.decide(time_s, pts, piece.time_base, value if len(value) > 1 else float(value[0])),
+            )
     return spans + scenes.finish(end_s, detector.finish())
 
 

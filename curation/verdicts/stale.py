@@ -36,8 +36,11 @@ class Staleness:
         ]
 
     def _lacks(self, name: str, scores: Mapping[str, float | None]) -> bool:
-        later = getattr(self._scorers[name], "later", ())
-        return any(scores.get(column) is None for column in later if column in self._rules)
+        scorer = self._scorers[name]
+        later = [column for column in getattr(scorer, "later", ()) if column in self._rules]
+        # A clip of a few frames may have no picture that this scorer looks at: all of its columns are null.
+        scored = any(scores.get(column.name) is not None for column in scorer.columns)
+        return scored and any(scores.get(column) is None for column in later)
 
     def wanted(self, clip: ClipRow) -> list[str]:
         """Names of the outdated scorers that a build runs.

@@ -59,7 +59,7 @@ class OwnDetector:
 class ValueDetector(ShotDetector, Protocol):
     """A detector that decides from a value per frame. The two steps of `push` may run in two processes."""
 
-    value_type: ClassVar[str]  # of a value, as NumPy calls it
+    value_type: ClassVar[str]  # of a value, or of the numbers of a vector, as NumPy calls it
 
     def value(self, frame: Frame) -> Any: ...
 

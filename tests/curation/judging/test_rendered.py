@@ -19,6 +19,7 @@ pytestmark = pytest.mark.heavy
 
 CONFIG = {
     "base": "none",
+    "shots": {"detector": "adaptive"},  # finds cuts between textures of one tint
     "spans": {"min_seconds": 1, "max_seconds": 3, "trim_seconds": 0.1},
     "filters": {"duration": {}, "motion": {}},
     "rules": {"motion.speed": {"min": 0.02}},
