@@ -13,7 +13,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from curation.decode.spans import Span
+from curation.decode.shots.spans import Span
 
 from curation.decode.sampling import Keeper
 from curation.decode.video import Video

@@ -637,7 +637,7 @@ def test_too_many_failures_stop_the_build_and_it_can_go_on(
                 "0 clips are known to be encoded; 5",
             ],
         ),
-        (["shots.detector=none"], ["shots.detector: adaptive -> none", "4 shots or spans changed"]),
+        (["shots.detector=none"], ["shots.detector: similarity -> none", "4 shots or spans changed"]),
         (
             ["filters.quality.frames=3"],
             [

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from curation.decode.spans import Span
+from curation.decode.shots.spans import Span
 
 from curation.decode import measure
 from curation.decode.sampling import Keeper
