@@ -13,9 +13,9 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from curation.decode.shots.spans import Span
 
 from curation.decode.sampling import Keeper
+from curation.decode.shots.spans import Span
 from curation.decode.video import Video
 from filters.base import ClipInfo, Frames, Pair
 from filters.camera import Camera, camera_class

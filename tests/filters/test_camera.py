@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from curation.decode.shots.spans import Span
 
 from curation.decode import measure
 from curation.decode.sampling import Keeper
+from curation.decode.shots.spans import Span
 from curation.decode.video import Video
 from filters import motion
 from filters.base import ClipInfo, Frames, Pair
