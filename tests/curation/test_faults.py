@@ -179,7 +179,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 
 def test_the_corpus_is_what_it_says(world: World, tmp_path: Path) -> None:
     assert len(world.faults) >= 390
-    assert len({f.kind for f in world.faults}) == 31
+    assert len({f.kind for f in world.faults}) == 32
     assert len({f.uri for f in world.faults}) == len(world.faults)
     expected = Counter(f.expect for f in world.faults)
     assert expected["fails"] >= 50
