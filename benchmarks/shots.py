@@ -25,6 +25,7 @@ from curation.decode.shots.base import Cut
 from curation.decode.shots.choice import DEFAULT_THRESHOLD, make_detector
 from curation.decode.shots.similarity import GRADUAL_THRESHOLD, Similarity
 from curation.decode.video import Video
+from curation.sources.media import is_media
 
 MIN_SCENE_SECONDS = 0.6
 
@@ -90,6 +91,19 @@ def _line(name: str, of: Score, bare_s: float, added_s: float) -> None:
     )
 
 
+def cost(data: Path) -> None:
+    """Print what `similarity` adds to a bare decode of all films and videos, also of those without labels."""
+    bare_s = added_s = 0.0
+    for path in sorted(
+        p for folder in ("film", "video") for p in (data / folder).iterdir() if is_media(p.name)
+    ):
+        alone_s = bare(path)[0]
+        one_s = found(path, "similarity")[0] - alone_s
+        bare_s, added_s = bare_s + alone_s, added_s + one_s
+        print(f"{path.name}: {alone_s:.2f} s, {one_s:.2f} s more")
+    print(f"added cost {added_s / bare_s:.2f} of a bare decode")
+
+
 def curve(truth: dict[Path, Labels]) -> None:
     """Print recall and precision of `similarity` over its two thresholds."""
     judged: dict[Path, tuple[np.ndarray, float]] = {}
@@ -127,12 +141,16 @@ def main() -> None:
     parser.add_argument("--judge", type=Path)
     parser.add_argument("--only", nargs="*", help="names of files")
     parser.add_argument("--detectors", nargs="*", default=["similarity", "adaptive", "content", "transnetv2"])
+    parser.add_argument("--cost", action="store_true", help="of `similarity`, on all files")
     parser.add_argument("--curve", action="store_true", help="of the thresholds of `similarity`")
     args = parser.parse_args()
     cv2.setNumThreads(1)
     if args.judge:
         judge.COEFFICIENTS = args.judge
     truth = {p: t for p, t in labels(args.data).items() if not args.only or p.name in args.only}
+    if args.cost:
+        cost(args.data)
+        return
     if args.curve:
         curve(truth)
         return

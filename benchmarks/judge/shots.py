@@ -11,7 +11,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from curation.decode.likeness.describe import CHROMA_TO_FULL, LUMA_TO_FULL
+from curation.decode.pixels.levels import CHROMA_TO_FULL, LUMA_TO_FULL
 from curation.decode.video import Frame, Video
 
 WIDTH, HEIGHT = 128, 72

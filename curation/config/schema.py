@@ -55,7 +55,7 @@ class _Section(BaseModel):
 
 
 # Keys that came later: at these values configurations look, and are hashed, as before there were such keys.
-LATER = {"spans.by": "shots", "cut.hdr": "tonemap"}
+LATER = {"spans.by": "shots", "cut.hdr": "tonemap", "decode.fields": "mend"}
 
 
 def without_defaults(section: str, plain: dict[str, Any]) -> dict[str, Any]:
@@ -97,6 +97,10 @@ class Decode(_Section):
     """
 
     fields: Literal["mend", "keep"] = "mend"
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return without_defaults("decode", plain(self))
 
 
 class Spans(_Section):
@@ -484,8 +488,8 @@ class Config(_Section):
             settings["judge"] = JUDGE_VERSION
         if self.cut.hdr == "keep" and hdr_name(transfer) is not None:
             settings["hdr"] = "keep"
-        if self.decode != Decode():
-            settings["decode"] = self.decode.model_dump()
+        if decode := self.decode.model_dump():
+            settings["decode"] = decode
         return _hash(settings)
 
     def cut_hash(self) -> str:
@@ -495,15 +499,11 @@ class Config(_Section):
 
     def hash(self) -> str:
         """Hash of all sections except `run`."""
-        return _hash(self.model_dump(exclude={"run"} | self._left_out()))
+        return _hash({k: v for k, v in self.stored().items() if k != "run"})
 
     def stored(self) -> dict[str, Any]:
-        """Plain data for dataset.json."""
-        return self.model_dump(mode="json", exclude=self._left_out())
-
-    def _left_out(self) -> set[str]:
-        """A `decode` that is the default: configurations look, and are hashed, as before that section."""
-        return {"decode"} if self.decode == Decode() else set()
+        """Plain data for dataset.json. The section `decode` came later, and is left out while it is empty."""
+        return {k: v for k, v in self.model_dump(mode="json").items() if v or k != "decode"}
 
 
 def _hash(value: Any) -> str:

@@ -94,7 +94,7 @@ class Piece:
     last_duration_s: float | None
     times_s: np.ndarray
     stamps: np.ndarray
-    values: bytes  # for each frame one `ValueDetector.value_type`, or several
+    values: bytes  # for each frame one of `ValueDetector.value_type`
 
     @classmethod
     def of(cls, row: PieceRow) -> Piece:
@@ -149,13 +149,10 @@ def _spans(pieces: Sequence[Piece], config: Config, info: VideoInfo, end_s: floa
     scenes = Scenes(config, detector.lag_s, detector.lag_frames)
     spans: list[Span] = []
     for piece in pieces:
-        values = np.frombuffer(piece.values, detector.value_type).reshape(len(piece.times_s), -1)
+        values = np.frombuffer(piece.values, detector.value_type)
         of_frames = zip(piece.times_s.tolist(), piece.stamps.tolist(), values, strict=True)
         for time_s, pts, value in of_frames:
-            spans += scenes.push(
-                time_s,
-                detector.decide(time_s, pts, piece.time_base, value if len(value) > 1 else float(value[0])),
-            )
+            spans += scenes.push(time_s, detector.decide(time_s, pts, piece.time_base, value))
     return spans + scenes.finish(end_s, detector.finish())
 
 

@@ -37,11 +37,15 @@ def run(request: dict[str, Any]) -> Iterator[Message]:
     cv2.setNumThreads(1)
     config = validated(request["config"])
     yield Message({"kind": "stage", "stage": "open"})
+    listed = request.get("listed") or []
     with opened(request["uri"], config) as video:
         yield deadline_message(config, video, stage="measure")
-    found = woven.look(request["uri"]) if config.decode.fields == "mend" else None
+        if config.decode.fields == "keep":
+            yield from _measured(request["source_id"], video, config, listed)
+            return
+        found = woven.look_at(video)
     with opened(request["uri"], config, found) as video:
-        yield from _measured(request["source_id"], video, config, request.get("listed") or [])
+        yield from _measured(request["source_id"], video, config, listed)
 
 
 def _measured(

@@ -93,8 +93,9 @@ def look(request: dict[str, Any]) -> Iterator[Message]:
                 "last_duration_s": last.duration_s,
             },
             [
-                np.array(a, t).tobytes()
-                for a, t in ((times, "f8"), (stamps, "i8"), (values, detector.value_type))
+                np.array(times, "f8").tobytes(),
+                np.array(stamps, "i8").tobytes(),
+                np.array(values, detector.value_type.base).tobytes(),
             ],
         )
 

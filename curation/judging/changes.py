@@ -49,22 +49,22 @@ class Changes:
 
 def compare(sources: Iterable[Placed], *, trim_seconds: float, by_list: bool) -> Changes:
     """by_list: the clips are spans of a list, so that their boundaries say nothing of cuts."""
-    told = Changes()
+    result = Changes()
     if trim_seconds <= 0 or by_list:
-        told.elsewhere = None
+        result.elsewhere = None
     for placed in sources:
         if placed.cuts is None or placed.failed:
             continue
         if not placed.exact:
-            told.inexact.append(placed.uri)
+            result.inexact.append(placed.uri)
             continue
-        told.sources += 1
-        told.cuts += len(placed.cuts)
-        told.gradual += len(placed.gradual)
-        _held(told, placed)
+        result.sources += 1
+        result.cuts += len(placed.cuts)
+        result.gradual += len(placed.gradual)
+        _held(result, placed)
         if not by_list:
-            _count(told, placed, gaps(placed.clips, trimmed=trim_seconds > 0))
-    return told
+            _count(result, placed, gaps(placed.clips, trimmed=trim_seconds > 0))
+    return result
 
 
 def gaps(clips: Sequence[Clip], *, trimmed: bool) -> list[tuple[float, float]]:
@@ -73,27 +73,27 @@ def gaps(clips: Sequence[Clip], *, trimmed: bool) -> list[tuple[float, float]]:
     return [(end, start) for end, start in pairs if not trimmed or start - end > _ABUT_S]
 
 
-def _count(told: Changes, placed: Placed, found: list[tuple[float, float]]) -> None:
+def _count(result: Changes, placed: Placed, found: list[tuple[float, float]]) -> None:
     cuts = placed.cuts or []
     of_cut = matched(cuts, found, CUT_FRAMES * placed.frame_s + 1e-6)
     used = set(of_cut.values())
-    told.boundaries += len(found)
-    told.found += len(of_cut)
-    told.missed += [_spot(placed, cut) for k, cut in enumerate(cuts) if k not in of_cut]
+    result.boundaries += len(found)
+    result.found += len(of_cut)
+    result.missed += [_spot(placed, cut) for k, cut in enumerate(cuts) if k not in of_cut]
     slack = GRADUAL_FRAMES * placed.frame_s + 1e-6
     rest = [gap for k, gap in enumerate(found) if k not in used]
     for part in placed.gradual:
         touching = [gap for gap in rest if gap[1] >= part.first - slack and gap[0] <= part.end + slack]
-        told.gradual_found += bool(touching)
+        result.gradual_found += bool(touching)
         if not touching:
-            told.gradual_missed.append(_spot(placed, part.first, part.reason))
+            result.gradual_missed.append(_spot(placed, part.first, part.reason))
     for low, high in rest:
         if any(high >= p.first - slack and low <= p.end + slack for p in placed.gradual):
             continue
         if any(high >= p.first - slack and low <= p.end + slack for p in placed.ambiguous):
-            told.ignored += 1
-        elif told.elsewhere is not None:
-            told.elsewhere.append(_spot(placed, (low + high) / 2))
+            result.ignored += 1
+        elif result.elsewhere is not None:
+            result.elsewhere.append(_spot(placed, (low + high) / 2))
 
 
 def matched(cuts: Sequence[float], found: Sequence[tuple[float, float]], slack: float) -> dict[int, int]:
@@ -113,17 +113,17 @@ def matched(cuts: Sequence[float], found: Sequence[tuple[float, float]], slack: 
     return pairs
 
 
-def _held(told: Changes, placed: Placed) -> None:
+def _held(result: Changes, placed: Placed) -> None:
     """Count the accepted clips that hold a labelled cut, or frames of a gradual transition."""
     half = placed.frame_s / 2
     for clip in placed.clips:
         if clip.verdict is None or clip.verdict["status"] != "accepted":
             continue
-        told.accepted += 1
+        result.accepted += 1
         inside = [c for c in placed.cuts or () if clip.start_s + half < c < clip.end_s - half]
         if inside:
             at = ", ".join(f"{cut - placed.file_start_s:.2f} s" for cut in inside)
-            told.holding_cuts.append(_spot(placed, clip.start_s, f"cut at {at}"))
+            result.holding_cuts.append(_spot(placed, clip.start_s, f"cut at {at}"))
         shared = [
             (min(p.end, clip.end_s) - max(p.first, clip.start_s), p.reason or "transition")
             for p in placed.gradual
@@ -131,7 +131,7 @@ def _held(told: Changes, placed: Placed) -> None:
         held = [(s, what) for s, what in shared if s > _HELD_FRAMES * placed.frame_s]
         if held:
             words = ", ".join(f"{round(s / placed.frame_s)} frames of a {what}" for s, what in held)
-            told.holding_gradual.append(_spot(placed, clip.start_s, words))
+            result.holding_gradual.append(_spot(placed, clip.start_s, words))
 
 
 def _spot(placed: Placed, time_s: float, what: str = "") -> Spot:

@@ -9,10 +9,10 @@ from curation.config.schema import Config, ConfigError
 from curation.judging.agreement import Agreement
 from curation.judging.changes import compare
 from curation.judging.labels import read_labels
+from curation.judging.lines import lines
 from curation.judging.places import Placed, Places, place_labels
 from curation.judging.result import Result, Seconds
 from curation.judging.shots import Outcome, is_short, outcomes
-from curation.judging.told import lines
 from curation.store.dataset import Dataset
 from curation.store.rows import VerdictRow
 from curation.verdicts.judge import verdict_rows

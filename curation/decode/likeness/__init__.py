@@ -6,5 +6,5 @@
     decide.py       probabilities become cuts and ranges of frames
     judge.npz       the coefficients of the judge; `python -m benchmarks.judge.train` makes them
 
-May import nothing of curation.
+May import decode.pixels.
 """

@@ -9,6 +9,8 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
+from curation.decode.pixels.levels import CHROMA_TO_FULL, LUMA_TO_FULL
+
 WIDTH, HEIGHT = 32, 18  # pixels of the small pictures
 SAMPLED = (64, 36)  # luma is sampled at this size and averaged to the small one
 LUMA, CHROMA, BINS = 16 * 9, 2 * 8 * 9, 8 * 5 * 5
@@ -16,8 +18,6 @@ LENGTH = LUMA + CHROMA + BINS
 ROOT_SCALE = 10  # a bin holds the root of its number of pixels, times this
 
 _levels = np.arange(256)
-LUMA_TO_FULL = np.clip(np.rint((_levels - 16) * 255 / 219), 0, 255).astype(np.uint8)
-CHROMA_TO_FULL = np.clip(np.rint((_levels - 128) * 255 / 224 + 128), 0, 255).astype(np.uint8)
 # Bins of 32 levels of luma. Chroma has narrow bins around grey, where most pixels are.
 _chroma_bin = np.digitize(_levels, [112, 122, 134, 144])
 _BIN_OF_Y = ((_levels >> 5) * 25).astype(np.uint8)

@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, cast
 
 import numpy as np
 
@@ -113,7 +112,8 @@ class Stream:
             old = len(vectors.mean) - len(self._new)
         found = rows(vectors, old, self._stride)
         if self._rows is not None:
-            found = cast(Any, tuple(np.concatenate(pair) for pair in zip(self._rows, found, strict=True)))
+            fine, coarse, own = (np.concatenate(pair) for pair in zip(self._rows, found, strict=True))
+            found = fine, coarse, own
         self._before, self._new = vectors, []
         ready = max(0, len(found[0]) - 2 * self._reach)
         self._rows = found[0][ready:], found[1][ready:], found[2][ready:]

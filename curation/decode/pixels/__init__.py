@@ -6,6 +6,7 @@
     fields.py       is a source progressive, interlaced or telecined? By what moves between its frames
     combs.py        the part of the frames that show combs
     mend.py         interlaced and telecined frames, as pictures of one moment
+    levels.py       from limited range to full range
     hdr.py          HLG and PQ, tone-mapped to BT.709
     profile.py      pictures with colour profiles
     stills.py       pictures of 16 bits, and transparent ones

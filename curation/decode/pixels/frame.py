@@ -13,6 +13,7 @@ from curation.decode.pixels.alpha import opaque
 from curation.decode.pixels.display import upright
 from curation.decode.pixels.fields import Kind
 from curation.decode.pixels.hdr import HDR, Transfer, luma_709, to_sdr
+from curation.decode.pixels.levels import CHROMA_TO_FULL, LUMA_TO_FULL
 
 SAMPLED_LONG_SIDE = 256  # pixels
 
@@ -74,7 +75,7 @@ class Frame:
         small = cv2.resize(
             plane, (w, h), interpolation=cv2.INTER_AREA if area and shrinks else cv2.INTER_LINEAR
         )
-        return self._upright(small if full else cv2.LUT(small, _LUMA_TO_FULL))
+        return self._upright(small if full else cv2.LUT(small, LUMA_TO_FULL))
 
     def rgb(self, width: int, height: int) -> np.ndarray:
         """(height, width, 3) uint8 RGB."""
@@ -135,14 +136,11 @@ class Frame:
         frame = self.av if self.av.format.name in _PLANAR_YUV else self.av.reformat(format="yuv420p")
         y, cb, cr = (cv2.resize(_plane(frame, i), size, interpolation=cv2.INTER_LINEAR) for i in range(3))
         if not _is_full_range(frame):
-            y, cb, cr = cv2.LUT(y, _LUMA_TO_FULL), cv2.LUT(cb, _CHROMA_TO_FULL), cv2.LUT(cr, _CHROMA_TO_FULL)
+            y, cb, cr = cv2.LUT(y, LUMA_TO_FULL), cv2.LUT(cb, CHROMA_TO_FULL), cv2.LUT(cr, CHROMA_TO_FULL)
         return cv2.cvtColor(cv2.merge([y, cr, cb]), cv2.COLOR_YCrCb2BGR)
 
 
 _PLANAR_YUV = frozenset({"yuv420p", "yuvj420p", "yuv422p", "yuvj422p", "yuv444p", "yuvj444p"})
-_levels = np.arange(256, dtype=np.float32)
-_LUMA_TO_FULL = np.clip(np.rint((_levels - 16) * 255 / 219), 0, 255).astype(np.uint8)
-_CHROMA_TO_FULL = np.clip(np.rint((_levels - 128) * 255 / 224 + 128), 0, 255).astype(np.uint8)
 
 
 def _plane(frame: av.VideoFrame, index: int) -> np.ndarray:

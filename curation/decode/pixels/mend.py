@@ -51,9 +51,9 @@ def deinterlaced(frames: Iterable[F], first: Field) -> Iterator[F]:
     order = ("setparams", f"field_mode={_short(first)}")
     for head, part in _parts(frames):
         graph = _Graph(head.av, order, ("bwdif", "mode=send_frame:deint=all"))
-        spared: deque[bool] = deque()
-        for frame, picture in graph.run(_noting(part, spared)):
-            yield frame if spared.popleft() else _with(frame, av=picture)
+        as_it_is: deque[bool] = deque()
+        for frame, picture in graph.run(_noting(part, as_it_is)):
+            yield frame if as_it_is.popleft() else _with(frame, av=picture)
 
 
 def filmed(frames: Iterable[F], first: Field) -> Iterator[F]:
@@ -146,8 +146,8 @@ class _Graph:
 # ---- which frames stay as they are
 
 
-def _noting(frames: Iterable[F], spared: deque[bool]) -> Iterator[F]:
-    """The frames, each after it is noted in `spared` whether it stays as it is."""
+def _noting(frames: Iterable[F], as_it_is: deque[bool]) -> Iterator[F]:
+    """The frames, each after it is noted in `as_it_is` whether it stays as it is."""
     held: deque[F] = deque()
     pairs: deque[Pair] = deque(maxlen=2 * _WINDOW)
     before: Fields | None = None
@@ -160,11 +160,11 @@ def _noting(frames: Iterable[F], spared: deque[bool]) -> Iterator[F]:
         held.append(frame)
         if len(held) > _WINDOW:
             stays = _stays(pairs, stays)
-            spared.append(stays)
+            as_it_is.append(stays)
             yield held.popleft()
     while held:
         stays = _stays(pairs, stays)
-        spared.append(stays)
+        as_it_is.append(stays)
         yield held.popleft()
         if len(pairs) > _WINDOW:
             pairs.popleft()

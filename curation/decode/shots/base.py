@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, ClassVar, Protocol
 
+import numpy as np
+
 from curation.decode.pixels.frame import Frame
 
 FAST_LONG_SIDE = 128  # pixels
@@ -59,7 +61,7 @@ class OwnDetector:
 class ValueDetector(ShotDetector, Protocol):
     """A detector that decides from a value per frame. The two steps of `push` may run in two processes."""
 
-    value_type: ClassVar[str]  # of a value, or of the numbers of a vector, as NumPy calls it
+    value_type: ClassVar[np.dtype[Any]]  # of a value: a number, or a vector of numbers
 
     def value(self, frame: Frame) -> Any: ...
 
@@ -67,7 +69,7 @@ class ValueDetector(ShotDetector, Protocol):
 
 
 class NoCuts:
-    value_type = "f8"
+    value_type = np.dtype(float)
     lag_s = 0.0
     lag_frames = 0
 

@@ -51,7 +51,7 @@ class _Adaptive(_Values, AdaptiveDetector):
 class SceneDetect:
     """PySceneDetect's content or adaptive detector over our frame values."""
 
-    value_type = "f8"
+    value_type = np.dtype(float)
 
     def __init__(
         self,

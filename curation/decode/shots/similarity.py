@@ -13,7 +13,7 @@ import numpy as np
 
 from curation.decode.likeness.compare import stride_of
 from curation.decode.likeness.decide import LONGEST, Change, Decider
-from curation.decode.likeness.describe import describe, shrink
+from curation.decode.likeness.describe import LENGTH, describe, shrink
 from curation.decode.likeness.judge import Stream
 from curation.decode.pixels.frame import Frame
 from curation.decode.shots.base import Cut
@@ -24,7 +24,7 @@ GRADUAL_THRESHOLD = 0.8  # probability that a frame is of a gradual transition
 class Similarity:
     """Judges each frame by how alike the frames around it are. Every cut counts, however near to another."""
 
-    value_type = "u1"
+    value_type = np.dtype((np.uint8, LENGTH))
 
     def __init__(self, threshold: float, fps: float):
         self._stream = Stream(stride_of(fps))

@@ -73,39 +73,39 @@ def _shot(outcome: Outcome) -> str:
     return f"{where}: {said}; {curator}"
 
 
-def _changes(told: Changes) -> Iterator[str]:
-    if told.inexact:
+def _changes(of: Changes) -> Iterator[str]:
+    if of.inexact:
         yield (
-            f"cuts are not compared in {len(told.inexact)} sources of a variable frame rate "
-            f"({', '.join(told.inexact[:3])}): add times_s to their labels"
+            f"cuts are not compared in {len(of.inexact)} sources of a variable frame rate "
+            f"({', '.join(of.inexact[:3])}): add times_s to their labels"
         )
-    if not told.sources:
+    if not of.sources:
         return
-    if told.boundaries or told.elsewhere is not None:
+    if of.boundaries or of.elsewhere is not None:
         yield (
-            f"hard cuts: {told.found} of {told.cuts} lie in a gap between two clips, or within {CUT_FRAMES} "
+            f"hard cuts: {of.found} of {of.cuts} lie in a gap between two clips, or within {CUT_FRAMES} "
             "frames of one"
         )
-        yield f"gradual transitions: {told.gradual_found} of {told.gradual} touch a gap between two clips"
-        if told.elsewhere is None:
+        yield f"gradual transitions: {of.gradual_found} of {of.gradual} touch a gap between two clips"
+        if of.elsewhere is None:
             yield (
                 "  without spans.trim_seconds parts of one scene look like two scenes, so a cut may be found "
                 "by chance, and false cuts cannot be counted"
             )
         else:
             yield (
-                f"  gaps between clips: {told.boundaries}; {len(told.elsewhere)} at no labelled change, "
-                f"{told.ignored} at ambiguous ones"
+                f"  gaps between clips: {of.boundaries}; {len(of.elsewhere)} at no labelled change, "
+                f"{of.ignored} at ambiguous ones"
             )
-        yield from _spots("cuts not found", told.missed)
-        yield from _spots("gradual transitions not found", told.gradual_missed)
-        yield from _spots("gaps at no labelled change", told.elsewhere or ())
+        yield from _spots("cuts not found", of.missed)
+        yield from _spots("gradual transitions not found", of.gradual_missed)
+        yield from _spots("gaps at no labelled change", of.elsewhere or ())
     else:
         yield "the clips are spans of a list: their boundaries say nothing of cuts"
-    yield f"{len(told.holding_cuts)} of {told.accepted} accepted clips hold a labelled hard cut"
-    yield from (f"  {spot.uri} {clock(spot.time_s)}: {spot.what}" for spot in told.holding_cuts)
-    yield f"{len(told.holding_gradual)} of {told.accepted} accepted clips hold frames of a gradual transition"
-    yield from (f"  {spot.uri} {clock(spot.time_s)}: {spot.what}" for spot in told.holding_gradual)
+    yield f"{len(of.holding_cuts)} of {of.accepted} accepted clips hold a labelled hard cut"
+    yield from (f"  {spot.uri} {clock(spot.time_s)}: {spot.what}" for spot in of.holding_cuts)
+    yield f"{len(of.holding_gradual)} of {of.accepted} accepted clips hold frames of a gradual transition"
+    yield from (f"  {spot.uri} {clock(spot.time_s)}: {spot.what}" for spot in of.holding_gradual)
 
 
 def _spots(title: str, spots: Sequence[Spot]) -> Iterator[str]:
