@@ -2,8 +2,8 @@
 
 python -m benchmarks.shots --data ../shared/data
 
-`--data` holds `film/truth.json` and `video/ground_truth.json`, and the files beside them. `--judge FILE`
-takes the coefficients of `similarity` from a file that `benchmarks.judge.train` wrote.
+`--data` holds `film/truth.json` and `video/ground_truth.json`, and the files beside them.
+`--coefficients FILE` takes those of `similarity` from a file that `benchmarks.likeness.train` wrote.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from benchmarks.judge.score import Score, score
-from benchmarks.judge.shots import Labels, labels
+from benchmarks.likeness.score import Score, score
+from benchmarks.likeness.shots import Labels, labels
 from curation.config.schema import DetectorName
-from curation.decode.likeness import judge
+from curation.decode.likeness import network
 from curation.decode.likeness.compare import stride_of
 from curation.decode.likeness.decide import changes
 from curation.decode.shots.base import Cut
@@ -106,20 +106,20 @@ def cost(data: Path) -> None:
 
 def curve(truth: dict[Path, Labels]) -> None:
     """Print recall and precision of `similarity` over its two thresholds."""
-    judged: dict[Path, tuple[np.ndarray, float]] = {}
+    probable: dict[Path, tuple[np.ndarray, float]] = {}
     for path in truth:
         with Video(str(path), skip_loop_filter=True) as video:
             fps = video.info.fps or 25.0
             of = Similarity(0.5, fps)
-            stream = judge.Stream(stride_of(fps))
+            stream = network.Stream(stride_of(fps))
             parts = [stream.push(of.value(frame)) for frame in video.frames()]
-            judged[path] = np.concatenate([*parts, stream.finish()]), fps
+            probable[path] = np.concatenate([*parts, stream.finish()]), fps
 
     def total(hard: float, gradual: float) -> Score:
         result = Score()
-        for path, (probable, fps) in judged.items():
-            probable[0, 0] = 0
-            cuts = [Cut(c.first, 0, c.last - c.first + 1) for c in changes(probable, hard, gradual)]
+        for path, (of, fps) in probable.items():
+            of[0, 0] = 0
+            cuts = [Cut(c.first, 0, c.last - c.first + 1) for c in changes(of, hard, gradual)]
             result += score(cuts, truth[path], MIN_SCENE_SECONDS * fps - 1e-6)
         return result
 
@@ -138,15 +138,15 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--judge", type=Path)
+    parser.add_argument("--coefficients", type=Path)
     parser.add_argument("--only", nargs="*", help="names of files")
     parser.add_argument("--detectors", nargs="*", default=["similarity", "adaptive", "content", "transnetv2"])
     parser.add_argument("--cost", action="store_true", help="of `similarity`, on all files")
     parser.add_argument("--curve", action="store_true", help="of the thresholds of `similarity`")
     args = parser.parse_args()
     cv2.setNumThreads(1)
-    if args.judge:
-        judge.COEFFICIENTS = args.judge
+    if args.coefficients:
+        network.COEFFICIENTS = args.coefficients
     truth = {p: t for p, t in labels(args.data).items() if not args.only or p.name in args.only}
     if args.cost:
         cost(args.data)

@@ -39,7 +39,7 @@ from filters.rules import Rule
 
 DetectorName = Literal["similarity", "content", "adaptive", "transnetv2", "none"]
 # Increase it with other coefficients of `curation.decode.likeness`: sources are then measured again.
-JUDGE_VERSION = 1
+SIMILARITY_VERSION = 1
 ENCODER_VERSION = (
     2  # increase it when `curation.decode.cut` gives other pictures: accepted clips are then cut again
 )
@@ -485,7 +485,7 @@ class Config(_Section):
         if self.spans.by == "list" and listed:
             settings = {"listed": listed, "min_seconds": self.spans.min_seconds}
         elif self.shots.detector == "similarity":
-            settings["judge"] = JUDGE_VERSION
+            settings["similarity"] = SIMILARITY_VERSION
         if self.cut.hdr == "keep" and hdr_name(transfer) is not None:
             settings["hdr"] = "keep"
         if decode := self.decode.model_dump():

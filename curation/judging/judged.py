@@ -37,7 +37,7 @@ def judge_labels(
     labels = read_labels(truth)
     places = place_labels(dataset, labels, verdicts_of(dataset, config, other_rules=other_rules))
     found, left_out = outcomes(places, min_seconds)
-    by_list = getattr(config.spans, "by", "shots") == "list"
+    by_list = config.spans.by == "list"
     return Judged(
         len(places.sources) + len({placed.uri for placed, _, _ in places.clips}),
         places.unknown,

@@ -1,10 +1,10 @@
-"""Where shots begin, judged from how alike the frames around each moment are. Arrays in, arrays out.
+"""Where shots begin, by how alike the frames around each moment are. Arrays in, arrays out.
 
     describe.py     a frame becomes a vector of 488 bytes
     compare.py      vectors become distances between the frames of a window
-    judge.py        distances become the probability of a hard cut and of a gradual transition
+    network.py      distances become the probability of a hard cut and of a gradual transition
     decide.py       probabilities become cuts and ranges of frames
-    judge.npz       the coefficients of the judge; `python -m benchmarks.judge.train` makes them
+    network.npz     its coefficients; `python -m benchmarks.likeness.train` makes them
 
 May import decode.pixels.
 """

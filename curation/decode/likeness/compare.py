@@ -19,7 +19,7 @@ import numpy as np
 from curation.decode.likeness.describe import BINS, CHROMA, LUMA, ROOT_SCALE
 
 KINDS = 4
-FINE = np.arange(-8, 8)  # frames of the fine window, counted from the frame that is judged
+FINE = np.arange(-8, 8)  # frames of the fine window, counted from the frame that is looked at
 COARSE = np.arange(-8, 9)  # of the coarse window, in strides
 _FEW_LEVELS = 3.0  # of contrast: noise on a flat ground has no layout
 
@@ -122,7 +122,7 @@ def rows(of: Vectors, first: int, stride: int) -> tuple[np.ndarray, np.ndarray, 
 def windows(
     fine: np.ndarray, coarse: np.ndarray, own: np.ndarray, frames: np.ndarray, stride: int
 ) -> np.ndarray:
-    """The inputs of the judge for some frames, (frames, `INPUTS`). Each window must lie within the rows."""
+    """The inputs of the network for some frames, (frames, `INPUTS`). Each window must lie within the rows."""
     near, far = frames[:, None] + FINE, frames[:, None] + COARSE * stride
     n = len(frames)
     parts = (fine[near], coarse[far], own[near], own[far])

@@ -24,7 +24,7 @@ class Change:
 
 
 def changes(found: np.ndarray, hard: float, gradual: float) -> list[Change]:
-    """Changes in order, without overlap. found: (n, 2), see `Judge`; hard, gradual: thresholds."""
+    """Changes in order, without overlap. found: (n, 2), see `Network`; hard, gradual: thresholds."""
     cuts = _cuts(found[:, 0], hard)
     ranges = [part for a, b in _ranges(found[:, 1] > gradual) for part in _apart(a, b, cuts)]
     both = [Change(k, k - 1) for k in cuts] + [Change(a, b) for a, b in ranges]

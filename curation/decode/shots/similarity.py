@@ -14,7 +14,7 @@ import numpy as np
 from curation.decode.likeness.compare import stride_of
 from curation.decode.likeness.decide import LONGEST, Change, Decider
 from curation.decode.likeness.describe import LENGTH, describe, shrink
-from curation.decode.likeness.judge import Stream
+from curation.decode.likeness.network import Stream
 from curation.decode.pixels.frame import Frame
 from curation.decode.shots.base import Cut
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.judge.score import Score, overlap, score
-from benchmarks.judge.shots import Labels, labels
+from benchmarks.likeness.score import Score, overlap, score
+from benchmarks.likeness.shots import Labels, labels
 from curation.config.load import load_config
 from curation.decode.shots.base import Cut
 from curation.decode.shots.choice import make_detector

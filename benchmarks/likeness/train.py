@@ -1,10 +1,10 @@
-"""Train the judge of `shots.detector: similarity` on films that are spliced from real single shots.
+"""Train the network of `shots.detector: similarity` on films that are spliced from real single shots.
 
-python -m benchmarks.judge.train --data ../shared/data
+python -m benchmarks.likeness.train --data ../shared/data
 
 `--data` holds the labelled footage (`film/truth.json`, `video/ground_truth.json`). `--more` names a folder of
-files that hold one shot each. `--without A.mp4 B.mp4` leaves files out, to see how the judge does on files
-from which it has learnt nothing: `python -m benchmarks.shots --judge OUT`.
+files that hold one shot each. `--without A.mp4 B.mp4` leaves files out, to see how the network does on files
+from which it has learnt nothing: `python -m benchmarks.shots --coefficients OUT`.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from benchmarks.judge.shots import SingleShot, single_shots
-from benchmarks.judge.splice import Film, film
+from benchmarks.likeness.shots import SingleShot, single_shots
+from benchmarks.likeness.splice import Film, film
 from curation.decode.likeness.compare import COARSE, Vectors, rows, windows
 from curation.decode.likeness.describe import describe
-from curation.decode.likeness.judge import COEFFICIENTS
+from curation.decode.likeness.network import COEFFICIENTS
 
 HIDDEN = (64, 32)
 BATCH = 512
@@ -31,7 +31,7 @@ _STRIDES, _OFTEN = (2, 3, 6), 0.8  # strides beside 4, which most films have
 
 
 def inputs(of: Film, frames: np.ndarray, stride: int) -> np.ndarray:
-    """The judge's inputs (frames, `INPUTS`) for some frames of a film."""
+    """The inputs (frames, `INPUTS`) for some frames of a film."""
     channels = of.pictures.transpose(0, 3, 1, 2)
     vectors = np.stack([describe(*map(np.ascontiguousarray, picture)) for picture in channels])
     reach = -int(COARSE[0]) * stride

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from benchmarks.judge.shots import HEIGHT, WIDTH, SingleShot
+from benchmarks.likeness.shots import HEIGHT, WIDTH, SingleShot
 from curation.decode.likeness import describe
 
 SIZE = (describe.WIDTH, describe.HEIGHT)

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 import cv2
 import numpy as np
 
-from benchmarks.judge.events import happen
-from benchmarks.judge.shot import SIZE, Light, Random, Style, flat, sky, take, texture, title
-from benchmarks.judge.shots import SingleShot
+from benchmarks.likeness.events import happen
+from benchmarks.likeness.shot import SIZE, Light, Random, Style, flat, sky, take, texture, title
+from benchmarks.likeness.shots import SingleShot
 
 _SHORT_BLACK = 6  # frames of black between two fades, which are one transition then
 _down, _across = np.mgrid[: SIZE[1], : SIZE[0]].astype(np.float32)

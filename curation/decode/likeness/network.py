@@ -1,7 +1,7 @@
 """Distances become the probability of a hard cut and of a gradual transition, for each frame.
 
-The judge is a network of three layers with `INPUTS` inputs and two outputs: the mean of two networks that
-`python -m benchmarks.judge.train` trained on films that are spliced from real single shots.
+The network has three layers, `INPUTS` inputs and two outputs. It is the mean of two networks that
+`python -m benchmarks.likeness.train` trained on films that are spliced from real single shots.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ import numpy as np
 
 from curation.decode.likeness.compare import COARSE, FINE, INPUTS, KINDS, Vectors, rows
 
-COEFFICIENTS = Path(__file__).with_name("judge.npz")
+COEFFICIENTS = Path(__file__).with_name("network.npz")
 
 
 @dataclass(frozen=True)
-class Judge:
+class Network:
     """`weights` and `biases` of the layers, in order: (in, out) and (out,) float32."""
 
     weights: tuple[np.ndarray, ...]
@@ -58,11 +58,11 @@ class Judge:
 
 
 @cache
-def judge() -> Judge:
-    """The judge that comes with reelmill."""
+def network() -> Network:
+    """The network that comes with reelmill."""
     with np.load(COEFFICIENTS) as kept:
         layers = range(len(kept.files) // 2)
-        of = Judge(
+        of = Network(
             tuple(kept[f"weight{i}"].astype(np.float32) for i in layers),
             tuple(kept[f"bias{i}"].astype(np.float32) for i in layers),
         )
@@ -71,9 +71,9 @@ def judge() -> Judge:
 
 
 class Stream:
-    """Judges the frames of a source in blocks, while their vectors come in.
+    """Gives the probabilities of the frames of a source in blocks, while their vectors come in.
 
-    A frame is judged when 8 strides of frames follow it, and a block of frames is complete.
+    A frame has its own when 8 strides of frames follow it, and a block of frames is complete.
     """
 
     def __init__(self, stride: int, block: int = 64):
@@ -117,4 +117,4 @@ class Stream:
         self._before, self._new = vectors, []
         ready = max(0, len(found[0]) - 2 * self._reach)
         self._rows = found[0][ready:], found[1][ready:], found[2][ready:]
-        return judge().of_stretch(*found, self._stride) if ready else np.empty((0, 2), np.float32)
+        return network().of_stretch(*found, self._stride) if ready else np.empty((0, 2), np.float32)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from benchmarks.judge.shots import Labels
+from benchmarks.likeness.shots import Labels
 from curation.decode.shots.base import Cut
 
 SLACK = 2  # frames between a found cut and a labelled one

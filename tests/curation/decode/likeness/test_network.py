@@ -1,4 +1,4 @@
-"""The judge: in blocks as over the whole, and decisions that do not depend on when they are made."""
+"""The network: in blocks as over the whole, and decisions that do not depend on when they are made."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ import pytest
 from curation.decode.likeness.compare import COARSE, Vectors, rows, windows
 from curation.decode.likeness.decide import Change, Decider, changes
 from curation.decode.likeness.describe import describe
-from curation.decode.likeness.judge import Stream, judge
+from curation.decode.likeness.network import Stream, network
 from tests.curation.decode.likeness.test_compare import pictures
 
 
 @pytest.mark.parametrize("stride", [1, 4, 9])
 @pytest.mark.parametrize("frames", [1, 30, 203])
 def test_blocks_give_what_whole_windows_give(stride: int, frames: int) -> None:
-    """The stream multiplies rows without copying windows; here each window is made and judged by itself."""
+    """The stream multiplies rows without copying windows; here each window is made by itself."""
     vectors = np.stack([describe(*p) for p in pictures(frames)])
     reach = -int(COARSE[0]) * stride
     padded = np.concatenate([np.repeat(vectors[:1], reach, 0), vectors, np.repeat(vectors[-1:], reach, 0)])
     of = rows(Vectors.of(padded), 0, stride)
-    whole = judge().probabilities(windows(*of, np.arange(frames) + reach, stride))
+    whole = network().probabilities(windows(*of, np.arange(frames) + reach, stride))
     for block in (1, 7, 64, 500):
         stream = Stream(stride, block)
         found = np.concatenate([*(stream.push(v) for v in vectors), stream.finish()])

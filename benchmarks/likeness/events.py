@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 import cv2
 import numpy as np
 
-from benchmarks.judge.shot import SIZE, Random
-from benchmarks.judge.shots import SingleShot
+from benchmarks.likeness.shot import SIZE, Random
+from benchmarks.likeness.shots import SingleShot
 
 Pictures = list[np.ndarray]
 _down, _across = np.mgrid[: SIZE[1], : SIZE[0]].astype(np.float32)
